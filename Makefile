@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+# One venv for everything; made anew when the dependencies change.
+.venv/.for-%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	@touch $@
+
+.venv/.for-demo: INSTALL = -e '.[demo]'
+.venv/.for-test: INSTALL = -e '.[demo,api,postgres]' --group test
+.venv/.for-lint: INSTALL = -e '.[demo,api,postgres]' --group test --group lint --group peers
+.venv/.for-bench: INSTALL = -e '.[demo]' --group peers
+
+demo: .venv/.for-demo  ## the main job, on the embedded default
+	@$(BIN)/keyrush demo
+
+test: .venv/.for-test  ## every test, with real servers
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+lint: .venv/.for-lint  ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: .venv/.for-bench  ## keyrush beside its peers, in one run
+	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

@@ -1,0 +1,32 @@
+"""keyrush: API keys, scopes, plan limits and quotas in front of any ASGI or WSGI app."""
+
+from keyrush.asgi import KeyrushMiddleware
+from keyrush.errors import (
+    ConfigurationError,
+    InvalidArgument,
+    KeyrushError,
+    NotFound,
+    Refused,
+    StoreError,
+)
+from keyrush.gate import Gate
+from keyrush.model import Refusal, Scopes
+from keyrush.principal import Principal
+from keyrush.settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "Gate",
+    "InvalidArgument",
+    "KeyrushError",
+    "KeyrushMiddleware",
+    "NotFound",
+    "Principal",
+    "Refusal",
+    "Refused",
+    "Scopes",
+    "Settings",
+    "StoreError",
+]

@@ -1,0 +1,45 @@
+"""What a programmer can catch.
+
+A refusal of a request is a value (`model.Refusal`), not an exception; `Refused`
+carries one out of a handler, where raising is the only way to stop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyrush.model import Refusal
+
+
+class KeyrushError(Exception):
+    """The base of everything that keyrush raises."""
+
+
+class ConfigurationError(KeyrushError, ValueError):
+    """A setting is wrong; the message names it and says what is allowed. Raised at start-up."""
+
+
+class InvalidArgument(KeyrushError, ValueError):
+    """An argument of an operation is wrong: `field` names it, the message says what is allowed."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class NotFound(KeyrushError, LookupError):
+    """No such account or credential, or not one of the caller's account (contract O6)."""
+
+
+class StoreError(KeyrushError):
+    """The store could not answer. A request that needs it is refused with 503 (S19)."""
+
+
+class Refused(KeyrushError):
+    """Raised inside an app to refuse the request: the gate answers with the documented body."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.status} {refusal.reason}")
+        self.refusal = refusal

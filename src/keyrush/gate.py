@@ -1,0 +1,370 @@
+"""The gate: the hot path and the cold path put together.
+
+`warm` answers from memory and never blocks; where it can't, `cold` answers, and may block.
+Both take a request and return `Admitted` or a `Refusal`. An adapter calls `warm`, then, if
+that gave None, `cold`: WSGI directly, ASGI in a worker thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keyrush import http
+from keyrush.accounts import Accounts
+from keyrush.bridge import synchronous
+from keyrush.cache import Cache, Entry
+from keyrush.errors import ConfigurationError, Refused
+from keyrush.http import Credential, Header, Request, seconds_until
+from keyrush.keys import Fingerprints, Hashing, KeyFormat
+from keyrush.limiter import Limiter, open_limiter
+from keyrush.model import (
+    NEVER,
+    Found,
+    Identity,
+    Refusal,
+    Scopes,
+    month_bounds,
+    month_of,
+    now_ms,
+)
+from keyrush.pepper import peppers_for
+from keyrush.policy import Policy, Rule, authorise
+from keyrush.principal import Principal
+from keyrush.settings import Settings
+from keyrush.store import Store, account_subject, key_subject, open_store
+from keyrush.usage import TOUCH_INTERVAL, Usage
+from keyrush.windows import Window
+from keyrush.workers import Pool, Workers, cores
+
+#: Seconds after which a client may try again when the store is away (S19).
+OUTAGE_RETRY = 5
+
+#: Milliseconds for which a key let in without the store is not looked up again.
+_OUTAGE_PAUSE = 1000
+
+#: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
+_LOOK_UPS = 3
+
+_log = logging.getLogger("keyrush")
+
+_UNAVAILABLE = Refusal("unavailable", retry_after=OUTAGE_RETRY)
+
+
+class Admitted(NamedTuple):
+    """A request that is let through: who calls, and what to add to the response's headers."""
+
+    principal: Principal
+    headers: list[Header]
+
+
+class Gate:
+    """Everything behind the middleware of one app. Safe to use from any thread or event loop.
+
+    `accounts` are the operations on accounts and keys; those made through it take effect at
+    once in this gate, those made in other processes within `CACHE_TTL`. `clock` gives Unix
+    milliseconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        limiter: Limiter,
+        peppers: list[bytes],
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.store = synchronous(store)
+        self.limiter = synchronous(limiter)
+        self.policy = Policy(settings.public_paths, settings.rule_values)
+        self.refusals = http.Refusals(settings.error_body, settings.realm, settings.keys_url)
+        self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
+        self.usage = Usage(self.store)
+        self.workers = Workers()
+        self.modules = settings.modules
+        self._limiter_is_local = limiter.is_local and self.limiter is limiter
+        self._fields = http.Fields(settings.headers)
+        self._format = KeyFormat(settings.key_prefix, settings.key_environments)
+        self._fingerprints = Fingerprints(peppers)
+        self._hashing = Hashing(
+            settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
+        )
+        self._argon2_slots = threading.BoundedSemaphore(cores())
+        self.accounts = Accounts(
+            settings,
+            self.store,
+            self._format,
+            self._fingerprints,
+            self._hashing,
+            changed=self.cache.drop,
+            clock=clock,
+        )
+        self._closing = _close_at_exit(self)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        limiter: Limiter | None = None,
+        clock: Callable[[], int] = now_ms,
+    ) -> Gate:
+        """A gate from settings, by default those of the environment.
+
+        `store` and `limiter`, where given, stand in for those that the settings name.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or what it names can't be opened.
+        """
+        settings = settings or Settings()
+        chosen = store or open_store(settings.store_url)
+        peppers = peppers_for(settings, synchronous(chosen), given=store is not None, now=clock())
+        return cls(settings, chosen, limiter or open_limiter(settings.limiter_url), peppers, clock)
+
+    def is_same(self, other: Gate) -> bool:
+        """True when passing this gate is as good as passing the other: the same one, or another
+        with the same settings, as when an app and an app mounted in it are both configured by
+        the environment.
+        """
+        return self is other or self.settings == other.settings
+
+    # --- one request ---
+
+    def warm(self, request: Request, rule: Rule) -> Admitted | Refusal | None:
+        """The answer from memory alone, or None where only `cold` can give it."""
+        entry = self.cache.get(request.credential.digest)
+        if entry is None or rule.credits or not self._limiter_is_local:
+            return None
+        now = self.clock()
+        if now >= entry.fresh_until:
+            return None
+        if now >= entry.identity.expires_at:
+            return http.INVALID
+        return self._admit(entry, request, rule, now)
+
+    def cold(self, request: Request, rule: Rule) -> Admitted | Refusal:
+        """The answer, with whatever look-up, hashing or charge it takes."""
+        verified = self._verify(request.credential)
+        if isinstance(verified, Refusal):
+            return verified
+        now = self.clock()
+        if now >= verified.identity.expires_at:
+            return http.INVALID
+        try:
+            answer = self._admit(verified, request, rule, now)
+        except Exception:
+            _log.exception("the limiter can't answer")
+            return _UNAVAILABLE
+        if isinstance(answer, Admitted) and rule.credits:
+            try:
+                self.charge(answer.principal, rule.credits)
+            except Refused as refused:
+                return self.refuse(answer.principal, refused.refusal)
+        return answer
+
+    def pool(self, credential: Credential) -> Pool:
+        """The threads in which `cold` should run for the credential."""
+        return "hash" if self.cache.get(credential.digest) is None else "io"
+
+    def _admit(self, entry: Entry, request: Request, rule: Rule, now: int) -> Admitted | Refusal:
+        identity = entry.identity
+        if now >= entry.touch_due:
+            entry.touch_due = now + TOUCH_INTERVAL
+            self.usage.used(identity.key_id, now)
+        refusal = authorise(identity, rule, request.query, self.modules)
+        if refusal is not None:
+            return self._with_fields(identity, refusal, now)
+        tally = self.limiter.take(identity.windows, 1, now)
+        if not tally.admitted:
+            wait = seconds_until(tally.ready_at, now)
+            fields = self._fields.of(identity, tally, now)
+            return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
+        if not self.usage.add(identity, now):
+            self.limiter.give_back(identity.windows, 1, now)
+            wait = seconds_until(month_bounds(now)[1], now)
+            refusal = Refusal("quota_exceeded", retry_after=wait)
+            return self._with_fields(identity, refusal, now)
+        headers = self._fields.of(identity, tally, now)
+        if request.credential.by_header:
+            headers.append(http.VARY)
+        return Admitted(Principal(identity, self, now), headers)
+
+    def _with_fields(self, identity: Identity, refusal: Refusal, now: int) -> Refusal:
+        """The refusal with the fields that every authenticated response has (R11); takes nothing."""
+        tally = self.limiter.take(identity.windows, 0, now)
+        fields = tuple(self._fields.of(identity, tally, now))
+        return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
+
+    def refuse(self, principal: Principal, refusal: Refusal) -> Refusal:
+        """Give back what an admitted request took, because it is refused after all; may block."""
+        identity = principal.resolved
+        self.limiter.give_back(identity.windows, 1, principal.taken_at)
+        self.usage.take_back(identity, principal.taken_at)
+        if principal.charged:
+            credits, principal.charged = principal.charged, 0
+            try:
+                self.store.grant(identity.account_id, credits)
+            except Exception:
+                _log.exception("%d credits of %s not given back", credits, identity.account_id)
+        return self._with_fields(identity, refusal, self.clock())
+
+    def undo(self, answer: Admitted | Refusal) -> None:
+        """`refuse`, for an answer that nobody waits for any more."""
+        if isinstance(answer, Admitted):
+            self.refuse(answer.principal, _UNAVAILABLE)
+
+    # --- credits ---
+
+    def charge(self, principal: Principal, credits: int) -> int | None:
+        """See `Principal.charge`."""
+        identity = principal.resolved
+        if not identity.is_metered:
+            return None
+        try:
+            balance = self.store.charge(identity.account_id, credits)
+        except Exception as error:
+            _log.exception("the store can't charge")
+            principal.refusal = _UNAVAILABLE
+            raise Refused(_UNAVAILABLE) from error
+        if balance is None:
+            principal.refuse(Refusal("insufficient_credits"))
+        principal.charged += credits
+        return balance
+
+    async def charge_async(self, principal: Principal, credits: int) -> int | None:
+        """See `Principal.charge_async`."""
+        return await self.workers.run("io", self.charge, principal, credits, undo=None)
+
+    # --- verifying keys ---
+
+    def _verify(self, credential: Credential) -> Entry | Refusal:
+        digest = credential.digest
+        now = self.clock()
+        entry = self.cache.get(digest)
+        if entry is not None and now < entry.fresh_until:
+            return entry
+        if self._format.parse(credential.text) is None or self.cache.is_refused(digest, now):
+            return http.INVALID
+        try:
+            loaded = self.cache.single_flight(digest, lambda: self._load(credential.text, digest))
+        except Exception:
+            _log.exception("the store can't look a key up")
+            if entry is None or now >= entry.stale_until:
+                return _UNAVAILABLE
+            entry.fresh_until = min(now + _OUTAGE_PAUSE, entry.stale_until)
+            return entry
+        return loaded or http.INVALID
+
+    def _load(self, text: bytes, digest: bytes) -> Entry | None:
+        """Look the key up and verify it; None, remembered, for one that is not valid."""
+        for _ in range(_LOOK_UPS):
+            now = self.clock()
+            generation, mark = self.cache.generation, self.usage.flushes
+            found = self.store.find(self._fingerprints.all(text), month_of(now))
+            known = self.cache.get(digest)
+            if (
+                found is None
+                or not found.key.is_active(now)
+                or not self._proves(found, text, known)
+            ):
+                self.cache.forget(digest)
+                self.cache.refuse(digest, now)
+                return None
+            if known is None:
+                self._renew_fingerprint(found, text)
+            fresh_until = now + self.cache.ttl
+            stale_until = fresh_until + int(self.settings.stale_if_error * 1000)
+            entry = Entry(
+                self._identity(found, mark, now), found.key.hash, fresh_until, stale_until
+            )
+            entry.touch_due = known.touch_due if known else 0
+            if self.cache.put(digest, entry, generation):
+                break
+        return entry
+
+    def _proves(self, found: Found, text: bytes, known: Entry | None) -> bool:
+        """True when `text` is the key that was found, by argon2 once per key and process."""
+        if self.settings.verify == "fingerprint":
+            return True  # the HMAC match is the proof: 178 random bits under a secret pepper
+        if known is not None and known.hash == found.key.hash:
+            return True
+        with self._argon2_slots:
+            return self._hashing.verify(found.key.hash, text)
+
+    def _renew_fingerprint(self, found: Found, text: bytes) -> None:
+        """Move a key from an old pepper to the newest one, so that the old one can be retired."""
+        newest = self._fingerprints.pepper_ids[0]
+        if found.key.pepper_id == newest:
+            return
+        try:
+            self.store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
+        except Exception:
+            _log.exception("the fingerprint of %s stays under an old pepper", found.key.id)
+
+    def _identity(self, found: Found, mark: int, now: int) -> Identity:
+        key, account = found.key, found.account
+        plan = self.settings.plan_values.get(account.plan)
+        if plan is None:
+            raise ConfigurationError(
+                f"{account.id} is on the plan {account.plan!r}: not in the table"
+            )
+        limits = plan.limits if account.limits is None else account.limits
+        subject = account_subject(account.id) if plan.per == "account" else key_subject(key.lineage)
+        if key.limits is not None:  # limits of its own are counted on their own
+            limits, subject = key.limits, key_subject(key.lineage)
+        counts = self.usage.counts_of(
+            account.id, key.lineage, found.key_count, found.account_count, mark, now
+        )
+        return Identity(
+            key_id=key.id,
+            account_id=account.id,
+            name=key.name,
+            prefix=key.prefix,
+            environment=key.environment,
+            scopes=Scopes(key.scopes),
+            plan=plan,
+            windows=tuple(
+                Window(f"{subject}:{item.seconds}", item.seconds * 1000, item.amount, item.name)
+                for item in limits
+            ),
+            expires_at=NEVER if key.expires_at is None else key.expires_at,
+            quota_count=counts[plan.per == "account"],
+            counts=() if key.environment in self.settings.unmetered_environments else counts,
+        )
+
+    # --- end ---
+
+    def flush(self) -> None:
+        """Write what is counted and not yet stored; blocks."""
+        self.usage.flush()
+
+    def close(self) -> None:
+        """Write what is not yet stored and let go of threads and connections.
+
+        Runs by itself when the process ends. The gate may be used again afterwards.
+        """
+        self.usage.close()
+        self.workers.close()
+        self.limiter.close()
+        self.store.close()
+
+
+def _close_at_exit(gate: Gate) -> weakref.ref[Gate]:
+    def forget(_: weakref.ref[Gate]) -> None:
+        atexit.unregister(close)
+
+    reference = weakref.ref(gate, forget)
+
+    def close() -> None:
+        if found := reference():
+            found.close()
+
+    atexit.register(close)
+    return reference

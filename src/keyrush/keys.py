@@ -1,0 +1,145 @@
+"""The text of a key: mint, parse, checksum, display prefix, fingerprint, hash.
+
+A key is `{prefix}_[{environment}_]{30 base62}{6 base62 CRC-32}` (S80): 178 random bits, and
+a checksum that lets a typing error or a guess be refused without asking the store. Keys and
+secrets are bytes or go through objects whose repr shows the display prefix only (S82).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import argon2
+from argon2.exceptions import InvalidHashError, VerificationError
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+RANDOM_LENGTH = 30  # 30 × log2(62) = 178 bits; S78 asks for at least 112
+CHECKSUM_LENGTH = 6  # 62**6 > 2**32
+DISPLAYED = 6  # characters of the random part that the display prefix shows
+
+#: Longer credentials are refused unread; the longest key of any allowed format is shorter.
+MAX_LENGTH = 256
+
+
+def checksum(random: str) -> str:
+    """The CRC-32 of the random part in base 62, zero-padded to 6 characters (S80)."""
+    value = zlib.crc32(random.encode("ascii"))
+    digits = ""
+    for _ in range(CHECKSUM_LENGTH):
+        value, digit = divmod(value, 62)
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+@dataclass(frozen=True, slots=True)
+class KeyText:
+    """A well-formed key, taken apart. `text` is the whole key and never shown."""
+
+    text: bytes = field(repr=False)
+    environment: str | None
+    display: str
+
+
+class KeyFormat:
+    """The keys of one service: a prefix and its environments.
+
+    `KeyFormat("rsh", ("live", "test"))` makes `rsh_live_…` and `rsh_test_…`;
+    `KeyFormat("or", ())` makes `or_…` (contract R2, O2).
+    """
+
+    def __init__(self, prefix: str, environments: Sequence[str] = ()) -> None:
+        self.prefix = prefix
+        self.environments = tuple(environments)
+        marks = [f"{prefix}_{name}_" for name in self.environments] or [f"{prefix}_"]
+        self.pattern = (
+            f"(?:{'|'.join(re.escape(mark) for mark in marks)})"
+            f"[0-9A-Za-z]{{{RANDOM_LENGTH + CHECKSUM_LENGTH}}}"
+        )
+        self._match = re.compile(self.pattern.encode()).fullmatch
+
+    def mint(
+        self, environment: str | None, choose: Callable[[str], str] = secrets.choice
+    ) -> KeyText:
+        """A new key. `environment` is one of the format's, or None where it has none."""
+        random = "".join(choose(ALPHABET) for _ in range(RANDOM_LENGTH))
+        mark = f"{self.prefix}_{environment}_" if environment else f"{self.prefix}_"
+        return KeyText(
+            (mark + random + checksum(random)).encode("ascii"),
+            environment,
+            f"{mark}{random[:DISPLAYED]}...",
+        )
+
+    def parse(self, text: bytes) -> KeyText | None:
+        """The key in `text`, or None where prefix, alphabet, length or checksum is wrong."""
+        if len(text) > MAX_LENGTH or not self._match(text):
+            return None
+        tail = text[-(RANDOM_LENGTH + CHECKSUM_LENGTH) :].decode("ascii")
+        random = tail[:RANDOM_LENGTH]
+        if checksum(random) != tail[RANDOM_LENGTH:]:
+            return None
+        mark = text[: -(RANDOM_LENGTH + CHECKSUM_LENGTH)].decode("ascii")
+        environment = mark[len(self.prefix) + 1 : -1] if self.environments else None
+        return KeyText(text, environment, f"{mark}{random[:DISPLAYED]}...")
+
+    def scanner_pattern(self) -> str:
+        """A regular expression for secret scanners, bounded on both sides by non-key characters."""
+        return rf"(?<![0-9A-Za-z_]){self.pattern}(?![0-9A-Za-z_])"
+
+
+class Fingerprints:
+    """HMAC-SHA-256 of a key under a secret pepper: what the store looks keys up by (O2).
+
+    Peppers are newest first. New keys use the first; all are tried when looking up, so that a
+    pepper is rotated by putting a new one in front.
+    """
+
+    def __init__(self, peppers: Sequence[bytes]) -> None:
+        if not peppers or not all(peppers):
+            raise ValueError("at least one non-empty pepper is needed")
+        self._peppers = tuple(peppers)
+        self.pepper_ids = tuple(
+            _hmac(pepper, b"keyrush pepper id").hex()[:16] for pepper in self._peppers
+        )
+
+    def new(self, text: bytes) -> str:
+        """The fingerprint under the newest pepper, 64 hexadecimal digits."""
+        return _hmac(self._peppers[0], text).hex()
+
+    def all(self, text: bytes) -> tuple[str, ...]:
+        """The fingerprint under every pepper, newest first."""
+        return tuple(_hmac(pepper, text).hex() for pepper in self._peppers)
+
+
+def _hmac(pepper: bytes, text: bytes) -> bytes:
+    return hmac.digest(pepper, text, "sha256")
+
+
+def digest(text: bytes) -> bytes:
+    """SHA-256: what the cache knows a key by, so that no raw key outlives its request."""
+    return hashlib.sha256(text).digest()
+
+
+class Hashing:
+    """argon2id over the key text. `memory_cost` is KiB; hash and verify take milliseconds."""
+
+    def __init__(self, time_cost: int = 2, memory_cost: int = 19456, parallelism: int = 1) -> None:
+        self._hasher = argon2.PasswordHasher(
+            time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism
+        )
+
+    def hash(self, text: bytes) -> str:
+        """A PHC string with its own salt and parameters."""
+        return self._hasher.hash(text)
+
+    def verify(self, stored: str, text: bytes) -> bool:
+        """True when `text` is what was hashed. A stored value that is no hash verifies nothing."""
+        try:
+            return self._hasher.verify(stored, text)
+        except (VerificationError, InvalidHashError):
+            return False

@@ -1,0 +1,94 @@
+"""Limits and times as people write them: `"60/minute;1000/hour"`, `"30d"`, `"2027-01-31"`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from limits import parse_many
+
+from keyrush.errors import InvalidArgument
+from keyrush.model import Limit
+from keyrush.windows import EXACT
+
+UNLIMITED = "unlimited"
+
+
+@lru_cache(1024)
+def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] | None:
+    """The limits in `text`, shortest first; None for None, `()` for `"unlimited"`.
+
+    Raises:
+        InvalidArgument: `text` is malformed, names one length twice, or is too large to count.
+    """
+    if text is None:
+        return None
+    if text.strip().lower() == UNLIMITED:
+        return ()
+    try:
+        items = parse_many(text)
+    except ValueError:
+        raise InvalidArgument(
+            field, f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}"
+        ) from None
+    limits = sorted(
+        (Limit(item.amount, item.get_expiry()) for item in items), key=lambda item: item.seconds
+    )
+    for limit, following in zip(limits, limits[1:], strict=False):
+        if limit.seconds == following.seconds:
+            raise InvalidArgument(field, f"{text!r} has two limits per {limit.name}")
+    for limit in limits:
+        if limit.seconds < 1 or limit.amount * limit.seconds * 1000 >= EXACT:
+            raise InvalidArgument(field, f"{limit} is too large; use a shorter window")
+    return tuple(limits)
+
+
+def format_limits(limits: tuple[Limit, ...] | None) -> str | None:
+    """What `parse_limits` reads back."""
+    if limits is None:
+        return None
+    return ";".join(map(str, limits)) or UNLIMITED
+
+
+_DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d|y)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
+
+
+def parse_duration(text: str, field: str) -> int:
+    """Seconds in `"45s"`, `"30m"`, `"24h"`, `"30d"` or `"1y"` (365 days), or in a bare number.
+
+    Raises:
+        InvalidArgument: `text` is no such duration.
+    """
+    if text.isdecimal():
+        return int(text)
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None:
+        raise InvalidArgument(field, f"{text!r} is no duration; write 45s, 30m, 24h, 30d or 1y")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
+    """The instant in `"30d"`, `"1y"` (from `now`), a date (its beginning in UTC), a time with a
+    zone, or None for `"none"` (contract R5). Unix milliseconds.
+
+    Raises:
+        InvalidArgument: `text` is none of these, or a time without a zone.
+    """
+    text = text.strip()
+    if text.lower() in ("none", "never", ""):
+        return None
+    if _DURATION.fullmatch(text.lower()):
+        return now + parse_duration(text, field) * 1000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgument(
+            field, f"{text!r} is no expiry; write 30d, 1y, 2027-01-31, a time with a zone or none"
+        ) from None
+    if len(text) == len("2027-01-31"):
+        moment = moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        raise InvalidArgument(field, f"{text!r} has no time zone; append Z for UTC")
+    return round(moment.timestamp() * 1000)

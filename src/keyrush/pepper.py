@@ -1,0 +1,98 @@
+"""Where peppers come from: the setting, or a file beside the SQLite database."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from keyrush.errors import ConfigurationError
+from keyrush.keys import Fingerprints
+from keyrush.settings import Settings
+from keyrush.store import Store
+
+FILE_NAME = "keyrush.pepper"
+
+#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
+RECOMMENDED_LENGTH = 32
+
+_log = logging.getLogger("keyrush")
+
+
+def peppers_for(settings: Settings, store: Store, *, given: bool, now: int) -> list[bytes]:
+    """The peppers to use, newest first; for SQLite, one is made where there is none yet.
+
+    `given` is true for a store that the settings don't name.
+
+    Raises:
+        ConfigurationError: A pepper is needed and missing, or does not fit the store's keys.
+    """
+    in_use = store.peppers(now)
+    if settings.pepper:
+        peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
+        if min(map(len, peppers)) < RECOMMENDED_LENGTH:
+            _log.warning("KEYRUSH_PEPPER is shorter than %d bytes", RECOMMENDED_LENGTH)
+    elif given or settings.store_url.startswith("memory:"):
+        peppers = [secrets.token_bytes(32)]
+    else:
+        path = pepper_file(settings)
+        if path is None:
+            raise ConfigurationError(
+                "KEYRUSH_PEPPER: needed for this store; set it to a secret such as the output of "
+                "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
+        peppers = [_read_or_make(path, may_make=not in_use)]
+    known = set(Fingerprints(peppers).pepper_ids)
+    if in_use and known.isdisjoint(in_use):
+        raise ConfigurationError(
+            f"KEYRUSH_PEPPER: none of the {sum(in_use.values())} active keys in the store was made "
+            "with this pepper, so all would be refused; restore the pepper they were made with"
+        )
+    if lost := sum(count for pepper_id, count in in_use.items() if pepper_id not in known):
+        _log.warning("%d active keys were made with a pepper that is not in KEYRUSH_PEPPER", lost)
+    return peppers
+
+
+def pepper_file(settings: Settings) -> Path | None:
+    """The pepper file beside a SQLite database, None for other stores."""
+    if "://" not in settings.store_url:
+        return None
+    url = make_url(settings.store_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    database = url.database.removeprefix("file:").partition("?")[0]
+    return Path(database).absolute().with_name(FILE_NAME)
+
+
+def _read_or_make(path: Path, *, may_make: bool) -> bytes:
+    if not path.exists():
+        if not may_make:
+            raise ConfigurationError(
+                f"{path} is missing, but the database holds keys made with it; restore the file "
+                "or set KEYRUSH_PEPPER"
+            )
+        _make(path)
+    try:
+        pepper = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from error
+    if not pepper:
+        raise ConfigurationError(f"{path} is empty; restore it or set KEYRUSH_PEPPER")
+    return pepper
+
+
+def _make(path: Path) -> None:
+    """Write a new pepper, mode 0600. Of processes that do so together, one wins."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=FILE_NAME)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)

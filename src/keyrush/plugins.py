@@ -1,0 +1,28 @@
+"""Objects that settings name as `package.module:Name`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from keyrush.errors import ConfigurationError
+
+
+def attribute(name: str, setting: str) -> Any:
+    """What `package.module:Name` stands for.
+
+    Raises:
+        ConfigurationError: It is no such name, or can't be imported; `setting` is named.
+    """
+    module, _, attr = name.partition(":")
+    if not module or not attr:
+        raise ConfigurationError(f"{setting}: {name!r} is neither a URL nor package.module:Name")
+    try:
+        return getattr(importlib.import_module(module), attr)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{setting}: can't import {name!r}: {error}") from error
+
+
+def load(name: str, setting: str) -> Any:
+    """An instance of the class that `package.module:Name` stands for, made without arguments."""
+    return attribute(name, setting)()

@@ -1,0 +1,168 @@
+"""Rules and plans: which path needs what, and whether a caller has it.
+
+Paths are closed unless listed public, and a public path is matched exactly as it was sent.
+A rule, on the other hand, is matched against the path made plain (`//`, `.`, `..` and a
+trailing slash resolved), so that no other spelling of a path escapes its rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote
+
+from keyrush.errors import ConfigurationError
+from keyrush.model import Identity, Refusal, names_of
+
+#: Credits that one request may cost at most; a bound against a slip in the configuration.
+MAX_CREDITS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What requests to `path` need.
+
+    `path` is literal text with `{name}` for one segment and `{name:path}` for the rest.
+    `methods` empty means all; GET includes HEAD. All of `scopes` and `modules` are needed,
+    and every module that the query parameter `modules_from` names (contract R16). `credits`
+    are charged before the work (O11). `tool` names the rule in the capabilities (O7).
+    """
+
+    path: str
+    methods: frozenset[str] = frozenset()
+    scopes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    modules_from: str | None = None
+    credits: int = 0
+    tool: str | None = None
+
+
+#: Applies where no rule matches: a valid key and nothing more.
+ANY_KEY = Rule("{path:path}")
+
+
+class Policy:
+    """Public paths and rules, compiled. The first rule that matches counts.
+
+    A public path is `"/health"` (any method) or `"GET /health"` (GET and HEAD only).
+    """
+
+    def __init__(self, public_paths: Iterable[str] = (), rules: Sequence[Rule] = ()) -> None:
+        self._public: dict[str, frozenset[str] | None] = {}
+        for entry in public_paths:
+            method, _, path = entry.rpartition(" ")
+            path = path.strip()
+            if not path.startswith("/") or plain(path) != path:
+                raise ConfigurationError(
+                    f"public path {entry!r}: must start with / and hold no //, .. or trailing /"
+                )
+            known = self._public.get(path, frozenset())
+            if not method.strip() or known is None:
+                self._public[path] = None
+            else:
+                self._public[path] = known | _with_head({method.strip().upper()})
+        methods = {method for rule in rules for method in _with_head(rule.methods)}
+        self._by_method = {method: _Table(rules, method) for method in methods}
+        self._any_method = _Table(rules, None)
+
+    def is_public(self, method: str, path: str, raw_path: bytes | None) -> bool:
+        """True for a public path spelled exactly so: `//`, `%2f`, `..`, a trailing `/` are not it.
+
+        `raw_path`, where the server gives it, must be the plain quoting of `path`.
+        """
+        methods = self._public.get(path, ())
+        if methods is not None and method not in methods:
+            return False
+        return (
+            raw_path is None
+            or b"%" not in raw_path
+            or raw_path.upper().endswith(quote(path).encode("ascii").upper())
+        )
+
+    def rule(self, method: str, path: str) -> Rule:
+        """The first rule for the path, or `ANY_KEY`."""
+        return self._by_method.get(method, self._any_method).find(path)
+
+
+class _Table:
+    """The rules that hold for one method as one alternation, so that a look-up is one match."""
+
+    def __init__(self, rules: Sequence[Rule], method: str | None) -> None:
+        self._rules = [
+            rule for rule in rules if not rule.methods or method in _with_head(rule.methods)
+        ]
+        patterns = "|".join(f"({_pattern(rule.path)})" for rule in self._rules)
+        self._match = re.compile(patterns).fullmatch
+
+    def find(self, path: str) -> Rule:
+        if self._rules and (found := self._match(plain(path))) and found.lastindex:
+            return self._rules[found.lastindex - 1]
+        return ANY_KEY
+
+
+def plain(path: str) -> str:
+    """The path with repeated slashes, `.` and `..` resolved and no trailing slash."""
+    if "//" not in path and "/." not in path and not (len(path) > 1 and path.endswith("/")):
+        return path
+    segments: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return "/" + "/".join(segments)
+
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
+
+
+def _pattern(path: str) -> str:
+    if not path.startswith("/") or re.search(r"[{}]", _PLACEHOLDER.sub("", path)):
+        raise ConfigurationError(
+            f"rule path {path!r}: must start with / and use {{name}} or {{name:path}}"
+        )
+    pattern, end = "", 0
+    for placeholder in _PLACEHOLDER.finditer(path):
+        rest = "(?s:.*)" if placeholder[2] else "[^/]+"
+        pattern += re.escape(path[end : placeholder.start()]) + rest
+        end = placeholder.end()
+    return pattern + re.escape(path[end:])
+
+
+def _with_head(methods: Iterable[str]) -> frozenset[str]:
+    """GET rules hold for HEAD too: it is answered by the same handler."""
+    upper = frozenset(method.upper() for method in methods)
+    return upper | {"HEAD"} if "GET" in upper else upper
+
+
+def authorise(
+    identity: Identity, rule: Rule, query: bytes, known: frozenset[str]
+) -> Refusal | None:
+    """None when the caller has the scopes and modules of the rule, else a 403 (R7, S17, S18).
+
+    `query` is the raw query string. Only modules in `known` are named in the refusal, so that
+    request data is never echoed (S16).
+    """
+    if rule.scopes and not identity.scopes.covers(rule.scopes):
+        return Refusal("insufficient_scope", names=rule.scopes)
+    wanted = rule.modules
+    if rule.modules_from is not None and query:
+        wanted += tuple(modules_in(query, rule.modules_from))
+    return missing_modules(identity, wanted, known) if wanted else None
+
+
+def missing_modules(
+    identity: Identity, wanted: Iterable[str], known: frozenset[str]
+) -> Refusal | None:
+    """A 403 when the plan does not include all of `wanted` (contract R16)."""
+    missing = {module for module in wanted if module not in identity.plan.modules}
+    if not missing:
+        return None
+    return Refusal("module_not_in_plan", names=tuple(sorted(missing & known)))
+
+
+def modules_in(query: bytes, parameter: str) -> Iterable[str]:
+    """Every name in every occurrence of `?parameter=a,b` (contract R16)."""
+    pairs = parse_qsl(query.decode("latin-1"), encoding="utf-8", errors="replace")
+    return names_of(value for name, value in pairs if name == parameter)

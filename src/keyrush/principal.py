@@ -1,0 +1,171 @@
+"""Who calls, on one request: what an app finds in `scope["keyrush"]` or `environ["keyrush.principal"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from keyrush.errors import InvalidArgument, Refused
+from keyrush.model import Identity, Plan, Refusal, Scopes
+from keyrush.policy import MAX_CREDITS, missing_modules
+
+
+class Charging(Protocol):
+    """The part of the gate that a principal needs."""
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Every module that some plan includes."""
+        ...
+
+    def charge(self, principal: Principal, credits: int) -> int | None:
+        """Charge the principal's account."""
+        ...
+
+    def charge_async(self, principal: Principal, credits: int) -> Awaitable[int | None]:
+        """`charge`, off the event loop."""
+        ...
+
+
+class Principal:
+    """The caller of one request: a verified key, its account and what they may do.
+
+    In an ASGI app it is also `request.user` and `request.auth`. What its methods raise makes
+    the gate answer with the documented refusal, if the response has not started.
+    """
+
+    __slots__ = ("_gate", "_identity", "charged", "refusal", "taken_at")
+
+    def __init__(self, identity: Identity, gate: Charging, taken_at: int) -> None:
+        self._identity = identity
+        self._gate = gate
+        self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
+        self.charged = 0  #: credits charged for this request so far
+        self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+
+    def __repr__(self) -> str:
+        known = self._identity
+        return f"<Principal {known.key_id} {known.prefix} of {known.account_id}>"
+
+    @property
+    def resolved(self) -> Identity:
+        """Everything known of the key, as cached."""
+        return self._identity
+
+    @property
+    def account_id(self) -> str:
+        """The `acct_…` id of the account that the key belongs to."""
+        return self._identity.account_id
+
+    @property
+    def key_id(self) -> str:
+        """The `cred_…` id of the key."""
+        return self._identity.key_id
+
+    @property
+    def name(self) -> str:
+        """The name that the key was given."""
+        return self._identity.name
+
+    @property
+    def environment(self) -> str | None:
+        """`"live"`, `"test"`, …, or None where keys have no environment (contract R2)."""
+        return self._identity.environment
+
+    @property
+    def scopes(self) -> Scopes:
+        """The granted scopes; `in` honours wildcards (contract R4)."""
+        return self._identity.scopes
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the account."""
+        return self._identity.plan
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True; for `request.user` in Starlette."""
+        return True
+
+    @property
+    def display_name(self) -> str:
+        """The name of the key; for `request.user` in Starlette."""
+        return self._identity.name
+
+    @property
+    def identity(self) -> str:
+        """The id of the key; for `request.user` in Starlette."""
+        return self._identity.key_id
+
+    def require_scope(self, *scopes: str) -> None:
+        """Go on only if all `scopes` are granted.
+
+        Raises:
+            Refused: 403 insufficient_scope (S17).
+        """
+        if not self.scopes.covers(scopes):
+            self.refuse(Refusal("insufficient_scope", names=scopes))
+
+    def require_module(self, *modules: str) -> None:
+        """Go on only if the plan includes all `modules`.
+
+        Raises:
+            Refused: 403, without a challenge (contract R16, S18).
+        """
+        if refusal := missing_modules(self._identity, modules, self._gate.modules):
+            self.refuse(refusal)
+
+    def charge(self, credits: int) -> int | None:
+        """Charge the account before the work (contract O11); the new balance.
+
+        Blocks for a store call: in a coroutine, await `charge_async`. Given back if the
+        request is refused later. Sandbox keys are not charged, and get None.
+
+        Raises:
+            Refused: 402 when the balance is short (O12), 503 when the store is away.
+            InvalidArgument: `credits` is negative or beyond any price.
+        """
+        return self._gate.charge(self, checked_credits(credits))
+
+    async def charge_async(self, credits: int) -> int | None:
+        """`charge`, for coroutines: the event loop goes on meanwhile."""
+        return await self._gate.charge_async(self, checked_credits(credits))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Refuse this request with `refusal`.
+
+        Raises:
+            Refused: Always.
+        """
+        self.refusal = refusal
+        raise Refused(refusal)
+
+
+def checked_credits(credits: int) -> int:
+    """`credits`, if it can be a price.
+
+    Raises:
+        InvalidArgument: It is no whole number from 0 to 1,000,000,000.
+    """
+    if isinstance(credits, bool) or not isinstance(credits, int) or not 0 <= credits <= MAX_CREDITS:
+        raise InvalidArgument(
+            "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
+        )
+    return credits
+
+
+class Anonymous:
+    """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
+
+    __slots__ = ()
+
+    scopes = Scopes()
+    is_authenticated = False
+    display_name = ""
+    identity = ""
+
+    def __repr__(self) -> str:
+        return "<Anonymous>"
+
+
+ANONYMOUS = Anonymous()

@@ -1,0 +1,171 @@
+"""Sliding-window arithmetic: the one place where it is written.
+
+A window keeps three integers: the index of the aligned period it last counted in, what
+was taken in that period (`current`) and in the one before (`previous`). At `elapsed`
+milliseconds into a period of `length`,
+
+    used = current + previous * (length - elapsed) // length
+
+and a request of `cost` is admitted when `used + cost <= amount`. `used` is in whole
+requests, rounded down, which is also how the `limits` library counts. Everything here is
+integer arithmetic on Unix milliseconds, so that it can be restated exactly elsewhere.
+Nothing reads a clock, and nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: The index of a period, what was taken in it, and what was taken in the one before.
+Counter = tuple[int, int, int]
+
+#: `amount * length` stays below this, so that doubles (Lua, SQL) hold every product exactly.
+EXACT = 2**53
+
+
+class Window(NamedTuple):
+    """One limit of one subject."""
+
+    key: str  #: names subject and length, never the amount: a changed limit keeps its count
+    length: int  #: milliseconds
+    amount: int  #: requests admitted per length; 0 admits none
+    name: str  #: "minute", "hour", … for header fields and people
+
+
+class Tally(NamedTuple):
+    """What a take from all windows of a request came to."""
+
+    admitted: bool
+    window: Window | None  #: the most constrained window (O14); None where nothing limits
+    remaining: int  #: whole requests left in that window, never negative
+    #: Unix milliseconds. Refused: from when this very take is admitted. Nothing remaining:
+    #: from when one more request is. Otherwise the end of the current period.
+    ready_at: int
+
+
+UNLIMITED = Tally(True, None, 0, 0)
+
+
+def roll(counter: Counter | None, index: int) -> Counter:
+    """The counter as it stands in period `index`.
+
+    A clock that steps back within one period is held at the later period, so that the
+    count only ever falls with time; one that steps back further starts afresh.
+    """
+    if counter is None:
+        return (index, 0, 0)
+    last = counter[0]
+    if last == index or last == index + 1:
+        return counter
+    if last == index - 1:
+        return (index, 0, counter[1])
+    return (index, 0, 0)
+
+
+def used(counter: Counter, length: int, now: int) -> int:
+    """Whole requests that count against a window at `now`."""
+    index, current, previous = roll(counter, now // length)
+    if not previous:
+        return current
+    # A counter held at a later period (see `roll`) counts as if that period had just begun.
+    left = length if index > now // length else length - now % length
+    return current + previous * left // length
+
+
+def ready_at(counter: Counter, window: Window, cost: int, now: int) -> int:
+    """The first Unix millisecond from which `cost` is admitted, if nobody else takes.
+
+    For a cost above the amount there is none; the end of the next period stands in.
+    """
+    _, length, amount, _ = window
+    index, current, previous = roll(counter, now // length)
+    start = index * length
+    room = amount - cost - current
+    if room < 0:
+        # Only when the current period has become the previous one.
+        start, previous, room = start + length, current, amount - cost
+        if room < 0:
+            return start + length
+    if previous <= room:
+        return max(now, start)
+    # The largest `left` with previous * left // length <= room.
+    left = ((room + 1) * length - 1) // previous
+    return max(now, start + length - left)
+
+
+def take(
+    windows: Sequence[Window], counters: Sequence[Counter | None], cost: int, now: int
+) -> tuple[Tally, list[Counter]]:
+    """Take `cost` from all windows or from none.
+
+    `counters` are as they were stored, in the order of `windows`; the list returned is what
+    to store instead, and is empty when the take was refused or nothing changed. A cost of 0
+    looks without taking and is always admitted.
+    """
+    taken: list[Counter] = []
+    tightest: Window | None = None
+    tightest_counter: Counter = (0, 0, 0)
+    least = EXACT
+    for window, stored in zip(windows, counters, strict=True):
+        length = window[1]
+        period = now // length
+        if stored is not None and stored[0] == period:
+            index, current, previous = stored
+        else:
+            index, current, previous = roll(stored, period)
+        spent = current
+        if previous:
+            left = length if index > period else length - now % length
+            spent += previous * left // length
+        remaining = window[2] - spent - cost
+        if remaining < 0 and cost:
+            return _refused(windows, counters, cost, now), []
+        counter = (index, current + cost, previous)
+        taken.append(counter)
+        if remaining < least or (
+            remaining == least and tightest is not None and length > tightest[1]
+        ):
+            tightest, tightest_counter, least = window, counter, remaining
+    if tightest is None:
+        return UNLIMITED, []
+    if least > 0:
+        length = tightest[1]
+        return Tally(True, tightest, least, (now // length + 1) * length), taken if cost else []
+    free = ready_at(tightest_counter, tightest, 1, now)
+    return Tally(True, tightest, 0, free), taken if cost else []
+
+
+def _refused(
+    windows: Sequence[Window], counters: Sequence[Counter | None], cost: int, now: int
+) -> Tally:
+    """The tally of a refused take: the window that refuses for longest."""
+    longest: Tally | None = None
+    for window, stored in zip(windows, counters, strict=True):
+        counter = roll(stored, now // window.length)
+        remaining = window.amount - used(counter, window.length, now)
+        if remaining >= cost:
+            continue
+        free = ready_at(counter, window, cost, now)
+        if longest is None or free > longest.ready_at:
+            longest = Tally(False, window, max(0, remaining), free)
+    assert longest is not None  # noqa: S101  # only called when one window refuses
+    return longest
+
+
+def give_back(counter: Counter | None, length: int, cost: int, taken_at: int) -> Counter | None:
+    """The counter without a take of `cost` made at `taken_at`; the same where it no longer counts."""
+    if counter is None:
+        return None
+    index, current, previous = counter
+    age = index - taken_at // length
+    if age <= 0:
+        return (index, max(0, current - cost), previous)
+    if age == 1:
+        return (index, current, max(0, previous - cost))
+    return counter
+
+
+def is_idle(counter: Counter, length: int, now: int) -> bool:
+    """True when nothing in the counter counts any more, so that forgetting it changes nothing."""
+    return now // length > counter[0] + 1

@@ -1,0 +1,74 @@
+"""Worker threads for what may block, so that an event loop never does.
+
+There are two pools, because a storm of new keys, each worth milliseconds of argon2, must not
+make a request wait whose key is already known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+from keyrush.bridge import on_behalf_of
+from keyrush.forks import after_fork
+
+T = TypeVar("T")
+
+Pool = Literal["hash", "io"]
+
+_IO_THREADS = 16
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Threads, started when first needed and again after a fork. Belongs to no event loop."""
+
+    def __init__(self) -> None:
+        self._forget()
+        after_fork(self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: dict[Pool, ThreadPoolExecutor] = {}
+
+    async def run(
+        self, pool: Pool, function: Callable[..., T], *args: Any, undo: Callable[[T], object] | None
+    ) -> T:
+        """Await `function(*args)` in a thread. When the awaiting task is cancelled, `function`
+        runs to its end all the same, and `undo` gets its result in that thread.
+        """
+        loop = asyncio.get_running_loop()
+        future = self._pool(pool).submit(on_behalf_of, loop, function, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+
+    def _pool(self, pool: Pool) -> ThreadPoolExecutor:
+        with self._lock:
+            if pool not in self._pools:
+                size = cores() if pool == "hash" else _IO_THREADS
+                self._pools[pool] = ThreadPoolExecutor(size, f"keyrush-{pool}")
+            return self._pools[pool]
+
+    def close(self) -> None:
+        """Wait for what is under way and end the threads; they start again when needed."""
+        with self._lock:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.shutdown()
+
+
+def _undo(done: Future[T], undo: Callable[[T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())

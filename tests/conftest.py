@@ -1,0 +1,53 @@
+"""What all tests share: settings without waiting, a gate, a clock that tests move."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from keyrush import Gate, Settings
+
+#: argon2id at its cheapest, so that tests wait for nothing.
+CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}
+
+
+class Clock:
+    """Unix milliseconds that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_000_020_000  # in November 2026, at the beginning of a minute
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, milliseconds: int) -> None:
+        self.now += milliseconds
+
+
+def settings(**values: Any) -> Settings:
+    """Settings for a store in memory, unless said otherwise."""
+    return Settings(**{"store_url": "memory://", **CHEAP, **values})
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting leaks in from the shell that runs the tests."""
+    for name in [name for name in os.environ if name.startswith("KEYRUSH_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock at the beginning of a minute."""
+    return Clock()
+
+
+@pytest.fixture
+def gate(clock: Clock) -> Iterator[Gate]:
+    """A gate over a store in memory, with the built-in plans, whose clock is `clock`."""
+    opened = Gate.open(settings(), clock=clock)
+    yield opened
+    opened.close()
