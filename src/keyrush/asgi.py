@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from http.client import INTERNAL_SERVER_ERROR
 from typing import Any
 
 from keyrush import http
 from keyrush.errors import ConfigurationError, Refused
 from keyrush.gate import Admitted, Gate
-from keyrush.http import Header, Request, Response
+from keyrush.http import Response
 from keyrush.model import Refusal
 from keyrush.principal import ANONYMOUS, Principal
 from keyrush.settings import Settings
@@ -23,6 +24,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Where the scope says which gate a request has passed, so that it counts once (traps).
 GATE = "keyrush.gate"
+
+#: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead.
+POLICY_VIOLATION = 1008
 
 _log = logging.getLogger("keyrush")
 
@@ -65,26 +69,10 @@ class KeyrushMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif kind in ("http", "websocket"):
-            await self._request(scope, receive, send)
-        else:
-            # Passed inward it would be a way round the gate (S67).
-            raise RuntimeError(f"keyrush does not know the ASGI scope type {kind!r}")
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._wrong is not None:
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": str(self._wrong)})
-            raise self._wrong
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            await self.gate.workers.run("io", self.gate.flush, undo=None)
-
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gate = self.gate
+        if kind not in {"http", "websocket"}:
+            await self._other(scope, receive, send)
+            return
+        gate = self._gate or self.gate
         passed = scope.get(GATE)
         if passed is not None and passed.is_same(gate):
             await self.app(scope, receive, send)
@@ -99,76 +87,106 @@ class KeyrushMiddleware:
         if isinstance(credential, Refusal):
             await self._refuse(scope, receive, send, credential)
             return
-        request = Request(method, path, scope["query_string"], credential)
         rule = gate.policy.rule(method, path)
-        answer = gate.warm(request, rule)
+        query = scope["query_string"]
+        answer = gate.warm(credential, rule, query)
         if answer is None:
             pool = gate.pool(credential)
-            answer = await gate.workers.run(pool, gate.cold, request, rule, undo=gate.undo)
+            answer = await gate.workers.run(
+                pool, gate.cold, credential, rule, query, undo=gate.undo
+            )
         if isinstance(answer, Refusal):
             await self._refuse(scope, receive, send, answer)
             return
-        await self._pass(_inner(scope, gate, answer.principal), receive, send, answer)
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, admitted: Admitted) -> None:
-        """Run the app; refuse the request after all where the app raises `Refused`."""
-        principal, headers = admitted
-        started = refused = False
-
-        def decorated(message: Message) -> Awaitable[None]:
-            nonlocal started, refused
-            kind = message["type"]
-            if kind == "http.response.start" or kind == "websocket.accept":
-                if principal.refusal is not None and message.get("status") == 500:
-                    # A framework has made an internal error of the `Refused` that was raised.
-                    refused = True
-                    return self._refuse_late(scope, receive, send, principal)
-                started = True
-                message = {**message, "headers": [*message.get("headers", ()), *headers]}
-            elif refused:
-                return _nothing()
-            return send(message)
-
+        response = _Response(gate, scope, send, answer)
         try:
-            await self.app(scope, receive, decorated)
+            await self.app(_inner(scope, gate, answer.principal), receive, response)
         except Refused as raised:
-            if refused:
-                return
-            if started:
-                raise
-            principal.refusal = raised.refusal
-            await self._refuse_late(scope, receive, send, principal)
+            await response.refuse(raised)
 
-    async def _refuse_late(
-        self, scope: Scope, receive: Receive, send: Send, principal: Principal
-    ) -> None:
-        assert principal.refusal is not None  # noqa: S101  # both callers have just seen it
-        gate = self.gate
-        refusal = await gate.workers.run("io", gate.refuse, principal, principal.refusal, undo=None)
-        await self._refuse(scope, None, send, refusal)
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            # Passed inward it would be a way round the gate (S67).
+            raise RuntimeError(f"keyrush does not know the ASGI scope type {scope['type']!r}")
+        if self._wrong is not None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(self._wrong)})
+            raise self._wrong
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            await self.gate.workers.run("io", self.gate.flush, undo=None)
 
-    async def _refuse(
-        self, scope: Scope, receive: Receive | None, send: Send, refusal: Refusal
-    ) -> None:
-        """Send the refusal; `receive` is given where a WebSocket has not been connected yet."""
-        response = self.gate.refusals.response(refusal)
-        if refusal.status in (400, 401):
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+        """Answer a request that has not reached the app."""
+        if refusal.status in {400, 401}:
             _log_refusal(scope, refusal, self.gate.settings)
-        if scope["type"] == "http":
-            await _respond(send, response, "http.response", scope["method"] == "HEAD")
-            return
-        if receive is not None:
+        if scope["type"] == "websocket":
             await receive()  # websocket.connect (S70)
-        if "websocket.http.response" in (scope.get("extensions") or {}):
-            await _respond(send, response, "websocket.http.response", False)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        await _respond(scope, send, self.gate.refusals.response(refusal))
 
 
-async def _respond(send: Send, response: Response, prefix: str, without_body: bool) -> None:
+class _Response:
+    """The `send` that the app gets: decorates its response, or replaces it by a refusal.
+
+    Messages other than the start of the response pass as they are (S68).
+    """
+
+    __slots__ = ("_gate", "_headers", "_principal", "_refused", "_scope", "_send", "_started")
+
+    def __init__(self, gate: Gate, scope: Scope, send: Send, admitted: Admitted) -> None:
+        self._gate = gate
+        self._scope = scope
+        self._send = send
+        self._principal, self._headers = admitted
+        self._started = self._refused = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind == "http.response.start" or kind == "websocket.accept":  # noqa: PLR1714  # faster
+            refusal = self._principal.refusal
+            if refusal is not None and message.get("status") == INTERNAL_SERVER_ERROR:
+                # A framework has made an internal error of the `Refused` that was raised.
+                return self._replace(refusal)
+            self._started = True
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+        elif self._refused:
+            return _nothing()
+        return self._send(message)
+
+    async def refuse(self, raised: Refused) -> None:
+        """Answer with what the app raised, unless its response has started.
+
+        Raises:
+            Refused: It has.
+        """
+        if self._started:
+            raise raised
+        if not self._refused:
+            await self._replace(raised.refusal)
+
+    async def _replace(self, refusal: Refusal) -> None:
+        self._refused = True
+        gate = self._gate
+        given_back = await gate.workers.run(
+            "io", gate.refuse, self._principal, refusal, undo=None
+        )
+        await _respond(self._scope, self._send, gate.refusals.response(given_back))
+
+
+async def _respond(scope: Scope, send: Send, response: Response) -> None:
+    """Send a whole response, on a WebSocket in the form that the server offers (S70)."""
     status, headers, body = response
+    prefix = "http.response"
+    if scope["type"] == "websocket":
+        prefix = "websocket.http.response"
+        if prefix not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
+            return
+    elif scope["method"] == "HEAD":
+        body = b""  # S24
     await send({"type": f"{prefix}.start", "status": status, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": b"" if without_body else body})
+    await send({"type": f"{prefix}.body", "body": body})
 
 
 async def _nothing() -> None:
@@ -217,4 +235,4 @@ def _log_refusal(scope: Scope, refusal: Refusal, settings: Settings) -> None:
     _log.info("%d %s from %s", refusal.status, refusal.reason, address)
 
 
-__all__ = ["App", "Header", "KeyrushMiddleware"]
+__all__ = ["GATE", "App", "KeyrushMiddleware"]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable
+from types import MethodType
+from typing import cast
+from weakref import WeakKeyDictionary
 
-_callbacks: list[weakref.WeakMethod[Callable[[], None]]] = []
+_names: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
 def after_fork(method: Callable[[], None]) -> None:
     """Call the bound `method` in every forked child, for as long as its object lives."""
-    _callbacks.append(weakref.WeakMethod(method, _callbacks.remove))
+    bound = cast("MethodType", method)
+    _names[bound.__self__] = bound.__name__
 
 
 def _in_child() -> None:
-    for reference in list(_callbacks):
-        if method := reference():
-            method()
+    for subject, name in list(_names.items()):
+        getattr(subject, name)()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -10,6 +10,8 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha256
 from typing import NamedTuple
 
 from keyrush import keys
@@ -29,20 +31,11 @@ class Credential:
 
     def __init__(self, text: bytes, by_header: bool) -> None:
         self.text = text
-        self.digest = keys.digest(text)
+        self.digest = sha256(text).digest()
         self.by_header = by_header  #: True when it came in X-API-Key
 
     def __repr__(self) -> str:
         return "Credential(…)"
-
-
-class Request(NamedTuple):
-    """What the gate looks at. The body is never read (S10), the query never searched for keys (S9)."""
-
-    method: str
-    path: str
-    query: bytes
-    credential: Credential
 
 
 MISSING = Refusal("missing_credential")
@@ -125,23 +118,44 @@ class Fields:
         """The fields for one response (R11–R13, O14); `now` is Unix milliseconds."""
         fields: list[Header] = []
         if self._x:
-            window = tally[1]
+            _, window, remaining, ready_at = tally
             if window is not None:
                 fields = [
-                    (b"x-ratelimit-limit", b"%d" % window[2]),
-                    (b"x-ratelimit-remaining", b"%d" % tally[2]),
-                    (b"x-ratelimit-reset", b"%d" % -(-tally[3] // 1000)),
+                    _limit(window[2]),
+                    (b"x-ratelimit-remaining", b"%d" % remaining),
+                    _reset(ready_at),
                 ]
-            quota = identity.quota
+            quota = identity.plan.quota
             if quota is not None:
-                left = quota.amount - identity.quota_count.total
-                fields.append((b"x-ratelimit-monthly-limit", b"%d" % quota.amount))
-                fields.append((b"x-ratelimit-monthly-remaining", b"%d" % (left if left > 0 else 0)))
-                if left < 0:
+                count = identity.quota_count
+                left = quota.amount - count.stored - count.flushing - count.pending
+                fields.append(_monthly_limit(quota.amount))
+                if left >= 0:
+                    fields.append((b"x-ratelimit-monthly-remaining", b"%d" % left))
+                else:
+                    fields.append((b"x-ratelimit-monthly-remaining", b"0"))
                     fields.append((b"x-ratelimit-monthly-overage", b"%d" % -left))
         if self._ietf:
             fields += _ietf(identity, tally, now)
         return fields
+
+
+# Most of these are the same for many requests; to look one up is cheaper than to format it.
+
+
+@lru_cache(1024)
+def _reset(ready_at: int) -> Header:
+    return (b"x-ratelimit-reset", b"%d" % -(-ready_at // 1000))
+
+
+@lru_cache(256)
+def _limit(amount: int) -> Header:
+    return (b"x-ratelimit-limit", b"%d" % amount)
+
+
+@lru_cache(256)
+def _monthly_limit(amount: int) -> Header:
+    return (b"x-ratelimit-monthly-limit", b"%d" % amount)
 
 
 def _ietf(identity: Identity, tally: Tally, now: int) -> list[Header]:

@@ -105,8 +105,9 @@ class Usage:
             ):
                 return False
             for count in counts:
+                if not count.pending:
+                    self._dirty.add(count)
                 count.pending += 1
-            self._dirty.update(counts)
         if self._thread is None:
             self._start()
         return True

@@ -14,11 +14,16 @@ Nothing reads a clock, and nothing is changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 #: The index of a period, what was taken in it, and what was taken in the one before.
 Counter = tuple[int, int, int]
+
+#: Counters to store, by window key.
+Changes = list[tuple[str, Counter]]
+
+_EMPTY: Counter = (0, 0, 0)
 
 #: `amount * length` stays below this, so that doubles (Lua, SQL) hold every product exactly.
 EXACT = 2**53
@@ -45,6 +50,9 @@ class Tally(NamedTuple):
 
 
 UNLIMITED = Tally(True, None, 0, 0)
+
+#: Makes a Tally in a third of the time that calling the class takes.
+_tally = tuple.__new__
 
 
 def roll(counter: Counter | None, index: int) -> Counter:
@@ -95,34 +103,33 @@ def ready_at(counter: Counter, window: Window, cost: int, now: int) -> int:
 
 
 def take(
-    windows: Sequence[Window], counters: Sequence[Counter | None], cost: int, now: int
-) -> tuple[Tally, list[Counter]]:
+    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, now: int
+) -> tuple[Tally, Changes]:
     """Take `cost` from all windows or from none.
 
-    `counters` are as they were stored, in the order of `windows`; the list returned is what
-    to store instead, and is empty when the take was refused or nothing changed. A cost of 0
-    looks without taking and is always admitted.
+    `counters` holds what is stored, by window key. The changes are what to store instead; there
+    are none when the take was refused. A cost of 0 looks without taking and is always admitted.
     """
-    taken: list[Counter] = []
+    changes: Changes = []
     tightest: Window | None = None
-    tightest_counter: Counter = (0, 0, 0)
+    tightest_counter = _EMPTY
     least = EXACT
-    for window, stored in zip(windows, counters, strict=True):
-        length = window[1]
+    for window in windows:
+        key, length, amount, _ = window
         period = now // length
-        if stored is not None and stored[0] == period:
-            index, current, previous = stored
-        else:
-            index, current, previous = roll(stored, period)
-        spent = current
+        counter = counters.get(key)
+        if counter is None or counter[0] != period:
+            counter = roll(counter, period)
+        index, current, previous = counter
+        remaining = amount - current - cost
         if previous:
-            left = length if index > period else length - now % length
-            spent += previous * left // length
-        remaining = window[2] - spent - cost
+            # A counter held at a later period counts as if that period had just begun.
+            left = length - now % length if index == period else length
+            remaining -= previous * left // length
         if remaining < 0 and cost:
             return _refused(windows, counters, cost, now), []
         counter = (index, current + cost, previous)
-        taken.append(counter)
+        changes.append((key, counter))
         if remaining < least or (
             remaining == least and tightest is not None and length > tightest[1]
         ):
@@ -131,18 +138,19 @@ def take(
         return UNLIMITED, []
     if least > 0:
         length = tightest[1]
-        return Tally(True, tightest, least, (now // length + 1) * length), taken if cost else []
-    free = ready_at(tightest_counter, tightest, 1, now)
-    return Tally(True, tightest, 0, free), taken if cost else []
+        ready = (now // length + 1) * length
+    else:
+        ready, least = ready_at(tightest_counter, tightest, 1, now), 0
+    return _tally(Tally, (True, tightest, least, ready)), changes if cost else []
 
 
 def _refused(
-    windows: Sequence[Window], counters: Sequence[Counter | None], cost: int, now: int
+    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, now: int
 ) -> Tally:
     """The tally of a refused take: the window that refuses for longest."""
     longest: Tally | None = None
-    for window, stored in zip(windows, counters, strict=True):
-        counter = roll(stored, now // window.length)
+    for window in windows:
+        counter = roll(counters.get(window.key), now // window.length)
         remaining = window.amount - used(counter, window.length, now)
         if remaining >= cost:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 from keyrush import http
 from keyrush.errors import Refused
 from keyrush.gate import Admitted, Gate
-from keyrush.http import Header, Request
+from keyrush.http import Header
 from keyrush.model import Refusal
 from keyrush.settings import Settings
 
@@ -68,9 +68,8 @@ class KeyrushMiddleware:
         if isinstance(credential, Refusal):
             return self.refuse(environ, start_response, credential)
         query = environ.get("QUERY_STRING", "").encode("latin-1")
-        request = Request(method, path, query, credential)
         rule = gate.policy.rule(method, path)
-        answer = gate.warm(request, rule) or gate.cold(request, rule)
+        answer = gate.warm(credential, rule, query) or gate.cold(credential, rule, query)
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
         environ["keyrush.principal"] = answer.principal

@@ -20,8 +20,8 @@ class MemoryLimiter:
     is_local = True
 
     def __init__(self) -> None:
-        # Length and counter by window key, least recently swept first.
-        self._counters: OrderedDict[str, tuple[int, Counter]] = OrderedDict()
+        self._counters: dict[str, Counter] = {}
+        self._lengths: OrderedDict[str, int] = OrderedDict()  # by key, least recently swept first
         self._lock = threading.Lock()
         after_fork(self._renew_lock)
 
@@ -36,30 +36,31 @@ class MemoryLimiter:
             raise ValueError(f"cost: {cost} is negative")
         with self._lock:
             known = self._counters
-            stored = [found[1] if (found := known.get(w[0])) else None for w in wanted]
-            tally, taken = windows.take(wanted, stored, cost, now)
-            for window, before, counter in zip(wanted, stored, taken, strict=False):
-                known[window[0]] = (window[1], counter)
-                if before is None:
-                    self._sweep(now)
+            tally, changes = windows.take(wanted, known, cost, now)
+            if changes:
+                size = len(known)
+                known.update(changes)
+                if len(known) > size:
+                    self._sweep(wanted, now)
             return tally
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:
-            for window in wanted:
-                found = self._counters.get(window.key)
-                counter = windows.give_back(found and found[1], window.length, cost, taken_at)
+            for key, length, _, _ in wanted:
+                counter = windows.give_back(self._counters.get(key), length, cost, taken_at)
                 if counter is not None:
-                    self._counters[window.key] = (window.length, counter)
+                    self._counters[key] = counter
 
-    def _sweep(self, now: int) -> None:
+    def _sweep(self, added: Sequence[Window], now: int) -> None:
         """Forget the oldest counters where they are idle; put them last where they still count."""
-        for _ in range(_SWEPT):
-            key, (length, counter) = next(iter(self._counters.items()))
-            if windows.is_idle(counter, length, now):
-                del self._counters[key]
-            else:
-                self._counters.move_to_end(key)
+        for key, length, _, _ in added:
+            self._lengths[key] = length
+            for _ in range(_SWEPT):
+                oldest, length = next(iter(self._lengths.items()))
+                if windows.is_idle(self._counters[oldest], length, now):
+                    del self._counters[oldest], self._lengths[oldest]
+                else:
+                    self._lengths.move_to_end(oldest)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,0 +1,181 @@
+"""One way to send a request through the ASGI and the WSGI middleware, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from wsgiref.validate import validator
+
+from keyrush import Gate, KeyrushMiddleware, wsgi
+from keyrush.principal import Principal
+
+Headers = list[tuple[str, str | bytes]]
+
+
+@dataclass
+class Reply:
+    """A response as a client sees it; header names in lower case, duplicates kept."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def __getitem__(self, name: str) -> str:
+        values = [value for found, value in self.headers if found == name]
+        assert len(values) == 1, f"{name}: {values}"
+        return values[0]
+
+    def __contains__(self, name: str) -> bool:
+        return any(found == name for found, _ in self.headers)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Sent:
+    """A request. `path` is as sent, quoted, with its query."""
+
+    path: str = "/api/articles"
+    headers: Headers = field(default_factory=list)
+    method: str = "GET"
+
+
+def describe(principal: Principal | None) -> bytes:
+    """What the test apps answer with: who they were told is calling."""
+    if principal is None:
+        return b"nobody"
+    return f"{principal.account_id} {principal.environment} {principal.name}".encode()
+
+
+async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the principal."""
+    body = describe(scope["keyrush"])
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+    """Answers with the principal."""
+    body = describe(environ["keyrush.principal"])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+
+def scope_of(sent: Sent, **more: Any) -> dict[str, Any]:
+    """The ASGI scope of a request."""
+    path, _, query = sent.path.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": sent.method,
+        "scheme": "http",
+        "path": unquote_to_bytes(path).decode("utf-8", "replace"),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [
+            (name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+            for name, value in sent.headers
+        ],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 80),
+        **more,
+    }
+
+
+async def asgi_call(app: Any, scope: dict[str, Any]) -> Reply:
+    """Run an ASGI app to its end; fails if it reads the request or breaks the order of messages."""
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the gate must not read the request (S10, S71)")
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await app(scope, receive, send)
+    start, *bodies = messages
+    assert start["type"] == "http.response.start"
+    assert all(name == name.lower() for name, _ in start["headers"])
+    assert all(message["type"] == "http.response.body" for message in bodies)
+    return Reply(
+        start["status"],
+        [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]],
+        b"".join(message.get("body", b"") for message in bodies),
+    )
+
+
+def environ_of(sent: Sent) -> dict[str, Any]:
+    """The WSGI environ of a request, with duplicate headers joined as wsgiref does."""
+    path, _, query = sent.path.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": sent.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "REQUEST_URI": sent.path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in sent.headers:
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        variable = "HTTP_" + name.upper().replace("-", "_")
+        environ[variable] = f"{environ[variable]},{text}" if variable in environ else text
+    return environ
+
+
+def wsgi_call(app: Any, environ: dict[str, Any]) -> Reply:
+    """Run a WSGI app to its end, under wsgiref's validator."""
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        if started and exc_info is None:
+            raise AssertionError("start_response called twice")
+        started[:] = [status, headers]
+        return lambda _: None
+
+    items: Iterable[bytes] = validator(app)(environ, start_response)
+    try:
+        body = b"".join(items)
+    finally:
+        items.close()  # type: ignore[attr-defined]  # wsgiref's validator always has it
+    status, headers = started
+    return Reply(int(status[:3]), [(name.lower(), value) for name, value in headers], body)
+
+
+class Asgi:
+    """Sends through the ASGI middleware."""
+
+    def __init__(self, gate: Gate, app: Any = asgi_app) -> None:
+        self.middleware = KeyrushMiddleware(app, gate=gate)
+
+    def send(self, sent: Sent) -> Reply:
+        return asyncio.run(asgi_call(self.middleware, scope_of(sent)))
+
+
+class Wsgi:
+    """Sends through the WSGI middleware, with wsgiref's validator on both of its sides."""
+
+    def __init__(self, gate: Gate, app: Any = wsgi_app) -> None:
+        self.middleware = wsgi.KeyrushMiddleware(validator(app), gate=gate)
+
+    def send(self, sent: Sent) -> Reply:
+        return wsgi_call(self.middleware, environ_of(sent))

@@ -1,0 +1,590 @@
+"""What only the ASGI middleware has to do: messages, WebSockets, lifespan, frameworks, tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from starlette.applications import Starlette
+from starlette.authentication import requires
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal
+from keyrush.keys import Hashing
+from keyrush.policy import Rule
+from keyrush.store.memory import MemoryStore
+from keyrush.workers import cores
+from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
+from tests.conftest import settings
+
+
+@pytest.fixture
+def key(gate: Gate) -> str:
+    """A live key of acct_a, which has 5 credits."""
+    gate.accounts.create_account("acct_a")
+    gate.accounts.grant("acct_a", 5)
+    return gate.accounts.create_key("acct_a", "first").text
+
+
+def call(middleware: Any, key: str, path: str = "/", **more: Any) -> Any:
+    return asyncio.run(asgi_call(middleware, scope_of(Sent(path, [("X-API-Key", key)]), **more)))
+
+
+async def messages_of(app: Any, scope: dict[str, Any], received: list[Any]) -> list[Any]:
+    """Everything that the app sends when it receives `received` in turn."""
+    sent: list[Any] = []
+    waiting = iter(received)
+
+    async def receive() -> Any:
+        return next(waiting)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+# --- HTTP messages ---
+
+
+def test_only_the_start_is_touched(gate: Gate, key: str) -> None:
+    """S68, S69: every other message passes as the same object; headers are appended to a new list."""
+    own = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"vary", b"Origin")]
+    rest = [
+        {"type": "http.response.debug", "info": {}},
+        {"type": "http.response.early_hint", "links": []},
+        {"type": "http.response.push", "path": "/", "headers": []},
+        {"type": "http.response.pathsend", "path": "/x"},
+        {"type": "http.response.zerocopysend", "file": 1},
+        {"type": "http.response.body", "body": b"one", "more_body": True},
+        {"type": "http.response.trailers", "headers": []},
+        {"type": "something.new"},
+    ]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": own, "trailers": True})
+        for message in rest:
+            await send(message)
+
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+    start, *others = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
+    assert all(got is sent for got, sent in zip(others, rest, strict=True))
+    assert start["trailers"] is True
+    assert start["headers"][:3] == own
+    assert start["headers"][-1] == (b"vary", b"X-API-Key")
+    assert len(own) == 3
+
+
+@pytest.mark.parametrize(
+    "headers", [None, (), iter([(b"a", b"b")])], ids=["none", "tuple", "iterator"]
+)
+def test_headers_may_be_any_iterable(gate: Gate, key: str, headers: Any) -> None:
+    """S69: an app may give its headers as any iterable, or leave them out."""
+    given = {} if headers is None else {"headers": headers}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, **given})
+        await send({"type": "http.response.body"})
+
+    reply = call(KeyrushMiddleware(app, gate=gate), key)
+    assert reply.status == 204
+    assert reply["x-ratelimit-remaining"] == "99"
+    assert "content-length" not in reply
+    assert "content-type" not in reply
+
+
+def test_streaming_passes_item_by_item(gate: Gate, key: str) -> None:
+    """S71: bodies are not buffered: each part is with the client before the next is made."""
+    events: list[str] = []
+
+    async def parts() -> Any:
+        for part in ("a", "b"):
+            events.append(f"made {part}")
+            yield part
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            events.append(f"sent {message['body'].decode()}")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await StreamingResponse(parts())(scope, receive, send)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    assert events == ["made a", "sent a", "made b", "sent b"]
+
+
+def test_scope_is_copied(gate: Gate, key: str) -> None:
+    """S66: the server's scope and its state stay as they were."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        scope["state"]["mine"] = 1
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]), state={"shared": 2})
+    before = dict(scope)
+    asyncio.run(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
+    assert scope == before
+    assert scope["state"] == {"shared": 2}
+    assert seen[0]["state"] == {"shared": 2, "mine": 1}
+    assert seen[0]["keyrush"] is seen[0]["user"] is seen[0]["auth"]
+
+
+def test_root_path_is_not_part_of_the_path(gate: Gate, key: str) -> None:
+    """Traps: `path` includes `root_path`; public paths and rules are those of the app."""
+    asgi = Asgi(gate)
+    assert call(asgi.middleware, "none", "/v1/health", root_path="/v1").body == b"nobody"
+    assert call(asgi.middleware, "none", "/v1health", root_path="/v1").status == 401
+    assert call(asgi.middleware, "none", "/v1/other", root_path="/v1").status == 401
+
+
+def test_unknown_scope_type_is_refused(gate: Gate) -> None:
+    """S67: a scope of an unknown type is not passed inward."""
+    with pytest.raises(RuntimeError, match="'quic'"):
+        asyncio.run(Asgi(gate).middleware({"type": "quic"}, None, None))  # type: ignore[arg-type]  # never used
+
+
+# --- lifespan ---
+
+
+def test_lifespan_passes(gate: Gate) -> None:
+    """S67: lifespan events reach the app with the same receive and send; usage is flushed after."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend([scope, receive, send])
+
+    async def receive() -> Any: ...
+
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "lifespan"}
+    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    assert seen == [scope, receive, send]
+
+
+def test_lifespan_error_is_not_swallowed(gate: Gate) -> None:
+    """S67: what the app raises in its lifespan gets out."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(KeyrushMiddleware(app, gate=gate)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]  # never used
+
+
+def test_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong setting raises at once, or fails the lifespan where a framework delays the making."""
+    monkeypatch.setenv("KEYRUSH_HEADERS", "nonsense")
+    with pytest.raises(ConfigurationError, match="KEYRUSH_HEADERS: 'nonsense'"):
+        KeyrushMiddleware(PlainTextResponse("ok"))
+    app = Starlette()
+    app.add_middleware(KeyrushMiddleware)
+    with pytest.raises(ConfigurationError, match="KEYRUSH_HEADERS"), TestClient(app):
+        pass
+
+    async def start() -> list[Any]:
+        middleware = KeyrushMiddleware(PlainTextResponse("ok"))
+        with pytest.raises(ConfigurationError):
+            _ = middleware.gate
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        with pytest.raises(ConfigurationError):
+            await middleware({"type": "lifespan"}, receive, send)
+        return sent
+
+    (failed,) = asyncio.run(start())
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "KEYRUSH_HEADERS" in failed["message"]
+
+
+# --- WebSocket ---
+
+
+def websocket_scope(key: str | None, **more: Any) -> dict[str, Any]:
+    scope = scope_of(Sent("/ws", [("X-API-Key", key)] if key else []), type="websocket", **more)
+    del scope["method"]
+    return scope
+
+
+async def chat(scope: Any, receive: Any, send: Any) -> None:
+    """Accepts, and says once who is there."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "bytes": describe(scope["keyrush"])})
+
+
+def test_websocket_is_charged_once(gate: Gate, key: str) -> None:
+    """S70: the handshake is decorated and counts once, however many messages follow."""
+
+    async def run() -> None:
+        communicator = ApplicationCommunicator(
+            KeyrushMiddleware(chat, gate=gate), websocket_scope(key)
+        )
+        await communicator.send_input({"type": "websocket.connect"})
+        accepted = await communicator.receive_output()
+        assert accepted["type"] == "websocket.accept"
+        assert (b"x-ratelimit-remaining", b"99") in accepted["headers"]
+        assert (await communicator.receive_output())["bytes"] == b"acct_a live first"
+        await communicator.wait()
+
+    asyncio.run(run())
+    assert call(Asgi(gate).middleware, key)["x-ratelimit-remaining"] == "98"
+
+
+def test_websocket_denial_response(gate: Gate) -> None:
+    """S70: with the extension, a refused handshake gets the HTTP response, after the connect."""
+    scope = websocket_scope(None, extensions={"websocket.http.response": {}})
+    connect = [{"type": "websocket.connect"}]
+    start, body = asyncio.run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 401)
+    assert (b"www-authenticate", b'Bearer realm="api"') in start["headers"]
+    assert body["type"] == "websocket.http.response.body"
+    assert b"Invalid or missing API key" in body["body"]
+
+
+def test_websocket_close_without_extension(gate: Gate) -> None:
+    """S70: without the extension, a refused handshake is closed."""
+    connect = [{"type": "websocket.connect"}]
+    scope = websocket_scope(None)
+    (close,) = asyncio.run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
+    assert (close["type"], close["code"]) == ("websocket.close", 1008)
+
+
+def test_websocket_refused_by_the_app(gate: Gate, key: str) -> None:
+    """A refusal raised before the accept is a refused handshake."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        scope["keyrush"].require_module("scoring")
+
+    scope = websocket_scope(key, extensions={"websocket.http.response": {}})
+    connect = [{"type": "websocket.connect"}]
+    start, _ = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, connect))
+    assert start["status"] == 403
+
+
+# --- nesting ---
+
+
+def test_nested_middleware_counts_once(gate: Gate, key: str) -> None:
+    """Traps: the same gate twice in one request counts once."""
+    inner = Asgi(gate).middleware
+    outer = KeyrushMiddleware(inner, gate=gate)
+    assert call(outer, key)["x-ratelimit-remaining"] == "99"
+
+
+def test_mounted_app_with_equal_settings_counts_once(tmp_path: Any) -> None:
+    """Traps: an app and an app mounted in it, both configured alike, count a request once."""
+    same = settings(store_url=f"sqlite:///{tmp_path}/k.db")
+    child = Starlette(routes=[Route("/", lambda _: PlainTextResponse("ok"))])
+    child.add_middleware(KeyrushMiddleware, settings=same)
+    gate = Gate.open(same)
+    app = KeyrushMiddleware(Starlette(routes=[Mount("/child", child)]), gate=gate)
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text
+    client = TestClient(app, headers={"X-API-Key": key})
+    assert client.get("/child/").headers.get_list("x-ratelimit-remaining") == ["99"]
+    gate.flush()
+    assert gate.accounts.usage("acct_a").counted == 1
+    gate.close()
+
+
+def test_nested_gates_that_differ_both_hold(gate: Gate, key: str) -> None:
+    """A gate with other settings inside is not passed by the outer one's word."""
+    stranger = Gate.open(settings(key_prefix="xy"))
+    inner = KeyrushMiddleware(chat, gate=stranger)
+    assert call(KeyrushMiddleware(inner, gate=gate), key).status == 401
+    stranger.close()
+
+
+# --- Starlette ---
+
+
+def starlette_app(gate: Gate) -> TestClient:
+    @requires("read:articles")
+    async def articles(request: Any) -> JSONResponse:
+        return JSONResponse({"name": request.user.display_name, "id": request.user.identity})
+
+    async def charged(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(str(await request.user.charge_async(3)))
+
+    def charged_in_thread(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(str(request.user.charge(3)))
+
+    async def charged_then_refused(request: Any) -> PlainTextResponse:
+        await request.user.charge_async(3)
+        request.user.require_scope("write:articles")
+        return PlainTextResponse("never")
+
+    async def started(request: Any) -> StreamingResponse:
+        async def parts() -> Any:
+            yield "a"
+            request.user.require_scope("write:articles")
+
+        return StreamingResponse(parts())
+
+    async def hello(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(f"{request.user.is_authenticated} {request.user!r}")
+
+    routes = [
+        Route("/articles", articles),
+        Route("/charged", charged),
+        Route("/charged-in-thread", charged_in_thread),
+        Route("/charged-then-refused", charged_then_refused),
+        Route("/started", started),
+        Route("/hello", hello),
+        Route("/health", hello),
+    ]
+    app = Starlette(routes=routes)
+    app.add_middleware(KeyrushMiddleware, gate=gate)
+    return TestClient(app)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"),
+    [(["read:articles"], 200), (["read:*"], 200), (["*"], 200), ([], 200), (["read:x"], 403)],
+)
+def test_starlette_requires(gate: Gate, key: str, scopes: list[str], status: int) -> None:
+    """R4: Starlette's `@requires` works over the principal, wildcards included."""
+    made = gate.accounts.create_key("acct_a", "mine", scopes=scopes)
+    reply = starlette_app(gate).get("/articles", headers={"X-API-Key": made.text})
+    assert reply.status_code == status
+    if status == 200:
+        assert reply.json() == {"name": "mine", "id": made.key.id}
+
+
+def test_starlette_user(gate: Gate, key: str) -> None:
+    """`request.user` is the principal, or on public paths someone who is nobody."""
+    client = starlette_app(gate)
+    assert client.get("/health").text == "False <Anonymous>"
+    said = client.get("/hello", headers={"X-API-Key": key}).text
+    assert said.startswith("True <Principal cred_")
+    assert key not in said
+
+
+def test_refusal_raised_in_a_handler(gate: Gate, key: str) -> None:
+    """R8: a refusal raised in a handler is the documented body, and gives back what was taken."""
+    writer = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+    client = starlette_app(gate)
+    reply = client.get("/charged-then-refused", headers={"X-API-Key": writer})
+    assert reply.status_code == 403
+    assert reply.json() == {
+        "success": False,
+        "error": "The API key lacks the scope write:articles.",
+        "statusCode": 403,
+    }
+    assert reply.headers["x-ratelimit-remaining"] == "100"
+    assert reply.headers["x-ratelimit-monthly-remaining"] == "500000"
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_refusal_after_the_start_gets_out(gate: Gate, key: str) -> None:
+    """A refusal raised once the response has started is the app's own error."""
+    reader = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+    with pytest.raises(Exception, match="403 insufficient_scope"):
+        starlette_app(gate).get("/started", headers={"X-API-Key": reader})
+
+
+def test_charging_in_handlers(gate: Gate, key: str) -> None:
+    """O11, O12: a handler charges, in a thread or a task, until the balance is short."""
+    client = starlette_app(gate)
+    assert client.get("/charged", headers={"X-API-Key": key}).text == "2"
+    refused = client.get("/charged-in-thread", headers={"X-API-Key": key})
+    assert (refused.status_code, refused.json()["error"]) == (402, "Not enough credits.")
+
+
+def test_frameworks_500_becomes_the_refusal(gate: Gate, key: str) -> None:
+    """A framework inside that turns the refusal into a 500 does not hide it."""
+
+    def handler(request: Any) -> PlainTextResponse:
+        request.scope["keyrush"].refuse(Refusal("not_found"))
+        return PlainTextResponse("never")
+
+    app = KeyrushMiddleware(Starlette(routes=[Route("/", handler)]), gate=gate)
+    reply = call_with_body(app, key)
+    assert reply.status_code == 404
+    assert reply.json()["error"] == "Not found."
+
+
+def call_with_body(app: Any, key: str) -> httpx2.Response:
+    return TestClient(app).get("/", headers={"X-API-Key": key})
+
+
+# --- tasks and threads ---
+
+
+class CountingHashing(Hashing):
+    """Counts verifications, and how many run at once."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 8, 1)
+        self.verified = self.running = self.most = 0
+        self._lock = threading.Lock()
+
+    def verify(self, stored: str, text: bytes) -> bool:
+        with self._lock:
+            self.verified += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            return super().verify(stored, text)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+class CountingStore(MemoryStore):
+    """Counts look-ups."""
+
+    finds = 0
+
+    def find(self, *args: Any) -> Any:
+        self.finds += 1
+        return super().find(*args)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A gate with its store and hashing counted."""
+    store = CountingStore()
+    gate = Gate.open(settings(plans={"free": {}}), store=store)
+    hashing = CountingHashing()
+    monkeypatch.setattr(gate, "_hashing", hashing)
+    gate.accounts.create_account("acct_a")
+    yield gate, store, hashing
+    gate.close()
+
+
+def test_single_flight(counted: Any) -> None:
+    """100 concurrent first requests with one key make one look-up and one argon2."""
+    gate, store, hashing = counted
+    key = gate.accounts.create_key("acct_a", "k").text
+    middleware = Asgi(gate).middleware
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(asgi_call(middleware, dict(scope)) for _ in range(100)))
+
+    assert {reply.status for reply in asyncio.run(run())} == {200}
+    assert (store.finds, hashing.verified) == (1, 1)
+
+
+def test_refresh_does_not_repeat_argon2(counted: Any) -> None:
+    """A refresh that finds the same stored hash looks up again, and hashes no second time."""
+    gate, store, hashing = counted
+    key = gate.accounts.create_key("acct_a", "k").text
+    now = [gate.clock()]
+    gate.clock = lambda: now[0]
+    for _ in range(3):
+        assert call(Asgi(gate).middleware, key).status == 200
+        now[0] += 5000
+    assert (store.finds, hashing.verified) == (3, 1)
+
+
+@pytest.mark.parametrize("age", [0, 5000], ids=["fresh", "stale"])
+def test_cold_storm_leaves_known_keys_alone(counted: Any, age: int) -> None:
+    """1,000 cold keys at once hash at most one per core; a known key overtakes them all, even one
+    that has to be looked up again.
+    """
+    gate, _, hashing = counted
+    now = [gate.clock()]
+    gate.clock = lambda: now[0]
+    keys = [gate.accounts.create_key("acct_a", f"k{n}").text for n in range(1000)]
+    middleware = Asgi(gate).middleware
+    scopes = [scope_of(Sent(headers=[("X-API-Key", key)])) for key in keys]
+    warm = gate.accounts.create_key("acct_a", "warm").text
+    assert call(middleware, warm).status == 200
+    before = hashing.verified
+    now[0] += age
+
+    async def run() -> int:
+        storm = [asyncio.create_task(asgi_call(middleware, scope)) for scope in scopes]
+        await asyncio.sleep(0)  # each of them is now on its way to a thread
+        scope = scope_of(Sent(headers=[("X-API-Key", warm)]))
+        assert (await asgi_call(middleware, scope)).status == 200
+        waiting = sum(not task.done() for task in storm)
+        assert {reply.status for reply in await asyncio.gather(*storm)} == {200}
+        return waiting
+
+    assert asyncio.run(run()) > 900
+    assert hashing.verified - before == 1000
+    assert hashing.most <= cores()
+
+
+def test_exactly_the_limit_passes_on_the_loop(gate: Gate, key: str) -> None:
+    """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
+    tight = gate.accounts.create_key("acct_a", "tight", limits="10/minute").text
+    middleware = Asgi(gate).middleware
+
+    async def run() -> list[int]:
+        scope = scope_of(Sent(headers=[("X-API-Key", tight)]))
+        replies = await asyncio.gather(*(asgi_call(middleware, dict(scope)) for _ in range(50)))
+        return [reply.status for reply in replies]
+
+    statuses = asyncio.run(run())
+    assert (statuses.count(200), statuses.count(429)) == (10, 40)
+
+
+def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
+    """A request cancelled while it is verified takes nothing, though the thread runs to its end."""
+    entered, go = threading.Event(), threading.Event()
+    charge = gate.store.charge
+
+    def slow_charge(account_id: str, credits: int) -> int | None:
+        entered.set()
+        assert go.wait(10)
+        return charge(account_id, credits)
+
+    gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("never reached")
+
+    gate.policy.rule = lambda method, path: Rule("/", credits=2)  # type: ignore[method-assign]  # a price for all
+
+    async def run() -> None:
+        scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
+        await asyncio.to_thread(entered.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(run())
+    gate.workers.close()
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_one_instance_under_many_loops(gate: Gate, key: str) -> None:
+    """One middleware works under any number of event loops, one after the other or at once."""
+    middleware = Asgi(gate).middleware
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(call(middleware, key).status))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 8
