@@ -25,8 +25,8 @@ from keyrush.model import (
     month_bounds,
     month_of,
 )
-from keyrush.notation import parse_limits
-from keyrush.policy import MAX_CREDITS
+from keyrush.notation import LATEST, parse_limits
+from keyrush.principal import checked_credits
 from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
 
@@ -37,7 +37,8 @@ DEFAULT_GRACE = 86_400
 MAX_GRACE = 30 * 86_400
 
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
-_MARKUP = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u2028\u2029]")
+#: Besides markup: control characters, what turns the direction of text, and lone surrogates.
+_UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,120}")  # RFC 6749 §3.3
 
 
@@ -101,7 +102,7 @@ class Accounts:
         """
         account = Account(
             f"acct_{_random_id()}" if account_id is None else _checked_account_id(account_id),
-            self._checked_plan(plan or next(iter(self._settings.plans))),
+            self._checked_plan(next(iter(self._settings.plans)) if plan is None else plan),
             self._clock(),
             limits=parse_limits(limits),
         )
@@ -153,8 +154,8 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: `credits` is not from 1 to 1,000,000,000.
         """
-        if not 1 <= credits <= MAX_CREDITS:
-            raise InvalidArgument("credits", f"{credits:,} is not from 1 to {MAX_CREDITS:,}")
+        if checked_credits(credits) == 0:
+            raise InvalidArgument("credits", "0 would add nothing")
         balance = self._store.grant(account_id, credits)
         if balance is None:
             raise NotFound(f"no account {account_id!r}")
@@ -258,8 +259,8 @@ class Accounts:
             NotFound: There is none, or it is another account's.
             InvalidArgument: The grace is out of bounds, or the key is revoked or expired.
         """
-        if isinstance(grace, bool) or not 0 <= grace <= MAX_GRACE:
-            raise InvalidArgument("grace", f"{grace} is not from 0 to {MAX_GRACE} seconds")
+        if type(grace) is not int or not 0 <= grace <= MAX_GRACE:
+            raise InvalidArgument("grace", f"{grace!r} is not from 0 to {MAX_GRACE} seconds")
         old = self.key(key_id, account_id)
         now = self._clock()
         if not old.is_active(now):
@@ -341,6 +342,8 @@ class Accounts:
         return environment
 
     def _checked_scopes(self, scopes: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(scopes, str):
+            raise InvalidArgument("scopes", f"must be a list, not {scopes!r}")
         known = self._settings.known_scopes
         for scope in scopes:
             if not _SCOPE.fullmatch(scope):
@@ -355,6 +358,8 @@ class Accounts:
     def _checked_expiry(self, expires_at: int | None) -> int | None:
         if expires_at is not None and expires_at <= self._clock():
             raise InvalidArgument("expires_at", f"{iso(expires_at)} is in the past")
+        if expires_at is not None and expires_at > LATEST:
+            raise InvalidArgument("expires_at", "is after the year 9999")
         return expires_at
 
 
@@ -367,10 +372,12 @@ def _checked_account_id(account_id: str) -> str:
 
 
 def _checked_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidArgument("name", f"must be text, not {name!r}")
     stripped = name.strip()
     if not 1 <= len(stripped) <= MAX_NAME:
         raise InvalidArgument("name", f"must have 1 to {MAX_NAME} characters, not {len(stripped)}")
-    if _MARKUP.search(stripped):
+    if _UNSAFE.search(stripped):
         raise InvalidArgument("name", "must hold no < or > and no control characters")
     return stripped
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.client import INTERNAL_SERVER_ERROR
 from typing import Any
 
 from keyrush import http
+from keyrush.bridge import is_bridged, running_loop
 from keyrush.errors import ConfigurationError, Refused
 from keyrush.gate import Admitted, Gate
 from keyrush.http import Response
@@ -52,7 +52,7 @@ class KeyrushMiddleware:
             self._gate = gate or Gate.open(settings)
         except ConfigurationError as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
-            if not _in_event_loop():
+            if running_loop() is None:
                 raise
             self._wrong = error
 
@@ -78,8 +78,13 @@ class KeyrushMiddleware:
             await self.app(scope, receive, send)
             return
         method = scope.get("method", "GET")  # a WebSocket handshake is a GET
-        path = _path(scope)
-        if gate.policy.is_public(method, path, scope.get("raw_path")) or _is_preflight(scope):
+        path = scope["path"]
+        if scope.get("root_path"):
+            path = _within_root(path, scope["root_path"])
+        policy = gate.policy
+        if policy.is_public(method, path, scope.get("raw_path")) or (
+            method == "OPTIONS" and http.is_preflight(scope["headers"])
+        ):
             await self.app(_inner(scope, gate, None), receive, send)
             return
 
@@ -87,7 +92,7 @@ class KeyrushMiddleware:
         if isinstance(credential, Refusal):
             await self._refuse(scope, receive, send, credential)
             return
-        rule = gate.policy.rule(method, path)
+        rule = policy.rule(method, path)
         query = scope["query_string"]
         answer = gate.warm(credential, rule, query)
         if answer is None:
@@ -100,7 +105,7 @@ class KeyrushMiddleware:
             return
         response = _Response(gate, scope, send, answer)
         try:
-            await self.app(_inner(scope, gate, answer.principal), receive, response)
+            await self.app(_inner(scope, gate, answer[0]), receive, response)
         except Refused as raised:
             await response.refuse(raised)
 
@@ -115,7 +120,18 @@ class KeyrushMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
-            await self.gate.workers.run("io", self.gate.flush, undo=None)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Write the counts, now that the app has shut down.
+
+        Without an await where that can be, because servers end the process at the next one.
+        """
+        gate = self.gate
+        if is_bridged(gate.store):
+            await gate.workers.run("io", gate.flush, undo=None)
+        else:
+            gate.flush()
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Answer a request that has not reached the app."""
@@ -168,9 +184,7 @@ class _Response:
     async def _replace(self, refusal: Refusal) -> None:
         self._refused = True
         gate = self._gate
-        given_back = await gate.workers.run(
-            "io", gate.refuse, self._principal, refusal, undo=None
-        )
+        given_back = await gate.workers.run("io", gate.refuse, self._principal, refusal, undo=None)
         await _respond(self._scope, self._send, gate.refusals.response(given_back))
 
 
@@ -204,28 +218,11 @@ def _inner(scope: Scope, gate: Gate, principal: Principal | None) -> Scope:
     return inner
 
 
-def _path(scope: Scope) -> str:
+def _within_root(path: str, root: str) -> str:
     """The path within the app: without `root_path`, which `path` includes."""
-    path: str = scope["path"]
-    root = scope.get("root_path")
-    if root and (path == root or path.startswith(f"{root}/")):
+    if path == root or path.startswith(f"{root}/"):
         return path[len(root) :] or "/"
     return path
-
-
-def _is_preflight(scope: Scope) -> bool:
-    """A CORS preflight carries no credentials, so it passes, uncharged (S76)."""
-    if scope["type"] != "http" or scope["method"] != "OPTIONS":
-        return False
-    return http.is_preflight(scope["headers"])
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _log_refusal(scope: Scope, refusal: Refusal, settings: Settings) -> None:

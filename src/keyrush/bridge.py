@@ -51,6 +51,8 @@ class _Synchronous:
         def call(*args: Any, **kwargs: Any) -> Any:
             self._loop = getattr(_caller, "loop", self._loop)
             if self._loop is not None and self._loop.is_running():
+                if self._loop is running_loop():
+                    raise RuntimeError(f"{name} would block its own event loop; call it in a thread")
                 return _await_on(self._loop, value(*args, **kwargs))
             return async_to_sync(value)(*args, **kwargs)
 
@@ -69,6 +71,19 @@ def _await_on(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Any:
             if not loop.is_running():
                 future.cancel()
                 raise StoreError("the event loop stopped before the store answered") from None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def is_bridged(subject: object) -> bool:
+    """True for a front that `synchronous` has made."""
+    return isinstance(subject, _Synchronous)
 
 
 def synchronous(subject: T) -> T:

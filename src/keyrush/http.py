@@ -38,6 +38,9 @@ class Credential:
         return "Credential(…)"
 
 
+#: The largest number that a header field may hold: 15 digits (S33).
+MAX_FIELD = 999_999_999_999_999
+
 MISSING = Refusal("missing_credential")
 INVALID = Refusal("invalid_credential")
 TWO = Refusal("two_credentials")
@@ -318,7 +321,8 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(parsed in network for network in networks)
+    mapped = getattr(parsed, "ipv4_mapped", None)  # as servers on both protocols show IPv4
+    return any((mapped or parsed) in network for network in networks)
 
 
 def is_preflight(headers: Iterable[Header]) -> bool:

@@ -14,6 +14,8 @@ from keyrush.windows import EXACT
 
 UNLIMITED = "unlimited"
 
+_ZERO_LENGTH = re.compile(r"(/|per)\s*0+\s*[a-z]", re.IGNORECASE)  # taken for 1 by `limits`
+
 
 @lru_cache(1024)
 def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] | None:
@@ -28,6 +30,8 @@ def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] |
         return ()
     try:
         items = parse_many(text)
+        if _ZERO_LENGTH.search(text):
+            raise ValueError
     except ValueError:
         raise InvalidArgument(
             field, f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}"
@@ -51,7 +55,10 @@ def format_limits(limits: tuple[Limit, ...] | None) -> str | None:
     return ";".join(map(str, limits)) or UNLIMITED
 
 
-_DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d|y)")
+#: The end of the year 9999: later instants have no ISO 8601 form of four digits.
+LATEST = 253_402_300_799_999
+
+_DURATION = re.compile(r"([0-9]{1,9})\s*([smhdy]?)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 
 
@@ -61,12 +68,10 @@ def parse_duration(text: str, field: str) -> int:
     Raises:
         InvalidArgument: `text` is no such duration.
     """
-    if text.isdecimal():
-        return int(text)
     found = _DURATION.fullmatch(text.strip().lower())
     if found is None:
         raise InvalidArgument(field, f"{text!r} is no duration; write 45s, 30m, 24h, 30d or 1y")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(found[1]) * _SECONDS[found[2] or "s"]
 
 
 def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
@@ -80,7 +85,7 @@ def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
     if text.lower() in ("none", "never", ""):
         return None
     if _DURATION.fullmatch(text.lower()):
-        return now + parse_duration(text, field) * 1000
+        return _bounded(now + parse_duration(text, field) * 1000, field)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -91,4 +96,10 @@ def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
         moment = moment.replace(tzinfo=UTC)
     if moment.tzinfo is None:
         raise InvalidArgument(field, f"{text!r} has no time zone; append Z for UTC")
-    return round(moment.timestamp() * 1000)
+    return _bounded(round(moment.timestamp() * 1000), field)
+
+
+def _bounded(instant: int, field: str) -> int:
+    if instant > LATEST:
+        raise InvalidArgument(field, "is after the year 9999")
+    return instant

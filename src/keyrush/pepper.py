@@ -61,7 +61,7 @@ def pepper_file(settings: Settings) -> Path | None:
     """The pepper file beside a SQLite database, None for other stores."""
     if "://" not in settings.store_url:
         return None
-    url = make_url(settings.store_url)
+    url = make_url(settings.store_url)  # which the store has parsed before
     if url.get_backend_name() != "sqlite" or not url.database:
         return None
     database = url.database.removeprefix("file:").partition("?")[0]
@@ -75,7 +75,10 @@ def _read_or_make(path: Path, *, may_make: bool) -> bytes:
                 f"{path} is missing, but the database holds keys made with it; restore the file "
                 "or set KEYRUSH_PEPPER"
             )
-        _make(path)
+        try:
+            _make(path)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: can't be written: {error.strerror}") from error
     try:
         pepper = path.read_bytes().strip()
     except OSError as error:
@@ -95,4 +98,4 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     finally:
-        os.unlink(temporary)
+        Path(temporary).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 from keyrush.errors import ConfigurationError
@@ -14,9 +15,9 @@ def attribute(name: str, setting: str) -> Any:
     Raises:
         ConfigurationError: It is no such name, or can't be imported; `setting` is named.
     """
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):  # which may hold a password
+        raise ConfigurationError(f"{setting}: neither a URL nor package.module:Name")
     module, _, attr = name.partition(":")
-    if not module or not attr:
-        raise ConfigurationError(f"{setting}: {name!r} is neither a URL nor package.module:Name")
     try:
         return getattr(importlib.import_module(module), attr)
     except (ImportError, AttributeError) as error:

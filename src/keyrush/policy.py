@@ -38,6 +38,9 @@ class Rule:
     tool: str | None = None
 
 
+#: What clients leave unquoted in a path (RFC 3986 §3.3).
+_UNQUOTED = "/:@!$&'()*+,;=~-._"
+
 #: Applies where no rule matches: a valid key and nothing more.
 ANY_KEY = Rule("{path:path}")
 
@@ -77,12 +80,21 @@ class Policy:
         return (
             raw_path is None
             or b"%" not in raw_path
-            or raw_path.upper().endswith(quote(path).encode("ascii").upper())
+            or raw_path.upper().endswith(quote(path, safe=_UNQUOTED).encode("ascii").upper())
         )
 
     def rule(self, method: str, path: str) -> Rule:
-        """The first rule for the path, or `ANY_KEY`."""
-        return self._by_method.get(method, self._any_method).find(path)
+        """The first rule for the path, or `ANY_KEY`.
+
+        A path that is not plain is judged as it was sent and made plain, because apps differ
+        in what they make of it: both rules hold.
+        """
+        rules = self._by_method.get(method)
+        if rules is None:  # some frameworks take `get` for GET
+            rules = self._by_method.get(method.upper(), self._any_method)
+        rule = rules.find(path)
+        simple = plain(path)
+        return rule if simple == path else _both(rule, rules.find(simple))
 
 
 class _Table:
@@ -96,17 +108,35 @@ class _Table:
         self._match = re.compile(patterns).fullmatch
 
     def find(self, path: str) -> Rule:
-        if self._rules and (found := self._match(plain(path))) and found.lastindex:
+        if self._rules and (found := self._match(path)) and found.lastindex:
             return self._rules[found.lastindex - 1]
         return ANY_KEY
 
 
+def _both(one: Rule, other: Rule) -> Rule:
+    """A rule that needs what either needs."""
+    if one is other or other is ANY_KEY:
+        return one
+    if one is ANY_KEY:
+        return other
+    return Rule(
+        one.path,
+        scopes=one.scopes + other.scopes,
+        modules=one.modules + other.modules,
+        modules_from=one.modules_from or other.modules_from,
+        credits=max(one.credits, other.credits),
+    )
+
+
 def plain(path: str) -> str:
-    """The path with repeated slashes, `.` and `..` resolved and no trailing slash."""
-    if "//" not in path and "/." not in path and not (len(path) > 1 and path.endswith("/")):
+    """The path with repeated slashes, `.` and `..` resolved, and no slash or newline at its end.
+
+    A newline, because routers that match with `$` pass over it.
+    """
+    if "//" not in path and "/." not in path and path[-1:] not in {"/", "\n"}:
         return path
     segments: list[str] = []
-    for segment in path.split("/"):
+    for segment in path.removesuffix("\n").split("/"):
         if segment == "..":
             del segments[-1:]
         elif segment not in ("", "."):
@@ -124,9 +154,12 @@ def _pattern(path: str) -> str:
         )
     pattern, end = "", 0
     for placeholder in _PLACEHOLDER.finditer(path):
-        rest = "(?s:.*)" if placeholder[2] else "[^/]+"
-        pattern += re.escape(path[end : placeholder.start()]) + rest
+        before = path[end : placeholder.start()]
         end = placeholder.end()
+        if placeholder[2] and end == len(path) and before.endswith("/"):
+            pattern += re.escape(before[:-1]) + "(?:/(?s:.*))?"  # what is mounted there, too
+        else:
+            pattern += re.escape(before) + ("(?s:.*)" if placeholder[2] else "[^/]+")
     return pattern + re.escape(path[end:])
 
 

@@ -1,4 +1,4 @@
-"""Every setting, its default and its unit: `KEYRUSH_*` first, then the TOML file in `KEYRUSH_CONFIG`."""
+"""Every setting, its default and its unit: `KEYRUSH_*`, then the TOML file in `KEYRUSH_CONFIG`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import ipaddress
 import os
 import re
 import tomllib
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -29,18 +26,17 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keyrush.errors import ConfigurationError, InvalidArgument
+from keyrush.errors import ConfigurationError
 from keyrush.http import Body, Network
-from keyrush.model import Plan, Quota, Scopes, names_of
-from keyrush.notation import parse_limits
+from keyrush.model import Plan, names_of
 from keyrush.plugins import attribute
-from keyrush.policy import MAX_CREDITS, Policy, Rule
-from keyrush.windows import EXACT
+from keyrush.policy import Policy, Rule
+from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
 PREFIX = "KEYRUSH_"
 
-_BASIC = frozenset({"translations", "classification", "meta"})
-_FULL = _BASIC | {"sentiment", "market_impact", "entities", "scoring"}
+#: Settings whose values may hold secrets, and are not shown.
+_SECRET = {"pepper", "store_url", "limiter_url"}
 
 
 def _split(value: Any) -> Any:
@@ -48,58 +44,7 @@ def _split(value: Any) -> Any:
     return list(names_of([value])) if isinstance(value, str) else value
 
 
-def _limits(value: Any) -> Any:
-    """Limits from `"60/minute;1000/hour"` or a list of such."""
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        try:
-            return parse_limits(";".join(value)) if value else ()
-        except InvalidArgument as error:
-            raise ValueError(error.message) from None
-    return value
-
-
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,120}$")]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PlanTable(_Table):
-    """`[plans.NAME]`: limits per key or account, requests per month, modules, a price."""
-
-    limits: Annotated[Any, BeforeValidator(_limits)] = ()
-    monthly_quota: Annotated[int, Field(ge=0, lt=EXACT)] | None = None
-    on_exceed: Literal["overage", "block"] = "overage"
-    modules: frozenset[str] = frozenset()
-    per: Literal["key", "account"] = "key"
-    overage_price: Annotated[Decimal, Field(ge=0)] | None = None
-
-    def plan(self, name: str) -> Plan:
-        """The value that the rest of keyrush works with."""
-        quota = None if self.monthly_quota is None else Quota(self.monthly_quota, self.on_exceed)
-        return Plan(name, self.limits, quota, self.modules, self.per, self.overage_price)
-
-
-class RuleTable(_Table):
-    """`[[rules]]`: what requests to a path need. See `policy.Rule`."""
-
-    path: str
-    methods: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], ...] = ()
-    scopes: tuple[ScopeName, ...] = ()
-    modules: tuple[str, ...] = ()
-    modules_from: str | None = None
-    credits: Annotated[int, Field(ge=0, le=MAX_CREDITS)] = 0
-    tool: str | None = None
-
-    def rule(self) -> Rule:
-        """The value that the rest of keyrush works with."""
-        values = self.model_dump()
-        return Rule(**values | {"methods": frozenset(self.methods)})
 
 
 class Settings(BaseSettings):
@@ -154,11 +99,7 @@ class Settings(BaseSettings):
         (), description="networks whose X-Forwarded-For is believed in the log of refusals"
     )
     plans: dict[Name, PlanTable] = Field(
-        default_factory=lambda: {
-            "starter": _plan("100/minute", 500_000, _BASIC, "0.50"),
-            "pro": _plan("500/minute", 3_000_000, _FULL, "0.15"),
-            "business": _plan("2000/minute", None, _FULL, None),
-        },
+        default_factory=built_in_plans,
         description="plans by name; the first is the default",
     )
     rules: tuple[RuleTable, ...] = Field((), description="what paths need; the first match counts")
@@ -168,9 +109,10 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigurationError(_explained(error, values)) from None
+            raise ConfigurationError(_explained(error)) from None
         except SettingsError as error:
-            raise ConfigurationError(f"{PREFIX}*: {error}") from None
+            name = str(error).partition('"')[2].partition('"')[0]
+            raise ConfigurationError(f"{PREFIX}{name.upper()}: must be JSON here") from None
         _look_for_typing_errors()
 
     @classmethod
@@ -179,8 +121,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the TOML file."""
         return init_settings, env_settings, _TomlFile(settings_cls, init_settings)
@@ -289,15 +231,6 @@ class Settings(BaseSettings):
         return body
 
 
-def _plan(limits: str, quota: int | None, modules: frozenset[str], price: str | None) -> PlanTable:
-    return PlanTable(
-        limits=limits,
-        monthly_quota=quota,
-        modules=modules,
-        overage_price=None if price is None else Decimal(price),
-    )
-
-
 class _TomlFile(PydanticBaseSettingsSource):
     """The file in `KEYRUSH_CONFIG`, or in the argument `config`."""
 
@@ -313,7 +246,7 @@ class _TomlFile(PydanticBaseSettingsSource):
         if not self._path:
             return {}
         try:
-            with open(self._path, "rb") as file:
+            with Path(self._path).open("rb") as file:
                 return tomllib.load(file)
         except OSError as error:
             raise ConfigurationError(
@@ -323,32 +256,40 @@ class _TomlFile(PydanticBaseSettingsSource):
             raise ConfigurationError(f"{PREFIX}CONFIG: {self._path}: {error}") from None
 
 
-def _explained(error: ValidationError, arguments: dict[str, Any]) -> str:
+def _explained(error: ValidationError) -> str:
     """One line for each wrong setting: its name, its value unless secret, what is allowed."""
     lines = []
     for problem in error.errors(include_url=False):
         location = [str(part) for part in problem["loc"]]
-        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
         name = location[0]
         shown = f"{PREFIX}{name.upper()}" if len(location) == 1 else ".".join(location)
-        value = (
-            "" if name in ("pepper", "store_url", "limiter_url") else f" {problem['input']!r:.200}"
-        )
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        value = f" {problem['input']!r:.200}"
+        if name in _SECRET or value in f" {message}":
+            value = ""
         if problem["type"] == "extra_forbidden":
-            value, message = "", f"is no setting{_similar(name)}"
+            close = similar_setting(name) if len(location) == 1 else None
+            value, message = "", "is no setting" + (f"; did you mean {close}?" if close else "")
         lines.append(f"{shown}:{value} {message}")
     return "\n".join(lines)
 
 
-def _similar(name: str) -> str:
+def similar_setting(name: str) -> str | None:
+    """The setting whose name is nearly `name`, if there is one."""
     close = difflib.get_close_matches(name.lower(), Settings.model_fields, 1, cutoff=0.75)
-    return f"; did you mean {close[0]}?" if close else ""
+    return close[0] if close else None
+
+
+def unknown_variables() -> list[str]:
+    """Variables that begin like settings and are none; they may be meant for something else."""
+    names = (name for name in os.environ if name.startswith(PREFIX))
+    return [n for n in names if n.removeprefix(PREFIX).lower() not in Settings.model_fields]
 
 
 def _look_for_typing_errors() -> None:
-    """Stop on a variable that is nearly a setting; others may be meant for something else."""
-    for variable in os.environ:
-        name = variable.removeprefix(PREFIX).lower()
-        if variable.startswith(PREFIX) and name not in Settings.model_fields:
-            if hint := _similar(name):
-                raise ConfigurationError(f"{variable}: is no setting{hint.upper()}")
+    """Stop on a variable that is nearly a setting."""
+    for variable in unknown_variables():
+        if close := similar_setting(variable.removeprefix(PREFIX)):
+            raise ConfigurationError(
+                f"{variable}: is no setting; did you mean {PREFIX}{close.upper()}?"
+            )

@@ -66,6 +66,8 @@ class Usage:
         """
         with self._lock:
             self._turn_month(now)
+            if month_of(now) != self._month:  # read before the month turned
+                key_count = account_count = 0
             return (
                 self._loaded(key_subject(lineage), key_count, mark),
                 self._loaded(account_subject(account_id), account_count, mark),
@@ -204,9 +206,10 @@ class Usage:
 
     def close(self) -> None:
         """Stop the thread and write the rest."""
-        self._stop.set()
-        thread, self._thread = self._thread, None
+        with self._lock:
+            thread, self._thread = self._thread, None
+            stop, self._stop = self._stop, threading.Event()
+        stop.set()
         if thread is not None:
             thread.join()
-        self._stop = threading.Event()
         self.flush()

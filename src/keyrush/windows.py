@@ -23,8 +23,6 @@ Counter = tuple[int, int, int]
 #: Counters to store, by window key.
 Changes = list[tuple[str, Counter]]
 
-_EMPTY: Counter = (0, 0, 0)
-
 #: `amount * length` stays below this, so that doubles (Lua, SQL) hold every product exactly.
 EXACT = 2**53
 
@@ -112,7 +110,6 @@ def take(
     """
     changes: Changes = []
     tightest: Window | None = None
-    tightest_counter = _EMPTY
     least = EXACT
     for window in windows:
         key, length, amount, _ = window
@@ -128,19 +125,23 @@ def take(
             remaining -= previous * left // length
         if remaining < 0 and cost:
             return _refused(windows, counters, cost, now), []
-        counter = (index, current + cost, previous)
-        changes.append((key, counter))
+        changes.append((key, (index, current + cost, previous)))
         if remaining < least or (
             remaining == least and tightest is not None and length > tightest[1]
         ):
-            tightest, tightest_counter, least = window, counter, remaining
+            tightest, least = window, remaining
     if tightest is None:
         return UNLIMITED, []
-    if least > 0:
-        length = tightest[1]
-        ready = (now // length + 1) * length
-    else:
-        ready, least = ready_at(tightest_counter, tightest, 1, now), 0
+    length = tightest[1]
+    ready = (now // length + 1) * length
+    if least <= 0:
+        # Of the windows that are full, the one that stays so for longest.
+        ready, tightest = max(
+            (ready_at(counter, window, 1, now), window)
+            for window, (_, counter) in zip(windows, changes, strict=True)
+            if used(counter, window.length, now) >= window.amount
+        )
+        least = 0
     return _tally(Tally, (True, tightest, least, ready)), changes if cost else []
 
 

@@ -72,7 +72,7 @@ class KeyrushMiddleware:
         answer = gate.warm(credential, rule, query) or gate.cold(credential, rule, query)
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
-        environ["keyrush.principal"] = answer.principal
+        environ["keyrush.principal"] = answer[0]
         return _Passage(self, environ, start_response, answer)
 
     def refuse(

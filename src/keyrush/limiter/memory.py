@@ -37,11 +37,10 @@ class MemoryLimiter:
         with self._lock:
             known = self._counters
             tally, changes = windows.take(wanted, known, cost, now)
-            if changes:
-                size = len(known)
-                known.update(changes)
-                if len(known) > size:
-                    self._sweep(wanted, now)
+            for key, counter in changes:
+                known[key] = counter
+            if len(known) > len(self._lengths):
+                self._sweep(wanted, now)
             return tally
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -51,9 +50,11 @@ class MemoryLimiter:
                 if counter is not None:
                     self._counters[key] = counter
 
-    def _sweep(self, added: Sequence[Window], now: int) -> None:
+    def _sweep(self, taken: Sequence[Window], now: int) -> None:
         """Forget the oldest counters where they are idle; put them last where they still count."""
-        for key, length, _, _ in added:
+        for key, length, _, _ in taken:
+            if key in self._lengths:
+                continue
             self._lengths[key] = length
             for _ in range(_SWEPT):
                 oldest, length = next(iter(self._lengths.items()))

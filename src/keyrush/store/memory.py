@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from keyrush.forks import after_fork
 from keyrush.model import Account, ApiKey, Found, Limit
 from keyrush.store import Usage, account_subject, key_subject
 
@@ -20,6 +21,10 @@ class MemoryStore:
         self._keys: dict[str, ApiKey] = {}
         self._by_fingerprint: dict[str, str] = {}
         self._usage: dict[tuple[str, str], int] = {}
+        after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
         with self._lock:
@@ -43,7 +48,8 @@ class MemoryStore:
 
     def accounts(self) -> Sequence[Account]:
         with self._lock:
-            return list(self._accounts.values())
+            found = list(self._accounts.values())
+        return sorted(found, key=lambda account: (account.created_at, account.id))
 
     def set_plan(self, account_id: str, plan: str) -> bool:
         with self._lock:
@@ -88,7 +94,8 @@ class MemoryStore:
     def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
         with self._lock:
             found = list(self._keys.values())
-        return [key for key in found if account_id in (None, key.account_id)]
+        chosen = (key for key in found if account_id in {None, key.account_id})
+        return sorted(chosen, key=lambda key: (key.created_at, key.id))
 
     def revoke(self, key_id: str, at: int) -> bool:
         with self._lock:

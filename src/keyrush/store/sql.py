@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from keyrush.errors import ConfigurationError, StoreError
 from keyrush.forks import after_fork
@@ -118,7 +118,7 @@ class SqlStore:
 
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
-        shown = self._url.render_as_string(hide_password=True)
+        shown = self._url.set(query={}).render_as_string(hide_password=True)
         try:
             self._engine = _engine(self._url)
             self._prepare()
@@ -152,15 +152,17 @@ class SqlStore:
         with self._engine.begin() as connection:
             if not sa.inspect(connection).has_table(_meta.name):
                 return None
-            found = connection.execute(
-                sa.select(_meta.c.value).where(_meta.c.name == "schema")
-            ).scalar()
-        if found is not None and int(found) > SCHEMA:
+            # A write that changes nothing: a database that can't be written is found out here.
+            same = sa.update(_meta).values(value=_meta.c.value).where(_meta.c.name == "schema")
+            found = connection.execute(same.returning(_meta.c.value)).scalar()
+        if found is None:
+            return None
+        if not found.isdecimal() or int(found) > SCHEMA:
             raise ConfigurationError(
                 f"KEYRUSH_STORE_URL: the database has schema {found}, this keyrush knows "
                 f"{SCHEMA}; upgrade keyrush"
             )
-        return None if found is None else int(found)
+        return int(found)
 
     @contextmanager
     def _run(self, *, atomic: bool = False) -> Iterator[sa.Connection]:
@@ -287,6 +289,8 @@ class SqlStore:
         )
         # In one order everywhere, so that two processes never wait for each other.
         rows = [{"key_id": key_id, "at": at} for key_id, at in sorted(used.items())]
+        if not rows:
+            return
         with self._run(atomic=True) as connection:
             connection.execute(update, rows)
 
@@ -376,7 +380,7 @@ def _batches(rows: list[dict[str, Any]], size: int = 1000) -> Iterator[list[dict
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: not a database URL; write sqlite:///keyrush.db, "
             "postgresql://user:password@host/name or memory://"
@@ -388,20 +392,20 @@ def _parse(url: str) -> URL:
             f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
             "use sqlite, postgresql or memory"
         )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
+        )
     return parsed
 
 
 def _engine(url: URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
-    # A database in memory is one connection; a file has a pool of them.
-    in_memory = not url.database or url.database == ":memory:"
-    options: dict[str, Any] = {"poolclass": sa.StaticPool} if in_memory else {}
     engine = sa.create_engine(
         url,
         hide_parameters=True,
         connect_args={"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
-        **options,
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -425,7 +429,7 @@ def _cannot_open(url: URL, shown: str, error: SQLAlchemyError) -> str:
     if isinstance(error, NoSuchModuleError):
         cause = "there is no such driver"
     advice = ""
-    if url.get_backend_name() == "sqlite" and url.database:
-        folder = Path(url.database).absolute().parent
+    if isinstance(error, OperationalError) and url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").absolute().parent
         advice = f"; the folder {folder} must exist and be writable, the file too"
     return f"KEYRUSH_STORE_URL: can't open {shown}: {cause}{advice}"

@@ -1,0 +1,1 @@
+"""keyrush beside its peers, in one run."""

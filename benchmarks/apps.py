@@ -1,0 +1,98 @@
+"""The contenders: one app each, all answering the same two bytes, with what they put in front.
+
+Every function returns an ASGI app and the headers of a request that it lets through. They run
+in one process each (see `__main__`), so that none warms or slows another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Contender = tuple[Any, list[tuple[bytes, bytes]]]
+
+LIMITS = "10000000/minute;100000000/hour"
+
+
+async def _plain(scope: Any, receive: Any, send: Any) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain"), (b"content-length", b"2")],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def bare() -> Contender:
+    """The app alone."""
+    return _plain, []
+
+
+def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
+    from keyrush import Gate, KeyrushMiddleware, Settings
+
+    plans = {"only": {"limits": limits, "monthly_quota": 500_000}}
+    gate = Gate.open(Settings(store_url="sqlite:///bench.db", plans=plans))
+    gate.accounts.create_account("acct_bench")
+    key = gate.accounts.create_key("acct_bench", "bench").text
+    return KeyrushMiddleware(_plain, gate=gate), [(header, prefix + key.encode())]
+
+
+def keyrush_one() -> Contender:
+    """keyrush over SQLite: key, scopes, one window, monthly quota, five header fields."""
+    return _keyrush("10000000/minute", b"authorization", b"Bearer ")
+
+
+def keyrush_two() -> Contender:
+    """keyrush with two windows."""
+    return _keyrush(LIMITS, b"x-api-key", b"")
+
+
+def starlette() -> Contender:
+    """One route of Starlette, for scale."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def ok(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/api/articles", ok)]), []
+
+
+def slowapi() -> Contender:
+    """slowapi's two limits over one route of Starlette, in memory, without authentication."""
+    from slowapi import Limiter
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    limiter = Limiter(key_func=lambda request: request.headers["x-api-key"], headers_enabled=True)
+
+    @limiter.limit(LIMITS)  # type: ignore[untyped-decorator]  # slowapi has no types
+    async def ok(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    app = Starlette(routes=[Route("/api/articles", ok)])
+    app.state.limiter = limiter
+    return app, [(b"x-api-key", b"bench")]
+
+
+CONTENDERS: dict[str, Callable[[], Contender]] = {
+    "bare ASGI app": bare,
+    "keyrush, one window": keyrush_one,
+    "keyrush, two windows": keyrush_two,
+    "Starlette route": starlette,
+    "Starlette route + slowapi, two limits": slowapi,
+}
+
+#: What each contender stands upon; its figure is the difference.
+BASE = {
+    "keyrush, one window": "bare ASGI app",
+    "keyrush, two windows": "bare ASGI app",
+    "Starlette route": "bare ASGI app",
+    "Starlette route + slowapi, two limits": "Starlette route",
+}

@@ -1,0 +1,130 @@
+"""An app served by a real uvicorn on a free port: in a thread, or in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+#: Seconds after which a server that does not stop is ended by force.
+_PATIENCE = 10
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answered = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answered.set()
+
+
+@contextmanager
+def serve(app: Any, **options: Any) -> Iterator[str]:
+    """Serve `app` in a thread; gives the base URL. `options` are those of `uvicorn.Config`.
+
+    Raises:
+        RuntimeError: The server did not start, as when the app's lifespan fails.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    defaults = {
+        "log_config": None,
+        "ws": "websockets-sansio",  # the other one warns of its deprecation
+        "timeout_graceful_shutdown": _PATIENCE,
+    }
+    server = _Server(uvicorn.Config(app, **defaults | options))
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except BaseException as error:  # noqa: BLE001  # given to the thread that waits
+            failures.append(error)
+        finally:
+            listener.close()
+            server.answered.set()
+
+    thread = threading.Thread(target=run, name="uvicorn")
+    thread.start()
+    server.answered.wait()
+    try:
+        if not server.started:
+            raise RuntimeError("uvicorn did not start") from next(iter(failures), None)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass
+class Process:
+    """A uvicorn in a process of its own. `lines` is what it has logged so far."""
+
+    url: str
+    process: subprocess.Popen[str] = field(repr=False)
+    lines: list[str] = field(repr=False)
+
+
+@contextmanager
+def serve_process(
+    target: str,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    stop: signal.Signals = signal.SIGINT,
+) -> Iterator[Process]:
+    """Serve `target`, as in `"package.module:app"`, imported in `folder`.
+
+    `arguments` are more of uvicorn's, `env` is added to the environment. At the end the
+    process is sent `stop`. After SIGINT it ends as any program does, after SIGTERM by the
+    signal: no `atexit` function runs then.
+
+    Raises:
+        RuntimeError: The server did not start; says what it logged.
+    """
+    command: Sequence[str] = [sys.executable, "-m", "uvicorn", target, "--port", "0", *arguments]
+    with subprocess.Popen(  # noqa: S603  # the command is the test's own
+        command,
+        env={**os.environ, **(env or {})},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lines.extend, args=(process.stderr,))
+        try:
+            url = _url(process.stderr, lines)
+            reader.start()  # so that the pipe never fills
+            yield Process(url, process, lines)
+        finally:
+            process.send_signal(stop)
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if reader.ident is not None:
+                reader.join()
+
+
+def _url(log: Iterator[str], lines: list[str]) -> str:
+    for line in log:
+        lines.append(line)
+        if "Uvicorn running on " in line:
+            return line.partition("Uvicorn running on ")[2].split()[0]
+    raise RuntimeError("uvicorn did not start:\n" + "".join(lines))

@@ -1,0 +1,113 @@
+"""No raw key in logs, reprs, tracebacks, refusals, the store, or memory after the request (S82)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrush import Gate, Refused, http
+from keyrush.keys import KeyFormat
+from tests.calls import Asgi, Sent, Wsgi
+from tests.conftest import settings
+
+
+def held_in_memory(secret: bytes) -> list[object]:
+    """The containers that hold `secret`, as bytes or text, or something that has it in it."""
+    text = secret.decode()
+    found = []
+    for container in gc.get_objects():
+        if not isinstance(container, dict | list | tuple | set | frozenset):
+            continue
+        items = [*container, *container.values()] if isinstance(container, dict) else container
+        for item in list(items):
+            if (isinstance(item, bytes) and secret in item) or (
+                isinstance(item, str) and text in item
+            ):
+                found.append(container)
+    return found
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_no_key_stays_in_memory(gate: Gate, adapter: Any) -> None:
+    """S82: after the request nothing holds the key: not the cache, not a closure, not a future."""
+    gate.accounts.create_account("acct_a")
+    hexed = gate.accounts.create_key("acct_a", "k").text.encode().hex()
+
+    def request(fault: bool) -> int:
+        key = bytes.fromhex(hexed) + (b"x" if fault else b"")
+        status: int = adapter(gate).send(Sent(headers=[("X-API-Key", key)])).status
+        return status
+
+    assert [request(False), request(False), request(True)] == [200, 200, 401]
+    gc.collect()
+    assert held_in_memory(bytes.fromhex(hexed)[-36:]) == []
+
+
+def test_no_key_in_the_database(tmp_path: Path) -> None:
+    """O2: the database holds hash, fingerprint and display prefix, never a retrievable key."""
+    gate = Gate.open(settings(store_url=f"sqlite:///{tmp_path}/k.db"))
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text.encode()
+    assert Wsgi(gate).send(Sent(headers=[("X-API-Key", key)])).status == 200
+    gate.close()
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"$argon2id$v=19$m=8,t=1,p=1$" in stored
+    assert key[: len("kr_live_") + 6] + b"..." in stored
+    assert key[-30:] not in stored
+
+
+def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
+    """O22, S82: no repr on the way of a key shows more than its display prefix."""
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "k")
+    credential = http.credential([(b"x-api-key", made.text.encode())])
+    assert isinstance(credential, http.Credential)
+    parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
+    admitted = gate.cold(credential, gate.policy.rule("GET", "/"), b"")
+    shown = repr([made, made.key, credential, parsed, admitted, gate.settings])
+    assert made.key.prefix in shown
+    assert made.text[-30:] not in shown
+    assert made.key.hash not in shown
+    assert made.key.fingerprint not in shown
+
+
+def test_outage_and_refusals_log_no_key(
+    gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O22: what is logged of an outage or a refusal, tracebacks included, holds no key."""
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text
+
+    def broken(*_: Any) -> Any:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(gate.store, "find", broken)
+    with caplog.at_level(logging.DEBUG):
+        assert Wsgi(gate).send(Sent(headers=[("X-API-Key", key)])).status == 503
+        assert Wsgi(gate).send(Sent(headers=[("X-API-Key", key[:-1])])).status == 401
+    assert "ConnectionError: away" in caplog.text
+    assert "401 invalid_credential from 127.0.0.1" in caplog.text
+    assert key[-20:-1] not in caplog.text
+
+
+def test_traceback_of_a_refusal_holds_no_key(gate: Gate) -> None:
+    """S82: the exception that refuses a request, printed with the frames' values, shows no key."""
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k", scopes=["read:a"]).text
+    credential = http.credential([(b"x-api-key", key.encode())])
+    assert isinstance(credential, http.Credential)
+    admitted = gate.cold(credential, gate.policy.rule("GET", "/"), b"")
+    assert isinstance(admitted, tuple)
+    with pytest.raises(Refused) as raised:
+        admitted[0].require_scope("read:b")
+    printed = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    frames = [frame for frame in printed.stack if "keyrush" in frame.filename]
+    assert frames
+    assert key not in "".join(
+        str(frame.locals) for frame in frames if "tests" not in frame.filename
+    )
