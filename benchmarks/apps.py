@@ -72,7 +72,7 @@ def slowapi() -> Contender:
 
     limiter = Limiter(key_func=lambda request: request.headers["x-api-key"], headers_enabled=True)
 
-    @limiter.limit(LIMITS)  # type: ignore[untyped-decorator]  # slowapi has no types
+    @limiter.limit(LIMITS)
     async def ok(request: Request) -> PlainTextResponse:
         return PlainTextResponse("ok")
 

@@ -52,7 +52,7 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
     def run() -> None:
         try:
             server.run(sockets=[listener])
-        except BaseException as error:  # noqa: BLE001  # given to the thread that waits
+        except BaseException as error:  # given to the thread that waits
             failures.append(error)
         finally:
             listener.close()

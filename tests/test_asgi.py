@@ -21,7 +21,7 @@ from keyrush.policy import Rule
 from keyrush.store.memory import MemoryStore
 from keyrush.workers import cores
 from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
-from tests.conftest import settings
+from tests.conftest import Clock, settings
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def messages_of(app: Any, scope: dict[str, Any], received: list[Any]) -> l
 
 
 def test_only_the_start_is_touched(gate: Gate, key: str) -> None:
-    """S68, S69: every other message passes as the same object; headers are appended to a new list."""
+    """S68, S69: other messages pass as the same object; headers are appended to a new list."""
     own = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"vary", b"Origin")]
     rest = [
         {"type": "http.response.debug", "info": {}},
@@ -236,9 +236,8 @@ def test_websocket_is_charged_once(gate: Gate, key: str) -> None:
     """S70: the handshake is decorated and counts once, however many messages follow."""
 
     async def run() -> None:
-        communicator = ApplicationCommunicator(
-            KeyrushMiddleware(chat, gate=gate), websocket_scope(key)
-        )
+        app = KeyrushMiddleware(chat, gate=gate)
+        communicator: Any = ApplicationCommunicator(app, websocket_scope(key))  # type: ignore[no-untyped-call]  # asgiref has no types
         await communicator.send_input({"type": "websocket.connect"})
         accepted = await communicator.receive_output()
         assert accepted["type"] == "websocket.accept"
@@ -463,12 +462,11 @@ class CountingStore(MemoryStore):
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Any:
+def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gate with its store and hashing counted."""
-    store = CountingStore()
-    gate = Gate.open(settings(plans={"free": {}}), store=store)
-    hashing = CountingHashing()
-    monkeypatch.setattr(gate, "_hashing", hashing)
+    store, hashing = CountingStore(), CountingHashing()
+    monkeypatch.setattr("keyrush.gate.Hashing", lambda *_: hashing)
+    gate = Gate.open(settings(plans={"free": {}}), store=store, clock=clock)
     gate.accounts.create_account("acct_a")
     yield gate, store, hashing
     gate.close()
@@ -488,33 +486,29 @@ def test_single_flight(counted: Any) -> None:
     assert (store.finds, hashing.verified) == (1, 1)
 
 
-def test_refresh_does_not_repeat_argon2(counted: Any) -> None:
+def test_refresh_does_not_repeat_argon2(counted: Any, clock: Clock) -> None:
     """A refresh that finds the same stored hash looks up again, and hashes no second time."""
     gate, store, hashing = counted
     key = gate.accounts.create_key("acct_a", "k").text
-    now = [gate.clock()]
-    gate.clock = lambda: now[0]
     for _ in range(3):
         assert call(Asgi(gate).middleware, key).status == 200
-        now[0] += 5000
+        clock.advance(5000)
     assert (store.finds, hashing.verified) == (3, 1)
 
 
 @pytest.mark.parametrize("age", [0, 5000], ids=["fresh", "stale"])
-def test_cold_storm_leaves_known_keys_alone(counted: Any, age: int) -> None:
+def test_cold_storm_leaves_known_keys_alone(counted: Any, clock: Clock, age: int) -> None:
     """1,000 cold keys at once hash at most one per core; a known key overtakes them all, even one
     that has to be looked up again.
     """
     gate, _, hashing = counted
-    now = [gate.clock()]
-    gate.clock = lambda: now[0]
     keys = [gate.accounts.create_key("acct_a", f"k{n}").text for n in range(1000)]
     middleware = Asgi(gate).middleware
     scopes = [scope_of(Sent(headers=[("X-API-Key", key)])) for key in keys]
     warm = gate.accounts.create_key("acct_a", "warm").text
     assert call(middleware, warm).status == 200
     before = hashing.verified
-    now[0] += age
+    clock.advance(age)
 
     async def run() -> int:
         storm = [asyncio.create_task(asgi_call(middleware, scope)) for scope in scopes]

@@ -84,7 +84,7 @@ def test_wrong_setting_stops_the_server(folder: Path) -> None:
 
 
 def test_key_made_elsewhere_works_at_once(folder: Path) -> None:
-    """R3: a key that another process makes needs no restart; the pepper file is shared, mode 0600."""
+    """R3: a key made by another process needs no restart; the pepper file has mode 0600."""
     make_key(folder)
     with serve_process("served:app", folder=folder) as server:
         key = make_key(folder, "second")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from keyrush import Gate
+from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Headers, Reply, Sent, Wsgi
 from tests.conftest import Clock, settings
 
@@ -20,6 +21,7 @@ INVALID = (
     'error_description="The credential is invalid or expired"'
 )
 TWO = 'Bearer realm="api", error="invalid_request", error_description="Send exactly one credential"'
+NO_SCOPE = 'Bearer realm="api", error="insufficient_scope", scope="read:entities"'
 UNKNOWN = "rsh_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq17"  # well-formed: the vector of S80
 
 
@@ -45,8 +47,6 @@ class World:
     """A gate configured like Rushed, with keys of every kind, and a way to send requests."""
 
     def __init__(self, clock: Clock, adapter: Any) -> None:
-        from keyrush.store.memory import MemoryStore
-
         self.clock = clock
         self.store = CountingStore(MemoryStore())
         self.gate = Gate.open(
@@ -98,7 +98,8 @@ class World:
             (name, value.format(**self.keys) if isinstance(value, str) else value)
             for name, value in sent.headers
         ]
-        return self.send_one(Sent(sent.path, headers, sent.method))
+        reply: Reply = self.send_one(Sent(sent.path, headers, sent.method))
+        return reply
 
     def get(self, key: str, path: str = "/api/articles", method: str = "GET") -> Reply:
         return self.send(Sent(path, [("X-API-Key", self.keys[key])], method))
@@ -120,7 +121,7 @@ class Case:
     headers: Headers
     path: str = "/api/articles"
     method: str = "GET"
-    expect: dict[str, str | None] = field(default_factory=dict)
+    expect: Mapping[str, str | None] = field(default_factory=dict)
     body: bytes | None = None
     text: str | None = None
 
@@ -222,7 +223,7 @@ CASES = [
         "/api/entities",
         text="The API key lacks the scope read:entities.",
         expect={
-            "www-authenticate": 'Bearer realm="api", error="insufficient_scope", scope="read:entities"',
+            "www-authenticate": NO_SCOPE,
             "x-ratelimit-remaining": "100",
             "cache-control": "no-store",
         },
@@ -368,7 +369,7 @@ def test_refused_bodies_are_identical(world: World) -> None:
 
 
 def test_rate_limit_wait_is_real(world: World) -> None:
-    """R10, R15, S21, S30: Retry-After, Reset and the text are one number, and waiting it succeeds."""
+    """R10, R15, S21, S30: Retry-After, Reset and the text are one number; waiting it succeeds."""
     world.clock.advance(250)
     assert [world.get("tight").status for _ in range(3)] == [200, 200, 429]
     reply = world.get("tight")
@@ -498,7 +499,7 @@ def test_expiry_is_checked_on_every_hit(world: World) -> None:
 
 
 def test_store_away(world: World) -> None:
-    """S19: with the store away, cached keys go on and others get 503 with Retry-After, never 401."""
+    """S19: with the store away, cached keys go on; others get 503 with Retry-After, never 401."""
     assert world.get("live").status == 200
     world.store.away = True
     world.clock.advance(6000)  # past CACHE_TTL

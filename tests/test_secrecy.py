@@ -19,16 +19,16 @@ from tests.conftest import settings
 def held_in_memory(secret: bytes) -> list[object]:
     """The containers that hold `secret`, as bytes or text, or something that has it in it."""
     text = secret.decode()
-    found = []
+    found: list[object] = []
     for container in gc.get_objects():
         if not isinstance(container, dict | list | tuple | set | frozenset):
             continue
         items = [*container, *container.values()] if isinstance(container, dict) else container
-        for item in list(items):
-            if (isinstance(item, bytes) and secret in item) or (
-                isinstance(item, str) and text in item
-            ):
-                found.append(container)
+        if any(
+            (isinstance(item, bytes) and secret in item) or (isinstance(item, str) and text in item)
+            for item in list(items)
+        ):
+            found.append(container)
     return found
 
 

@@ -7,39 +7,40 @@ store can't answer.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from keyrush.arguments import (
+    checked_account_id,
+    checked_credits,
+    checked_environment,
+    checked_expiry,
+    checked_grace,
+    checked_name,
+    checked_plan,
+    checked_scopes,
+)
 from keyrush.errors import InvalidArgument, NotFound
-from keyrush.keys import ALPHABET, Fingerprints, Hashing, KeyFormat, KeyText
+from keyrush.keys import ALPHABET, Keyring
 from keyrush.model import (
     Account,
     ApiKey,
     Identity,
     Limit,
-    Scopes,
     iso,
     month_bounds,
     month_of,
 )
-from keyrush.notation import LATEST, parse_limits
-from keyrush.principal import checked_credits
+from keyrush.notation import parse_limits
 from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
 
-MAX_NAME = 120  # characters (contract O4)
-
-#: Seconds for which a rotated key goes on working, unless said otherwise, and at most.
+#: Seconds for which a rotated key goes on working, unless said otherwise.
 DEFAULT_GRACE = 86_400
-MAX_GRACE = 30 * 86_400
 
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
-#: Besides markup: control characters, what turns the direction of text, and lone surrogates.
-_UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,120}")  # RFC 6749 §3.3
+_INACTIVE = "is revoked or expired; create a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,14 @@ class Accounts:
         self,
         settings: Settings,
         store: Store,
-        key_format: KeyFormat,
-        fingerprints: Fingerprints,
-        hashing: Hashing,
         *,
+        keyring: Keyring,
         changed: Callable[[Callable[[Identity], bool]], None],
         clock: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._store = store
-        self._format = key_format
-        self._fingerprints = fingerprints
-        self._hashing = hashing
+        self._format, self._fingerprints, self._hashing = keyring
         self._changed = changed
         self._clock = clock
 
@@ -101,8 +98,8 @@ class Accounts:
             InvalidArgument: The id is taken or malformed, the plan unknown, the limits malformed.
         """
         account = Account(
-            f"acct_{_random_id()}" if account_id is None else _checked_account_id(account_id),
-            self._checked_plan(next(iter(self._settings.plans)) if plan is None else plan),
+            f"acct_{_random_id()}" if account_id is None else checked_account_id(account_id),
+            self._plan(next(iter(self._settings.plans)) if plan is None else plan),
             self._clock(),
             limits=parse_limits(limits),
         )
@@ -132,7 +129,7 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: There is no such plan.
         """
-        self._found(self._store.set_plan(account_id, self._checked_plan(plan)), account_id)
+        self._found(self._store.set_plan(account_id, self._plan(plan)), account_id)
         self._changed(lambda identity: identity.account_id == account_id)
         return self.account(account_id)
 
@@ -169,7 +166,7 @@ class Accounts:
         """
         now = self._clock()
         account = self.account(account_id)
-        plan = self._settings.plan_values[self._checked_plan(account.plan)]
+        plan = self._settings.plan_values[self._plan(account.plan)]
         subject = account_subject(account.id)
         if key_id is not None and plan.per == "key":
             subject = key_subject(self.key(key_id, account_id).lineage)
@@ -202,18 +199,16 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: Names the argument that is wrong and says what is allowed.
         """
-        self.account(account_id)
-        text, key = self._minted(
-            account_id=account_id,
-            name=_checked_name(name),
-            scopes=self._checked_scopes(scopes) or ("*",),
-            environment=self._checked_environment(environment),
-            expires_at=self._checked_expiry(expires_at),
+        made = self._minted(
+            name=checked_name(name),
+            scopes=checked_scopes(scopes, self._settings.known_scopes) or ("*",),
+            environment=checked_environment(environment, self._format.environments),
+            expires_at=checked_expiry(expires_at, self._clock()),
             limits=parse_limits(limits),
-            lineage=None,
+            account_id=self.account(account_id).id,
         )
-        self._store.add_key(key)
-        return NewKey(text, key)
+        self._store.add_key(made.key)
+        return made
 
     def key(self, key_id: str, account_id: str | None = None) -> ApiKey:
         """The key; with `account_id`, only if it is of that account.
@@ -259,25 +254,24 @@ class Accounts:
             NotFound: There is none, or it is another account's.
             InvalidArgument: The grace is out of bounds, or the key is revoked or expired.
         """
-        if type(grace) is not int or not 0 <= grace <= MAX_GRACE:
-            raise InvalidArgument("grace", f"{grace!r} is not from 0 to {MAX_GRACE} seconds")
+        ends_after = checked_grace(grace) * 1000
         old = self.key(key_id, account_id)
         now = self._clock()
         if not old.is_active(now):
-            raise InvalidArgument("credential", "is revoked or expired; create a new one")
-        text, key = self._minted(
+            raise InvalidArgument("credential", _INACTIVE)
+        made = self._minted(
             account_id=old.account_id,
             name=old.name,
             scopes=old.scopes,
             environment=old.environment,
-            expires_at=self._checked_expiry(expires_at) or old.expires_at,
+            expires_at=checked_expiry(expires_at, now) or old.expires_at,
             limits=old.limits,
             lineage=old.lineage,
         )
-        if not self._store.replace(key_id, key, now + grace * 1000):
-            raise InvalidArgument("credential", "is revoked or expired; create a new one")
+        if not self._store.replace(key_id, made.key, now + ends_after):
+            raise InvalidArgument("credential", _INACTIVE)
         self._changed(lambda identity: identity.key_id == key_id)
-        return NewKey(text, key)
+        return made
 
     def set_key_limits(self, key_id: str, limits: str | None) -> ApiKey:
         """Give the key limits of its own, or with None its account's again; its counts stay.
@@ -295,13 +289,13 @@ class Accounts:
         *,
         account_id: str,
         name: str,
-        scopes: Sequence[str],
+        scopes: tuple[str, ...],
         environment: str | None,
         expires_at: int | None,
         limits: tuple[Limit, ...] | None,
-        lineage: str | None,
-    ) -> tuple[str, ApiKey]:
-        minted: KeyText = self._format.mint(environment)
+        lineage: str | None = None,
+    ) -> NewKey:
+        minted = self._format.mint(environment)
         key_id = f"cred_{_random_id()}"
         key = ApiKey(
             id=key_id,
@@ -310,7 +304,7 @@ class Accounts:
             name=name,
             prefix=minted.display,
             environment=environment,
-            scopes=tuple(scopes),
+            scopes=scopes,
             fingerprint=self._fingerprints.new(minted.text),
             hash=self._hashing.hash(minted.text),
             pepper_id=self._fingerprints.pepper_ids[0],
@@ -318,68 +312,14 @@ class Accounts:
             expires_at=expires_at,
             limits=limits,
         )
-        return minted.text.decode("ascii"), key
+        return NewKey(minted.text.decode("ascii"), key)
 
-    # --- checks ---
+    def _plan(self, plan: str) -> str:
+        return checked_plan(plan, self._settings.plans)
 
     def _found(self, done: bool, account_id: str) -> None:
         if not done:
             raise NotFound(f"no account {account_id!r}")
-
-    def _checked_plan(self, plan: str) -> str:
-        if plan not in self._settings.plans:
-            allowed = ", ".join(self._settings.plans)
-            raise InvalidArgument("plan", f"{plan!r} is not in the table; use one of {allowed}")
-        return plan
-
-    def _checked_environment(self, environment: str | None) -> str | None:
-        allowed = self._format.environments
-        if environment is None:
-            return allowed[0] if allowed else None
-        if environment not in allowed:
-            hint = f"use one of {', '.join(allowed)}" if allowed else "keys have none here"
-            raise InvalidArgument("environment", f"{environment!r} is unknown; {hint}")
-        return environment
-
-    def _checked_scopes(self, scopes: Sequence[str]) -> tuple[str, ...]:
-        if isinstance(scopes, str):
-            raise InvalidArgument("scopes", f"must be a list, not {scopes!r}")
-        known = self._settings.known_scopes
-        for scope in scopes:
-            if not _SCOPE.fullmatch(scope):
-                raise InvalidArgument(
-                    "scopes", f"{scope!r} is no scope; write one like read:articles"
-                )
-            if known and scope not in known and not any(name in Scopes([scope]) for name in known):
-                allowed = ", ".join(sorted(known))
-                raise InvalidArgument("scopes", f"{scope!r} is unknown; use *, {allowed}")
-        return tuple(dict.fromkeys(scopes))
-
-    def _checked_expiry(self, expires_at: int | None) -> int | None:
-        if expires_at is not None and expires_at <= self._clock():
-            raise InvalidArgument("expires_at", f"{iso(expires_at)} is in the past")
-        if expires_at is not None and expires_at > LATEST:
-            raise InvalidArgument("expires_at", "is after the year 9999")
-        return expires_at
-
-
-def _checked_account_id(account_id: str) -> str:
-    if not _ACCOUNT_ID.fullmatch(account_id):
-        raise InvalidArgument(
-            "account", f"{account_id!r} must be 1 to 64 letters, digits or characters of _.@-"
-        )
-    return account_id
-
-
-def _checked_name(name: str) -> str:
-    if not isinstance(name, str):
-        raise InvalidArgument("name", f"must be text, not {name!r}")
-    stripped = name.strip()
-    if not 1 <= len(stripped) <= MAX_NAME:
-        raise InvalidArgument("name", f"must have 1 to {MAX_NAME} characters, not {len(stripped)}")
-    if _UNSAFE.search(stripped):
-        raise InvalidArgument("name", "must hold no < or > and no control characters")
-    return stripped
 
 
 def _random_id() -> str:

@@ -11,9 +11,9 @@ from keyrush import http
 from keyrush.bridge import is_bridged, running_loop
 from keyrush.errors import ConfigurationError, Refused
 from keyrush.gate import Admitted, Gate
-from keyrush.http import Response
 from keyrush.model import Refusal
 from keyrush.principal import ANONYMOUS, Principal
+from keyrush.responses import Response
 from keyrush.settings import Settings
 
 Scope = MutableMapping[str, Any]

@@ -52,7 +52,7 @@ class _Synchronous:
             self._loop = getattr(_caller, "loop", self._loop)
             if self._loop is not None and self._loop.is_running():
                 if self._loop is running_loop():
-                    raise RuntimeError(f"{name} would block its own event loop; call it in a thread")
+                    raise RuntimeError(f"{name} would block its own event loop: use a thread")
                 return _await_on(self._loop, value(*args, **kwargs))
             return async_to_sync(value)(*args, **kwargs)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import weakref
 from collections.abc import Callable
 
@@ -17,42 +16,22 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache, Entry
-from keyrush.errors import ConfigurationError, Refused
-from keyrush.http import Credential, Header, seconds_until
-from keyrush.keys import Fingerprints, Hashing, KeyFormat
+from keyrush.errors import Refused
+from keyrush.http import Credential, Header
+from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, open_limiter
-from keyrush.model import (
-    NEVER,
-    Found,
-    Identity,
-    Refusal,
-    Scopes,
-    month_bounds,
-    month_of,
-    now_ms,
-)
+from keyrush.model import Identity, Refusal, month_bounds, now_ms
 from keyrush.pepper import peppers_for
 from keyrush.policy import ANY_KEY, Policy, Rule, authorise
 from keyrush.principal import Principal
+from keyrush.responses import VARY, Fields, Refusals, seconds_until
 from keyrush.settings import Settings
-from keyrush.store import Store, account_subject, key_subject, open_store
+from keyrush.store import Store, open_store
 from keyrush.usage import TOUCH_INTERVAL, Usage
-from keyrush.windows import Window
-from keyrush.workers import Pool, Workers, cores
-
-#: Seconds after which a client may try again when the store is away (S19).
-OUTAGE_RETRY = 5
-
-#: Milliseconds for which a key let in without the store is not looked up again.
-_OUTAGE_PAUSE = 1000
-
-#: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
-_LOOK_UPS = 3
+from keyrush.verification import UNAVAILABLE, Verification
+from keyrush.workers import Pool, Workers
 
 _log = logging.getLogger("keyrush")
-
-_UNAVAILABLE = Refusal("unavailable", retry_after=OUTAGE_RETRY)
-
 
 #: A request that is let through: who calls, and what to add to the response's headers.
 Admitted = tuple[Principal, list[Header]]
@@ -79,27 +58,27 @@ class Gate:
         self.store = synchronous(store)
         self.limiter = synchronous(limiter)
         self.policy = Policy(settings.public_paths, settings.rule_values)
-        self.refusals = http.Refusals(settings.error_body, settings.realm, settings.keys_url)
+        self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
         self.usage = Usage(self.store)
         self.workers = Workers()
         self.modules = settings.modules
         self._limiter_is_local = limiter.is_local and self.limiter is limiter
-        self._fields = http.Fields(settings.headers)
-        self._format = KeyFormat(settings.key_prefix, settings.key_environments)
-        self._fingerprints = Fingerprints(peppers)
-        self._hashing = Hashing(
-            settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
+        self._fields = Fields(settings.headers)
+        keyring = Keyring(
+            KeyFormat(settings.key_prefix, settings.key_environments),
+            Fingerprints(peppers),
+            Hashing(
+                settings.argon2_time_cost,
+                settings.argon2_memory_cost,
+                settings.argon2_parallelism,
+            ),
         )
-        self._argon2_slots = threading.BoundedSemaphore(cores())
+        self._verification = Verification(
+            settings, self.store, self.cache, self.usage, keyring=keyring, clock=clock
+        )
         self.accounts = Accounts(
-            settings,
-            self.store,
-            self._format,
-            self._fingerprints,
-            self._hashing,
-            changed=self.cache.drop,
-            clock=clock,
+            settings, self.store, keyring=keyring, changed=self.cache.drop, clock=clock
         )
         self._closing = _close_at_exit(self)
 
@@ -150,7 +129,7 @@ class Gate:
 
     def cold(self, credential: Credential, rule: Rule, query: bytes) -> Admitted | Refusal:
         """The answer, with whatever look-up, hashing or charge it takes."""
-        verified = self._verify(credential)
+        verified = self._verification.verify(credential)
         if isinstance(verified, Refusal):
             return verified
         now = self.clock()
@@ -160,7 +139,7 @@ class Gate:
             answer = self._admit(verified, credential, rule, query, now)
         except Exception:
             _log.exception("the limiter can't answer")
-            return _UNAVAILABLE
+            return UNAVAILABLE
         if rule.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             try:
@@ -196,11 +175,11 @@ class Gate:
             return self._with_fields(identity, refusal, now)
         headers = self._fields.of(identity, tally, now)
         if credential.by_header:
-            headers.append(http.VARY)
+            headers.append(VARY)
         return Principal(identity, self, now), headers
 
     def _with_fields(self, identity: Identity, refusal: Refusal, now: int) -> Refusal:
-        """The refusal with the fields that every authenticated response has (R11); takes nothing."""
+        """The refusal with the fields of every authenticated response (R11); takes nothing."""
         tally = self.limiter.take(identity.windows, 0, now)
         fields = tuple(self._fields.of(identity, tally, now))
         return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
@@ -221,7 +200,7 @@ class Gate:
     def undo(self, answer: Admitted | Refusal) -> None:
         """`refuse`, for an answer that nobody waits for any more."""
         if not isinstance(answer, Refusal):
-            self.refuse(answer[0], _UNAVAILABLE)
+            self.refuse(answer[0], UNAVAILABLE)
 
     # --- credits ---
 
@@ -234,8 +213,8 @@ class Gate:
             balance = self.store.charge(identity.account_id, credits)
         except Exception as error:
             _log.exception("the store can't charge")
-            principal.refusal = _UNAVAILABLE
-            raise Refused(_UNAVAILABLE) from error
+            principal.refusal = UNAVAILABLE
+            raise Refused(UNAVAILABLE) from error
         if balance is None:
             principal.refuse(Refusal("insufficient_credits"))
         principal.charged += credits
@@ -244,103 +223,6 @@ class Gate:
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
         """See `Principal.charge_async`."""
         return await self.workers.run("io", self.charge, principal, credits, undo=None)
-
-    # --- verifying keys ---
-
-    def _verify(self, credential: Credential) -> Entry | Refusal:
-        digest = credential.digest
-        now = self.clock()
-        entry = self.cache.get(digest)
-        if entry is not None and now < entry.fresh_until:
-            return entry
-        if self._format.parse(credential.text) is None or self.cache.is_refused(digest, now):
-            return http.INVALID
-        try:
-            loaded = self.cache.single_flight(digest, lambda: self._load(credential.text, digest))
-        except Exception:
-            _log.exception("the store can't look a key up")
-            if entry is None or now >= entry.stale_until:
-                return _UNAVAILABLE
-            entry.fresh_until = min(now + _OUTAGE_PAUSE, entry.stale_until)
-            return entry
-        return loaded or http.INVALID
-
-    def _load(self, text: bytes, digest: bytes) -> Entry | None:
-        """Look the key up and verify it; None, remembered, for one that is not valid."""
-        for _ in range(_LOOK_UPS):
-            now = self.clock()
-            generation, mark = self.cache.generation, self.usage.flushes
-            found = self.store.find(self._fingerprints.all(text), month_of(now))
-            known = self.cache.get(digest)
-            if (
-                found is None
-                or not found.key.is_active(now)
-                or not self._proves(found, text, known)
-            ):
-                self.cache.forget(digest)
-                self.cache.refuse(digest, now)
-                return None
-            if known is None:
-                self._renew_fingerprint(found, text)
-            fresh_until = now + self.cache.ttl
-            stale_until = fresh_until + int(self.settings.stale_if_error * 1000)
-            entry = Entry(
-                self._identity(found, mark, now), found.key.hash, fresh_until, stale_until
-            )
-            entry.touch_due = known.touch_due if known else 0
-            if self.cache.put(digest, entry, generation):
-                break
-        return entry
-
-    def _proves(self, found: Found, text: bytes, known: Entry | None) -> bool:
-        """True when `text` is the key that was found, by argon2 once per key and process."""
-        if self.settings.verify == "fingerprint":
-            return True  # the HMAC match is the proof: 178 random bits under a secret pepper
-        if known is not None and known.hash == found.key.hash:
-            return True
-        with self._argon2_slots:
-            return self._hashing.verify(found.key.hash, text)
-
-    def _renew_fingerprint(self, found: Found, text: bytes) -> None:
-        """Move a key from an old pepper to the newest one, so that the old one can be retired."""
-        newest = self._fingerprints.pepper_ids[0]
-        if found.key.pepper_id == newest:
-            return
-        try:
-            self.store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
-        except Exception:
-            _log.exception("the fingerprint of %s stays under an old pepper", found.key.id)
-
-    def _identity(self, found: Found, mark: int, now: int) -> Identity:
-        key, account = found.key, found.account
-        plan = self.settings.plan_values.get(account.plan)
-        if plan is None:
-            raise ConfigurationError(
-                f"{account.id} is on the plan {account.plan!r}: not in the table"
-            )
-        limits = plan.limits if account.limits is None else account.limits
-        subject = account_subject(account.id) if plan.per == "account" else key_subject(key.lineage)
-        if key.limits is not None:  # limits of its own are counted on their own
-            limits, subject = key.limits, key_subject(key.lineage)
-        counts = self.usage.counts_of(
-            account.id, key.lineage, found.key_count, found.account_count, mark, now
-        )
-        return Identity(
-            key_id=key.id,
-            account_id=account.id,
-            name=key.name,
-            prefix=key.prefix,
-            environment=key.environment,
-            scopes=Scopes(key.scopes),
-            plan=plan,
-            windows=tuple(
-                Window(f"{subject}:{item.seconds}", item.seconds * 1000, item.amount, item.name)
-                for item in limits
-            ),
-            expires_at=NEVER if key.expires_at is None else key.expires_at,
-            quota_count=counts[plan.per == "account"],
-            counts=() if key.environment in self.settings.unmetered_environments else counts,
-        )
 
     # --- end ---
 

@@ -14,6 +14,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import argon2
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -143,3 +144,11 @@ class Hashing:
             return self._hasher.verify(stored, text)
         except (VerificationError, InvalidHashError):
             return False
+
+
+class Keyring(NamedTuple):
+    """What makes and knows the keys of one service."""
+
+    format: KeyFormat
+    fingerprints: Fingerprints
+    hashing: Hashing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
@@ -30,10 +30,12 @@ def now_ms() -> int:
 
 
 def iso(instant: int | None) -> str | None:
-    """Unix milliseconds as ISO 8601 UTC with `Z` (contract O4); milliseconds only where there are any."""
+    """Unix milliseconds as ISO 8601 UTC with `Z` (contract O4), with a fraction if there is one."""
     if instant is None:
         return None
-    moment = datetime.fromtimestamp(instant / 1000, UTC).replace(tzinfo=None)
+    seconds, milliseconds = divmod(instant, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    moment = moment.replace(microsecond=milliseconds * 1000)
     return moment.isoformat(timespec="milliseconds" if instant % 1000 else "seconds") + "Z"
 
 
@@ -46,8 +48,7 @@ def month_bounds(now: int) -> tuple[int, int]:
     """The first millisecond of the month of `now` and of the next one, UTC (contract R18)."""
     moment = datetime.fromtimestamp(now / 1000, UTC)
     first = datetime(moment.year, moment.month, 1, tzinfo=UTC)
-    later = (moment.year + 1, 1) if moment.month == 12 else (moment.year, moment.month + 1)
-    following = datetime(*later, 1, tzinfo=UTC)
+    following = (first + timedelta(days=31)).replace(day=1)
     return int(first.timestamp()) * 1000, int(following.timestamp()) * 1000
 
 
@@ -97,7 +98,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Requests per calendar month, UTC. `overage` meters what is above it, `block` refuses it (R13)."""
+    """Requests per calendar month, UTC; `overage` meters those above, `block` refuses (R13)."""
 
     amount: int
     on_exceed: Literal["overage", "block"] = "overage"
@@ -161,7 +162,7 @@ class ApiKey:
 
 
 class Found(NamedTuple):
-    """What one store look-up on the cold path brings: a key, its account, and this month's counts."""
+    """What one look-up on the cold path brings: a key, its account, and this month's counts."""
 
     key: ApiKey
     account: Account

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import pairwise
 
 from limits import parse_many
 
@@ -29,17 +30,17 @@ def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] |
     if text.strip().lower() == UNLIMITED:
         return ()
     try:
-        items = parse_many(text)
-        if _ZERO_LENGTH.search(text):
-            raise ValueError
+        items = [] if _ZERO_LENGTH.search(text) else parse_many(text)
     except ValueError:
+        items = []
+    if not items:
         raise InvalidArgument(
             field, f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}"
-        ) from None
+        )
     limits = sorted(
         (Limit(item.amount, item.get_expiry()) for item in items), key=lambda item: item.seconds
     )
-    for limit, following in zip(limits, limits[1:], strict=False):
+    for limit, following in pairwise(limits):
         if limit.seconds == following.seconds:
             raise InvalidArgument(field, f"{text!r} has two limits per {limit.name}")
     for limit in limits:
@@ -84,7 +85,8 @@ def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
     text = text.strip()
     if text.lower() in ("none", "never", ""):
         return None
-    if _DURATION.fullmatch(text.lower()):
+    duration = _DURATION.fullmatch(text.lower())
+    if duration and duration[2]:  # a bare number might be meant for a date
         return _bounded(now + parse_duration(text, field) * 1000, field)
     try:
         moment = datetime.fromisoformat(text)

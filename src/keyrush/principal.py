@@ -1,13 +1,14 @@
-"""Who calls, on one request: what an app finds in `scope["keyrush"]` or `environ["keyrush.principal"]`."""
+"""Who calls, on one request: `scope["keyrush"]` in ASGI, `environ["keyrush.principal"]` in WSGI."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import Protocol
 
-from keyrush.errors import InvalidArgument, Refused
+from keyrush.arguments import checked_credits
+from keyrush.errors import Refused
 from keyrush.model import Identity, Plan, Refusal, Scopes
-from keyrush.policy import MAX_CREDITS, missing_modules
+from keyrush.policy import missing_modules
 
 
 class Charging(Protocol):
@@ -139,19 +140,6 @@ class Principal:
         """
         self.refusal = refusal
         raise Refused(refusal)
-
-
-def checked_credits(credits: int) -> int:
-    """`credits`, if it can be a price.
-
-    Raises:
-        InvalidArgument: It is no whole number from 0 to 1,000,000,000.
-    """
-    if isinstance(credits, bool) or not isinstance(credits, int) or not 0 <= credits <= MAX_CREDITS:
-        raise InvalidArgument(
-            "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
-        )
-    return credits
 
 
 class Anonymous:

@@ -27,10 +27,11 @@ from pydantic_settings import (
 )
 
 from keyrush.errors import ConfigurationError
-from keyrush.http import Body, Network
+from keyrush.http import Network
 from keyrush.model import Plan, names_of
 from keyrush.plugins import attribute
 from keyrush.policy import Policy, Rule
+from keyrush.responses import Body
 from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
 PREFIX = "KEYRUSH_"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
 from keyrush.forks import after_fork
-from keyrush.model import Count, Identity, month_bounds, month_of
+from keyrush.model import Count, Found, Identity, month_bounds, month_of
 from keyrush.store import Store, account_subject, key_subject
 
 #: Seconds between flushes: what a crash may lose.
@@ -56,9 +56,7 @@ class Usage:
         """A mark to take before reading totals from the store, for `counts_of`."""
         return self._flushes
 
-    def counts_of(
-        self, account_id: str, lineage: str, key_count: int, account_count: int, mark: int, now: int
-    ) -> tuple[Count, Count]:
+    def counts_of(self, found: Found, mark: int, now: int) -> tuple[Count, Count]:
         """The key's and the account's count, brought up to totals just read from the store.
 
         `mark` is `flushes` from before the read: totals that a flush has overtaken are
@@ -66,11 +64,13 @@ class Usage:
         """
         with self._lock:
             self._turn_month(now)
-            if month_of(now) != self._month:  # read before the month turned
-                key_count = account_count = 0
+            fresh = month_of(now) == self._month  # else it was read before the month turned
+            key, account = found.key, found.account
             return (
-                self._loaded(key_subject(lineage), key_count, mark),
-                self._loaded(account_subject(account_id), account_count, mark),
+                self._loaded(key_subject(key.lineage), found.key_count if fresh else 0, mark),
+                self._loaded(
+                    account_subject(account.id), found.account_count if fresh else 0, mark
+                ),
             )
 
     def _loaded(self, subject: str, total: int, mark: int) -> Count:

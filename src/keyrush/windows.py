@@ -163,7 +163,7 @@ def _refused(
 
 
 def give_back(counter: Counter | None, length: int, cost: int, taken_at: int) -> Counter | None:
-    """The counter without a take of `cost` made at `taken_at`; the same where it no longer counts."""
+    """The counter without a take of `cost` made at `taken_at`, as far as that still counts."""
     if counter is None:
         return None
     index, current, previous = counter

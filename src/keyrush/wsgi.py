@@ -205,8 +205,6 @@ def _is_preflight(environ: Environ) -> bool:
 
 
 def _log_refusal(environ: Environ, refusal: Refusal, settings: Settings) -> None:
-    hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-    address = http.client_address(
-        environ.get("REMOTE_ADDR"), [hop for hop in hops if hop.strip()], settings.networks
-    )
+    hops = [environ.get("HTTP_X_FORWARDED_FOR", "")]
+    address = http.client_address(environ.get("REMOTE_ADDR"), hops, settings.networks)
     _log.info("%d %s from %s", refusal.status, refusal.reason, address)

@@ -48,7 +48,8 @@ def open_limiter(url: str) -> Limiter:
         return MemoryLimiter()
     if separator:
         raise ConfigurationError(
-            f"KEYRUSH_LIMITER_URL: {scheme}:// is not supported; use memory:// or package.module:Class"
+            f"KEYRUSH_LIMITER_URL: {scheme}:// is not supported; "
+            "use memory:// or package.module:Class"
         )
     limiter: Limiter = load(url, "KEYRUSH_LIMITER_URL")
     return limiter

@@ -57,8 +57,8 @@ class MemoryLimiter:
                 continue
             self._lengths[key] = length
             for _ in range(_SWEPT):
-                oldest, length = next(iter(self._lengths.items()))
-                if windows.is_idle(self._counters[oldest], length, now):
+                oldest, its_length = next(iter(self._lengths.items()))
+                if windows.is_idle(self._counters[oldest], its_length, now):
                     del self._counters[oldest], self._lengths[oldest]
                 else:
                     self._lengths.move_to_end(oldest)

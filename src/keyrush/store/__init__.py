@@ -79,7 +79,7 @@ class Store(Protocol):
         ...
 
     def revoke(self, key_id: str, at: int) -> bool:
-        """Revoke the key for good; an earlier revocation stands. False where there is no such key."""
+        """Revoke the key for good; an earlier revocation stands. False where there is none."""
         ...
 
     def replace(self, key_id: str, successor: ApiKey, expires_at: int) -> bool:
@@ -90,7 +90,7 @@ class Store(Protocol):
         ...
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        """Give the key limits of its own, or with None those of its account; False if there is none."""
+        """Give the key limits of its own, or with None its account's; False if there is none."""
         ...
 
     def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m keyrush`: the same as the command `keyrush`."""
+
+from keyrush.cli import main
+
+main()

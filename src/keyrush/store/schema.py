@@ -1,0 +1,166 @@
+"""The tables of the SQL store, how they come to be, and how their database is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from keyrush.errors import ConfigurationError
+
+#: The version of the tables below; recorded in the database, so that they can be upgraded.
+SCHEMA = 1
+
+_BUSY_TIMEOUT = 5  # seconds that SQLite waits for another process's write
+_PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
+
+_metadata = sa.MetaData()
+
+META = sa.Table(
+    "keyrush_meta",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+)
+
+ACCOUNTS = sa.Table(
+    "keyrush_accounts",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("plan", sa.String(64), nullable=False),
+    sa.Column("limits", sa.Text),
+    sa.Column("balance", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("balance >= 0", name="keyrush_balance_not_negative"),
+)
+
+KEYS = sa.Table(
+    "keyrush_keys",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("account_id", sa.ForeignKey(ACCOUNTS.c.id), nullable=False, index=True),
+    sa.Column("lineage", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(120), nullable=False),
+    sa.Column("prefix", sa.String(64), nullable=False),
+    sa.Column("environment", sa.String(32)),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("limits", sa.Text),
+    sa.Column("fingerprint", sa.String(64), nullable=False, unique=True),
+    sa.Column("hash", sa.String(255), nullable=False),
+    sa.Column("pepper_id", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("last_used_at", sa.BigInteger),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+)
+
+USAGE = sa.Table(
+    "keyrush_usage",
+    _metadata,
+    sa.Column("subject", sa.String(80), primary_key=True),
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("counted", sa.BigInteger, nullable=False),
+)
+
+
+def prepare(engine: sa.Engine) -> None:
+    """Make the tables where there are none; processes that do so together don't collide.
+
+    Raises:
+        ConfigurationError: They were made by a newer keyrush.
+        SQLAlchemyError: The database can't be read or written.
+    """
+    if _version(engine) == SCHEMA:
+        return
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
+        _metadata.create_all(connection)
+        if connection.execute(sa.select(META.c.value)).scalar() is None:
+            connection.execute(sa.insert(META).values(name="schema", value=str(SCHEMA)))
+
+
+def _version(engine: sa.Engine) -> int | None:
+    """The recorded version of the tables, None where there are none yet."""
+    with engine.begin() as connection:
+        if not sa.inspect(connection).has_table(META.name):
+            return None
+        # A write that changes nothing: a database that can't be written is found out here.
+        same = sa.update(META).values(value=META.c.value).where(META.c.name == "schema")
+        found = connection.execute(same.returning(META.c.value)).scalar()
+    if found is None:
+        return None
+    if not found.isdecimal() or int(found) > SCHEMA:
+        raise ConfigurationError(
+            f"KEYRUSH_STORE_URL: the database has schema {found}, this keyrush knows "
+            f"{SCHEMA}; upgrade keyrush"
+        )
+    return int(found)
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a database that keyrush supports.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: not a database URL; write sqlite:///keyrush.db, "
+            "postgresql://user:password@host/name or memory://"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigurationError(
+            f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
+            "use sqlite, postgresql or memory"
+        )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
+        )
+    return parsed
+
+
+def make_engine(url: URL) -> sa.Engine:
+    """An engine with the options that keyrush relies on; nothing is opened yet."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is sent below, not by the driver
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # At once with the write lock: a lock taken later in a transaction can deadlock.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def cannot_open(url: URL, shown: str, error: SQLAlchemyError) -> str:
+    """What to tell the operator when the database at `url` can't be opened."""
+    cause = str(getattr(error, "orig", None) or error).strip()
+    if isinstance(error, NoSuchModuleError):
+        cause = "there is no such driver"
+    advice = ""
+    if isinstance(error, OperationalError) and url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").absolute().parent
+        advice = f"; the folder {folder} must exist and be writable, the file too"
+    return f"KEYRUSH_STORE_URL: can't open {shown}: {cause}{advice}"

@@ -1,0 +1,148 @@
+"""The cold path from a credential to a verified key in the cache: look-up, proof, identity."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from keyrush import http
+from keyrush.cache import Cache, Entry
+from keyrush.errors import ConfigurationError
+from keyrush.http import Credential
+from keyrush.keys import Keyring
+from keyrush.model import NEVER, Found, Identity, Refusal, Scopes, month_of
+from keyrush.settings import Settings
+from keyrush.store import Store, account_subject, key_subject
+from keyrush.usage import Usage
+from keyrush.windows import Window
+from keyrush.workers import cores
+
+#: Seconds after which a client may try again when the store is away (S19).
+OUTAGE_RETRY = 5
+
+UNAVAILABLE = Refusal("unavailable", retry_after=OUTAGE_RETRY)
+
+#: Milliseconds for which a key let in without the store is not looked up again.
+_OUTAGE_PAUSE = 1000
+
+#: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
+_LOOK_UPS = 3
+
+_log = logging.getLogger("keyrush")
+
+
+class Verification:
+    """Verifies keys against a store, each once however many requests wait for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        cache: Cache,
+        usage: Usage,
+        *,
+        keyring: Keyring,
+        clock: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._cache = cache
+        self._usage = usage
+        self._format, self._fingerprints, self._hashing = keyring
+        self._clock = clock
+        self._argon2_slots = threading.BoundedSemaphore(cores())
+
+    def verify(self, credential: Credential) -> Entry | Refusal:
+        """The key's entry in the cache, looked up and proved where it must be; may block."""
+        digest = credential.digest
+        now = self._clock()
+        entry = self._cache.get(digest)
+        if entry is not None and now < entry.fresh_until:
+            return entry
+        if self._format.parse(credential.text) is None or self._cache.is_refused(digest, now):
+            return http.INVALID
+        try:
+            loaded = self._cache.single_flight(digest, lambda: self._load(credential.text, digest))
+        except Exception:
+            _log.exception("the store can't look a key up")
+            if entry is None or now >= entry.stale_until:
+                return UNAVAILABLE
+            entry.fresh_until = min(now + _OUTAGE_PAUSE, entry.stale_until)
+            return entry
+        return loaded or http.INVALID
+
+    def _load(self, text: bytes, digest: bytes) -> Entry | None:
+        """Look the key up and verify it; None, remembered, for one that is not valid."""
+        for _ in range(_LOOK_UPS):
+            now = self._clock()
+            generation, mark = self._cache.generation, self._usage.flushes
+            found = self._store.find(self._fingerprints.all(text), month_of(now))
+            known = self._cache.get(digest)
+            if (
+                found is None
+                or not found.key.is_active(now)
+                or not self._proves(found, text, known)
+            ):
+                self._cache.forget(digest)
+                self._cache.refuse(digest, now)
+                return None
+            if known is None:
+                self._renew_fingerprint(found, text)
+            fresh_until = now + self._cache.ttl
+            stale_until = fresh_until + int(self._settings.stale_if_error * 1000)
+            entry = Entry(
+                self._identity(found, mark, now), found.key.hash, fresh_until, stale_until
+            )
+            entry.touch_due = known.touch_due if known else 0
+            if self._cache.put(digest, entry, generation):
+                break
+        return entry
+
+    def _proves(self, found: Found, text: bytes, known: Entry | None) -> bool:
+        """True when `text` is the key that was found, by argon2 once per key and process."""
+        if self._settings.verify == "fingerprint":
+            return True  # the HMAC match is the proof: 178 random bits under a secret pepper
+        if known is not None and known.hash == found.key.hash:
+            return True
+        with self._argon2_slots:
+            return self._hashing.verify(found.key.hash, text)
+
+    def _renew_fingerprint(self, found: Found, text: bytes) -> None:
+        """Move a key from an old pepper to the newest one, so that the old one can be retired."""
+        newest = self._fingerprints.pepper_ids[0]
+        if found.key.pepper_id == newest:
+            return
+        try:
+            self._store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
+        except Exception:
+            _log.exception("the fingerprint of %s stays under an old pepper", found.key.id)
+
+    def _identity(self, found: Found, mark: int, now: int) -> Identity:
+        key, account = found.key, found.account
+        plan = self._settings.plan_values.get(account.plan)
+        if plan is None:
+            raise ConfigurationError(
+                f"{account.id} is on the plan {account.plan!r}: not in the table"
+            )
+        limits = plan.limits if account.limits is None else account.limits
+        subject = account_subject(account.id) if plan.per == "account" else key_subject(key.lineage)
+        if key.limits is not None:  # limits of its own are counted on their own
+            limits, subject = key.limits, key_subject(key.lineage)
+        counts = self._usage.counts_of(found, mark, now)
+        return Identity(
+            key_id=key.id,
+            account_id=account.id,
+            name=key.name,
+            prefix=key.prefix,
+            environment=key.environment,
+            scopes=Scopes(key.scopes),
+            plan=plan,
+            windows=tuple(
+                Window(f"{subject}:{item.seconds}", item.seconds * 1000, item.amount, item.name)
+                for item in limits
+            ),
+            expires_at=NEVER if key.expires_at is None else key.expires_at,
+            quota_count=counts[plan.per == "account"],
+            counts=() if key.environment in self._settings.unmetered_environments else counts,
+        )
