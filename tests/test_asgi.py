@@ -32,7 +32,7 @@ def key(gate: Gate) -> str:
     return gate.accounts.create_key("acct_a", "first").text
 
 
-def call(middleware: Any, key: str, path: str = "/", **more: Any) -> Any:
+def call(middleware: Any, key: str | bytes, path: str = "/", **more: Any) -> Any:
     return asyncio.run(asgi_call(middleware, scope_of(Sent(path, [("X-API-Key", key)]), **more)))
 
 
@@ -567,6 +567,42 @@ def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
     asyncio.run(run())
     gate.workers.close()
     assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_cancelled_charge_is_given_back(gate: Gate, key: str) -> None:
+    """O11: a handler cancelled while it charges is not charged: the work will not be done."""
+    entered, go = threading.Event(), threading.Event()
+    charge = gate.store.charge
+
+    def slow_charge(account_id: str, credits: int) -> int | None:
+        entered.set()
+        assert go.wait(10)
+        return charge(account_id, credits)
+
+    gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["keyrush"].charge_async(2)
+
+    async def run() -> None:
+        scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
+        await asyncio.to_thread(entered.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(run())
+    gate.workers.close()
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_hostile_keys_stay_on_the_loop(gate: Gate, key: str) -> None:
+    """S12: what can't be a key is refused without a thread: a flood of it stalls nothing."""
+    for text in (b"\x00", b"kr_live_x", key.encode()[:-1] + b"-"):
+        assert call(Asgi(gate).middleware, text).status == 401
+    assert not [thread for thread in threading.enumerate() if "keyrush-" in thread.name]
 
 
 def test_one_instance_under_many_loops(gate: Gate, key: str) -> None:

@@ -64,6 +64,7 @@ class Gate:
         self.workers = Workers()
         self.modules = settings.modules
         self._limiter_is_local = limiter.is_local and self.limiter is limiter
+        self._is_by_settings = False
         self._fields = Fields(settings.headers)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
@@ -101,14 +102,18 @@ class Gate:
         settings = settings or Settings()
         chosen = store or open_store(settings.store_url)
         peppers = peppers_for(settings, synchronous(chosen), given=store is not None, now=clock())
-        return cls(settings, chosen, limiter or open_limiter(settings.limiter_url), peppers, clock)
+        gate = cls(settings, chosen, limiter or open_limiter(settings.limiter_url), peppers, clock)
+        gate._is_by_settings = store is None and limiter is None
+        return gate
 
     def is_same(self, other: Gate) -> bool:
-        """True when passing this gate is as good as passing the other: the same one, or another
-        with the same settings, as when an app and an app mounted in it are both configured by
-        the environment.
+        """True when passing this gate is as good as passing the other: the same one, or one made
+        from the same settings alone, as when an app and an app mounted in it are both configured
+        by the environment.
         """
-        return self is other or self.settings == other.settings
+        if self is other:
+            return True
+        return self._is_by_settings and other._is_by_settings and self.settings == other.settings
 
     # --- one request ---
 
@@ -118,9 +123,11 @@ class Gate:
         `query` is the raw query string: modules may be named in it.
         """
         entry = self.cache.get(credential.digest)
-        if entry is None or rule.credits or not self._limiter_is_local:
-            return None
         now = self.clock()
+        if entry is None:
+            return http.INVALID if self._verification.rules_out(credential, now) else None
+        if rule.credits or not self._limiter_is_local:
+            return None
         if now >= entry.fresh_until:
             return None
         if now >= entry.identity.expires_at:
@@ -190,11 +197,7 @@ class Gate:
         self.limiter.give_back(identity.windows, 1, principal.taken_at)
         self.usage.take_back(identity, principal.taken_at)
         if principal.charged:
-            credits, principal.charged = principal.charged, 0
-            try:
-                self.store.grant(identity.account_id, credits)
-            except Exception:
-                _log.exception("%d credits of %s not given back", credits, identity.account_id)
+            self._uncharge(principal, principal.charged)
         return self._with_fields(identity, refusal, self.clock())
 
     def undo(self, answer: Admitted | Refusal) -> None:
@@ -222,7 +225,19 @@ class Gate:
 
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
         """See `Principal.charge_async`."""
-        return await self.workers.run("io", self.charge, principal, credits, undo=None)
+
+        def undo(balance: int | None) -> None:
+            if balance is not None:  # nobody waits for the work that it was for
+                self._uncharge(principal, credits)
+
+        return await self.workers.run("io", self.charge, principal, credits, undo=undo)
+
+    def _uncharge(self, principal: Principal, credits: int) -> None:
+        principal.charged -= credits
+        try:
+            self.store.grant(principal.account_id, credits)
+        except Exception:
+            _log.exception("%d credits of %s not given back", credits, principal.account_id)
 
     # --- end ---
 

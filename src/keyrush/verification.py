@@ -53,6 +53,13 @@ class Verification:
         self._clock = clock
         self._argon2_slots = threading.BoundedSemaphore(cores())
 
+    def rules_out(self, credential: Credential, now: int) -> bool:
+        """True when the credential is no key, for all that can be told without a look-up."""
+        return (
+            self._cache.is_refused(credential.digest, now)
+            or self._format.parse(credential.text) is None
+        )
+
     def verify(self, credential: Credential) -> Entry | Refusal:
         """The key's entry in the cache, looked up and proved where it must be; may block."""
         digest = credential.digest
@@ -60,7 +67,7 @@ class Verification:
         entry = self._cache.get(digest)
         if entry is not None and now < entry.fresh_until:
             return entry
-        if self._format.parse(credential.text) is None or self._cache.is_refused(digest, now):
+        if self.rules_out(credential, now):
             return http.INVALID
         try:
             loaded = self._cache.single_flight(digest, lambda: self._load(credential.text, digest))
