@@ -39,7 +39,9 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
     Raises:
         RuntimeError: The server did not start, as when the app's lifespan fails.
     """
-    listener = socket.create_server(("127.0.0.1", 0))
+    # With the protocol named, asyncio turns Nagle's algorithm off, as for a socket of its own.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     defaults = {
         "log_config": None,

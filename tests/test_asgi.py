@@ -411,6 +411,36 @@ def test_charging_in_handlers(gate: Gate, key: str) -> None:
     assert (refused.status_code, refused.json()["error"]) == (402, "Not enough credits.")
 
 
+@pytest.mark.parametrize(("status", "balance"), [(200, 2), (303, 2), (404, 5), (422, 5), (503, 5)])
+def test_credits_of_failed_requests(gate: Gate, key: str, status: int, balance: int) -> None:
+    """O11, O15: what was charged is given back when the app answers with an error."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["keyrush"].charge_async(3)
+        await PlainTextResponse("done", status)(scope, receive, send)
+
+    reply = call(KeyrushMiddleware(app, gate=gate), key)
+    assert (reply.status, reply.body) == (status, b"done")
+    assert reply["x-ratelimit-remaining"] == "99"
+    assert gate.accounts.account("acct_a").balance == balance
+
+
+def test_refusal_on_a_public_path(gate: Gate) -> None:
+    """R8: an app may refuse on a public path too, where there is nothing to give back."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["user"].refuse(Refusal("not_found"))
+
+    assert call(KeyrushMiddleware(app, gate=gate), "none", "/health").status == 404
+    wrapped = KeyrushMiddleware(Starlette(routes=[Route("/health", refusing)]), gate=gate)
+    reply = TestClient(wrapped, raise_server_exceptions=False).get("/health")
+    assert (reply.status_code, reply.json()["error"]) == (404, "Not found.")
+
+
+def refusing(request: Any) -> None:
+    request.user.refuse(Refusal("not_found"))
+
+
 def test_frameworks_500_becomes_the_refusal(gate: Gate, key: str) -> None:
     """A framework inside that turns the refusal into a 500 does not hide it."""
 

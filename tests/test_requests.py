@@ -528,6 +528,20 @@ def test_credits_are_charged_before_the_work(world: World) -> None:
     assert world.gate.accounts.account("acct_p").balance == 1
 
 
+@pytest.mark.parametrize(("status", "text"), [(403, "403"), (402, "402")])
+def test_gated_feature(clock: Clock, status: int, text: str) -> None:
+    """R7, O12: what the plan lacks is 403, or 402 by GATED_STATUS, without a challenge."""
+    rules = [{"path": "/x", "modules": ["scoring"]}]
+    gate = Gate.open(settings(gated_status=text, rules=rules), clock=clock)
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text
+    reply = Asgi(gate).send(Sent("/x", [("X-API-Key", key)]))
+    assert reply.status == reply.json["statusCode"] == status
+    assert reply.json["error"] == "Your plan does not include scoring."
+    assert "www-authenticate" not in reply
+    gate.close()
+
+
 @pytest.mark.parametrize(("style", "x", "ietf"), [("ietf", False, True), ("both", True, True)])
 def test_header_styles(clock: Clock, style: str, x: bool, ietf: bool) -> None:
     """S28, S29: HEADERS chooses the fields."""

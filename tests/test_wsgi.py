@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import httpx2
 import pytest
 
-from keyrush import Gate, Refused, wsgi
+from keyrush import Gate, Refusal, Refused, wsgi
 from tests.calls import Sent, Wsgi, environ_of, wsgi_call
 from tests.conftest import settings
 
@@ -222,6 +222,29 @@ def test_charging(gate: Gate, key: str) -> None:
     assert Wsgi(gate, app).send(Sent(headers=[("X-API-Key", key)])).body == b"2"
     refused = Wsgi(gate, app).send(Sent(headers=[("X-API-Key", key)]))
     assert refused.status == 402
+
+
+@pytest.mark.parametrize(("status", "balance"), [("200 OK", 2), ("404 No", 5), ("500 Oops", 5)])
+def test_credits_of_failed_requests(gate: Gate, key: str, status: str, balance: int) -> None:
+    """O11, O15: what was charged is given back when the app answers with an error."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        environ["keyrush.principal"].charge(3)
+        start_response(status, [("Content-Type", "text/plain")])
+        return [b"done"]
+
+    reply = Wsgi(gate, app).send(Sent(headers=[("X-API-Key", key)]))
+    assert (reply.status, reply.body) == (int(status[:3]), b"done")
+    assert gate.accounts.account("acct_a").balance == balance
+
+
+def test_refusal_on_a_public_path(gate: Gate) -> None:
+    """R8: an app may refuse on a public path too, where there is nothing to give back."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise Refused(Refusal("not_found"))
+
+    assert Wsgi(gate, app).send(Sent("/health")).status == 404
 
 
 def test_nested_counts_once(gate: Gate, key: str) -> None:

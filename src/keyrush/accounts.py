@@ -40,7 +40,7 @@ from keyrush.store import Store, account_subject, key_subject
 #: Seconds for which a rotated key goes on working, unless said otherwise.
 DEFAULT_GRACE = 86_400
 
-_INACTIVE = "is revoked or expired; create a new one"
+_ROTATED = "has been rotated already; rotate its replacement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +252,16 @@ class Accounts:
 
         Raises:
             NotFound: There is none, or it is another account's.
-            InvalidArgument: The grace is out of bounds, or the key is revoked or expired.
+            InvalidArgument: The grace is out of bounds, or the key is revoked, expired or has
+                been rotated before.
         """
         ends_after = checked_grace(grace) * 1000
         old = self.key(key_id, account_id)
         now = self._clock()
         if not old.is_active(now):
-            raise InvalidArgument("credential", _INACTIVE)
+            raise InvalidArgument("credential", "is revoked or expired; create a new one")
+        if old.retires_at is not None:
+            raise InvalidArgument("credential", _ROTATED)
         made = self._minted(
             account_id=old.account_id,
             name=old.name,
@@ -269,7 +272,7 @@ class Accounts:
             lineage=old.lineage,
         )
         if not self._store.replace(key_id, made.key, now + ends_after):
-            raise InvalidArgument("credential", _INACTIVE)
+            raise InvalidArgument("credential", _ROTATED)
         self._changed(lambda identity: identity.key_id == key_id)
         return made
 
@@ -336,5 +339,5 @@ def as_json(key: ApiKey, now: int) -> dict[str, object]:
         "is_active": key.is_active(now),
         "created_at": iso(key.created_at),
         "last_used_at": iso(key.last_used_at),
-        "expires_at": iso(key.expires_at),
+        "expires_at": iso(key.ends_at),
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.client import INTERNAL_SERVER_ERROR
+from http.client import BAD_REQUEST, INTERNAL_SERVER_ERROR
 from typing import Any
 
 from keyrush import http
 from keyrush.bridge import is_bridged, running_loop
 from keyrush.errors import ConfigurationError, Refused
-from keyrush.gate import Admitted, Gate
+from keyrush.gate import Gate
+from keyrush.http import Header
 from keyrush.model import Refusal
-from keyrush.principal import ANONYMOUS, Principal
+from keyrush.principal import Anonymous, Caller, Principal
 from keyrush.responses import Response
 from keyrush.settings import Settings
 
@@ -85,27 +86,29 @@ class KeyrushMiddleware:
         if policy.is_public(method, path, scope.get("raw_path")) or (
             method == "OPTIONS" and http.is_preflight(scope["headers"])
         ):
-            await self.app(_inner(scope, gate, None), receive, send)
-            return
+            caller: Caller = Anonymous()
+            headers: list[Header] = []
+        else:
+            credential = http.credential(scope["headers"])
+            if isinstance(credential, Refusal):
+                await self._refuse(scope, receive, send, credential)
+                return
+            rule = policy.rule(method, path)
+            query = scope["query_string"]
+            answer = gate.warm(credential, rule, query)
+            if answer is None:
+                pool = gate.pool(credential)
+                answer = await gate.workers.run(
+                    pool, gate.cold, credential, rule, query, undo=gate.undo
+                )
+            if isinstance(answer, Refusal):
+                await self._refuse(scope, receive, send, answer)
+                return
+            caller, headers = answer
 
-        credential = http.credential(scope["headers"])
-        if isinstance(credential, Refusal):
-            await self._refuse(scope, receive, send, credential)
-            return
-        rule = policy.rule(method, path)
-        query = scope["query_string"]
-        answer = gate.warm(credential, rule, query)
-        if answer is None:
-            pool = gate.pool(credential)
-            answer = await gate.workers.run(
-                pool, gate.cold, credential, rule, query, undo=gate.undo
-            )
-        if isinstance(answer, Refusal):
-            await self._refuse(scope, receive, send, answer)
-            return
-        response = _Response(gate, scope, send, answer)
+        response = _Response(gate, scope, send, caller, headers)
         try:
-            await self.app(_inner(scope, gate, answer[0]), receive, response)
+            await self.app(_inner(scope, gate, caller), receive, response)
         except Refused as raised:
             await response.refuse(raised)
 
@@ -148,24 +151,29 @@ class _Response:
     Messages other than the start of the response pass as they are (S68).
     """
 
-    __slots__ = ("_gate", "_headers", "_principal", "_refused", "_scope", "_send", "_started")
+    __slots__ = ("_caller", "_gate", "_headers", "_refused", "_scope", "_send", "_started")
 
-    def __init__(self, gate: Gate, scope: Scope, send: Send, admitted: Admitted) -> None:
+    def __init__(
+        self, gate: Gate, scope: Scope, send: Send, caller: Caller, headers: list[Header]
+    ) -> None:
         self._gate = gate
         self._scope = scope
         self._send = send
-        self._principal, self._headers = admitted
+        self._caller = caller
+        self._headers = headers
         self._started = self._refused = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind == "http.response.start" or kind == "websocket.accept":  # noqa: PLR1714  # faster
-            refusal = self._principal.refusal
-            if refusal is not None and message.get("status") == INTERNAL_SERVER_ERROR:
+            caller = self._caller
+            if caller.refusal is not None and message.get("status") == INTERNAL_SERVER_ERROR:
                 # A framework has made an internal error of the `Refused` that was raised.
-                return self._replace(refusal)
+                return self._replace(caller.refusal)
             self._started = True
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            if caller.charged and message.get("status", 0) >= BAD_REQUEST:
+                return self._uncharge(message)
         elif self._refused:
             return _nothing()
         return self._send(message)
@@ -183,9 +191,16 @@ class _Response:
 
     async def _replace(self, refusal: Refusal) -> None:
         self._refused = True
+        gate, caller = self._gate, self._caller
+        if isinstance(caller, Principal):
+            refusal = await gate.workers.run("io", gate.refuse, caller, refusal, undo=None)
+        await _respond(self._scope, self._send, gate.refusals.response(refusal))
+
+    async def _uncharge(self, message: Message) -> None:
+        assert isinstance(self._caller, Principal)  # noqa: S101  # nobody else is charged
         gate = self._gate
-        given_back = await gate.workers.run("io", gate.refuse, self._principal, refusal, undo=None)
-        await _respond(self._scope, self._send, gate.refusals.response(given_back))
+        await gate.workers.run("io", gate.uncharge, self._caller, undo=None)
+        await self._send(message)
 
 
 async def _respond(scope: Scope, send: Send, response: Response) -> None:
@@ -207,14 +222,14 @@ async def _nothing() -> None:
     """In place of a message that is not sent."""
 
 
-def _inner(scope: Scope, gate: Gate, principal: Principal | None) -> Scope:
+def _inner(scope: Scope, gate: Gate, caller: Caller) -> Scope:
     """The scope that the app sees: a copy, never the server's own (S66)."""
     inner = dict(scope)
     if "state" in inner:
         inner["state"] = inner["state"].copy()
     inner[GATE] = gate
-    inner["keyrush"] = principal
-    inner["user"] = inner["auth"] = principal or ANONYMOUS
+    inner["keyrush"] = caller if caller.is_authenticated else None
+    inner["user"] = inner["auth"] = caller
     return inner
 
 

@@ -16,13 +16,13 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache, Entry
-from keyrush.errors import Refused
+from keyrush.errors import ConfigurationError, Refused
 from keyrush.http import Credential, Header
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, open_limiter
 from keyrush.model import Identity, Refusal, month_bounds, now_ms
 from keyrush.pepper import peppers_for
-from keyrush.policy import ANY_KEY, Policy, Rule, authorise
+from keyrush.policy import ANY_KEY, Policy, Rule
 from keyrush.principal import Principal
 from keyrush.responses import VARY, Fields, Refusals, seconds_until
 from keyrush.settings import Settings
@@ -57,12 +57,16 @@ class Gate:
         self.clock = clock
         self.store = synchronous(store)
         self.limiter = synchronous(limiter)
-        self.policy = Policy(settings.public_paths, settings.rule_values)
+        self.policy = Policy(
+            settings.public_paths,
+            settings.rule_values,
+            modules=settings.modules,
+            gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
+        )
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
         self.usage = Usage(self.store)
         self.workers = Workers()
-        self.modules = settings.modules
         self._limiter_is_local = limiter.is_local and self.limiter is limiter
         self._is_by_settings = False
         self._fields = Fields(settings.headers)
@@ -101,8 +105,15 @@ class Gate:
         """
         settings = settings or Settings()
         chosen = store or open_store(settings.store_url)
-        peppers = peppers_for(settings, synchronous(chosen), given=store is not None, now=clock())
-        gate = cls(settings, chosen, limiter or open_limiter(settings.limiter_url), peppers, clock)
+        front = synchronous(chosen)
+        try:
+            peppers = peppers_for(settings, front, given=store is not None, now=clock())
+            counted_by = limiter or open_limiter(settings.limiter_url)
+        except ConfigurationError:
+            if store is None:
+                front.close()
+            raise
+        gate = cls(settings, chosen, counted_by, peppers, clock)
         gate._is_by_settings = store is None and limiter is None
         return gate
 
@@ -167,7 +178,7 @@ class Gate:
             entry.touch_due = now + TOUCH_INTERVAL
             self.usage.used(identity.key_id, now)
         if rule is not ANY_KEY:
-            refusal = authorise(identity, rule, query, self.modules)
+            refusal = self.policy.authorise(identity, rule, query)
             if refusal is not None:
                 return self._with_fields(identity, refusal, now)
         tally = self.limiter.take(identity.windows, 1, now)
@@ -196,8 +207,7 @@ class Gate:
         identity = principal.resolved
         self.limiter.give_back(identity.windows, 1, principal.taken_at)
         self.usage.take_back(identity, principal.taken_at)
-        if principal.charged:
-            self._uncharge(principal, principal.charged)
+        self.uncharge(principal)
         return self._with_fields(identity, refusal, self.clock())
 
     def undo(self, answer: Admitted | Refusal) -> None:
@@ -228,11 +238,16 @@ class Gate:
 
         def undo(balance: int | None) -> None:
             if balance is not None:  # nobody waits for the work that it was for
-                self._uncharge(principal, credits)
+                self._give_credits_back(principal, credits)
 
         return await self.workers.run("io", self.charge, principal, credits, undo=undo)
 
-    def _uncharge(self, principal: Principal, credits: int) -> None:
+    def uncharge(self, principal: Principal) -> None:
+        """Give back all credits charged for this request; may block."""
+        if principal.charged:
+            self._give_credits_back(principal, principal.charged)
+
+    def _give_credits_back(self, principal: Principal, credits: int) -> None:
         principal.charged -= credits
         try:
             self.store.grant(principal.account_id, credits)

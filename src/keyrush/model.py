@@ -136,8 +136,8 @@ class ApiKey:
     """A key as it is stored (contract O2): nothing here brings the key text back.
 
     `lineage` is the id of the first key of a chain of rotations; usage and windows belong to
-    it, so that a replacement carries on where its predecessor stood. `pepper_id` tells which
-    pepper made `fingerprint`.
+    it, so that a replacement carries on where its predecessor stood. A key that has been
+    replaced works until `retires_at`. `pepper_id` tells which pepper made `fingerprint`.
     """
 
     id: str
@@ -154,11 +154,18 @@ class ApiKey:
     last_used_at: int | None = None
     expires_at: int | None = None
     revoked_at: int | None = None
+    retires_at: int | None = None
     limits: tuple[Limit, ...] | None = None
 
+    @property
+    def ends_at(self) -> int | None:
+        """When the key stops by itself: it expires or retires, whichever is earlier."""
+        ends = [end for end in (self.expires_at, self.retires_at) if end is not None]
+        return min(ends) if ends else None
+
     def is_active(self, now: int) -> bool:
-        """False once revoked or expired; a key whose `expires_at` is `now` is expired (R5)."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        """False once revoked, expired or retired; a key that ends at `now` has ended (R5)."""
+        return self.revoked_at is None and (self.ends_at is None or now < self.ends_at)
 
 
 class Found(NamedTuple):
@@ -229,7 +236,9 @@ Reason = Literal[
     "invalid_credential",
     "two_credentials",
     "insufficient_scope",
+    "wrong_environment",
     "module_not_in_plan",
+    "gated_feature",
     "rate_limited",
     "quota_exceeded",
     "insufficient_credits",
@@ -243,7 +252,9 @@ STATUS: dict[Reason, int] = {
     "invalid_credential": 401,
     "two_credentials": 400,
     "insufficient_scope": 403,
+    "wrong_environment": 403,
     "module_not_in_plan": 403,
+    "gated_feature": 402,
     "rate_limited": 429,
     "quota_exceeded": 429,
     "insufficient_credits": 402,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qsl, quote
 
 from keyrush.errors import ConfigurationError
@@ -38,6 +39,9 @@ class Rule:
     tool: str | None = None
 
 
+#: A plan without the module: 403 (contract R7), or 402 (O12).
+Gated = Literal["module_not_in_plan", "gated_feature"]
+
 #: What clients leave unquoted in a path (RFC 3986 §3.3).
 _UNQUOTED = "/:@!$&'()*+,;=~-._"
 
@@ -48,10 +52,20 @@ ANY_KEY = Rule("{path:path}")
 class Policy:
     """Public paths and rules, compiled. The first rule that matches counts.
 
-    A public path is `"/health"` (any method) or `"GET /health"` (GET and HEAD only).
+    A public path is `"/health"` (any method) or `"GET /health"` (GET and HEAD only). `modules`
+    are all that some plan includes; `gated` is why a plan without one is refused.
     """
 
-    def __init__(self, public_paths: Iterable[str] = (), rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self,
+        public_paths: Iterable[str] = (),
+        rules: Sequence[Rule] = (),
+        *,
+        modules: frozenset[str] = frozenset(),
+        gated: Gated = "module_not_in_plan",
+    ) -> None:
+        self._modules = modules
+        self._gated: Gated = gated
         self._public: dict[str, frozenset[str] | None] = {}
         for entry in public_paths:
             method, _, path = entry.rpartition(" ")
@@ -95,6 +109,28 @@ class Policy:
         rule = rules.find(path)
         simple = plain(path)
         return rule if simple == path else _both(rule, rules.find(simple))
+
+    def authorise(self, identity: Identity, rule: Rule, query: bytes) -> Refusal | None:
+        """None when the caller has the scopes and modules of the rule, else why not (R7, S17, S18).
+
+        `query` is the raw query string.
+        """
+        if rule.scopes and not identity.scopes.covers(rule.scopes):
+            return Refusal("insufficient_scope", names=rule.scopes)
+        wanted = rule.modules
+        if rule.modules_from is not None and query:
+            wanted += tuple(modules_in(query, rule.modules_from))
+        return self.missing_modules(identity, wanted) if wanted else None
+
+    def missing_modules(self, identity: Identity, wanted: Iterable[str]) -> Refusal | None:
+        """A refusal when the plan does not include all of `wanted` (contract R16, O12).
+
+        It names only modules that some plan has, so that request data is never echoed (S16).
+        """
+        missing = {module for module in wanted if module not in identity.plan.modules}
+        if not missing:
+            return None
+        return Refusal(self._gated, names=tuple(sorted(missing & self._modules)))
 
 
 class _Table:
@@ -167,32 +203,6 @@ def _with_head(methods: Iterable[str]) -> frozenset[str]:
     """GET rules hold for HEAD too: it is answered by the same handler."""
     upper = frozenset(method.upper() for method in methods)
     return upper | {"HEAD"} if "GET" in upper else upper
-
-
-def authorise(
-    identity: Identity, rule: Rule, query: bytes, known: frozenset[str]
-) -> Refusal | None:
-    """None when the caller has the scopes and modules of the rule, else a 403 (R7, S17, S18).
-
-    `query` is the raw query string. Only modules in `known` are named in the refusal, so that
-    request data is never echoed (S16).
-    """
-    if rule.scopes and not identity.scopes.covers(rule.scopes):
-        return Refusal("insufficient_scope", names=rule.scopes)
-    wanted = rule.modules
-    if rule.modules_from is not None and query:
-        wanted += tuple(modules_in(query, rule.modules_from))
-    return missing_modules(identity, wanted, known) if wanted else None
-
-
-def missing_modules(
-    identity: Identity, wanted: Iterable[str], known: frozenset[str]
-) -> Refusal | None:
-    """A 403 when the plan does not include all of `wanted` (contract R16)."""
-    missing = {module for module in wanted if module not in identity.plan.modules}
-    if not missing:
-        return None
-    return Refusal("module_not_in_plan", names=tuple(sorted(missing & known)))
 
 
 def modules_in(query: bytes, parameter: str) -> Iterable[str]:

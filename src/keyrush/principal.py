@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from keyrush.arguments import checked_credits
 from keyrush.errors import Refused
 from keyrush.model import Identity, Plan, Refusal, Scopes
-from keyrush.policy import missing_modules
+from keyrush.policy import Policy
 
 
 class Charging(Protocol):
     """The part of the gate that a principal needs."""
 
     @property
-    def modules(self) -> frozenset[str]:
-        """Every module that some plan includes."""
+    def policy(self) -> Policy:
+        """What says which modules a plan lacks."""
         ...
 
     def charge(self, principal: Principal, credits: int) -> int | None:
@@ -28,21 +28,44 @@ class Charging(Protocol):
         ...
 
 
-class Principal:
+class Caller:
+    """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
+
+    __slots__ = ("charged", "refusal")
+
+    is_authenticated = False
+
+    def __init__(self) -> None:
+        self.charged = 0  #: credits charged for this request so far
+        self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+
+    def refuse(self, refusal: Refusal) -> NoReturn:
+        """Refuse this request with `refusal`.
+
+        Raises:
+            Refused: Always.
+        """
+        self.refusal = refusal
+        raise Refused(refusal)
+
+
+class Principal(Caller):
     """The caller of one request: a verified key, its account and what they may do.
 
     In an ASGI app it is also `request.user` and `request.auth`. What its methods raise makes
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_gate", "_identity", "charged", "refusal", "taken_at")
+    __slots__ = ("_gate", "_identity", "taken_at")
+
+    is_authenticated = True
 
     def __init__(self, identity: Identity, gate: Charging, taken_at: int) -> None:
         self._identity = identity
         self._gate = gate
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
-        self.charged = 0  #: credits charged for this request so far
-        self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+        self.charged = 0
+        self.refusal = None
 
     def __repr__(self) -> str:
         known = self._identity
@@ -84,11 +107,6 @@ class Principal:
         return self._identity.plan
 
     @property
-    def is_authenticated(self) -> bool:
-        """True; for `request.user` in Starlette."""
-        return True
-
-    @property
     def display_name(self) -> str:
         """The name of the key; for `request.user` in Starlette."""
         return self._identity.name
@@ -113,14 +131,15 @@ class Principal:
         Raises:
             Refused: 403, without a challenge (contract R16, S18).
         """
-        if refusal := missing_modules(self._identity, modules, self._gate.modules):
+        if refusal := self._gate.policy.missing_modules(self._identity, modules):
             self.refuse(refusal)
 
     def charge(self, credits: int) -> int | None:
         """Charge the account before the work (contract O11); the new balance.
 
         Blocks for a store call: in a coroutine, await `charge_async`. Given back if the
-        request is refused later. Sandbox keys are not charged, and get None.
+        request is refused later, or answered with an error (400 or above). Sandbox keys are
+        not charged, and get None.
 
         Raises:
             Refused: 402 when the balance is short (O12), 503 when the store is away.
@@ -132,28 +151,15 @@ class Principal:
         """`charge`, for coroutines: the event loop goes on meanwhile."""
         return await self._gate.charge_async(self, checked_credits(credits))
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Refuse this request with `refusal`.
 
-        Raises:
-            Refused: Always.
-        """
-        self.refusal = refusal
-        raise Refused(refusal)
-
-
-class Anonymous:
+class Anonymous(Caller):
     """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
 
     __slots__ = ()
 
     scopes = Scopes()
-    is_authenticated = False
     display_name = ""
     identity = ""
 
     def __repr__(self) -> str:
         return "<Anonymous>"
-
-
-ANONYMOUS = Anonymous()

@@ -146,7 +146,7 @@ class Refusals:
         headers.extend(refusal.headers)
         return Response(refusal.status, headers, body)
 
-    def text(self, refusal: Refusal) -> str:
+    def text(self, refusal: Refusal) -> str:  # noqa: C901  # a table of cases
         """The sentence for people (R9, R10). It never echoes what the request said."""
         reason, names = refusal.reason, ", ".join(refusal.names)
         match reason:
@@ -156,7 +156,9 @@ class Refusals:
                 return "Send exactly one credential: Authorization or X-API-Key."
             case "insufficient_scope":
                 return f"The API key lacks the scope {names}."
-            case "module_not_in_plan":
+            case "wrong_environment":
+                return "The API key is of another environment."
+            case "module_not_in_plan" | "gated_feature":
                 return f"Your plan does not include {names or 'a requested module'}."
             case "rate_limited":
                 return f"Rate limit exceeded. Try again in {refusal.retry_after} seconds."

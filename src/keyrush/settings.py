@@ -17,6 +17,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -95,6 +96,9 @@ class Settings(BaseSettings):
         "documented", description="refusal bodies: documented, problem or package.module:function"
     )
     keys_url: str | None = Field(None, description="where people get keys; shown in the 401 text")
+    gated_status: Literal["403", "402"] = Field(
+        "403", description="status where the plan lacks a module"
+    )
     realm: str = Field("api", description="realm of the WWW-Authenticate challenge")
     trusted_proxies: Names = Field(
         (), description="networks whose X-Forwarded-For is believed in the log of refusals"
@@ -191,6 +195,17 @@ class Settings(BaseSettings):
         Policy((), [table.rule() for table in value])
         return value
 
+    @model_validator(mode="after")
+    def _check_argon2(self) -> Settings:
+        if self.argon2_memory_cost < 8 * self.argon2_parallelism:
+            raise ValueError("KEYRUSH_ARGON2_MEMORY_COST: must be at least 8 KiB for each lane")
+        return self
+
+    @field_validator("gated_status", mode="before")
+    @classmethod
+    def _check_status(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # as it stands in TOML
+
     @field_validator("plans")
     @classmethod
     def _check_plans(cls, value: dict[str, PlanTable]) -> dict[str, PlanTable]:
@@ -253,7 +268,7 @@ class _TomlFile(PydanticBaseSettingsSource):
             raise ConfigurationError(
                 f"{PREFIX}CONFIG: can't read {self._path}: {error.strerror}"
             ) from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{PREFIX}CONFIG: {self._path}: {error}") from None
 
 
@@ -262,6 +277,9 @@ def _explained(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         location = [str(part) for part in problem["loc"]]
+        if not location:  # it is about several settings, and says which
+            lines.append(problem["msg"].removeprefix("Value error, "))
+            continue
         name = location[0]
         shown = f"{PREFIX}{name.upper()}" if len(location) == 1 else ".".join(location)
         message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")

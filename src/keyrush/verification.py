@@ -149,7 +149,7 @@ class Verification:
                 Window(f"{subject}:{item.seconds}", item.seconds * 1000, item.amount, item.name)
                 for item in limits
             ),
-            expires_at=NEVER if key.expires_at is None else key.expires_at,
+            expires_at=NEVER if key.ends_at is None else key.ends_at,
             quota_count=counts[plan.per == "account"],
             counts=() if key.environment in self._settings.unmetered_environments else counts,
         )

@@ -10,9 +10,10 @@ from typing import Any
 
 from keyrush import http
 from keyrush.errors import Refused
-from keyrush.gate import Admitted, Gate
+from keyrush.gate import Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
+from keyrush.principal import Anonymous, Caller, Principal
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -58,7 +59,7 @@ class KeyrushMiddleware:
         method = environ["REQUEST_METHOD"]
         path = _path(environ)
         if gate.policy.is_public(method, path, _raw_path(environ)) or _is_preflight(environ):
-            return self.app(environ, start_response)
+            return _Passage(self, environ, start_response, Anonymous(), [])
 
         credential = http.credential(
             (name, environ[variable].encode("latin-1"))
@@ -72,8 +73,9 @@ class KeyrushMiddleware:
         answer = gate.warm(credential, rule, query) or gate.cold(credential, rule, query)
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
-        environ["keyrush.principal"] = answer[0]
-        return _Passage(self, environ, start_response, answer)
+        principal, headers = answer
+        environ["keyrush.principal"] = principal
+        return _Passage(self, environ, start_response, principal, headers)
 
     def refuse(
         self,
@@ -102,12 +104,13 @@ class _Passage:
         middleware: KeyrushMiddleware,
         environ: Environ,
         start_response: StartResponse,
-        admitted: Admitted,
+        caller: Caller,
+        headers: list[Header],
     ) -> None:
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
-        self._principal, headers = admitted
+        self._caller = caller
         self._headers = _native(headers)
         self._called = False  # the app has called start_response
         self._sent = False  # and what it said is on its way, beyond recall
@@ -145,12 +148,15 @@ class _Passage:
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Write:
         """The app's `start_response`; may be called again, with `exc_info` (S73, S75)."""
-        refusal = self._principal.refusal
+        caller = self._caller
+        refusal = caller.refusal
         if refusal is not None and status.startswith("500"):
             # A framework has made an internal error of the `Refused` that was raised.
             self._answer(refusal, exc_info)
             return _discard
         self._called = True
+        if isinstance(caller, Principal) and status >= "4":
+            self._middleware.gate.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
@@ -170,8 +176,9 @@ class _Passage:
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
-        given_back = middleware.gate.refuse(self._principal, refusal)
-        self._refused = middleware.refuse(self._environ, self._start_response, given_back, exc_info)
+        if isinstance(self._caller, Principal):
+            refusal = middleware.gate.refuse(self._caller, refusal)
+        self._refused = middleware.refuse(self._environ, self._start_response, refusal, exc_info)
 
 
 def _discard(_: bytes) -> None:

@@ -82,10 +82,10 @@ class Store(Protocol):
         """Revoke the key for good; an earlier revocation stands. False where there is none."""
         ...
 
-    def replace(self, key_id: str, successor: ApiKey, expires_at: int) -> bool:
-        """Add the successor and let the key expire at `expires_at` or earlier, in one step.
+    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
+        """Add the successor and let the key retire at `retires_at`, in one step.
 
-        False, and nothing changed, where the key is unknown or revoked.
+        False, and nothing changed, where the key is unknown, revoked or has been replaced.
         """
         ...
 

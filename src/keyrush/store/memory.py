@@ -104,13 +104,12 @@ class MemoryStore:
                 self._keys[key_id] = replace(key, revoked_at=at)
             return key is not None
 
-    def replace(self, key_id: str, successor: ApiKey, expires_at: int) -> bool:
+    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
         with self._lock:
             key = self._keys.get(key_id)
-            if key is None or key.revoked_at is not None:
+            if key is None or key.revoked_at is not None or key.retires_at is not None:
                 return False
-            ends = expires_at if key.expires_at is None else min(expires_at, key.expires_at)
-            self._keys[key_id] = replace(key, expires_at=ends)
+            self._keys[key_id] = replace(key, retires_at=retires_at)
             self._put(successor)
             return True
 

@@ -54,6 +54,7 @@ KEYS = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("last_used_at", sa.BigInteger),
     sa.Column("expires_at", sa.BigInteger),
+    sa.Column("retires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
 )
 

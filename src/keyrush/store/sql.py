@@ -74,7 +74,11 @@ class SqlStore:
         shown = parsed.set(query={}).render_as_string(hide_password=True)
         try:
             self._engine = make_engine(parsed)
-            prepare(self._engine)
+            try:
+                prepare(self._engine)
+            finally:
+                # Nothing open may be carried across a fork; connections come with the first use.
+                self._engine.dispose()
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 f"KEYRUSH_STORE_URL: {shown} needs the module {error.name!r}; "
@@ -83,8 +87,6 @@ class SqlStore:
         except SQLAlchemyError as error:
             raise ConfigurationError(cannot_open(parsed, shown, error)) from error
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        # Nothing open may be carried across a fork; connections come with the first use.
-        self._engine.dispose()
         after_fork(self._forget_connections)
 
     def _forget_connections(self) -> None:
@@ -187,12 +189,11 @@ class SqlStore:
     def revoke(self, key_id: str, at: int) -> bool:
         return self._update(KEYS, key_id, revoked_at=sa.func.coalesce(KEYS.c.revoked_at, at))
 
-    def replace(self, key_id: str, successor: ApiKey, expires_at: int) -> bool:
-        ends = sa.case((KEYS.c.expires_at < expires_at, KEYS.c.expires_at), else_=expires_at)
+    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
         update = (
             sa.update(KEYS)
-            .where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None))
-            .values(expires_at=ends)
+            .where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None), KEYS.c.retires_at.is_(None))
+            .values(retires_at=retires_at)
         )
         with self._run(atomic=True) as connection:
             if connection.execute(update).rowcount != 1:
@@ -245,8 +246,10 @@ class SqlStore:
             return connection.execute(select).scalar() or 0
 
     def peppers(self, now: int) -> Mapping[str, int]:
-        active = KEYS.c.revoked_at.is_(None) & (
-            KEYS.c.expires_at.is_(None) | (KEYS.c.expires_at > now)
+        active = sa.and_(
+            KEYS.c.revoked_at.is_(None),
+            KEYS.c.expires_at.is_(None) | (KEYS.c.expires_at > now),
+            KEYS.c.retires_at.is_(None) | (KEYS.c.retires_at > now),
         )
         select = (
             sa.select(KEYS.c.pepper_id, sa.func.count()).where(active).group_by(KEYS.c.pepper_id)
@@ -284,6 +287,7 @@ def _key(row: Any) -> ApiKey:
         created_at=row.created_at,
         last_used_at=row.last_used_at,
         expires_at=row.expires_at,
+        retires_at=row.retires_at,
         revoked_at=row.revoked_at,
         limits=parse_limits(row.limits),
     )

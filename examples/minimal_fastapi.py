@@ -1,0 +1,25 @@
+"""FastAPI: `uvicorn minimal_fastapi:app`; see /docs for what the dependency adds there."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Security
+
+from keyrush import KeyrushMiddleware, Principal
+from keyrush.fastapi import principal
+
+app = FastAPI()
+app.add_middleware(KeyrushMiddleware)
+
+
+@app.get("/hello")
+async def hello(caller: Annotated[Principal, Security(principal)]) -> dict[str, str]:
+    """Say who calls."""
+    return {"key": caller.key_id, "account": caller.account_id}
+
+
+@app.post("/hello")
+async def change(
+    caller: Annotated[Principal, Security(principal, scopes=["write:hello"])],
+) -> dict[str, str]:
+    """Need a scope."""
+    return {"key": caller.key_id, "account": caller.account_id}

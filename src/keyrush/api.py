@@ -1,0 +1,332 @@
+"""The account API (contract O3 to O7, O12, O15 to O17): an ASGI app to mount behind the gate.
+
+    Mount("/v1", app=account_api)        # Starlette
+    app.mount("/v1", account_api)        # FastAPI, after the app's own routes under /v1
+
+serves, under that path:
+
+- `POST /me/api-credentials` `{"name", "expires_at"?, "scopes"?}`: a new key, shown this once
+- `GET /me/api-credentials`: the account's keys, without their texts
+- `POST /me/api-credentials/{id}/revoke`
+- `POST /me/api-credentials/{id}/rotate` `{"grace"?: seconds, "expires_at"?}`
+- `GET /me/credits` and `GET /me/usage`
+- `GET` or `POST /capabilities`: tools and their prices. Public once `public_paths` lists it.
+
+No key makes one that may do more than itself: what is created or rotated has no scope that the
+caller lacks, and the caller's environment. Revoking needs no more than a key of the account.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import pydantic_core
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from keyrush import accounts, http
+from keyrush.arguments import MAX_GRACE, MAX_NAME
+from keyrush.errors import InvalidArgument, KeyrushError, NotFound, Refused, StoreError
+from keyrush.gate import Gate
+from keyrush.keys import KeyFormat
+from keyrush.model import Refusal, iso
+from keyrush.notation import format_limits
+from keyrush.principal import Principal
+from keyrush.tables import ScopeName
+from keyrush.verification import UNAVAILABLE
+from keyrush.workers import Pool
+
+try:
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route, Router
+    from starlette.types import Receive, Scope, Send
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "keyrush.api needs Starlette: pip install 'keyrush[api]'", name=error.name
+    ) from error
+
+#: Bytes; a larger request body is refused with 413, unread.
+MAX_BODY = 65_536
+
+#: Keys are shown once and balances change: nothing under /me may be kept by a cache.
+_NO_STORE = {"Cache-Control": "no-store"}
+
+_log = logging.getLogger("keyrush")
+
+T = TypeVar("T")
+Handler = Callable[[Request, Gate, Principal], Awaitable[object]]
+
+
+# --- what a body may say -----------------------------------------------------------------------
+
+#: Dates at the end of the calendar overflow in some time zone.
+Expiry = Annotated[AwareDatetime, Field(lt=datetime(9999, 1, 1, tzinfo=UTC))]
+
+
+class _Body(BaseModel):
+    # A misspelt expires_at must not make a key that never expires.
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Creation(_Body):
+    name: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME),
+    ]
+    expires_at: Expiry | None = None
+    scopes: Annotated[list[ScopeName], Field(max_length=100)] | None = None
+
+
+class _Rotation(_Body):
+    grace: Annotated[int, Field(ge=0, le=MAX_GRACE, strict=True)] = accounts.DEFAULT_GRACE
+    expires_at: Expiry | None = None
+
+
+Model = TypeVar("Model", bound=_Body)
+
+
+class _BadBody(Exception):  # never seen outside this module
+    """A body that is answered with `detail`, as FastAPI does (contract O16)."""
+
+    def __init__(self, detail: list[dict[str, Any]], status: int = 422) -> None:
+        super().__init__(status)
+        self.detail = detail
+        self.status = status
+
+
+def _problem(kind: str, loc: list[str | int], message: str, given: object) -> dict[str, Any]:
+    return {"type": kind, "loc": loc, "msg": message, "input": given}
+
+
+async def _read(request: Request, gate: Gate, model: type[Model]) -> Model:
+    """The request's body.
+
+    Raises:
+        _BadBody: It is too large, no JSON, or not what `model` says.
+    """
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            message = f"Body should have at most {MAX_BODY} bytes"
+            raise _BadBody([_problem("too_long", ["body"], message, None)], status=413)
+    # Whoever pastes a key where a name belongs must find it neither echoed nor stored (O22).
+    keys = KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
+    if re.search(keys.scanner_pattern().encode(), raw):
+        raise _BadBody([_problem("value_error", ["body"], "Body should hold no key", None)])
+    try:
+        values = pydantic_core.from_json(bytes(raw), allow_inf_nan=False) if raw.strip() else None
+    except ValueError as error:
+        problem = _problem("json_invalid", ["body"], f"JSON decode error: {error}", {})
+        raise _BadBody([problem]) from None
+    if values is None:
+        if any(field.is_required() for field in model.model_fields.values()):
+            raise _BadBody([_problem("missing", ["body"], "Field required", None)])
+        values = {}
+    try:
+        return model.model_validate(values, from_attributes=True)
+    except ValidationError as error:
+        raise _BadBody(
+            [
+                _problem(found["type"], ["body", *found["loc"]], found["msg"], found["input"])
+                for found in error.errors(include_url=False, include_context=False)
+            ]
+        ) from None
+
+
+def _wrong(error: InvalidArgument, body: _Body) -> _BadBody:
+    given = getattr(body, error.field, None)
+    return _BadBody([_problem("value_error", ["body", error.field], error.message, given)])
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+# --- the frame around every handler ------------------------------------------------------------
+
+
+def _me(handler: Handler, status: int = 200) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint that answers with what `handler` returns, as JSON that is not cached."""
+
+    async def endpoint(request: Request) -> Response:
+        gate, principal = request.scope["keyrush.gate"], request.scope["keyrush"]
+        if principal is None:  # somebody has listed the path as public
+            return _refused(gate, http.MISSING)
+        try:
+            answer = await handler(request, gate, principal)
+        except _BadBody as bad:
+            # An input such as 1e999 is no JSON when written as it was understood.
+            content = pydantic_core.to_json({"detail": bad.detail}, inf_nan_mode="null")
+            return Response(content, bad.status, _NO_STORE, "application/json")
+        except NotFound:
+            principal.refuse(Refusal("not_found"))
+        return JSONResponse(answer, status, _NO_STORE)
+
+    return endpoint
+
+
+def _refused(gate: Gate, refusal: Refusal) -> Response:
+    status, headers, body = gate.refusals.response(refusal)
+    response = Response(body, status)
+    response.raw_headers = headers
+    return response
+
+
+async def _run(
+    gate: Gate, principal: Principal, pool: Pool, function: Callable[..., T], *args: Any
+) -> T:
+    """`function(*args)`, off the event loop.
+
+    Raises:
+        Refused: 503, where the store can't answer (contract O15, S19).
+        KeyrushError: Whatever else `function` raises.
+    """
+    try:
+        return await gate.workers.run(pool, function, *args, undo=None)
+    except Exception as error:
+        if isinstance(error, KeyrushError) and not isinstance(error, StoreError):
+            raise
+        _log.exception("the store can't answer the account API")
+        principal.refusal = UNAVAILABLE
+        raise Refused(UNAVAILABLE) from error
+
+
+# --- keys --------------------------------------------------------------------------------------
+
+
+async def _create(request: Request, gate: Gate, principal: Principal) -> object:
+    wanted = await _read(request, gate, _Creation)
+    scopes = wanted.scopes or list(principal.scopes)
+    # Without any scope, `create_key` would give `*`.
+    _require(principal, scopes or ["*"])
+
+    def create() -> accounts.NewKey:
+        caller = gate.accounts.key(principal.key_id)
+        return gate.accounts.create_key(
+            principal.account_id,
+            wanted.name,
+            scopes=scopes,
+            environment=principal.environment,
+            expires_at=_milliseconds(wanted.expires_at),
+            limits=format_limits(caller.limits),
+        )
+
+    try:
+        return _shown_once(gate, await _run(gate, principal, "hash", create))
+    except InvalidArgument as error:
+        raise _wrong(error, wanted) from None
+
+
+async def _list(_: Request, gate: Gate, principal: Principal) -> object:
+    keys = await _run(gate, principal, "io", gate.accounts.keys, principal.account_id)
+    now = gate.clock()
+    return [accounts.as_json(key, now) for key in keys]
+
+
+async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
+    key_id = request.path_params["credential_id"]
+    key = await _run(gate, principal, "io", gate.accounts.revoke, key_id, principal.account_id)
+    return accounts.as_json(key, gate.clock())
+
+
+async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
+    key_id = request.path_params["credential_id"]
+    wanted = await _read(request, gate, _Rotation)
+    key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
+    _require(principal, key.scopes)
+    if key.environment != principal.environment:
+        principal.refuse(Refusal("wrong_environment"))
+
+    def rotate() -> accounts.NewKey:
+        return gate.accounts.rotate(
+            key_id,
+            principal.account_id,
+            grace=wanted.grace,
+            expires_at=_milliseconds(wanted.expires_at),
+        )
+
+    try:
+        return _shown_once(gate, await _run(gate, principal, "hash", rotate))
+    except InvalidArgument as error:
+        if error.field != "credential":
+            raise _wrong(error, wanted) from None
+        loc: list[str | int] = ["path", "credential_id"]
+        raise _BadBody([_problem("value_error", loc, error.message, key_id)]) from None
+
+
+def _require(principal: Principal, scopes: Iterable[str]) -> None:
+    missing = tuple(scope for scope in scopes if scope not in principal.scopes)
+    principal.require_scope(*missing)
+
+
+def _shown_once(gate: Gate, new: accounts.NewKey) -> object:
+    return {"key": new.text, "api_credential": accounts.as_json(new.key, gate.clock())}
+
+
+# --- credits, usage, capabilities --------------------------------------------------------------
+
+
+async def _credits(_: Request, gate: Gate, principal: Principal) -> object:
+    account = await _run(gate, principal, "io", gate.accounts.account, principal.account_id)
+    return {"balance": account.balance}
+
+
+async def _usage(_: Request, gate: Gate, principal: Principal) -> object:
+    """This month of whatever the plan counts, this request included (contract R12, R13, R18)."""
+
+    def usage() -> accounts.MonthlyUsage:
+        gate.flush()
+        return gate.accounts.usage(principal.account_id, principal.key_id)
+
+    used = await _run(gate, principal, "io", usage)
+    return {
+        "month": used.month,
+        "counted": used.counted,
+        "limit": used.limit,
+        "remaining": None if used.limit is None else max(0, used.limit - used.counted),
+        "overage": used.overage,
+        "overage_price_per_1000": None if used.overage_price is None else str(used.overage_price),
+        "resets_at": iso(used.resets_at),
+    }
+
+
+async def _capabilities(request: Request) -> Response:
+    settings = request.scope["keyrush.gate"].settings
+    prices: dict[str, int] = {}
+    for rule in settings.rule_values:
+        if rule.tool is not None:
+            prices.setdefault(rule.tool, rule.credits)
+    tools = [{"name": name, "credits": price, "enabled": True} for name, price in prices.items()]
+    return JSONResponse({"tools": tools, "sources": list(settings.sources)})
+
+
+_router = Router(
+    [
+        Route("/me/api-credentials", _me(_create, 201), methods=["POST"]),
+        Route("/me/api-credentials", _me(_list), methods=["GET"]),
+        Route("/me/api-credentials/{credential_id}/revoke", _me(_revoke), methods=["POST"]),
+        Route("/me/api-credentials/{credential_id}/rotate", _me(_rotate, 201), methods=["POST"]),
+        Route("/me/credits", _me(_credits), methods=["GET"]),
+        Route("/me/usage", _me(_usage), methods=["GET"]),
+        Route("/capabilities", _capabilities, methods=["GET", "POST"]),
+    ]
+)
+
+
+async def account_api(scope: Scope, receive: Receive, send: Send) -> None:
+    """The account API, an ASGI app. See the module for what it serves.
+
+    Raises:
+        RuntimeError: There is no `KeyrushMiddleware` in front of it.
+    """
+    if scope["type"] != "lifespan" and "keyrush.gate" not in scope:
+        raise RuntimeError(
+            "keyrush.api.account_api must not be reached but through KeyrushMiddleware: "
+            "app.add_middleware(KeyrushMiddleware)"
+        )
+    await _router(scope, receive, send)

@@ -1,0 +1,288 @@
+"""`keyrush doctor`: what is set, whether it works, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from argon2.exceptions import HashingError
+from pydantic import SecretStr
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+import keyrush
+from keyrush import output
+from keyrush.bridge import synchronous
+from keyrush.commands import in_memory
+from keyrush.errors import ConfigurationError
+from keyrush.keys import Fingerprints, Hashing
+from keyrush.model import now_ms
+from keyrush.notation import format_limits
+from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for
+from keyrush.settings import PREFIX, Settings
+from keyrush.store import Store, open_store
+from keyrush.workers import cores
+
+#: Exit codes: as documented for all commands; 1 is for a warning.
+_WARNING, _SETTINGS, _STORE = 1, 2, 3
+
+Level = Literal["ok", "note", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. Warnings and problems are what is wrong."""
+
+    level: Level
+    about: str
+    text: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What the doctor found. No secret is in it."""
+
+    version: str = keyrush.__version__
+    settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    active_keys: int | None = None
+    argon2_ms: float | None = None
+    cores: int = field(default_factory=cores)
+    exit_code: int = 0
+
+    def add(self, level: Level, about: str, text: str, exit_code: int = 0) -> None:
+        """Add a finding. The gravest exit code stands."""
+        self.findings.append(Finding(level, about, text))
+        self.exit_code = max(self.exit_code, exit_code, _WARNING if level == "warning" else 0)
+
+
+def run(*, as_json: bool) -> int:
+    """Examine, print what was found, and return the exit code."""
+    logging.getLogger("keyrush").addHandler(logging.NullHandler())  # it is all in the report
+    report = examine()
+    if as_json:
+        output.dump(asdict(report))
+        return report.exit_code
+    output.say(f"keyrush {report.version}")
+    if report.settings:
+        output.say()
+        output.table(
+            ["SETTING", "FROM", "VALUE"],
+            [
+                [PREFIX + name.upper(), report.sources[name], _shown(value)]
+                for name, value in report.settings.items()
+            ],
+        )
+    output.say()
+    for finding in report.findings:
+        output.say(f"{finding.level:8} {finding.about}: {' '.join(finding.text.split())}")
+    output.say()
+    output.say("Something is wrong." if report.exit_code else "Nothing is wrong.")
+    return report.exit_code
+
+
+def examine() -> Report:
+    """Look at everything that can still be looked at once something is wrong."""
+    report = Report()
+    _look_for_unknown_variables(report)
+    try:
+        settings = Settings()
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            report.add("problem", "settings", line, _SETTINGS)
+        return report
+    report.settings = _effective(settings)
+    report.sources = {name: _source(settings, name) for name in report.settings}
+    report.add("ok", "settings", "are valid")
+    store = _opened(report, settings)
+    if store is not None:
+        try:
+            _look_at_store(report, settings, store)
+        finally:
+            store.close()
+    _look_at_peppers(report, settings)
+    _time_argon2(report, settings)
+    _look_at_limits(report, settings)
+    return report
+
+
+def _look_for_unknown_variables(report: Report) -> None:
+    for variable in sorted(os.environ):
+        name = variable.lower()
+        if name.startswith(PREFIX.lower()) and name[len(PREFIX) :] not in Settings.model_fields:
+            report.add("warning", "settings", f"{variable} is no setting and has no effect")
+
+
+# --- the store and its keys ---
+
+
+def _opened(report: Report, settings: Settings) -> Store | None:
+    try:
+        store = synchronous(open_store(settings.store_url))
+    except ConfigurationError as error:
+        unreachable = isinstance(error.__cause__, DBAPIError)
+        report.add("problem", "store", str(error), _STORE if unreachable else _SETTINGS)
+    except Exception as error:  # a store of the user's own may raise anything
+        report.add("problem", "store", f"can't be opened: {type(error).__name__}", _STORE)
+    else:
+        return store
+    return None
+
+
+def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
+    now = now_ms()
+    try:
+        in_use = store.peppers(now)
+        accounts = store.accounts()
+    except Exception as error:  # a store of the user's own may raise anything
+        report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
+        return
+    report.active_keys = sum(in_use.values())
+    text = f"opened; accounts: {len(accounts):,}, active keys: {report.active_keys:,}"
+    report.add("ok", "store", text)
+    if in_memory(settings.store_url):
+        report.add("note", "store", "in memory: gone with the process, out of reach of commands")
+    for plan in sorted({account.plan for account in accounts} - settings.plans.keys()):
+        concerned = sum(account.plan == plan for account in accounts)
+        text = f"{plan!r} is not in the table; {concerned:,} accounts on it are refused with 503"
+        report.add("problem", "plans", text, _SETTINGS)
+    _compare_peppers(report, settings, store, in_use, now)
+
+
+def _compare_peppers(
+    report: Report, settings: Settings, store: Store, in_use: Mapping[str, int], now: int
+) -> None:
+    try:
+        peppers = peppers_for(settings, store, given=False, now=now)
+    except (ConfigurationError, OSError) as error:
+        report.add("problem", "pepper", str(error), _SETTINGS)
+        return
+    known = Fingerprints(peppers).pepper_ids
+    lost = sum(count for pepper_id, count in in_use.items() if pepper_id not in known)
+    if lost:
+        text = f"{lost:,} active keys were made with a pepper that is not configured: all refused"
+        report.add("problem", "pepper", text, _SETTINGS)
+    else:
+        report.add("ok", "pepper", "fits every active key")
+    older = sum(in_use.get(pepper_id, 0) for pepper_id in known[1:])
+    if older:
+        text = f"{older:,} active keys still need an older pepper; each moves with its next use"
+        report.add("note", "pepper", text)
+
+
+def _look_at_peppers(report: Report, settings: Settings) -> None:
+    """What can be said of the peppers without the store."""
+    for position, pepper in enumerate(settings.pepper, 1):
+        length = len(pepper.get_secret_value().encode())
+        if length < RECOMMENDED_LENGTH:
+            text = f"number {position} has {length} bytes; use at least {RECOMMENDED_LENGTH}"
+            report.add("warning", "pepper", text)
+    if settings.pepper or in_memory(settings.store_url):
+        return
+    try:
+        path = pepper_file(settings)
+    except ArgumentError:  # said above, where the store was opened
+        return
+    if path is not None and path.exists() and path.stat().st_mode & 0o077:
+        report.add("warning", "pepper", f"{path} can be read by others; chmod 600 it")
+
+
+# --- what it costs ---
+
+
+def _time_argon2(report: Report, settings: Settings) -> None:
+    hashing = Hashing(
+        settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
+    )
+    start = time.perf_counter()
+    try:
+        hashing.hash(b"keyrush doctor")
+    except HashingError as error:
+        report.add("problem", "argon2", f"can't hash with these costs: {error}", _SETTINGS)
+        return
+    report.argon2_ms = round((time.perf_counter() - start) * 1000, 2)
+    report.add("ok", "argon2", f"one hash takes {report.argon2_ms:g} ms on one of {_cores(report)}")
+    number = report.active_keys or 0
+    seconds = number * report.argon2_ms / 1000 / report.cores
+    cost = f"{number:,} active keys, each used once: {seconds:,.2f} s of hashing in each process"
+    if settings.verify == "fingerprint":
+        report.add("note", "cold start", f"KEYRUSH_VERIFY=fingerprint saves this: {cost}")
+    else:
+        report.add("note", "cold start", cost)
+        text = "KEYRUSH_VERIFY=fingerprint would save it: the HMAC under the pepper is the proof"
+        report.add("note", "cold start", text)
+
+
+def _cores(report: Report) -> str:
+    return "1 core" if report.cores == 1 else f"{report.cores} cores"
+
+
+def _look_at_limits(report: Report, settings: Settings) -> None:
+    if not settings.limiter_url.startswith("memory:"):
+        return
+    text = "counted in each process by itself: with several workers, each admits the whole limit"
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if workers.isdecimal() and int(workers) > 1:
+        text += f"; WEB_CONCURRENCY={workers} makes it {workers} times the limit"
+    report.add("note", "limits", text)
+
+
+# --- effective settings ---
+
+
+def _effective(settings: Settings) -> dict[str, Any]:
+    """Every setting as JSON, without secrets."""
+    values = settings.model_dump(mode="json", exclude={"errors", "pepper"})
+    values["pepper"] = [_masked(pepper) for pepper in settings.pepper]
+    for name, table in settings.plans.items():
+        values["plans"][name]["limits"] = format_limits(table.limits)
+        values["plans"][name]["modules"] = sorted(table.modules)
+    values["errors"] = _name(settings.errors)
+    values["store_url"] = _without_password(settings.store_url)
+    values["limiter_url"] = _without_password(settings.limiter_url)
+    return {name: values[name] for name in Settings.model_fields}
+
+
+def _name(errors: Any) -> str:
+    """`errors` as it may be set: a function by its module and name."""
+    if isinstance(errors, str):
+        return errors
+    return f"{errors.__module__}:{getattr(errors, '__qualname__', type(errors).__qualname__)}"
+
+
+def _masked(secret: SecretStr) -> str:
+    return f"({len(secret.get_secret_value().encode())} bytes)"
+
+
+def _without_password(url: str) -> str:
+    if "://" not in url:
+        return url
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return url.partition("://")[0] + "://…"
+    # Without its options: some drivers take a password among them.
+    shown = parsed.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?…" if parsed.query else shown
+
+
+def _source(settings: Settings, name: str) -> str:
+    if any(variable.lower() == (PREFIX + name).lower() for variable in os.environ):
+        return "environment"
+    return "file" if name in settings.model_fields_set else "default"
+
+
+def _shown(value: Any) -> str:
+    """A setting on one line, for people: tables by the names in them."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(value)
+    if isinstance(value, list):
+        return ", ".join(item["path"] if isinstance(item, dict) else str(item) for item in value)
+    return str(value)

@@ -1,0 +1,157 @@
+"""The caller as a FastAPI dependency, with its place in the OpenAPI document.
+
+    from keyrush.fastapi import principal
+
+    @app.get("/articles")
+    async def articles(caller: Annotated[Principal, Security(principal, scopes=["read:articles"])]):
+        ...
+
+It reads what `KeyrushMiddleware` found out, so the middleware must be in front of the app. The
+routes that use it, and no others, show both ways to send a key and the 401, 403 and 429
+responses in `app.openapi()`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from keyrush import http
+from keyrush.principal import Caller, Principal
+
+try:
+    from fastapi import FastAPI, Security
+    from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
+    from fastapi.openapi.models import SecurityBase as SchemeModel
+    from fastapi.requests import HTTPConnection
+    from fastapi.security import SecurityScopes
+    from fastapi.security.base import SecurityBase
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "keyrush.fastapi needs FastAPI: pip install 'keyrush[fastapi]'", name=error.name
+    ) from error
+
+
+class _Scheme(SecurityBase):
+    """A way to send a key, for the document alone: the middleware has read the key."""
+
+    def __init__(self, name: str, model: SchemeModel) -> None:
+        self.scheme_name = name
+        self.model = model
+
+    async def __call__(self) -> None:
+        """Ask nothing of the request, so that it works for WebSockets too."""
+
+
+_BEARER = _Scheme("KeyrushBearer", HTTPBearer(description="The API key as a bearer token."))
+_HEADER = _Scheme(
+    "KeyrushHeader",
+    APIKey.model_validate(
+        {"in": APIKeyIn.header, "name": "X-API-Key", "description": "The API key."}
+    ),
+)
+
+
+async def principal(
+    connection: HTTPConnection,
+    security_scopes: SecurityScopes,
+    _bearer: Annotated[None, Security(_BEARER)],
+    _header: Annotated[None, Security(_HEADER)],
+) -> Principal:
+    """The caller, who has all scopes named in `Security(principal, scopes=[...])`.
+
+    Raises:
+        Refused: 403 where a scope is missing (S17); 401 on a public path, where nobody is known.
+        RuntimeError: There is no `KeyrushMiddleware` in front of the app.
+    """
+    if "keyrush.gate" not in connection.scope:
+        raise RuntimeError(
+            "keyrush.fastapi.principal needs KeyrushMiddleware in front of the app: "
+            "app.add_middleware(KeyrushMiddleware)"
+        )
+    caller: Caller = connection.scope["user"]
+    if not isinstance(caller, Principal):
+        caller.refuse(http.MISSING)
+    caller.require_scope(*security_scopes.scopes)
+    return caller
+
+
+# --- the OpenAPI document ----------------------------------------------------------------------
+
+_SCHEMA = {
+    "title": "KeyrushRefusal",
+    "description": "Why a request was refused.",
+    "type": "object",
+    "properties": {
+        "success": {"type": "boolean", "const": False},
+        "error": {"type": "string"},
+        "statusCode": {"type": "integer"},
+    },
+    "required": ["success", "error", "statusCode"],
+}
+
+
+def _response(description: str, header: str, meaning: str, kind: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {header: {"description": meaning, "schema": {"type": kind}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/KeyrushRefusal"}}
+        },
+    }
+
+
+_RESPONSES = {
+    "401": _response(
+        "The API key is missing, invalid or expired", "WWW-Authenticate", "RFC 6750", "string"
+    ),
+    "403": _response(
+        "The API key lacks a scope, or the plan does not include what was asked for",
+        "WWW-Authenticate",
+        "RFC 6750, with the missing scope; absent where no scope would help",
+        "string",
+    ),
+    "429": _response(
+        "Rate limit exceeded", "Retry-After", "Seconds to wait before trying again", "integer"
+    ),
+}
+
+
+def add_responses(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add the 401, 403 and 429 responses to every operation that needs a key, and return `schema`.
+
+    Call it only where you make the document yourself with `get_openapi`; `app.openapi()` does
+    so by itself. Responses that a route documents itself stay as they are, such as those of
+    another `KEYRUSH_ERRORS`. Calling it twice changes nothing.
+    """
+    names = {_BEARER.scheme_name, _HEADER.scheme_name}
+    for path in schema.get("paths", {}).values():
+        for operation in path.values():
+            security = operation.get("security", ()) if isinstance(operation, dict) else ()
+            if any(names & requirement.keys() for requirement in security):
+                schema["components"].setdefault("schemas", {})["KeyrushRefusal"] = copy.deepcopy(
+                    _SCHEMA
+                )
+                for status, response in _RESPONSES.items():
+                    operation["responses"].setdefault(status, copy.deepcopy(response))
+    return schema
+
+
+def _documented(
+    openapi: Callable[[FastAPI], dict[str, Any]],
+) -> Callable[[FastAPI], dict[str, Any]]:
+    @functools.wraps(openapi)
+    def documented(app: FastAPI) -> dict[str, Any]:
+        return add_responses(openapi(app))
+
+    documented.adds_responses = True  # type: ignore[attr-defined]  # the mark looked for below
+    return documented
+
+
+# FastAPI takes responses from routes, routers and apps, but not from dependencies, and tells a
+# dependency nothing of the route it is in. So the one public method that makes the document is
+# wrapped, once. It changes only operations that use the dependency above.
+if not hasattr(FastAPI.openapi, "adds_responses"):
+    FastAPI.openapi = _documented(FastAPI.openapi)  # type: ignore[assignment, method-assign]  # see above

@@ -1,0 +1,83 @@
+"""The `keyrush` command, run in this process or in one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrush.cli import main
+from tests.conftest import CHEAP
+
+#: For a process of its own: argon2id at its cheapest.
+CHEAP_ENVIRONMENT = {f"KEYRUSH_{name.upper()}": str(value) for name, value in CHEAP.items()}
+
+#: The installed command.
+COMMAND = str(Path(sys.executable).with_name("keyrush"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.out)
+
+
+class Runner:
+    """Runs the command in this process, in a folder of the test's own."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        folder: Path,
+    ) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.chdir(folder)
+        self.env(**CHEAP_ENVIRONMENT)
+
+    def env(self, **variables: str) -> None:
+        """Set environment variables for this test."""
+        for name, value in variables.items():
+            self._monkeypatch.setenv(name, value)
+
+    def __call__(self, *arguments: str) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["keyrush", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = self._capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Result(code, printed.out, printed.err)
+
+
+def run_process(
+    *arguments: str, folder: Path, env: Mapping[str, str] | None = None, patience: float = 60
+) -> Result:
+    """Run the installed command in a process of its own, its output going into pipes."""
+    done = subprocess.run(  # noqa: S603  # the command is the test's own
+        [COMMAND, *arguments],
+        cwd=folder,
+        env={**os.environ, **CHEAP_ENVIRONMENT, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)

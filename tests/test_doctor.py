@@ -1,0 +1,289 @@
+"""`keyrush doctor`: what it finds, that it goes on when something is wrong, that it is discreet."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argon2.exceptions import HashingError
+
+from keyrush import Gate, Settings
+from tests.running import Result, Runner, run_process
+
+LONG, OTHER = "l" * 32, "o" * 32
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Runner:
+    """The command in a folder with nothing in it, so over a new SQLite file."""
+    return Runner(monkeypatch, capsys, tmp_path)
+
+
+def make_key(run: Runner) -> None:
+    """A key in the store."""
+    assert run("keys", "create", "--account", "acct_x", "--name", "n").code == 0
+
+
+def findings(result: Result, level: str) -> dict[str, str]:
+    """The findings of a level, as text by what they are about."""
+    found: list[dict[str, Any]] = result.json["findings"]
+    return {item["about"]: item["text"] for item in found if item["level"] == level}
+
+
+def test_nothing_is_wrong(run: Runner) -> None:
+    """With the defaults nothing is wrong: exit code 0, and every setting is shown."""
+    make_key(run)
+    result = run("doctor")
+    assert result.code == 0
+    assert "Nothing is wrong." in result.out
+    for name in Settings.model_fields:
+        assert f"KEYRUSH_{name.upper()} " in result.out
+    assert "ok       store: opened; accounts: 1, active keys: 1" in result.out
+    assert "ok       pepper: fits every active key" in result.out
+
+
+def test_json(run: Runner) -> None:
+    """`--json` has settings, where they come from, findings and what hashing costs."""
+    (Path.cwd() / "keyrush.toml").write_text("cache_size = 10\n")
+    run.env(KEYRUSH_CONFIG="keyrush.toml", KEYRUSH_CACHE_TTL="2")
+    make_key(run)
+    report = run("doctor", "--json").json
+    assert report["settings"]["cache_size"] == 10
+    assert report["settings"]["plans"]["starter"]["limits"] == "100/minute"
+    sources = report["sources"]
+    assert (sources["cache_size"], sources["cache_ttl"]) == ("file", "environment")
+    assert sources["realm"] == "default"
+    assert report["active_keys"] == 1
+    assert report["argon2_ms"] > 0
+    assert report["cores"] >= 1
+    assert report["exit_code"] == 0
+
+
+def test_tables_are_named(run: Runner, tmp_path: Path) -> None:
+    """Plans and rules are shown by their names, a function for errors by its module."""
+    (tmp_path / "keyrush.toml").write_text(
+        '[plans.team]\nlimits = "1/minute"\n[[rules]]\npath = "/a"\n[[rules]]\npath = "/b"\n'
+    )
+    run.env(KEYRUSH_CONFIG="keyrush.toml", KEYRUSH_ERRORS=f"{__name__}:body")
+    shown = run("doctor").out
+    assert "team\n" in shown.replace(" ", "")
+    assert "/a, /b" in shown
+    assert f"{__name__}:body" in shown
+
+
+def body(_refusal: object, text: str) -> tuple[str, bytes]:
+    """A refusal body of the user's own."""
+    return "text/plain", text.encode()
+
+
+def test_secrets_are_masked(run: Runner) -> None:
+    """O22: neither peppers nor passwords in URLs are printed, wherever they stand."""
+    run.env(
+        KEYRUSH_PEPPER="secret-pepper-1,secret-pepper-2",
+        KEYRUSH_STORE_URL="postgresql://someone:geheim@127.0.0.1:1/keys?password=geheim",
+        KEYRUSH_LIMITER_URL="package.module:Limiter",
+    )
+    for arguments in (("doctor",), ("doctor", "--json")):
+        result = run(*arguments)
+        assert "secret-pepper" not in result.out + result.err
+        assert "geheim" not in result.out + result.err
+    assert result.json["settings"]["pepper"] == ["(15 bytes)", "(15 bytes)"]
+    url = "postgresql://someone:***@127.0.0.1:1/keys?…"
+    assert result.json["settings"]["store_url"] == url
+    assert result.json["settings"]["limiter_url"] == "package.module:Limiter"
+
+
+def test_wrong_setting(run: Runner) -> None:
+    """A wrong setting is named: exit code 2."""
+    run.env(KEYRUSH_CACHE_TTL="long", KEYRUSH_HEADERS="none")
+    result = run("doctor")
+    assert result.code == 2
+    assert "problem  settings: KEYRUSH_CACHE_TTL: 'long'" in result.out
+    assert "problem  settings: KEYRUSH_HEADERS: 'none'" in result.out
+    assert "Something is wrong." in result.out
+
+
+def test_unknown_variable(run: Runner) -> None:
+    """A KEYRUSH_* variable that is no setting is named: exit code 1."""
+    run.env(KEYRUSH_COLOUR="blue", KEYRUSH_REALM="shop")
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert findings(result, "warning") == {
+        "settings": "KEYRUSH_COLOUR is no setting and has no effect"
+    }
+
+
+def test_short_pepper(run: Runner) -> None:
+    """A pepper of fewer than 32 bytes is warned of, by its number: exit code 1."""
+    run.env(KEYRUSH_PEPPER=f"{LONG},short")
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert findings(result, "warning") == {"pepper": "number 2 has 5 bytes; use at least 32"}
+
+
+def test_wrong_pepper(run: Runner) -> None:
+    """Where no key fits the pepper, that is said, and everything else all the same."""
+    make_key(run)
+    run.env(KEYRUSH_PEPPER=OTHER)
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert "none of the 1 active keys" in findings(result, "problem")["pepper"]
+    assert "active keys: 1" in findings(result, "ok")["store"]
+    assert "argon2" in findings(result, "ok")
+    assert result.err == ""
+
+
+def test_pepper_that_some_keys_need(run: Runner) -> None:
+    """Keys made with a pepper that is not configured are counted: exit code 2."""
+    run.env(KEYRUSH_PEPPER=LONG)
+    make_key(run)
+    run.env(KEYRUSH_PEPPER=f"{OTHER},{LONG}")
+    make_key(run)
+    rotating = run("doctor", "--json")
+    assert rotating.code == 0
+    assert "1 active keys still need an older pepper" in findings(rotating, "note")["pepper"]
+    run.env(KEYRUSH_PEPPER=OTHER)
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert "1 active keys were made with a pepper" in findings(result, "problem")["pepper"]
+
+
+def test_missing_pepper_file(run: Runner, tmp_path: Path) -> None:
+    """A pepper file that is gone while keys need it is said: exit code 2."""
+    make_key(run)
+    (tmp_path / "keyrush.pepper").unlink()
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert "keyrush.pepper is missing" in findings(result, "problem")["pepper"]
+
+
+def test_pepper_file_that_others_can_read(run: Runner, tmp_path: Path) -> None:
+    """A pepper file that is not private is warned of: exit code 1."""
+    make_key(run)
+    (tmp_path / "keyrush.pepper").chmod(0o644)
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert "chmod 600" in findings(result, "warning")["pepper"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "text"),
+    [
+        ("sqlite:///absent/keys.db", 3, "can't open sqlite:///absent/keys.db"),
+        ("mysql://u:geheim@host/keys", 2, "'mysql' is not supported"),
+        ("://", 2, "not a database URL"),
+        ("absent.module:Store", 2, "can't import"),
+        (f"{__name__}:Unmakeable", 3, "can't be opened: ZeroDivisionError"),
+        (f"{__name__}:Unanswering", 3, "can't answer: ZeroDivisionError"),
+    ],
+)
+def test_store_that_fails(run: Runner, url: str, code: int, text: str) -> None:
+    """A store that can't be opened or asked is said; the rest is examined all the same."""
+    run.env(KEYRUSH_STORE_URL=url)
+    result = run("doctor", "--json")
+    assert result.code == code
+    assert text in findings(result, "problem")["store"]
+    assert "argon2" in findings(result, "ok")
+    assert "geheim" not in result.out
+    assert result.json["active_keys"] is None
+
+
+class Unmakeable:
+    """A store that can't be made."""
+
+    def __init__(self) -> None:
+        raise ZeroDivisionError
+
+
+class Unanswering:
+    """A store that can be made, and no more."""
+
+    def peppers(self, now: int) -> dict[str, int]:
+        raise ZeroDivisionError(now)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def test_newer_schema(run: Runner, tmp_path: Path) -> None:
+    """A database of a newer keyrush: exit code 2."""
+    make_key(run)
+    with sqlite3.connect(tmp_path / "keyrush.db") as database:
+        database.execute("UPDATE keyrush_meta SET value = '99' WHERE name = 'schema'")
+    database.close()
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert "the database has schema 99" in findings(result, "problem")["store"]
+
+
+def test_memory(run: Runner) -> None:
+    """A store in memory is fine, and said to be out of the commands' reach."""
+    run.env(KEYRUSH_STORE_URL="memory://")
+    result = run("doctor", "--json")
+    assert result.code == 0
+    assert "out of reach" in findings(result, "note")["store"]
+
+
+def test_accounts_on_a_plan_that_left_the_table(run: Runner, tmp_path: Path) -> None:
+    """Accounts whose plan is gone are counted, because their requests fail: exit code 2."""
+    make_key(run)
+    (tmp_path / "keyrush.toml").write_text('[plans.team]\nlimits = "1/minute"\n')
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert findings(result, "problem")["plans"].startswith("'starter' is not in the table; 1 ")
+
+
+def test_cold_start(run: Runner, tmp_path: Path) -> None:
+    """A cold start costs one hash for each active key, shared by the cores."""
+    make_key(run)
+    make_key(run)
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    gate.accounts.revoke(gate.accounts.keys()[0].id)
+    gate.close()
+    result = run("doctor", "--json")
+    notes = [item["text"] for item in result.json["findings"] if item["about"] == "cold start"]
+    assert result.json["active_keys"] == 1
+    assert notes[0].startswith("1 active keys, each used once: 0.0")
+    assert "KEYRUSH_VERIFY=fingerprint would save it" in notes[1]
+
+
+def test_cold_start_without_argon2(run: Runner) -> None:
+    """VERIFY=fingerprint is said to save the hashing."""
+    run.env(KEYRUSH_VERIFY="fingerprint")
+    notes = findings(run("doctor", "--json"), "note")
+    assert notes["cold start"].startswith("KEYRUSH_VERIFY=fingerprint saves this: 0 active keys")
+
+
+def test_impossible_argon2(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs with which argon2 can't hash here are a problem: exit code 2."""
+
+    def hash_(*_: object) -> str:
+        raise HashingError("Memory allocation error")
+
+    monkeypatch.setattr("keyrush.keys.Hashing.hash", hash_)
+    result = run("doctor", "--json")
+    assert result.code == 2
+    assert "can't hash with these costs" in findings(result, "problem")["argon2"]
+
+
+def test_limits_in_several_workers(run: Runner) -> None:
+    """Windows in memory are counted in each process: said, and by how much where it is known."""
+    assert "each admits the whole limit" in findings(run("doctor", "--json"), "note")["limits"]
+    run.env(WEB_CONCURRENCY="4")
+    assert "4 times the limit" in findings(run("doctor", "--json"), "note")["limits"]
+
+
+def test_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """The exit code reaches scripts, and piped output is neither coloured nor wrapped."""
+    result = run_process(
+        "doctor", folder=tmp_path, env={"COLUMNS": "30", "KEYRUSH_PEPPER": "short"}
+    )
+    assert result.code == 1
+    assert "warning  pepper: number 1 has 5 bytes; use at least 32\n" in result.out
+    assert "\x1b" not in result.out
+    assert "KEYRUSH_STORE_URL               default      sqlite:///keyrush.db" in result.out

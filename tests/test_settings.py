@@ -1,0 +1,434 @@
+"""Settings: where they come from, what they allow, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrush import ConfigurationError, Settings
+from keyrush.keys import Hashing
+from keyrush.model import Limit, Plan, Quota, Refusal
+from keyrush.policy import Rule
+from keyrush.responses import Body
+
+SECRET = "hunter2-hunter2-hunter2-hunter2-x"
+
+Toml = Callable[[str], Path]
+
+
+@pytest.fixture
+def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toml:
+    """Writes the file that `KEYRUSH_CONFIG` names."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "keyrush.toml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("KEYRUSH_CONFIG", str(path))
+        return path
+
+    return write
+
+
+def wrong(**values: Any) -> str:
+    """The message that says why the settings are refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(**values)
+    assert isinstance(caught.value, ValueError)
+    return str(caught.value)
+
+
+def own_body(refusal: Refusal, text: str) -> tuple[str, bytes]:
+    """A body of a user's own, for `KEYRUSH_ERRORS`."""
+    return "text/plain", f"{refusal.status} {text}".encode()
+
+
+# --- where they come from ----------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    """The defaults that the documentation names."""
+    settings = Settings()
+    shown = {name: getattr(settings, name) for name in Settings.model_fields if name != "plans"}
+    assert shown == {
+        "config": None,
+        "store_url": "sqlite:///keyrush.db",
+        "limiter_url": "memory://",
+        "pepper": (),
+        "key_prefix": "kr",
+        "key_environments": ("live", "test"),
+        "unmetered_environments": ("test",),
+        "public_paths": ("/health",),
+        "scopes": (),
+        "cache_size": 65_536,
+        "cache_ttl": 5,
+        "stale_if_error": 60,
+        "verify": "argon2id",
+        "argon2_time_cost": 2,
+        "argon2_memory_cost": 19_456,
+        "argon2_parallelism": 1,
+        "headers": "x-ratelimit",
+        "errors": "documented",
+        "keys_url": None,
+        "realm": "api",
+        "trusted_proxies": (),
+        "rules": (),
+        "sources": (),
+    }
+
+
+def test_built_in_plans() -> None:
+    """R6, R13, R16: Starter, Pro and Business as documented; the first is the default."""
+    basic = frozenset({"translations", "classification", "meta"})
+    full = basic | {"sentiment", "market_impact", "entities", "scoring"}
+    plans = Settings().plan_values
+    assert list(plans) == ["starter", "pro", "business"]
+    assert plans == {
+        "starter": Plan(
+            "starter", (Limit(100, 60),), Quota(500_000), basic, "key", Decimal("0.50")
+        ),
+        "pro": Plan("pro", (Limit(500, 60),), Quota(3_000_000), full, "key", Decimal("0.15")),
+        "business": Plan("business", (Limit(2000, 60),), None, full, "key", None),
+    }
+    assert Settings().modules == full
+
+
+def test_argument_then_environment_then_file(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument wins over the environment, which wins over the TOML file."""
+    toml('key_prefix = "fromfile"\nrealm = "file"\nverify = "fingerprint"')
+    monkeypatch.setenv("KEYRUSH_KEY_PREFIX", "fromenv")
+    monkeypatch.setenv("KEYRUSH_REALM", "env")
+    settings = Settings(key_prefix="fromcode")
+    assert (settings.key_prefix, settings.realm, settings.verify) == (
+        "fromcode",
+        "env",
+        "fingerprint",
+    )
+
+
+def test_file_by_argument(tmp_path: Path) -> None:
+    """The file may be an argument, too."""
+    path = tmp_path / "x.toml"
+    path.write_text('realm = "mcp"')
+    assert Settings(config=path).realm == "mcp"
+    assert Settings(config=str(path)).realm == "mcp"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("KEY_ENVIRONMENTS", "prod, stage", "key_environments", ("prod", "stage")),
+        ("KEY_ENVIRONMENTS", "", "key_environments", ()),
+        ("PUBLIC_PATHS", "/health,GET /v1/capabilities", "public_paths",
+         ("/health", "GET /v1/capabilities")),
+        ("SCOPES", "read:articles,read:entities", "scopes", ("read:articles", "read:entities")),
+        ("CACHE_TTL", "0.5", "cache_ttl", 0.5),
+        ("CACHE_SIZE", "0", "cache_size", 0),
+        ("KEYS_URL", "", "keys_url", None),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,::1", "trusted_proxies", ("10.0.0.0/8", "::1")),
+    ],
+)  # fmt: skip
+def test_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, value: object
+) -> None:
+    """Lists are written with commas; an empty list is a list."""
+    monkeypatch.setenv(f"KEYRUSH_{name}", text)
+    assert getattr(Settings(), field) == value
+
+
+def test_peppers_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """O22: peppers are a list, newest first, that no way of printing the settings shows."""
+    monkeypatch.setenv("KEYRUSH_PEPPER", f"{SECRET}, older")
+    settings = Settings()
+    assert [pepper.get_secret_value() for pepper in settings.pepper] == [SECRET, "older"]
+    for shown in (repr(settings), str(settings), str(settings.model_dump()),
+                  settings.model_dump_json()):  # fmt: skip
+        assert SECRET not in shown
+        assert "older" not in shown
+
+
+def test_plans_and_rules_from_the_file(toml: Toml) -> None:
+    """Plans and rules are tables; the plans of the file are all there are."""
+    toml(
+        """
+        public_paths = ["/health", "GET /v1/capabilities"]
+        [plans.free]
+        limits = ["60/minute", "1000/hour", "10000/day"]
+        per = "account"
+        monthly_quota = 0
+        on_exceed = "block"
+        [plans.big]
+        modules = ["meta"]
+        overage_price = 0.25
+        [[rules]]
+        path = "/v1/tools/inspect_domain"
+        methods = ["POST"]
+        scopes = ["tools"]
+        credits = 3
+        tool = "inspect_domain"
+        """
+    )
+    settings = Settings()
+    limits = (Limit(60, 60), Limit(1000, 3600), Limit(10_000, 86_400))
+    assert settings.plan_values == {
+        "free": Plan("free", limits, Quota(0, "block"), per="account"),
+        "big": Plan("big", modules=frozenset({"meta"}), overage_price=Decimal("0.25")),
+    }
+    post = frozenset({"POST"})
+    assert settings.rule_values == (
+        Rule("/v1/tools/inspect_domain", post, ("tools",), credits=3, tool="inspect_domain"),
+    )
+    assert settings.known_scopes == {"tools"}
+    assert settings.public_paths == ("/health", "GET /v1/capabilities")
+
+
+def test_plans_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables may be JSON in the environment."""
+    monkeypatch.setenv("KEYRUSH_PLANS", json.dumps({"free": {"limits": "5/minute"}}))
+    assert Settings().plan_values == {"free": Plan("free", (Limit(5, 60),))}
+
+
+@pytest.mark.parametrize(
+    ("table", "limits"),
+    [
+        ("", ()),
+        ("limits = []", ()),
+        ('limits = "unlimited"', ()),
+        ('limits = "0/minute"', (Limit(0, 60),)),
+        ('limits = "0/minute;10/hour"', (Limit(0, 60), Limit(10, 3600))),
+    ],
+)
+def test_zero_is_not_unlimited(toml: Toml, table: str, limits: tuple[Limit, ...]) -> None:
+    """Traps: 0 admits none, no limits are unlimited, and neither is taken for the other."""
+    toml(f"[plans.p]\n{table}")
+    assert Settings().plan_values["p"].limits == limits
+
+
+@pytest.mark.parametrize(("line", "quota"), [("", None), ("monthly_quota = 0", Quota(0))])
+def test_no_quota_is_not_zero(toml: Toml, line: str, quota: Quota | None) -> None:
+    """R12: a plan without a quota and one with a quota of 0 are different."""
+    toml(f"[plans.p]\n{line}")
+    assert Settings().plan_values["p"].quota == quota
+
+
+def test_errors_by_name() -> None:
+    """A body of one's own is named as package.module:function, or passed."""
+    assert Settings(errors=f"{__name__}:own_body").error_body is own_body
+    body: Body = own_body
+    assert Settings(errors=body).error_body is own_body
+    assert Settings(errors="problem").error_body == "problem"
+
+
+def test_networks() -> None:
+    """Proxies are addresses or networks."""
+    networks = Settings(trusted_proxies="10.0.0.0/8,::1").networks
+    assert networks == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))
+
+
+def test_scopes_of_rules_are_known() -> None:
+    """The scopes that a key may have are those listed and those of the rules."""
+    settings = Settings(scopes="a", rules=[{"path": "/x", "scopes": ["b"]}])
+    assert settings.known_scopes == {"a", "b"}
+    assert Settings().known_scopes == frozenset()
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("key_prefix", "", "1 to 16 letters"),
+        ("key_prefix", "a_b", "1 to 16 letters"),
+        ("key_prefix", "1a", "a letter first"),
+        ("key_prefix", "a" * 17, "1 to 16 letters"),
+        ("key_prefix", "kr\n", "1 to 16 letters"),
+        ("key_prefix", "é", "1 to 16 letters"),
+        ("key_environments", "live,te st", "pattern"),
+        ("key_environments", "live,1x", "pattern"),
+        ("cache_size", "-1", "greater than or equal to 0"),
+        ("cache_size", "many", "integer"),
+        ("cache_size", "1.5", "integer"),
+        ("cache_ttl", "-0.1", "greater than or equal to 0"),
+        ("cache_ttl", "3601", "less than or equal to 3600"),
+        ("cache_ttl", "nan", "less than or equal to 3600"),
+        ("cache_ttl", "inf", "less than or equal to 3600"),
+        ("stale_if_error", "-1", "greater than or equal to 0"),
+        ("verify", "argon2", "'argon2id' or 'fingerprint'"),
+        ("verify", "", "'argon2id' or 'fingerprint'"),
+        ("argon2_time_cost", "0", "greater than or equal to 1"),
+        ("argon2_memory_cost", "7", "greater than or equal to 8"),
+        ("argon2_memory_cost", str(2**32), "less than or equal to"),
+        ("argon2_parallelism", "0", "greater than or equal to 1"),
+        ("headers", "X-RateLimit", "'x-ratelimit', 'ietf' or 'both'"),
+        ("errors", "plain", "documented, problem or package.module:function"),
+        ("errors", "no.such.module:body", "no.such.module"),
+        ("errors", "json:no_such_name", "json"),
+        ("errors", "json:__name__", "documented, problem or package.module:function"),
+        ("keys_url", "dash.example", "http or https"),
+        ("keys_url", "javascript:alert(1)", "http or https"),
+        ("keys_url", "https://x\r\ny", "http or https"),
+        ("realm", 'a"b', "printable ASCII"),
+        ("realm", "a\\b", "printable ASCII"),
+        ("realm", "a\r\nb", "printable ASCII"),
+        ("realm", "é", "printable ASCII"),
+        ("realm", "", "1 to 64"),
+        ("trusted_proxies", "10.0.0.1/8", "host bits"),
+        ("trusted_proxies", "proxy.example", "proxy.example"),
+        ("public_paths", "health", "must start with /"),
+        ("public_paths", "/health/", "trailing /"),
+        ("scopes", 'read:"x"', "pattern"),
+        ("scopes", "read articles", "pattern"),
+    ],
+)
+def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, allowed: str) -> None:
+    """A wrong value stops the start-up, and the message names setting, value and what is allowed."""
+    monkeypatch.setenv(f"KEYRUSH_{field.upper()}", value)
+    message = wrong()
+    assert field in message.lower()
+    assert allowed in message
+    assert repr(value.split(",")[-1])[1:-1] in message
+
+
+@pytest.mark.parametrize(
+    ("table", "named", "allowed"),
+    [
+        ("[plans.p]\nlimits = '100'", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = ''", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = '-5/minute'", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = '100/0minute'", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = '5/minute;9/minute'", "plans.p.limits", "two limits per minute"),
+        (f"[plans.p]\nlimits = '{10**15}/minute'", "plans.p.limits", "too large"),
+        ("[plans.p]\nlimits = 100", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = [100]", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = false", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = {a = 1}", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nlimits = ['5/minute', 'unlimited']", "plans.p.limits", "100/minute"),
+        ("[plans.p]\nmonthly_quota = -1", "plans.p.monthly_quota", "greater than or equal to 0"),
+        (f"[plans.p]\nmonthly_quota = {10**15}", "plans.p.monthly_quota", "less than or equal"),
+        ("[plans.p]\nmonthly_quota = true", "plans.p.monthly_quota", "integer"),
+        ("[plans.p]\nmonthly_quota = 1.5", "plans.p.monthly_quota", "integer"),
+        ("[plans.p]\nmonthly_quota = 'unlimited'", "plans.p.monthly_quota", "integer"),
+        ("[plans.p]\non_exceed = 'ignore'", "plans.p.on_exceed", "'overage' or 'block'"),
+        ("[plans.p]\nper = 'ip'", "plans.p.per", "'key' or 'account'"),
+        ("[plans.p]\noverage_price = -1", "plans.p.overage_price", "greater than or equal to 0"),
+        ("[plans.p]\nmodules = 'meta'", "plans.p.modules", "frozenset"),
+        ("[plans.p]\nlimit = '5/minute'", "plans.p.limit", "is no setting"),
+        ("[plans.'1 p']", "plans.1 p", "pattern"),
+        ("[plans]", "KEYRUSH_PLANS", "at least one plan"),
+        ("[[rules]]\npath = 'api'", "KEYRUSH_RULES", "must start with /"),
+        ("[[rules]]\npath = '/{id'", "KEYRUSH_RULES", "{name}"),
+        ("[[rules]]", "rules.0.path", "required"),
+        ("[[rules]]\npath = '/x'\ncredits = -1", "rules.0.credits", "greater than or equal to 0"),
+        (f"[[rules]]\npath = '/x'\ncredits = {10**9 + 1}", "rules.0.credits", "less than or equal"),
+        ("[[rules]]\npath = '/x'\ncredits = true", "rules.0.credits", "integer"),
+        ("[[rules]]\npath = '/x'\nmethods = ['GET /']", "rules.0.methods", "pattern"),
+        ("[[rules]]\npath = '/x'\nscopes = ['a b']", "rules.0.scopes", "pattern"),
+        ("[[rules]]\npath = '/x'\nscope = ['a']", "rules.0.scope", "is no setting"),
+        ("no_such_thing = 1", "NO_SUCH_THING", "is no setting"),
+        ("pepperr = 'hunter2'", "PEPPERR", "did you mean pepper?"),
+        ("[plan.p]", "PLAN", "did you mean plans?"),
+    ],
+)
+def test_wrong_table(toml: Toml, table: str, named: str, allowed: str) -> None:
+    """A wrong or unknown entry of the file is named with its path; nothing is ignored."""
+    toml(table)
+    message = wrong()
+    assert named in message
+    assert allowed in message
+    assert "hunter2" not in message
+
+
+def test_all_mistakes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wrong setting has its line, so that nobody mends them one by one."""
+    monkeypatch.setenv("KEYRUSH_VERIFY", "md5")
+    monkeypatch.setenv("KEYRUSH_CACHE_SIZE", "-1")
+    assert len(wrong(realm="").splitlines()) == 3
+
+
+def test_argon2_needs_memory_for_its_lanes() -> None:
+    """8 KiB for each lane: what argon2 would refuse at the first key is refused at start-up."""
+    assert "ARGON2" in wrong(argon2_memory_cost=8, argon2_parallelism=2)
+    settings = Settings(argon2_memory_cost=16, argon2_parallelism=2, argon2_time_cost=1)
+    hashing = Hashing(
+        settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
+    )
+    assert hashing.verify(hashing.hash(b"k"), b"k")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pepper", f"{SECRET},{SECRET}"), ("peper", SECRET), ("store_urls", SECRET)],
+)
+def test_secrets_are_never_in_messages(toml: Toml, name: str, value: str) -> None:
+    """O22: a message about a secret setting, or one misspelled, does not show its value."""
+    toml(f'{name} = "{value}"')
+    assert SECRET not in wrong()
+
+
+def test_same_pepper_twice() -> None:
+    """A rotation that changes nothing is a mistake."""
+    assert "same pepper" in wrong(pepper=f"{SECRET},{SECRET}")
+
+
+@pytest.mark.parametrize("name", ["VERFIY", "STOREURL", "STORE_URI", "PEPPERS", "CACHE_TTLS"])
+def test_nearly_a_setting(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A variable that is nearly a setting stops the start-up, with the name that was meant."""
+    monkeypatch.setenv(f"KEYRUSH_{name}", SECRET)
+    message = wrong()
+    assert f"KEYRUSH_{name}" in message
+    assert "did you mean KEYRUSH_" in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["KEYRUSH_PORT", "KEYRUSH_SERVICE_HOST", "KEYRUSH_PORT_80_TCP_ADDR", "XKEYRUSH_VERFIY"]
+)
+def test_variables_of_others(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What Kubernetes sets for a service called keyrush is nobody's mistake."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert Settings() == Settings()
+
+
+def test_file_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that can't be read is named, with the reason."""
+    monkeypatch.setenv("KEYRUSH_CONFIG", str(tmp_path / "none.toml"))
+    assert "KEYRUSH_CONFIG" in wrong()
+    assert "none.toml" in wrong()
+    monkeypatch.setenv("KEYRUSH_CONFIG", str(tmp_path))
+    assert "KEYRUSH_CONFIG" in wrong()
+
+
+@pytest.mark.parametrize("text", ["realm = ", "[plans.p]\n[plans.p]", "realm = 'a'\nrealm = 'b'"])
+def test_file_that_is_no_toml(toml: Toml, text: str) -> None:
+    """A syntax error or a double entry is reported with the file and the place in it."""
+    path = toml(text)
+    assert f"KEYRUSH_CONFIG: {path}: " in wrong()
+    assert "(at " in wrong()
+
+
+def test_file_that_is_no_text(toml: Toml) -> None:
+    """A file in another encoding is named, too."""
+    path = toml("")
+    path.write_bytes(b"realm = '\xff'")
+    assert str(path) in wrong()
+
+
+def test_table_that_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in the environment that is no JSON is named."""
+    monkeypatch.setenv("KEYRUSH_PLANS", "{starter")
+    message = wrong()
+    assert "KEYRUSH_PLANS" in message
+    assert "JSON" in message
+
+
+def test_settings_are_frozen() -> None:
+    """What was validated stays as it is."""
+    settings = Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.realm = "other"

@@ -1,0 +1,62 @@
+"""Values that tests need with one or two fields of interest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyrush.model import NEVER, Account, ApiKey, Count, Identity, Plan, Quota, Scopes
+from keyrush.windows import Window
+
+#: Unix milliseconds: Thu Nov 19 2026 21:47:00 UTC, at the beginning of a minute.
+NOW = 1_795_124_820_000
+MONTH = "2026-11"
+
+
+def account(id: str = "acct_a", **values: Any) -> Account:
+    """An account on `starter`."""
+    return Account(**{"id": id, "plan": "starter", "created_at": NOW, **values})
+
+
+def api_key(id: str = "cred_a", **values: Any) -> ApiKey:
+    """A key of `acct_a`; its fingerprint is made of its id."""
+    return ApiKey(
+        **{
+            "id": id,
+            "account_id": "acct_a",
+            "lineage": id,
+            "name": "production",
+            "prefix": "kr_live_abc123...",
+            "environment": "live",
+            "scopes": ("*",),
+            "fingerprint": id.encode().hex().rjust(64, "0"),
+            "hash": "$argon2id$",
+            "pepper_id": "p1",
+            "created_at": NOW,
+            **values,
+        }
+    )
+
+
+def identity(
+    *scopes: str,
+    key_id: str = "cred_a",
+    plan: Plan | None = None,
+    quota: Quota | None = None,
+    windows: tuple[Window, ...] = (),
+    counts: tuple[Count, ...] = (),
+    used: int = 0,
+) -> Identity:
+    """A verified key of `acct_a` with the scopes; `used` requests count against the quota."""
+    return Identity(
+        key_id=key_id,
+        account_id="acct_a",
+        name="production",
+        prefix="kr_live_abc123...",
+        environment="live",
+        scopes=Scopes(scopes or ("*",)),
+        plan=plan or Plan("starter", quota=quota),
+        windows=windows,
+        expires_at=NEVER,
+        quota_count=counts[0] if counts else Count("key:cred_a", MONTH, used),
+        counts=counts,
+    )
