@@ -282,6 +282,13 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
         "The API key lacks the scope read:articles, read:entities.",
         'Bearer realm="api", error="insufficient_scope", scope="read:articles read:entities"',
     ),
+    (Refusal("wrong_environment"), 403, "The API key is of another environment.", None),
+    (
+        Refusal("gated_feature", names=("sentiment",)),
+        402,
+        "Your plan does not include sentiment.",
+        None,
+    ),
     (
         Refusal("module_not_in_plan", names=("sentiment",)),
         403,

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyrush.errors import ConfigurationError
-from keyrush.model import Plan, Refusal, Scopes
-from keyrush.policy import ANY_KEY, Policy, Rule, authorise, modules_in, plain
+from keyrush.model import Identity, Plan, Refusal, Scopes
+from keyrush.policy import ANY_KEY, Policy, Rule, modules_in, plain
 from tests.values import identity
 
 GET = frozenset({"GET"})
@@ -249,6 +249,11 @@ STARTER = Plan("starter", modules=frozenset({"meta", "translations"}))
 KNOWN = frozenset({"meta", "translations", "sentiment", "scoring"})
 
 
+def authorise(caller: Identity, rule: Rule, query: bytes = b"") -> Refusal | None:
+    """What a policy that knows these modules says."""
+    return Policy((), [rule], modules=KNOWN).authorise(caller, rule, query)
+
+
 @pytest.mark.parametrize(
     ("granted", "needed"),
     [
@@ -263,7 +268,7 @@ KNOWN = frozenset({"meta", "translations", "sentiment", "scoring"})
 )
 def test_scopes_that_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """R4: a scope, a wildcard above it, or `*`."""
-    assert authorise(identity(*granted), Rule("/", scopes=needed), b"", KNOWN) is None
+    assert authorise(identity(*granted), Rule("/", scopes=needed)) is None
 
 
 @pytest.mark.parametrize(
@@ -282,7 +287,7 @@ def test_scopes_that_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) 
 )
 def test_scopes_that_do_not_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """R7, S17: 403 insufficient_scope, naming all that the rule needs."""
-    refusal = authorise(identity(*granted), Rule("/", scopes=needed), b"", KNOWN)
+    refusal = authorise(identity(*granted), Rule("/", scopes=needed))
     assert refusal == Refusal("insufficient_scope", names=needed)
     assert refusal.status == 403
 
@@ -306,7 +311,7 @@ def test_scopes_that_do_not_suffice(granted: tuple[str, ...], needed: tuple[str,
 def test_modules_that_the_plan_has(query: bytes) -> None:
     """R16: modules of the plan, in any spelling of the list, and none at all."""
     rule = Rule("/", modules_from="include")
-    assert authorise(identity(plan=STARTER), rule, query, KNOWN) is None
+    assert authorise(identity(plan=STARTER), rule, query) is None
 
 
 @pytest.mark.parametrize(
@@ -330,7 +335,7 @@ def test_modules_that_the_plan_has(query: bytes) -> None:
 )
 def test_modules_that_the_plan_lacks(query: bytes, named: tuple[str, ...]) -> None:
     """R16, S16, S18: 403, naming only modules that exist: request data is never echoed."""
-    refusal = authorise(identity(plan=STARTER), Rule("/", modules_from="include"), query, KNOWN)
+    refusal = authorise(identity(plan=STARTER), Rule("/", modules_from="include"), query)
     assert refusal == Refusal("module_not_in_plan", names=named)
     assert refusal.status == 403
 
@@ -338,16 +343,25 @@ def test_modules_that_the_plan_lacks(query: bytes, named: tuple[str, ...]) -> No
 def test_modules_of_the_rule() -> None:
     """A rule may need modules itself; a `*` scope is full access within the plan only (R4)."""
     rule = Rule("/", modules=("sentiment",))
-    refusal = authorise(identity("*", plan=STARTER), rule, b"", KNOWN)
+    refusal = authorise(identity("*", plan=STARTER), rule)
     assert refusal == Refusal("module_not_in_plan", names=("sentiment",))
     pro = Plan("pro", modules=KNOWN)
-    assert authorise(identity(plan=pro), rule, b"", KNOWN) is None
+    assert authorise(identity(plan=pro), rule) is None
+
+
+def test_gated_feature() -> None:
+    """O12: where settings say so, a plan without the module is answered with 402."""
+    rule = Rule("/", modules=("sentiment", "made-up"))
+    policy = Policy((), [rule], modules=KNOWN, gated="gated_feature")
+    refusal = policy.authorise(identity(plan=STARTER), rule, b"")
+    assert refusal == Refusal("gated_feature", names=("sentiment",))
+    assert refusal.status == 402
 
 
 def test_scope_comes_before_module() -> None:
     """A caller without the scope learns nothing about the plan."""
     rule = Rule("/", scopes=("a",), modules=("sentiment",))
-    refusal = authorise(identity("b", plan=STARTER), rule, b"", KNOWN)
+    refusal = authorise(identity("b", plan=STARTER), rule)
     assert refusal is not None
     assert refusal.reason == "insufficient_scope"
 

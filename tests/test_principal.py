@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from keyrush import InvalidArgument, Principal, Refused
+from keyrush.arguments import checked_credits
 from keyrush.model import Plan, Refusal
-from keyrush.policy import MAX_CREDITS
-from keyrush.principal import ANONYMOUS, checked_credits
+from keyrush.policy import MAX_CREDITS, Policy
+from keyrush.principal import Anonymous
 from tests.values import NOW, identity
 
 STARTER = Plan("starter", modules=frozenset({"meta"}))
@@ -20,7 +21,7 @@ STARTER = Plan("starter", modules=frozenset({"meta"}))
 class Charges:
     """In place of a gate: notes what is charged."""
 
-    modules = frozenset({"meta", "sentiment"})
+    policy = Policy(modules=frozenset({"meta", "sentiment"}))
 
     def __init__(self) -> None:
         self.charged: list[int] = []
@@ -127,7 +128,11 @@ def test_prices(credits: int) -> None:
 
 def test_anonymous() -> None:
     """On public paths the caller is nobody, with no scopes."""
-    assert ANONYMOUS.is_authenticated is False
-    assert "read:articles" not in ANONYMOUS.scopes
-    assert ANONYMOUS.identity == ANONYMOUS.display_name == ""
-    assert repr(ANONYMOUS) == "<Anonymous>"
+    nobody = Anonymous()
+    assert nobody.is_authenticated is False
+    assert "read:articles" not in nobody.scopes
+    assert nobody.identity == nobody.display_name == ""
+    assert repr(nobody) == "<Anonymous>"
+    with pytest.raises(Refused):
+        nobody.refuse(Refusal("not_found"))
+    assert nobody.refusal == Refusal("not_found")

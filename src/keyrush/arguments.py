@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from keyrush.errors import InvalidArgument
-from keyrush.model import Scopes, iso
+from keyrush.model import Scopes
 from keyrush.notation import LATEST
 from keyrush.policy import MAX_CREDITS
 
@@ -85,7 +85,7 @@ def checked_scopes(scopes: Sequence[str], known: Collection[str]) -> tuple[str, 
     if isinstance(scopes, str):
         raise InvalidArgument("scopes", f"must be a list, not {scopes!r}")
     for scope in scopes:
-        if not _SCOPE.fullmatch(scope):
+        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
             raise InvalidArgument("scopes", f"{scope!r} is no scope; write one like read:articles")
         if known and not any(name in Scopes([scope]) for name in known):
             allowed = ", ".join(sorted(known))
@@ -99,10 +99,12 @@ def checked_expiry(expires_at: int | None, now: int) -> int | None:
     Raises:
         InvalidArgument: It does not, or lies after the year 9999.
     """
-    if expires_at is not None and expires_at > LATEST:
-        raise InvalidArgument("expires_at", "is after the year 9999")
-    if expires_at is not None and expires_at <= now:
-        raise InvalidArgument("expires_at", f"{iso(expires_at)} is in the past")
+    if expires_at is None:
+        return None
+    if type(expires_at) is not int or expires_at > LATEST:
+        raise InvalidArgument("expires_at", "is no Unix time in milliseconds before the year 10000")
+    if expires_at <= now:
+        raise InvalidArgument("expires_at", "is in the past")
     return expires_at
 
 

@@ -104,11 +104,11 @@ class Gate:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
         settings = settings or Settings()
-        chosen = store or open_store(settings.store_url)
+        chosen = open_store(settings.store_url) if store is None else store
         front = synchronous(chosen)
         try:
             peppers = peppers_for(settings, front, given=store is not None, now=clock())
-            counted_by = limiter or open_limiter(settings.limiter_url)
+            counted_by = open_limiter(settings.limiter_url) if limiter is None else limiter
         except ConfigurationError:
             if store is None:
                 front.close()
@@ -205,10 +205,14 @@ class Gate:
     def refuse(self, principal: Principal, refusal: Refusal) -> Refusal:
         """Give back what an admitted request took, because it is refused after all; may block."""
         identity = principal.resolved
-        self.limiter.give_back(identity.windows, 1, principal.taken_at)
         self.usage.take_back(identity, principal.taken_at)
         self.uncharge(principal)
-        return self._with_fields(identity, refusal, self.clock())
+        try:
+            self.limiter.give_back(identity.windows, 1, principal.taken_at)
+            return self._with_fields(identity, refusal, self.clock())
+        except Exception:
+            _log.exception("the limiter can't take back a request of %s", identity.key_id)
+            return refusal
 
     def undo(self, answer: Admitted | Refusal) -> None:
         """`refuse`, for an answer that nobody waits for any more."""

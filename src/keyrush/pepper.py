@@ -36,7 +36,7 @@ def peppers_for(settings: Settings, store: Store, *, given: bool, now: int) -> l
         peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
         if min(map(len, peppers)) < RECOMMENDED_LENGTH:
             _log.warning("KEYRUSH_PEPPER is shorter than %d bytes", RECOMMENDED_LENGTH)
-    elif given or settings.store_url.startswith("memory:"):
+    elif given or settings.store_url.startswith("memory://"):
         peppers = [secrets.token_bytes(32)]
     else:
         path = pepper_file(settings)

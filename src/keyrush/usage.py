@@ -64,23 +64,25 @@ class Usage:
         """
         with self._lock:
             self._turn_month(now)
-            fresh = month_of(now) == self._month  # else it was read before the month turned
             key, account = found.key, found.account
+            key_total: int | None = found.key_count
+            account_total: int | None = found.account_count
+            if month_of(now) != self._month:  # read before the month turned
+                key_total = account_total = None
             return (
-                self._loaded(key_subject(key.lineage), found.key_count if fresh else 0, mark),
-                self._loaded(
-                    account_subject(account.id), found.account_count if fresh else 0, mark
-                ),
+                self._loaded(key_subject(key.lineage), key_total, mark),
+                self._loaded(account_subject(account.id), account_total, mark),
             )
 
-    def _loaded(self, subject: str, total: int, mark: int) -> Count:
+    def _loaded(self, subject: str, total: int | None, mark: int) -> Count:
         count = self._counts.get(subject)
+        overtaken = False
         if count is None:
-            count = self._counts[subject] = Count(subject, self._month, total)
-        elif count.month != self._month:
+            count = self._counts[subject] = Count(subject, self._month)
+        else:
             self._turn(count)
-            count.stored = total
-        elif mark == self._flushes and not count.flushing:
+            overtaken = mark != self._flushes or count.flushing != 0
+        if total is not None and not overtaken:
             count.stored = total
         return count
 

@@ -42,7 +42,7 @@ def open_limiter(url: str) -> Limiter:
         ConfigurationError: There is no such limiter.
     """
     scheme, separator, _ = url.partition("://")
-    if scheme == "memory":
+    if separator and scheme == "memory":
         from keyrush.limiter.memory import MemoryLimiter
 
         return MemoryLimiter()

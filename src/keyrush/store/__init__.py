@@ -125,7 +125,7 @@ def open_store(url: str) -> Store:
         ConfigurationError: The URL is malformed, or the store can't be opened; says which.
     """
     scheme, separator, _ = url.partition("://")
-    if scheme == "memory":
+    if separator and scheme == "memory":
         from keyrush.store.memory import MemoryStore
 
         return MemoryStore()

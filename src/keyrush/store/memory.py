@@ -122,9 +122,10 @@ class MemoryStore:
 
     def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
         with self._lock:
-            key = self._keys[key_id]
-            del self._by_fingerprint[key.fingerprint]
-            self._put(replace(key, fingerprint=fingerprint, pepper_id=pepper_id))
+            key = self._keys.get(key_id)
+            if key is not None:
+                del self._by_fingerprint[key.fingerprint]
+                self._put(replace(key, fingerprint=fingerprint, pepper_id=pepper_id))
 
     def touch(self, used: Mapping[str, int]) -> None:
         with self._lock:

@@ -128,7 +128,8 @@ class SqlStore:
         }
         insert = self._insert(ACCOUNTS).values(values).on_conflict_do_nothing()
         with self._run() as connection:
-            return connection.execute(insert).rowcount == 1
+            # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
+            return connection.execute(insert.returning(ACCOUNTS.c.id)).scalar() is not None
 
     def account(self, account_id: str) -> Account | None:
         found = self._select_accounts(ACCOUNTS.c.id == account_id)
