@@ -49,7 +49,7 @@ class CountingLock:
         self._lock.release()
 
 
-# --- entries -----------------------------------------------------------------------------------
+# --- entries -------------------------------------------------------------------------------------
 
 
 def test_get_what_was_put() -> None:
@@ -154,7 +154,7 @@ def test_threads_do_not_trip_over_each_other() -> None:
     assert len(cache) <= 50
 
 
-# --- refused keys ------------------------------------------------------------------------------
+# --- refused keys --------------------------------------------------------------------------------
 
 
 def test_refused_for_a_while() -> None:
@@ -190,7 +190,7 @@ def test_refused_keys_are_bounded() -> None:
     assert len(cache) == 0
 
 
-# --- single flight -----------------------------------------------------------------------------
+# --- single flight -------------------------------------------------------------------------------
 
 
 def together(cache: Cache, load: Callable[[], Entry | None]) -> list[object]:

@@ -27,7 +27,7 @@ from keyrush.responses import Fields, Refusals, seconds_until
 from keyrush.windows import UNLIMITED, Tally, Window
 from tests.values import NOW, identity
 
-# --- credentials -------------------------------------------------------------------------------
+# --- credentials ---------------------------------------------------------------------------------
 
 
 def lines(*headers: str) -> list[Header]:
@@ -130,17 +130,17 @@ def test_how_the_key_came_is_known() -> None:
     assert responses.VARY == (b"vary", b"X-API-Key")
 
 
-# --- rate-limit fields -------------------------------------------------------------------------
+# --- rate-limit fields ---------------------------------------------------------------------------
 
 MINUTE = Window("key:a:60", 60_000, 100, "minute")
 HOUR = Window("key:a:3600", 3_600_000, 1000, "hour")
 TALLY = Tally(True, MINUTE, 42, NOW + 17_001)
 
 
-def fields(style: str, tally: Tally = TALLY, quota: Quota | None = None, used: int = 0) -> dict[str, str]:  # fmt: skip
+def fields(style: str, quota: Quota | None = None, used: int = 0) -> dict[str, str]:
     """The fields of one response, by name; none comes twice."""
     caller = identity(quota=quota, used=used, windows=(MINUTE, HOUR))
-    found = Fields(style).of(caller, tally, NOW)
+    found = Fields(style).of(caller, TALLY, NOW)
     assert len({name for name, _ in found}) == len(found)
     return {name.decode("ascii"): value.decode("ascii") for name, value in found}
 
@@ -247,7 +247,7 @@ def test_one_number(now: int, wait: int) -> None:
     assert structured(found[b"ratelimit"].decode("ascii"))[0][1]["t"] == seconds
 
 
-# --- refusals ----------------------------------------------------------------------------------
+# --- refusals ------------------------------------------------------------------------------------
 
 KEYS_URL = "https://dash.therushed.com.br/api-keys"
 RUSHED = Refusals("documented", "api", KEYS_URL)
@@ -273,8 +273,10 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
         TWO,
         400,
         "Send exactly one credential: Authorization or X-API-Key.",
-        'Bearer realm="api", error="invalid_request", '
-        'error_description="Send exactly one credential"',
+        (
+            'Bearer realm="api", error="invalid_request", '
+            'error_description="Send exactly one credential"'
+        ),
     ),
     (
         Refusal("insufficient_scope", names=("read:articles", "read:entities")),
@@ -408,7 +410,7 @@ def test_rate_limit_fields_are_appended() -> None:
     assert RUSHED.response(refusal).headers[-1] == (b"x-ratelimit-limit", b"100")
 
 
-# --- who is at the other end -------------------------------------------------------------------
+# --- who is at the other end ---------------------------------------------------------------------
 
 TRUSTED = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "2001:db8::/32")]
 

@@ -171,7 +171,7 @@ def test_repr_shows_the_display_prefix_only() -> None:
         assert key.display in shown
 
 
-# --- for secret scanners -----------------------------------------------------------------------
+# --- for secret scanners -------------------------------------------------------------------------
 
 
 @given(minted, st.sampled_from(["", " ", "\n", '"', "'", "=", "(", "/", "-", "."]))
@@ -191,7 +191,7 @@ def test_scanner_finds_nothing_else(text: str) -> None:
     assert not re.search(RUSHED.scanner_pattern(), text)
 
 
-# --- fingerprints ------------------------------------------------------------------------------
+# --- fingerprints --------------------------------------------------------------------------------
 
 
 def test_fingerprint_is_hmac_sha_256() -> None:
@@ -234,7 +234,7 @@ def test_digest_is_sha_256() -> None:
     assert keys.digest(KEY) == hashlib.sha256(KEY).digest()
 
 
-# --- argon2 ------------------------------------------------------------------------------------
+# --- argon2 --------------------------------------------------------------------------------------
 
 
 def test_hash_and_verify() -> None:

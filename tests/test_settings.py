@@ -48,7 +48,7 @@ def own_body(refusal: Refusal, text: str) -> tuple[str, bytes]:
     return "text/plain", f"{refusal.status} {text}".encode()
 
 
-# --- where they come from ----------------------------------------------------------------------
+# --- where they come from ------------------------------------------------------------------------
 
 
 def test_defaults() -> None:
@@ -74,6 +74,7 @@ def test_defaults() -> None:
         "argon2_parallelism": 1,
         "headers": "x-ratelimit",
         "errors": "documented",
+        "gated_status": "403",
         "keys_url": None,
         "realm": "api",
         "trusted_proxies": (),
@@ -237,7 +238,7 @@ def test_scopes_of_rules_are_known() -> None:
     assert Settings().known_scopes == frozenset()
 
 
-# --- what is refused ---------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,7 @@ def test_scopes_of_rules_are_known() -> None:
         ("argon2_memory_cost", str(2**32), "less than or equal to"),
         ("argon2_parallelism", "0", "greater than or equal to 1"),
         ("headers", "X-RateLimit", "'x-ratelimit', 'ietf' or 'both'"),
+        ("gated_status", "401", "'403' or '402'"),
         ("errors", "plain", "documented, problem or package.module:function"),
         ("errors", "no.such.module:body", "no.such.module"),
         ("errors", "json:no_such_name", "json"),
@@ -287,12 +289,12 @@ def test_scopes_of_rules_are_known() -> None:
     ],
 )
 def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, allowed: str) -> None:
-    """A wrong value stops the start-up, and the message names setting, value and what is allowed."""
+    """A wrong value stops the start-up; setting, value and what is allowed are named."""
     monkeypatch.setenv(f"KEYRUSH_{field.upper()}", value)
     message = wrong()
     assert field in message.lower()
     assert allowed in message
-    assert repr(value.split(",")[-1])[1:-1] in message
+    assert repr(value.rpartition(",")[2])[1:-1] in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sliding windows: tables, properties over any schedule, and agreement with the `limits` library."""
+"""Sliding windows: tables, properties of any schedule, and agreement with the `limits` library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import floor
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from hypothesis import assume, given
@@ -89,7 +90,7 @@ def counted(taken: list[tuple[int, int]], length: int, now: int) -> int:
     return current + floor(previous * Fraction(length - now % length, length))
 
 
-# --- tables ----------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_clock_far_back_starts_afresh() -> None:
     assert stored.take(wanted, START - 2 * MINUTE).admitted
 
 
-# --- properties --------------------------------------------------------------------------------
+# --- properties ----------------------------------------------------------------------------------
 
 
 @given(several, schedules)
@@ -372,7 +373,7 @@ def test_forgetting_an_idle_counter_changes_nothing(
         assert now < 1002 * length
 
 
-# --- agreement with limits -------------------------------------------------------------------
+# --- agreement with limits -----------------------------------------------------------------------
 
 
 class Reference:
@@ -388,7 +389,7 @@ class Reference:
         self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._item = RateLimitItemPerSecond(amount, seconds)
 
-    def __enter__(self) -> Reference:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,289 @@
+"""One suite for every limiter, and what is particular to the one in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrush.errors import ConfigurationError
+from keyrush.limiter import Limiter, open_limiter
+from keyrush.limiter.memory import MemoryLimiter
+from keyrush.windows import Tally, Window
+from tests.scripts import run
+
+MINUTE = 60_000
+NOW = 29_000_000 * MINUTE
+
+
+def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
+    """A window as the gate makes it: its key names subject and length."""
+    return Window(f"{subject}:{length // 1000}", length, amount, "minute")
+
+
+@pytest.fixture(params=["memory"])
+def limiter(request: pytest.FixtureRequest) -> Iterator[Limiter]:
+    """Each limiter, empty."""
+    opened = open_limiter({"memory": "memory://"}[request.param])
+    yield opened
+    opened.close()
+
+
+def in_threads(threads: int, work: Callable[[], int]) -> int:
+    """The sum of what `work` returns in threads that begin together."""
+    barrier = threading.Barrier(threads)
+
+    def begin() -> int:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(done.result() for done in [pool.submit(begin) for _ in range(threads)])
+
+
+# --- every limiter -------------------------------------------------------------------------------
+
+
+def test_takes_up_to_the_limit(limiter: Limiter) -> None:
+    """R6, R11: requests pass until the amount is used up; remaining counts down."""
+    wanted = [window(3)]
+    assert [limiter.take(wanted, 1, NOW)[0:3:2] for _ in range(4)] == [
+        (True, 2),
+        (True, 1),
+        (True, 0),
+        (False, 0),
+    ]
+
+
+def test_wait_is_exact(limiter: Limiter) -> None:
+    """R15: whoever waits until `ready_at` passes; a millisecond earlier they don't."""
+    wanted = [window(3)]
+    limiter.take(wanted, 3, NOW + 1000)
+    refused = limiter.take(wanted, 1, NOW + 2000)
+    assert not refused.admitted
+    assert not limiter.take(wanted, 1, refused.ready_at - 1).admitted
+    assert limiter.take(wanted, 1, refused.ready_at).admitted
+
+
+def test_all_windows_or_none(limiter: Limiter) -> None:
+    """O13: a request that one window refuses takes from no other."""
+    short, long = window(2), window(100, 3_600_000)
+    for _ in range(5):
+        limiter.take([short, long], 1, NOW)
+    assert limiter.take([long], 0, NOW).remaining == 98
+    assert limiter.take([long, short], 1, NOW).window == short
+
+
+def test_subjects_are_apart(limiter: Limiter) -> None:
+    """No two callers share a window, nor do two lengths of one caller."""
+    limiter.take([window(1)], 1, NOW)
+    assert limiter.take([window(1, subject="key:b")], 1, NOW).admitted
+    assert limiter.take([window(1, 3_600_000)], 1, NOW).admitted
+    assert not limiter.take([window(1)], 1, NOW).admitted
+
+
+def test_changed_amount_keeps_the_count(limiter: Limiter) -> None:
+    """A plan change neither resets nor forgives what was used."""
+    limiter.take([window(100)], 80, NOW)
+    assert not limiter.take([window(50)], 1, NOW).admitted
+    assert limiter.take([window(200)], 1, NOW).remaining == 119
+
+
+def test_nothing_wanted(limiter: Limiter) -> None:
+    """Where nothing limits, everything passes."""
+    assert limiter.take([], 1, NOW) == Tally(True, None, 0, 0)
+
+
+def test_zero_admits_nothing(limiter: Limiter) -> None:
+    """Traps: 0 is a limit."""
+    assert not limiter.take([window(0)], 1, NOW).admitted
+
+
+def test_look_takes_nothing(limiter: Limiter) -> None:
+    """A cost of 0 shows what is left, and is let through even when nothing is."""
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+    limiter.take([window(2)], 2, NOW)
+    looked = limiter.take([window(2)], 0, NOW)
+    assert (looked.admitted, looked.remaining) == (True, 0)
+
+
+@pytest.mark.parametrize("cost", [-1, -(10**9)])
+def test_negative_cost(limiter: Limiter, cost: int) -> None:
+    """A negative cost, which would add to what is left, is an error."""
+    limiter.take([window(2)], 1, NOW)
+    with pytest.raises(ValueError, match="cost"):
+        limiter.take([window(2)], cost, NOW)
+    assert limiter.take([window(2)], 0, NOW).remaining == 1
+
+
+def test_huge_cost(limiter: Limiter) -> None:
+    """A cost above any limit is refused and takes nothing."""
+    assert not limiter.take([window(2)], 2**60, NOW).admitted
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+
+
+def test_give_back(limiter: Limiter) -> None:
+    """What a refused request took is there again, also in the next period."""
+    wanted = [window(5), window(9, 3_600_000)]
+    limiter.take(wanted, 3, NOW)
+    limiter.give_back(wanted, 2, NOW)
+    assert limiter.take([wanted[0]], 0, NOW).remaining == 4
+    assert limiter.take([wanted[1]], 0, NOW).remaining == 8
+    later = NOW + MINUTE
+    limiter.take([wanted[0]], 1, later)
+    limiter.give_back([wanted[0]], 1, NOW)
+    assert limiter.take([wanted[0]], 0, later).remaining == 4
+
+
+def test_give_back_of_nothing(limiter: Limiter) -> None:
+    """To give back to a window that is not known makes no room."""
+    limiter.give_back([window(2)], 5, NOW)
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+    limiter.take([window(2)], 1, NOW)
+    limiter.give_back([window(2)], 5, NOW - 10 * MINUTE)
+    assert limiter.take([window(2)], 0, NOW).remaining == 1
+
+
+def test_exact_under_threads(limiter: Limiter) -> None:
+    """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
+    wanted = [window(10), window(1000, 3_600_000)]
+    assert in_threads(50, lambda: limiter.take(wanted, 1, NOW).admitted) == 10
+    assert limiter.take([wanted[1]], 0, NOW).remaining == 990
+
+
+def test_exact_under_threads_with_returns(limiter: Limiter) -> None:
+    """S35: also while others give back."""
+    wanted = [window(100)]
+
+    def work() -> int:
+        kept = 0
+        for number in range(200):
+            if limiter.take(wanted, 1, NOW).admitted:
+                if number % 2:
+                    limiter.give_back(wanted, 1, NOW)
+                else:
+                    kept += 1
+        return kept
+
+    assert in_threads(8, work) == 100
+    assert limiter.take(wanted, 0, NOW).remaining == 0
+
+
+# --- in memory -----------------------------------------------------------------------------------
+
+
+def test_memory_is_bounded_under_churn() -> None:
+    """100,000 keys that come once each leave about two periods' worth of windows."""
+    limiter = MemoryLimiter()
+    most = 0
+    for number in range(100_000):
+        limiter.take([window(5, 1000, f"key:{number}")], 1, NOW + number)
+        most = max(most, len(limiter))
+    assert most <= 4100  # 1,000 keys a second count for up to two, and are found within two more
+
+
+def test_counting_windows_stay() -> None:
+    """A window that counts is not forgotten while 100,000 others pass."""
+    limiter = MemoryLimiter()
+    kept = [window(2, 3_600_000, f"key:{number}") for number in range(10)]
+    for one in kept:
+        limiter.take([one], 2, NOW)
+    for number in range(100_000):
+        limiter.take([window(5, 1000, f"other:{number}")], 1, NOW + number)
+    assert not any(limiter.take([one], 1, NOW + 100_000).admitted for one in kept)
+
+
+def test_refused_strangers_take_no_memory() -> None:
+    """A window that has never admitted anything is not kept."""
+    limiter = MemoryLimiter()
+    for number in range(100):
+        limiter.take([window(0, subject=f"key:{number}")], 1, NOW)
+        limiter.take([window(5, subject=f"key:{number}")], 0, NOW)
+    assert len(limiter) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90_000)), max_size=200))
+def test_forgetting_never_resets(requests: list[tuple[int, int]]) -> None:
+    """However callers come and go, each is limited as if it were alone."""
+    limiter = MemoryLimiter()
+    alone = {subject: MemoryLimiter() for subject in range(4)}
+    now = NOW
+    for number, (subject, step) in enumerate(requests):
+        now += step
+        limiter.take([window(9, 1000, f"key:passing-{number}")], 1, now)
+        wanted = [window(3, MINUTE, f"key:{subject}"), window(2, 10_000, f"key:{subject}")]
+        assert limiter.take(wanted, 1, now) == alone[subject].take(wanted, 1, now)
+
+
+def test_is_local() -> None:
+    """The event loop may call it: it does no I/O."""
+    assert MemoryLimiter().is_local
+
+
+def test_fork_while_taking() -> None:
+    """A child forked while a thread holds the lock takes without waiting, and keeps the counts."""
+    out = run(
+        """
+        import os, threading
+        from keyrush.limiter.memory import MemoryLimiter
+        from keyrush.windows import Window
+
+        limiter = MemoryLimiter()
+        wanted = [Window("k", 60_000, 3, "minute")]
+        limiter.take(wanted, 1, 0)
+        held, forked = threading.Event(), threading.Event()
+
+        def hold():
+            with limiter._lock:
+                held.set()
+                assert forked.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(10)
+        child = os.fork()
+        if not child:
+            print(limiter.take(wanted, 1, 0).remaining, flush=True)
+            os._exit(0)
+        forked.set()
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert out == "1\n"
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+class OwnLimiter(MemoryLimiter):
+    """A limiter of a user's own."""
+
+
+def test_limiter_by_name() -> None:
+    """A limiter of one's own is named as package.module:Class."""
+    assert isinstance(open_limiter(f"{__name__}:OwnLimiter"), OwnLimiter)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis://:hunter2@localhost",
+        "redis:/:hunter2@localhost",
+        "hunter2",
+        "hunter2:",
+        ":hunter2",
+        "no.such.module:Limiter",
+        "json:NoSuchLimiter",
+    ],
+)
+def test_no_such_limiter(url: str) -> None:
+    """What is no limiter is refused at start-up; the message shows no password."""
+    with pytest.raises(ConfigurationError, match="KEYRUSH_LIMITER_URL") as caught:
+        open_limiter(url)
+    assert "hunter2" not in str(caught.value)
