@@ -62,6 +62,7 @@ PlainLimiter = own_class(MemoryLimiter, LIMITER, ())
 AsyncLimiter = own_class(MemoryLimiter, LIMITER, LIMITER)
 MixedLimiter = own_class(MemoryLimiter, LIMITER, {"take"})
 
+PEPPER = "0123456789abcdef0123456789abcdef"
 RULES = [{"path": "/paid", "credits": 3}, {"path": "/other", "scopes": ["other"]}]
 
 
@@ -69,7 +70,7 @@ def opened(clock: Clock, store: Any = None, limiter: Any = None, **more: Any) ->
     """A gate with an account that has 5 credits, and a limit of 3 a minute."""
     plans = {"only": {"limits": "3/minute", "monthly_quota": 100}}
     gate = Gate.open(
-        settings(plans=plans, rules=RULES, scopes="read", **more),
+        settings(**{"plans": plans, "rules": RULES, "scopes": "read", "pepper": PEPPER, **more}),
         store=store,
         limiter=limiter,
         clock=clock,

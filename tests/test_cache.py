@@ -177,12 +177,12 @@ def test_ttl_zero_refuses_nothing_from_memory() -> None:
 def test_refused_keys_are_bounded() -> None:
     """A flood of invented keys takes bounded memory; the latest are remembered."""
     cache = Cache(10, 5000)
-    cache.refuse(b"first", NOW)
-    cache.refuse(b"0", NOW)
-    cache.refuse(b"first", NOW)
+    for digest in (b"first", b"second", b"first"):
+        cache.refuse(digest, NOW)
     for number in range(NEGATIVE_SIZE - 1):
         cache.refuse(b"%d" % number, NOW)
     assert cache.is_refused(b"first", NOW)
+    assert not cache.is_refused(b"second", NOW)
     cache.refuse(b"one more", NOW)
     assert not cache.is_refused(b"first", NOW)
     assert cache.is_refused(b"one more", NOW)

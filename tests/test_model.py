@@ -121,7 +121,7 @@ def test_every_reason_has_a_status() -> None:
         "invalid_credential": 401,
         "two_credentials": 400,
         "insufficient_scope": 403,
-        "wrong_environment": 403,
+        "beyond_caller": 403,
         "module_not_in_plan": 403,
         "gated_feature": 402,
         "rate_limited": 429,

@@ -47,9 +47,9 @@ def file_beside(configured: Settings) -> Path:
     return path
 
 
-def find(configured: Settings, store: Store, *, given: bool = False) -> list[bytes]:
+def find(configured: Settings, store: Store) -> list[bytes]:
     """The peppers now."""
-    return peppers_for(configured, store, given=given, now=NOW)
+    return peppers_for(configured, store, now=NOW)
 
 
 def test_made_once_beside_the_database(sqlite: Settings, store: Store, tmp_path: Path) -> None:
@@ -112,16 +112,22 @@ def test_memory_needs_none() -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://host/keys", "my.module:Store"])
-def test_missing_in_production(url: str) -> None:
+def test_missing_in_production(store: Store, url: str) -> None:
     """Other stores need the setting; the message says how to make one."""
     with pytest.raises(ConfigurationError, match=r"KEYRUSH_PEPPER: needed.*token_urlsafe"):
-        find(settings(store_url=url), MemoryStore())
+        find(settings(store_url=url), store)
 
 
 def test_store_of_ones_own_in_code() -> None:
-    """A store that is passed as an object works without a pepper, for tests."""
+    """A store in memory that is passed as an object needs no pepper, whatever the URL says."""
     configured = settings(store_url="postgresql://host/keys")
-    assert len(find(configured, MemoryStore(), given=True)[0]) == 32
+    assert len(find(configured, MemoryStore())[0]) == 32
+
+
+def test_lasting_store_of_ones_own_needs_a_pepper(sqlite: Settings, store: Store) -> None:
+    """A store that outlives the process must not get a pepper that does not."""
+    with pytest.raises(ConfigurationError, match="KEYRUSH_PEPPER: needed"):
+        Gate.open(settings(), store=store)
 
 
 def test_short_pepper_warns(caplog: pytest.LogCaptureFixture) -> None:

@@ -434,7 +434,10 @@ def test_blocking_quota_refuses_until_the_month_ends(clock: Clock) -> None:
     assert Wsgi(gate).send(sent).status == 200
     refused = Wsgi(gate).send(sent)
     assert refused.status == 429
-    assert refused["x-ratelimit-remaining"] == "9"
+    shown = (refused["x-ratelimit-limit"], refused["x-ratelimit-remaining"])
+    assert shown == ("1", "0")
+    wait = int(refused["x-ratelimit-reset"]) - clock.now // 1000
+    assert wait == int(refused["retry-after"])
     clock.advance(int(refused["retry-after"]) * 1000)
     assert Wsgi(gate).send(sent).status == 200
     gate.close()

@@ -334,6 +334,19 @@ def test_touch_never_unrevokes(store: Store) -> None:
     assert store.key("cred_a") == api_key(revoked_at=NOW, limits=(), last_used_at=NOW + 5)
 
 
+def test_concurrent_touches(store: Store) -> None:
+    """Writers that name the same keys in other orders don't wait for each other for ever."""
+    ids = [f"cred_{number}" for number in range(50)]
+    for key_id in ids:
+        store.add_key(api_key(key_id))
+
+    def work(number: int) -> None:
+        store.touch(dict.fromkeys(ids if number % 2 else reversed(ids), NOW + number))
+
+    in_threads(work, 100)
+    assert {key.last_used_at for key in store.keys("acct_a")} == {NOW + 99}
+
+
 def test_touch_and_revoke_at_once(store: Store) -> None:
     """Of concurrent uses and revocations none undoes another."""
     for number in range(20):

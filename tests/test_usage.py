@@ -34,7 +34,8 @@ class FaultyStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.failing = False
-        self.meanwhile: Callable[[], object] | None = None  # called once, within `add_usage`
+        self.meanwhile: Callable[[], object] | None = None  # called once, in `add_usage`
+        self.afterwards: Callable[[], object] = int  # called there, too, when all is written
         self.flushed = threading.Event()
         self.touched: list[dict[str, int]] = []
         self.add_account(account())
@@ -46,6 +47,7 @@ class FaultyStore(MemoryStore):
         if self.failing:
             raise OSError("away")
         totals = super().add_usage(increments)
+        self.afterwards()
         self.flushed.set()
         return totals
 
@@ -179,7 +181,7 @@ def test_failure_is_logged_once(
         usage.add(who, NOW)
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage() for record in records] == [
-        "usage can't be written; it is kept and tried again"
+        "usage can't be written; it is kept and tried again: OSError: away"
     ] * 2
 
 
@@ -349,8 +351,10 @@ def test_totals_read_during_a_flush(usage: Usage, store: FaultyStore) -> None:
     """A look-up while a flush is on its way neither loses nor doubles what is flushed."""
     who = caller(usage, store)
     usage.add(who, NOW)
-    store.meanwhile = lambda: caller(usage, store)
+    seen = []
+    store.meanwhile = store.afterwards = lambda: seen.append(totals(caller(usage, store)))
     usage.flush()
+    assert seen == [(1, 1), (1, 1)]
     assert totals(who) == (1, 1)
     assert stored(store) == (1, 1)
 

@@ -190,6 +190,18 @@ def test_look_takes_nothing() -> None:
     assert stored.counters == before
 
 
+@pytest.mark.parametrize("back", [1, 30_000, MINUTE])
+def test_clock_back_makes_no_room(back: int) -> None:
+    """A clock set back by up to a period does not take the previous period for faded."""
+    stored, wanted = Stored(w=(START // MINUTE, 2, 8)), [window(10)]
+    refused = stored.take(wanted, START - back)
+    assert not refused.admitted
+    assert stored.take(wanted, START - back, 0).remaining == 0
+    assert not stored.admits(wanted, START)
+    assert refused.ready_at > START
+    assert stored.take(wanted, refused.ready_at).admitted
+
+
 def test_clock_far_back_starts_afresh() -> None:
     """A clock set back by more than a period does not lock anyone out until it catches up."""
     stored, wanted = Stored(), [window(1)]

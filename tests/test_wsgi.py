@@ -136,7 +136,7 @@ def test_second_start_response(gate: Gate, key: str) -> None:
     )
     assert (first, second) == ("200 OK", "500 Oops")
     assert exc_info[0] is ZeroDivisionError
-    assert dict(headers)["X-Ratelimit-Remaining"] == "99"
+    assert dict(headers)["X-RateLimit-Remaining"] == "99"
     assert isinstance(headers, list)
 
 
@@ -192,7 +192,7 @@ def test_refusal_raised_in_the_app(gate: Gate, key: str, app: Any) -> None:
         b'{"success": false, "error": "The API key lacks the scope write:articles.", '
         b'"statusCode": 403}'
     )
-    assert dict(headers)["X-Ratelimit-Remaining"] == "100"
+    assert dict(headers)["X-RateLimit-Remaining"] == "100"
     if len(started) > 1:
         assert started[-1][2][0] is Refused
     assert gate.accounts.account("acct_a").balance == 5

@@ -13,14 +13,15 @@ serves, under that path:
 - `GET` or `POST /capabilities`: tools and their prices. Public once `public_paths` lists it.
 
 No key makes one that may do more than itself: what is created or rotated has no scope that the
-caller lacks, and the caller's environment. Revoking needs no more than a key of the account.
+caller lacks, the caller's environment, and no later end; a key with limits of its own makes no
+other. Revoking needs no more than a key of the account.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -30,10 +31,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from keyrush import accounts, http
 from keyrush.arguments import MAX_GRACE, MAX_NAME
 from keyrush.errors import InvalidArgument, KeyrushError, NotFound, Refused, StoreError
-from keyrush.gate import Gate
+from keyrush.gate import GATE, Gate
 from keyrush.keys import KeyFormat
 from keyrush.model import Refusal, iso
-from keyrush.notation import format_limits
 from keyrush.principal import Principal
 from keyrush.tables import ScopeName
 from keyrush.verification import UNAVAILABLE
@@ -154,7 +154,7 @@ def _me(handler: Handler, status: int = 200) -> Callable[[Request], Awaitable[Re
     """The endpoint that answers with what `handler` returns, as JSON that is not cached."""
 
     async def endpoint(request: Request) -> Response:
-        gate, principal = request.scope["keyrush.gate"], request.scope["keyrush"]
+        gate, principal = request.scope[GATE], request.scope["keyrush"]
         if principal is None:  # somebody has listed the path as public
             return _refused(gate, http.MISSING)
         try:
@@ -164,7 +164,8 @@ def _me(handler: Handler, status: int = 200) -> Callable[[Request], Awaitable[Re
             content = pydantic_core.to_json({"detail": bad.detail}, inf_nan_mode="null")
             return Response(content, bad.status, _NO_STORE, "application/json")
         except NotFound:
-            principal.refuse(Refusal("not_found"))
+            # An answer and no refusal: it counts, so that ids can't be guessed for nothing.
+            return _refused(gate, Refusal("not_found"))
         return JSONResponse(answer, status, _NO_STORE)
 
     return endpoint
@@ -201,19 +202,24 @@ async def _run(
 
 async def _create(request: Request, gate: Gate, principal: Principal) -> object:
     wanted = await _read(request, gate, _Creation)
+    caller = await _run(gate, principal, "io", gate.accounts.key, principal.key_id)
+    if caller.limits is not None:  # each new key would be as much again
+        principal.refuse(Refusal("beyond_caller"))
     scopes = wanted.scopes or list(principal.scopes)
     # Without any scope, `create_key` would give `*`.
-    _require(principal, scopes or ["*"])
+    missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
+    if missing:  # named only where the configuration does, never because the request did (S16)
+        names = tuple(sorted(missing & gate.settings.known_scopes))
+        principal.refuse(Refusal("insufficient_scope", names))
+    expires_at = _no_later(caller.ends_at, wanted)
 
     def create() -> accounts.NewKey:
-        caller = gate.accounts.key(principal.key_id)
         return gate.accounts.create_key(
             principal.account_id,
             wanted.name,
             scopes=scopes,
             environment=principal.environment,
-            expires_at=_milliseconds(wanted.expires_at),
-            limits=format_limits(caller.limits),
+            expires_at=expires_at,
         )
 
     try:
@@ -237,17 +243,20 @@ async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
 async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
     key_id = request.path_params["credential_id"]
     wanted = await _read(request, gate, _Rotation)
+    caller = await _run(gate, principal, "io", gate.accounts.key, principal.key_id)
     key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
-    _require(principal, key.scopes)
-    if key.environment != principal.environment:
-        principal.refuse(Refusal("wrong_environment"))
+    principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
+    has_more_requests = caller.limits not in {None, key.limits}
+    if key.environment != principal.environment or has_more_requests:
+        principal.refuse(Refusal("beyond_caller"))
+    expires_at = _no_later(caller.ends_at, wanted, default=key.expires_at)
 
     def rotate() -> accounts.NewKey:
         return gate.accounts.rotate(
             key_id,
             principal.account_id,
             grace=wanted.grace,
-            expires_at=_milliseconds(wanted.expires_at),
+            expires_at=expires_at,
         )
 
     try:
@@ -259,9 +268,21 @@ async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
         raise _BadBody([_problem("value_error", loc, error.message, key_id)]) from None
 
 
-def _require(principal: Principal, scopes: Iterable[str]) -> None:
-    missing = tuple(scope for scope in scopes if scope not in principal.scopes)
-    principal.require_scope(*missing)
+def _no_later(
+    ends_at: int | None, wanted: _Creation | _Rotation, *, default: int | None = None
+) -> int | None:
+    """When the new key is to expire: as wanted, but not later than the caller itself ends.
+
+    Raises:
+        _BadBody: It is wanted to live longer.
+    """
+    expires_at = _milliseconds(wanted.expires_at) or default
+    if ends_at is None or (expires_at is not None and expires_at <= ends_at):
+        return expires_at
+    if wanted.expires_at is not None:
+        message = f"should not be later than the calling key's own end, {iso(ends_at)}"
+        raise _wrong(InvalidArgument("expires_at", message), wanted)
+    return ends_at
 
 
 def _shown_once(gate: Gate, new: accounts.NewKey) -> object:
@@ -296,7 +317,7 @@ async def _usage(_: Request, gate: Gate, principal: Principal) -> object:
 
 
 async def _capabilities(request: Request) -> Response:
-    settings = request.scope["keyrush.gate"].settings
+    settings = request.scope[GATE].settings
     prices: dict[str, int] = {}
     for rule in settings.rule_values:
         if rule.tool is not None:
@@ -324,7 +345,7 @@ async def account_api(scope: Scope, receive: Receive, send: Send) -> None:
     Raises:
         RuntimeError: There is no `KeyrushMiddleware` in front of it.
     """
-    if scope["type"] != "lifespan" and "keyrush.gate" not in scope:
+    if scope["type"] != "lifespan" and GATE not in scope:
         raise RuntimeError(
             "keyrush.api.account_api must not be reached but through KeyrushMiddleware: "
             "app.add_middleware(KeyrushMiddleware)"

@@ -89,7 +89,9 @@ def checked_scopes(scopes: Sequence[str], known: Collection[str]) -> tuple[str, 
             raise InvalidArgument("scopes", f"{scope!r} is no scope; write one like read:articles")
         if known and not any(name in Scopes([scope]) for name in known):
             allowed = ", ".join(sorted(known))
-            raise InvalidArgument("scopes", f"{scope!r} is unknown; use *, {allowed}")
+            raise InvalidArgument(
+                "scopes", f"{scope!r} is unknown; use *, {allowed}, or list it in KEYRUSH_SCOPES"
+            )
     return tuple(dict.fromkeys(scopes))
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.client import BAD_REQUEST, INTERNAL_SERVER_ERROR
+from http.client import BAD_REQUEST
 from typing import Any
 
 from keyrush import http
 from keyrush.bridge import is_bridged, running_loop
-from keyrush.errors import ConfigurationError, Refused
-from keyrush.gate import Gate
+from keyrush.errors import ConfigurationError, KeyrushError, Refused, StoreError
+from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
 from keyrush.principal import Anonymous, Caller, Principal
@@ -23,13 +22,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Where the scope says which gate a request has passed, so that it counts once (traps).
-GATE = "keyrush.gate"
+#: The messages that start a response, or accept a WebSocket.
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+_FORWARDED_FOR = b"x-forwarded-for"
 
 #: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead.
 POLICY_VIOLATION = 1008
-
-_log = logging.getLogger("keyrush")
 
 
 class KeyrushMiddleware:
@@ -46,12 +45,14 @@ class KeyrushMiddleware:
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
+        if gate is not None and settings is not None:
+            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
         self.app = app
         self._gate = gate
-        self._wrong: ConfigurationError | None = None
+        self._wrong: KeyrushError | None = None
         try:
             self._gate = gate or Gate.open(settings)
-        except ConfigurationError as error:
+        except (ConfigurationError, StoreError) as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
             if running_loop() is None:
                 raise
@@ -68,7 +69,9 @@ class KeyrushMiddleware:
             raise self._wrong or ConfigurationError("there is no gate")
         return self._gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901  # one straight line, read from top to bottom
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         kind = scope["type"]
         if kind not in {"http", "websocket"}:
             await self._other(scope, receive, send)
@@ -94,7 +97,7 @@ class KeyrushMiddleware:
                 await self._refuse(scope, receive, send, credential)
                 return
             rule = policy.rule(method, path)
-            query = scope["query_string"]
+            query = scope.get("query_string") or b""
             answer = gate.warm(credential, rule, query)
             if answer is None:
                 pool = gate.pool(credential)
@@ -107,10 +110,15 @@ class KeyrushMiddleware:
             caller, headers = answer
 
         response = _Response(gate, scope, send, caller, headers)
+        if kind == "websocket":
+            receive = response.connecting(receive)
         try:
             await self.app(_inner(scope, gate, caller), receive, response)
         except Refused as raised:
             await response.refuse(raised)
+        except BaseException:
+            response.fail()
+            raise
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -138,8 +146,9 @@ class KeyrushMiddleware:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Answer a request that has not reached the app."""
-        if refusal.status in {400, 401}:
-            _log_refusal(scope, refusal, self.gate.settings)
+        hops = [v.decode("latin-1") for n, v in scope["headers"] if n.lower() == _FORWARDED_FOR]
+        peer = scope.get("client")
+        self.gate.log_refusal(refusal, peer and peer[0], hops)
         if scope["type"] == "websocket":
             await receive()  # websocket.connect (S70)
         await _respond(scope, send, self.gate.refusals.response(refusal))
@@ -151,7 +160,16 @@ class _Response:
     Messages other than the start of the response pass as they are (S68).
     """
 
-    __slots__ = ("_caller", "_gate", "_headers", "_refused", "_scope", "_send", "_started")
+    __slots__ = (
+        "_caller",
+        "_connect",
+        "_gate",
+        "_headers",
+        "_refused",
+        "_scope",
+        "_send",
+        "_started",
+    )
 
     def __init__(
         self, gate: Gate, scope: Scope, send: Send, caller: Caller, headers: list[Header]
@@ -162,21 +180,36 @@ class _Response:
         self._caller = caller
         self._headers = headers
         self._started = self._refused = False
+        self._connect: Receive | None = None  # while websocket.connect has not been received
 
     def __call__(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
-        if kind == "http.response.start" or kind == "websocket.accept":  # noqa: PLR1714  # faster
+        if kind in _STARTS:
             caller = self._caller
-            if caller.refusal is not None and message.get("status") == INTERNAL_SERVER_ERROR:
-                # A framework has made an internal error of the `Refused` that was raised.
-                return self._replace(caller.refusal)
+            status = message.get("status", 0)
+            if caller.refusal is not None and (lost := caller.lost_refusal(status)):
+                return self._replace(lost)
             self._started = True
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-            if caller.charged and message.get("status", 0) >= BAD_REQUEST:
+            if caller.charged and status >= BAD_REQUEST:
                 return self._uncharge(message)
         elif self._refused:
             return _nothing()
+        elif kind == "websocket.close" and not self._started:  # the app's own refusal
+            self._started = True
+            return self._uncharge(message)
         return self._send(message)
+
+    def connecting(self, receive: Receive) -> Receive:
+        """A WebSocket's `receive`, so that a refusal knows whether the app has connected (S70)."""
+        self._connect = receive
+
+        async def received() -> Message:
+            message = await receive()
+            self._connect = None
+            return message
+
+        return received
 
     async def refuse(self, raised: Refused) -> None:
         """Answer with what the app raised, unless its response has started.
@@ -189,17 +222,24 @@ class _Response:
         if not self._refused:
             await self._replace(raised.refusal)
 
+    def fail(self) -> None:
+        """Give credits back, because the app has failed before it answered; waits for nothing."""
+        if not self._started and self._caller.charged:
+            self._gate.workers.submit("io", self._gate.uncharge, self._caller)
+
     async def _replace(self, refusal: Refusal) -> None:
         self._refused = True
-        gate, caller = self._gate, self._caller
-        if isinstance(caller, Principal):
-            refusal = await gate.workers.run("io", gate.refuse, caller, refusal, undo=None)
+        gate = self._gate
+        if isinstance(self._caller, Principal):
+            refusal = await gate.workers.run("io", gate.refuse, self._caller, refusal, undo=None)
+        if self._connect is not None:
+            await self._connect()
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
 
     async def _uncharge(self, message: Message) -> None:
-        assert isinstance(self._caller, Principal)  # noqa: S101  # nobody else is charged
-        gate = self._gate
-        await gate.workers.run("io", gate.uncharge, self._caller, undo=None)
+        if self._caller.charged:
+            gate = self._gate
+            await gate.workers.run("io", gate.uncharge, self._caller, undo=None)
         await self._send(message)
 
 
@@ -228,6 +268,7 @@ def _inner(scope: Scope, gate: Gate, caller: Caller) -> Scope:
     if "state" in inner:
         inner["state"] = inner["state"].copy()
     inner[GATE] = gate
+    inner["keyrush.caller"] = caller  # whoever it is, whatever the app makes of "user"
     inner["keyrush"] = caller if caller.is_authenticated else None
     inner["user"] = inner["auth"] = caller
     return inner
@@ -240,11 +281,4 @@ def _within_root(path: str, root: str) -> str:
     return path
 
 
-def _log_refusal(scope: Scope, refusal: Refusal, settings: Settings) -> None:
-    peer = scope.get("client")
-    hops = [v.decode("latin-1") for n, v in scope["headers"] if n.lower() == b"x-forwarded-for"]
-    address = http.client_address(peer and peer[0], hops, settings.networks)
-    _log.info("%d %s from %s", refusal.status, refusal.reason, address)
-
-
-__all__ = ["GATE", "App", "KeyrushMiddleware"]
+__all__ = ["App", "KeyrushMiddleware"]

@@ -1,7 +1,7 @@
 """Coroutine methods of a user's own store or limiter, called from keyrush's synchronous core.
 
 Under ASGI they are awaited on the app's event loop, from the worker thread that does the cold
-work; anywhere else asgiref's `async_to_sync` runs them.
+work; where no loop has ever asked, as under WSGI, each call runs in one of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync
-
 from keyrush.errors import StoreError
+from keyrush.forks import after_fork
 
 T = TypeVar("T")
 
@@ -26,8 +25,12 @@ _caller = threading.local()
 _POLL = 1.0
 
 
-def on_behalf_of(loop: asyncio.AbstractEventLoop, function: Callable[..., T], *args: Any) -> T:
+def on_behalf_of(
+    loop: asyncio.AbstractEventLoop | None, function: Callable[..., T], *args: Any
+) -> T:
     """Call `function` in this worker thread, with coroutine methods awaited on `loop`."""
+    if loop is None:
+        return function(*args)
     _caller.loop = loop
     try:
         return function(*args)
@@ -40,6 +43,10 @@ class _Synchronous:
 
     def __init__(self, subject: Any) -> None:
         self._subject = subject
+        self._forget_loop()
+        after_fork(self._forget_loop)
+
+    def _forget_loop(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # the last one that asked
 
     def __getattr__(self, name: str) -> Any:
@@ -54,7 +61,7 @@ class _Synchronous:
                 if self._loop is running_loop():
                     raise RuntimeError(f"{name} would block its own event loop: use a thread")
                 return _await_on(self._loop, value(*args, **kwargs))
-            return async_to_sync(value)(*args, **kwargs)
+            return asyncio.run(value(*args, **kwargs))
 
         setattr(self, name, call)
         return call

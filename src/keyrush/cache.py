@@ -19,10 +19,11 @@ NEGATIVE_SIZE = 4096
 
 
 class Entry:
-    """A verified key: until `fresh_until` it needs no look-up, and later no second argon2.
+    """A verified key. Instants are Unix milliseconds.
 
-    until `stale_until` it may still be let in when the store is away. `touch_due` is when
-    `last_used_at` is next worth writing. Instants are Unix milliseconds.
+    Until `fresh_until` it needs no look-up, and later no second argon2; until `stale_until` it
+    may still be let in when the store is away. `touch_due` is when `last_used_at` is next worth
+    writing.
     """
 
     __slots__ = ("fresh_until", "hash", "identity", "stale_until", "touch_due")

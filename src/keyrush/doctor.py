@@ -17,13 +17,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 import keyrush
 from keyrush import output
 from keyrush.bridge import synchronous
-from keyrush.commands import in_memory
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints, Hashing
 from keyrush.model import now_ms
 from keyrush.notation import format_limits
-from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for
-from keyrush.settings import PREFIX, Settings
+from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for, uncovered
+from keyrush.settings import PREFIX, Settings, unknown_variables
 from keyrush.store import Store, open_store
 from keyrush.workers import cores
 
@@ -112,10 +111,8 @@ def examine() -> Report:
 
 
 def _look_for_unknown_variables(report: Report) -> None:
-    for variable in sorted(os.environ):
-        name = variable.lower()
-        if name.startswith(PREFIX.lower()) and name[len(PREFIX) :] not in Settings.model_fields:
-            report.add("warning", "settings", f"{variable} is no setting and has no effect")
+    for variable in sorted(unknown_variables()):
+        report.add("warning", "settings", f"{variable} is no setting and has no effect")
 
 
 # --- the store and its keys ---
@@ -145,7 +142,7 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
     report.active_keys = sum(in_use.values())
     text = f"opened; accounts: {len(accounts):,}, active keys: {report.active_keys:,}"
     report.add("ok", "store", text)
-    if in_memory(settings.store_url):
+    if settings.is_store_in_memory:
         report.add("note", "store", "in memory: gone with the process, out of reach of commands")
     for plan in sorted({account.plan for account in accounts} - settings.plans.keys()):
         concerned = sum(account.plan == plan for account in accounts)
@@ -158,18 +155,16 @@ def _compare_peppers(
     report: Report, settings: Settings, store: Store, in_use: Mapping[str, int], now: int
 ) -> None:
     try:
-        peppers = peppers_for(settings, store, given=False, now=now)
+        peppers = peppers_for(settings, store, now=now)
     except (ConfigurationError, OSError) as error:
         report.add("problem", "pepper", str(error), _SETTINGS)
         return
-    known = Fingerprints(peppers).pepper_ids
-    lost = sum(count for pepper_id, count in in_use.items() if pepper_id not in known)
-    if lost:
+    if lost := uncovered(peppers, in_use):
         text = f"{lost:,} active keys were made with a pepper that is not configured: all refused"
         report.add("problem", "pepper", text, _SETTINGS)
     else:
         report.add("ok", "pepper", "fits every active key")
-    older = sum(in_use.get(pepper_id, 0) for pepper_id in known[1:])
+    older = sum(in_use.get(pepper_id, 0) for pepper_id in Fingerprints(peppers).pepper_ids[1:])
     if older:
         text = f"{older:,} active keys still need an older pepper; each moves with its next use"
         report.add("note", "pepper", text)
@@ -182,7 +177,7 @@ def _look_at_peppers(report: Report, settings: Settings) -> None:
         if length < RECOMMENDED_LENGTH:
             text = f"number {position} has {length} bytes; use at least {RECOMMENDED_LENGTH}"
             report.add("warning", "pepper", text)
-    if settings.pepper or in_memory(settings.store_url):
+    if settings.pepper or settings.is_store_in_memory:
         return
     try:
         path = pepper_file(settings)

@@ -6,6 +6,7 @@ carries one out of a handler, where raising is the only way to stop.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,3 +44,12 @@ class Refused(KeyrushError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"{refusal.status} {refusal.reason}")
         self.refusal = refusal
+
+
+_log = logging.getLogger("keyrush")
+
+
+def log_fault(what: str, error: Exception) -> None:
+    """Log in one line that something keyrush depends on is away; with DEBUG, the traceback too."""
+    traceback = error if _log.isEnabledFor(logging.DEBUG) else None
+    _log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=traceback)

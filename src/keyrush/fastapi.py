@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from keyrush import http
+from keyrush.gate import GATE
 from keyrush.principal import Caller, Principal
 
 try:
@@ -66,12 +67,12 @@ async def principal(
         Refused: 403 where a scope is missing (S17); 401 on a public path, where nobody is known.
         RuntimeError: There is no `KeyrushMiddleware` in front of the app.
     """
-    if "keyrush.gate" not in connection.scope:
+    if GATE not in connection.scope:
         raise RuntimeError(
             "keyrush.fastapi.principal needs KeyrushMiddleware in front of the app: "
             "app.add_middleware(KeyrushMiddleware)"
         )
-    caller: Caller = connection.scope["user"]
+    caller: Caller = connection.scope["keyrush.caller"]
     if not isinstance(caller, Principal):
         caller.refuse(http.MISSING)
     caller.require_scope(*security_scopes.scopes)

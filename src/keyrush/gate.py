@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -16,22 +17,31 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache, Entry
-from keyrush.errors import ConfigurationError, Refused
+from keyrush.errors import ConfigurationError, Refused, log_fault
+from keyrush.forks import after_fork
 from keyrush.http import Credential, Header
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, open_limiter
 from keyrush.model import Identity, Refusal, month_bounds, now_ms
 from keyrush.pepper import peppers_for
 from keyrush.policy import ANY_KEY, Policy, Rule
-from keyrush.principal import Principal
+from keyrush.principal import Caller, Principal
 from keyrush.responses import VARY, Fields, Refusals, seconds_until
 from keyrush.settings import Settings
 from keyrush.store import Store, open_store
 from keyrush.usage import TOUCH_INTERVAL, Usage
 from keyrush.verification import UNAVAILABLE, Verification
+from keyrush.windows import Tally, Window
 from keyrush.workers import Pool, Workers
 
+#: Statuses of refusals that are logged.
+_WATCHED = {400, 401}
+
 _log = logging.getLogger("keyrush")
+
+#: Where scope and environ say which gate a request has passed, so that it counts once (traps).
+#: In WSGI no `HTTP_` name, so that no client sets it.
+GATE = "keyrush.gate"
 
 #: A request that is let through: who calls, and what to add to the response's headers.
 Admitted = tuple[Principal, list[Header]]
@@ -69,6 +79,8 @@ class Gate:
         self.workers = Workers()
         self._limiter_is_local = limiter.is_local and self.limiter is limiter
         self._is_by_settings = False
+        self._forget_lock()
+        after_fork(self._forget_lock)
         self._fields = Fields(settings.headers)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
@@ -86,6 +98,9 @@ class Gate:
             settings, self.store, keyring=keyring, changed=self.cache.drop, clock=clock
         )
         self._closing = _close_at_exit(self)
+
+    def _forget_lock(self) -> None:
+        self._credits_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -107,7 +122,7 @@ class Gate:
         chosen = open_store(settings.store_url) if store is None else store
         front = synchronous(chosen)
         try:
-            peppers = peppers_for(settings, front, given=store is not None, now=clock())
+            peppers = peppers_for(settings, front, now=clock())
             counted_by = open_limiter(settings.limiter_url) if limiter is None else limiter
         except ConfigurationError:
             if store is None:
@@ -153,11 +168,7 @@ class Gate:
         now = self.clock()
         if now >= verified.identity.expires_at:
             return http.INVALID
-        try:
-            answer = self._admit(verified, credential, rule, query, now)
-        except Exception:
-            _log.exception("the limiter can't answer")
-            return UNAVAILABLE
+        answer = self._admit(verified, credential, rule, query, now)
         if rule.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             try:
@@ -177,47 +188,66 @@ class Gate:
         if now >= entry.touch_due:
             entry.touch_due = now + TOUCH_INTERVAL
             self.usage.used(identity.key_id, now)
-        if rule is not ANY_KEY:
-            refusal = self.policy.authorise(identity, rule, query)
-            if refusal is not None:
-                return self._with_fields(identity, refusal, now)
-        tally = self.limiter.take(identity.windows, 1, now)
-        if not tally.admitted:
-            wait = seconds_until(tally.ready_at, now)
-            fields = self._fields.of(identity, tally, now)
-            return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
-        if not self.usage.add(identity, now):
-            self.limiter.give_back(identity.windows, 1, now)
-            wait = seconds_until(month_bounds(now)[1], now)
-            refusal = Refusal("quota_exceeded", retry_after=wait)
-            return self._with_fields(identity, refusal, now)
+        try:
+            if rule is not ANY_KEY:
+                refusal = self.policy.authorise(identity, rule, query)
+                if refusal is not None:
+                    return self._with_fields(identity, refusal, now)
+            tally = self.limiter.take(identity.windows, 1, now)
+            if not tally.admitted:
+                wait = seconds_until(tally.ready_at, now)
+                fields = self._fields.of(identity, tally, now)
+                return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
+            if not self.usage.add(identity, now):
+                self.limiter.give_back(identity.windows, 1, now)
+                return self._quota_exceeded(identity, now)
+        except Exception as error:
+            log_fault("the limiter can't answer", error)
+            return UNAVAILABLE
         headers = self._fields.of(identity, tally, now)
         if credential.by_header:
             headers.append(VARY)
         return Principal(identity, self, now), headers
 
+    def _quota_exceeded(self, identity: Identity, now: int) -> Refusal:
+        """The refusal of a quota that blocks: the month is the most constrained window (O14)."""
+        first, following = month_bounds(now)
+        amount = identity.plan.quota.amount if identity.plan.quota else 0
+        tally = Tally(False, Window("", following - first, amount, "month"), 0, following)
+        fields = tuple(self._fields.of(identity, tally, now))
+        return Refusal("quota_exceeded", (), seconds_until(following, now), fields)
+
     def _with_fields(self, identity: Identity, refusal: Refusal, now: int) -> Refusal:
         """The refusal with the fields of every authenticated response (R11); takes nothing."""
         tally = self.limiter.take(identity.windows, 0, now)
+        self.usage.turn(identity, now)
         fields = tuple(self._fields.of(identity, tally, now))
         return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
 
-    def refuse(self, principal: Principal, refusal: Refusal) -> Refusal:
+    def refuse(self, caller: Caller, refusal: Refusal) -> Refusal:
         """Give back what an admitted request took, because it is refused after all; may block."""
-        identity = principal.resolved
-        self.usage.take_back(identity, principal.taken_at)
-        self.uncharge(principal)
+        if not isinstance(caller, Principal):
+            return refusal
+        identity = caller.resolved
+        self.usage.take_back(identity, caller.taken_at)
+        self.uncharge(caller)
         try:
-            self.limiter.give_back(identity.windows, 1, principal.taken_at)
+            self.limiter.give_back(identity.windows, 1, caller.taken_at)
             return self._with_fields(identity, refusal, self.clock())
-        except Exception:
-            _log.exception("the limiter can't take back a request of %s", identity.key_id)
+        except Exception as error:
+            log_fault(f"the limiter can't take back a request of {identity.key_id}", error)
             return refusal
 
     def undo(self, answer: Admitted | Refusal) -> None:
         """`refuse`, for an answer that nobody waits for any more."""
         if not isinstance(answer, Refusal):
             self.refuse(answer[0], UNAVAILABLE)
+
+    def log_refusal(self, refusal: Refusal, peer: str | None, forwarded_for: list[str]) -> None:
+        """Log who failed to authenticate, for those who watch for break-ins; never the key."""
+        if refusal.status in _WATCHED:
+            address = http.client_address(peer, forwarded_for, self.settings.networks)
+            _log.info("%d %s from %s", refusal.status, refusal.reason, address)
 
     # --- credits ---
 
@@ -229,12 +259,13 @@ class Gate:
         try:
             balance = self.store.charge(identity.account_id, credits)
         except Exception as error:
-            _log.exception("the store can't charge")
+            log_fault("the store can't charge", error)
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
         if balance is None:
             principal.refuse(Refusal("insufficient_credits"))
-        principal.charged += credits
+        with self._credits_lock:
+            principal.charged += credits
         return balance
 
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
@@ -246,17 +277,21 @@ class Gate:
 
         return await self.workers.run("io", self.charge, principal, credits, undo=undo)
 
-    def uncharge(self, principal: Principal) -> None:
+    def uncharge(self, caller: Caller) -> None:
         """Give back all credits charged for this request; may block."""
-        if principal.charged:
-            self._give_credits_back(principal, principal.charged)
+        if isinstance(caller, Principal) and caller.charged:
+            self._give_credits_back(caller, caller.charged)
 
     def _give_credits_back(self, principal: Principal, credits: int) -> None:
-        principal.charged -= credits
+        with self._credits_lock:  # whoever comes second finds nothing left to give back
+            credits = min(credits, principal.charged)
+            principal.charged -= credits
+        if not credits:
+            return
         try:
             self.store.grant(principal.account_id, credits)
-        except Exception:
-            _log.exception("%d credits of %s not given back", credits, principal.account_id)
+        except Exception as error:
+            log_fault(f"{credits} credits of {principal.account_id} not given back", error)
 
     # --- end ---
 

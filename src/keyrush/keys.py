@@ -7,7 +7,6 @@ secrets are bytes or go through objects whose repr shows the display prefix only
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import argon2
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_LENGTH = 30  # 30 × log2(62) = 178 bits; S78 asks for at least 112
@@ -121,11 +120,6 @@ def _hmac(pepper: bytes, text: bytes) -> bytes:
     return hmac.digest(pepper, text, "sha256")
 
 
-def digest(text: bytes) -> bytes:
-    """SHA-256: what the cache knows a key by, so that no raw key outlives its request."""
-    return hashlib.sha256(text).digest()
-
-
 class Hashing:
     """argon2id over the key text. `memory_cost` is KiB; hash and verify take milliseconds."""
 
@@ -142,8 +136,8 @@ class Hashing:
         """True when `text` is what was hashed. A stored value that is no hash verifies nothing."""
         try:
             return self._hasher.verify(stored, text)
-        except (VerificationError, InvalidHashError):
-            return False
+        except (VerifyMismatchError, InvalidHashError):
+            return False  # any other error, such as want of memory, says nothing of the key
 
 
 class Keyring(NamedTuple):

@@ -221,11 +221,6 @@ class Identity:
     counts: tuple[Count, ...] = ()
 
     @property
-    def quota(self) -> Quota | None:
-        """The monthly quota of the plan."""
-        return self.plan.quota
-
-    @property
     def is_metered(self) -> bool:
         """False for sandbox keys: rate-limited, but neither counted nor charged (contract R2)."""
         return bool(self.counts)
@@ -236,7 +231,7 @@ Reason = Literal[
     "invalid_credential",
     "two_credentials",
     "insufficient_scope",
-    "wrong_environment",
+    "beyond_caller",
     "module_not_in_plan",
     "gated_feature",
     "rate_limited",
@@ -252,7 +247,7 @@ STATUS: dict[Reason, int] = {
     "invalid_credential": 401,
     "two_credentials": 400,
     "insufficient_scope": 403,
-    "wrong_environment": 403,
+    "beyond_caller": 403,
     "module_not_in_plan": 403,
     "gated_feature": 402,
     "rate_limited": 429,
@@ -265,7 +260,7 @@ STATUS: dict[Reason, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not let through: a value, turned into a response by `http.Refusals`.
+    """Why a request is not let through: a value, turned into a response by `responses.Refusals`.
 
     `names` are the scopes or modules that were missing; `retry_after` is whole seconds, at
     least 1 (S21); `headers` are the rate-limit fields of an authenticated caller.

@@ -6,10 +6,12 @@ import logging
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from keyrush.bridge import is_bridged
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints
 from keyrush.settings import Settings
@@ -23,20 +25,20 @@ RECOMMENDED_LENGTH = 32
 _log = logging.getLogger("keyrush")
 
 
-def peppers_for(settings: Settings, store: Store, *, given: bool, now: int) -> list[bytes]:
-    """The peppers to use, newest first; for SQLite, one is made where there is none yet.
-
-    `given` is true for a store that the settings don't name.
+def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
+    """The peppers to use, newest first; one is made where there is none yet and none is needed.
 
     Raises:
         ConfigurationError: A pepper is needed and missing, or does not fit the store's keys.
+        StoreError: The store can't be asked.
     """
-    in_use = store.peppers(now)
+    # A store of coroutines is not asked: the loop that it belongs to does not run yet.
+    in_use = {} if is_bridged(store) else store.peppers(now)
     if settings.pepper:
         peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
         if min(map(len, peppers)) < RECOMMENDED_LENGTH:
             _log.warning("KEYRUSH_PEPPER is shorter than %d bytes", RECOMMENDED_LENGTH)
-    elif given or settings.store_url.startswith("memory://"):
+    elif getattr(store, "is_ephemeral", False):
         peppers = [secrets.token_bytes(32)]
     else:
         path = pepper_file(settings)
@@ -46,15 +48,21 @@ def peppers_for(settings: Settings, store: Store, *, given: bool, now: int) -> l
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
         peppers = [_read_or_make(path, may_make=not in_use)]
-    known = set(Fingerprints(peppers).pepper_ids)
-    if in_use and known.isdisjoint(in_use):
+    lost = uncovered(peppers, in_use)
+    if in_use and lost == sum(in_use.values()):
         raise ConfigurationError(
-            f"KEYRUSH_PEPPER: none of the {sum(in_use.values())} active keys in the store was made "
+            f"KEYRUSH_PEPPER: none of the {lost} active keys in the store was made "
             "with this pepper, so all would be refused; restore the pepper they were made with"
         )
-    if lost := sum(count for pepper_id, count in in_use.items() if pepper_id not in known):
+    if lost:
         _log.warning("%d active keys were made with a pepper that is not in KEYRUSH_PEPPER", lost)
     return peppers
+
+
+def uncovered(peppers: Sequence[bytes], in_use: Mapping[str, int]) -> int:
+    """How many of the active keys, counted by pepper id, none of `peppers` has made."""
+    known = Fingerprints(peppers).pepper_ids
+    return sum(count for pepper_id, count in in_use.items() if pepper_id not in known)
 
 
 def pepper_file(settings: Settings) -> Path | None:

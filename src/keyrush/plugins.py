@@ -25,5 +25,14 @@ def attribute(name: str, setting: str) -> Any:
 
 
 def load(name: str, setting: str) -> Any:
-    """An instance of the class that `package.module:Name` stands for, made without arguments."""
-    return attribute(name, setting)()
+    """An instance of the class that `package.module:Name` stands for, made without arguments.
+
+    Raises:
+        ConfigurationError: There is no such class, or it can't be made.
+    """
+    try:
+        return attribute(name, setting)()
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"{setting}: {name} can't be made: {error!r}") from error

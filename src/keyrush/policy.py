@@ -70,15 +70,17 @@ class Policy:
         for entry in public_paths:
             method, _, path = entry.rpartition(" ")
             path = path.strip()
-            if not path.startswith("/") or plain(path) != path:
+            if not path.startswith("/") or plain(path) != path or re.search(r"[{}*]", path):
                 raise ConfigurationError(
-                    f"public path {entry!r}: must start with / and hold no //, .. or trailing /"
+                    f"public path {entry!r}: must be one exact path, without //, .., a trailing /, "
+                    "{ or *"
                 )
             known = self._public.get(path, frozenset())
             if not method.strip() or known is None:
                 self._public[path] = None
             else:
                 self._public[path] = known | _with_head({method.strip().upper()})
+        self._any_rules = bool(rules)
         methods = {method for rule in rules for method in _with_head(rule.methods)}
         self._by_method = {method: _Table(rules, method) for method in methods}
         self._any_method = _Table(rules, None)
@@ -103,6 +105,8 @@ class Policy:
         A path that is not plain is judged as it was sent and made plain, because apps differ
         in what they make of it: both rules hold.
         """
+        if not self._any_rules:
+            return ANY_KEY
         rules = self._by_method.get(method)
         if rules is None:  # some frameworks take `get` for GET
             rules = self._by_method.get(method.upper(), self._any_method)
@@ -165,11 +169,11 @@ def _both(one: Rule, other: Rule) -> Rule:
 
 
 def plain(path: str) -> str:
-    """The path with repeated slashes, `.` and `..` resolved, and no slash or newline at its end.
+    """The path with one slash first, `//`, `.` and `..` resolved, no slash or newline at its end.
 
     A newline, because routers that match with `$` pass over it.
     """
-    if "//" not in path and "/." not in path and path[-1:] not in {"/", "\n"}:
+    if path[:1] == "/" and "//" not in path and "/." not in path and path[-1] not in "/\n":
         return path
     segments: list[str] = []
     for segment in path.removesuffix("\n").split("/"):
@@ -184,10 +188,13 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
 
 
 def _pattern(path: str) -> str:
-    if not path.startswith("/") or re.search(r"[{}]", _PLACEHOLDER.sub("", path)):
+    if not path.startswith("/") or re.search(r"[{}*]", _PLACEHOLDER.sub("", path)):
         raise ConfigurationError(
-            f"rule path {path!r}: must start with / and use {{name}} or {{name:path}}"
+            f"rule path {path!r}: must start with /; write {{name}} for one segment and "
+            "{name:path} for the rest"
         )
+    if len(path) > 1 and path.endswith("/"):
+        return _pattern(path[:-1]) + "/?"
     pattern, end = "", 0
     for placeholder in _PLACEHOLDER.finditer(path):
         before = path[end : placeholder.start()]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from http import HTTPStatus
 from typing import NoReturn, Protocol
 
 from keyrush.arguments import checked_credits
 from keyrush.errors import Refused
 from keyrush.model import Identity, Plan, Refusal, Scopes
 from keyrush.policy import Policy
+
+INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
 
 class Charging(Protocol):
@@ -38,6 +41,10 @@ class Caller:
     def __init__(self) -> None:
         self.charged = 0  #: credits charged for this request so far
         self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+
+    def lost_refusal(self, status: int) -> Refusal | None:
+        """What the app raised, where a framework has made an internal error of it."""
+        return self.refusal if status == INTERNAL_SERVER_ERROR else None
 
     def refuse(self, refusal: Refusal) -> NoReturn:
         """Refuse this request with `refusal`.
@@ -125,11 +132,16 @@ class Principal(Caller):
         if not self.scopes.covers(scopes):
             self.refuse(Refusal("insufficient_scope", names=scopes))
 
+    def has_module(self, module: str) -> bool:
+        """True when the plan includes `module`; for scopes, ask `scope in principal.scopes`."""
+        return module in self.plan.modules
+
     def require_module(self, *modules: str) -> None:
-        """Go on only if the plan includes all `modules`.
+        """Go on only if the plan includes all `modules`. Don't catch what it raises: to ask
+        without refusing there is `has_module`.
 
         Raises:
-            Refused: 403, without a challenge (contract R16, S18).
+            Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
         """
         if refusal := self._gate.policy.missing_modules(self._identity, modules):
             self.refuse(refusal)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
+from keyrush.errors import log_fault
 from keyrush.http import Header
 from keyrush.model import Identity, Reason, Refusal, month_bounds
 from keyrush.windows import Tally
@@ -78,10 +79,11 @@ def _monthly_limit(amount: int) -> Header:
 
 def _ietf(identity: Identity, tally: Tally, now: int) -> list[Header]:
     """RateLimit-Policy and RateLimit of draft-ietf-httpapi-ratelimit-headers-11 (S28–S33)."""
+    quota = identity.plan.quota
     policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in identity.windows]
-    if identity.quota is not None:
+    if quota is not None:
         first, following = month_bounds(now)
-        policies.append(f'"month";q={identity.quota.amount};w={(following - first) // 1000}')
+        policies.append(f'"month";q={quota.amount};w={(following - first) // 1000}')
     fields: list[Header] = []
     if policies:
         fields.append((b"ratelimit-policy", ", ".join(policies).encode("ascii")))
@@ -133,7 +135,7 @@ class Refusals:
 
     def response(self, refusal: Refusal) -> Response:
         """The response that says `refusal`."""
-        content_type, body = self._body(refusal, self.text(refusal))
+        content_type, body = self._said(refusal)
         headers = [
             (b"content-type", content_type.encode("latin-1")),
             (b"content-length", b"%d" % len(body)),
@@ -146,6 +148,18 @@ class Refusals:
         headers.extend(refusal.headers)
         return Response(refusal.status, headers, body)
 
+    def _said(self, refusal: Refusal) -> tuple[str, bytes]:
+        """Content type and body; the documented ones where a user's own function fails."""
+        text = self.text(refusal)
+        try:
+            content_type, body = self._body(refusal, text)
+            content = body.encode() if isinstance(body, str) else bytes(body)
+            _check_field(content_type)
+        except Exception as error:
+            log_fault("the function in KEYRUSH_ERRORS fails", error)
+            return _documented(refusal, text)
+        return content_type, content
+
     def text(self, refusal: Refusal) -> str:  # noqa: C901  # a table of cases
         """The sentence for people (R9, R10). It never echoes what the request said."""
         reason, names = refusal.reason, ", ".join(refusal.names)
@@ -155,9 +169,9 @@ class Refusals:
             case "two_credentials":
                 return "Send exactly one credential: Authorization or X-API-Key."
             case "insufficient_scope":
-                return f"The API key lacks the scope {names}."
-            case "wrong_environment":
-                return "The API key is of another environment."
+                return f"The API key lacks {f'the scope {names}' if names else 'a scope'}."
+            case "beyond_caller":
+                return "An API key can't make one that may do more than itself."
             case "module_not_in_plan" | "gated_feature":
                 return f"Your plan does not include {names or 'a requested module'}."
             case "rate_limited":
@@ -181,9 +195,15 @@ class Refusals:
             challenge += f', error="{error}"'
         if description := _DESCRIPTION.get(reason):
             challenge += f', error_description="{description}"'
-        if reason == "insufficient_scope":
+        if reason == "insufficient_scope" and refusal.names:
             challenge += f', scope="{" ".join(refusal.names)}"'
         return challenge
+
+
+def _check_field(value: str) -> None:
+    """Raise ValueError where `value` can't be sent in a header, as with CR or LF in it (S27)."""
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"{value!r} is no header field")
 
 
 def _documented(refusal: Refusal, text: str) -> tuple[str, bytes]:

@@ -37,6 +37,13 @@ from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
 PREFIX = "KEYRUSH_"
 
+#: What pydantic says, and what people call it.
+_WORDING = (
+    ("Input should", "should"),
+    ("a valid tuple", "a list"),
+    ("a valid frozenset", "a list"),
+)
+
 #: Settings whose values may hold secrets, and are not shown.
 _SECRET = {"pepper", "store_url", "limiter_url"}
 
@@ -141,6 +148,13 @@ class Settings(BaseSettings):
             raise ValueError("must be 1 to 16 letters and digits, a letter first")
         return value
 
+    @field_validator("key_environments", "unmetered_environments")
+    @classmethod
+    def _check_environments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names one environment twice")
+        return value
+
     @field_validator("pepper")
     @classmethod
     def _check_pepper(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -178,7 +192,7 @@ class Settings(BaseSettings):
             try:
                 named = attribute(value, "errors")
             except ConfigurationError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).removeprefix("errors: ")) from None
             if callable(named):
                 return named
         raise ValueError("must be documented, problem or package.module:function")
@@ -194,6 +208,17 @@ class Settings(BaseSettings):
     def _check_rules(cls, value: tuple[RuleTable, ...]) -> tuple[RuleTable, ...]:
         Policy((), [table.rule() for table in value])
         return value
+
+    @model_validator(mode="after")
+    def _check_unmetered(self) -> Settings:
+        unknown = set(self.unmetered_environments) - set(self.key_environments)
+        if unknown and "unmetered_environments" in self.model_fields_set:
+            known = ", ".join(self.key_environments) or "none"
+            raise ValueError(
+                f"KEYRUSH_UNMETERED_ENVIRONMENTS: {', '.join(sorted(unknown))} not among the "
+                f"environments of keys ({known})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_argon2(self) -> Settings:
@@ -214,6 +239,11 @@ class Settings(BaseSettings):
         return value
 
     # --- what follows from them ---
+
+    @property
+    def is_store_in_memory(self) -> bool:
+        """True where what one process stores no other finds."""
+        return self.store_url.startswith("memory://")
 
     @cached_property
     def plan_values(self) -> dict[str, Plan]:
@@ -242,7 +272,7 @@ class Settings(BaseSettings):
 
     @property
     def error_body(self) -> str | Body:
-        """`errors`, as `http.Refusals` takes it."""
+        """`errors`, as `responses.Refusals` takes it."""
         body: str | Body = self.errors
         return body
 
@@ -281,14 +311,18 @@ def _explained(error: ValidationError) -> str:
             lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         name = location[0]
-        shown = f"{PREFIX}{name.upper()}" if len(location) == 1 else ".".join(location)
-        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        is_table = name in {"plans", "rules"} and len(location) > 1
+        shown = ".".join(location) if is_table else f"{PREFIX}{name.upper()}"
+        message = problem["msg"].removeprefix("Value error, ")
+        for pydantics, ours in _WORDING:
+            message = message.replace(pydantics, ours)
         value = f" {problem['input']!r:.200}"
         if name in _SECRET or value in f" {message}":
             value = ""
         if problem["type"] == "extra_forbidden":
             close = similar_setting(name) if len(location) == 1 else None
             value, message = "", "is no setting" + (f"; did you mean {close}?" if close else "")
+            shown = ".".join(location)
         lines.append(f"{shown}:{value} {message}")
     return "\n".join(lines)
 

@@ -6,11 +6,11 @@ increments, at most `FLUSH_INTERVAL` later; a normal stop writes the rest.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
+from keyrush.errors import log_fault
 from keyrush.forks import after_fork
 from keyrush.model import Count, Found, Identity, month_bounds, month_of
 from keyrush.store import Store, account_subject, key_subject
@@ -20,8 +20,6 @@ FLUSH_INTERVAL = 1.0
 
 #: Milliseconds between two writes of one key's `last_used_at`.
 TOUCH_INTERVAL = 60_000
-
-_log = logging.getLogger("keyrush")
 
 
 class Usage:
@@ -91,16 +89,14 @@ class Usage:
     def add(self, identity: Identity, now: int) -> bool:
         """Count one request; False, and nothing counted, where the quota blocks it.
 
-        Does nothing for keys that are not metered (contract R2).
+        Keys that are not metered are not counted (contract R2).
         """
         counts = identity.counts
-        if not counts:
-            return True
         with self._lock:
-            if now >= self._month_ends or counts[0].month != self._month:
-                self._turn_month(now)
-                for count in counts:
-                    self._turn(count)
+            if now >= self._month_ends or identity.quota_count.month != self._month:
+                self._turn_identity(identity, now)
+            if not counts:
+                return True
             quota = identity.plan.quota
             if (
                 quota is not None
@@ -115,6 +111,17 @@ class Usage:
         if self._thread is None:
             self._start()
         return True
+
+    def turn(self, identity: Identity, now: int) -> None:
+        """Begin the new month in the counts of a key, if there is one, without counting."""
+        if now >= self._month_ends or identity.quota_count.month != self._month:
+            with self._lock:
+                self._turn_identity(identity, now)
+
+    def _turn_identity(self, identity: Identity, now: int) -> None:
+        self._turn_month(now)
+        for count in {identity.quota_count, *identity.counts}:
+            self._turn(count)
 
     def take_back(self, identity: Identity, counted_at: int) -> None:
         """Uncount one request that was refused later."""
@@ -167,9 +174,9 @@ class Usage:
                         count.flushing, count.pending = count.pending, 0
             try:
                 totals = self._store.add_usage(increments) if increments else {}
-            except Exception:
+            except Exception as error:
                 if not self._failing:
-                    _log.exception("usage can't be written; it is kept and tried again")
+                    log_fault("usage can't be written; it is kept and tried again", error)
                 self._failing = True
                 with self._lock:
                     self._put_back(counts, increments)
@@ -183,8 +190,8 @@ class Usage:
             if used:
                 try:
                     self._store.touch(used)
-                except Exception:
-                    _log.exception("last_used_at can't be written")
+                except Exception as error:
+                    log_fault("last_used_at can't be written", error)
 
     def _put_back(self, counts: Iterable[Count], increments: dict[tuple[str, str], int]) -> None:
         for count in counts:

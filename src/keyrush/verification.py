@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 from keyrush import http
 from keyrush.cache import Cache, Entry
-from keyrush.errors import ConfigurationError
+from keyrush.errors import ConfigurationError, log_fault
+from keyrush.forks import after_fork
 from keyrush.http import Credential
 from keyrush.keys import Keyring
 from keyrush.model import NEVER, Found, Identity, Refusal, Scopes, month_of
@@ -28,8 +28,6 @@ _OUTAGE_PAUSE = 1000
 
 #: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
-
-_log = logging.getLogger("keyrush")
 
 
 class Verification:
@@ -51,6 +49,10 @@ class Verification:
         self._usage = usage
         self._format, self._fingerprints, self._hashing = keyring
         self._clock = clock
+        self._renew_slots()
+        after_fork(self._renew_slots)
+
+    def _renew_slots(self) -> None:
         self._argon2_slots = threading.BoundedSemaphore(cores())
 
     def rules_out(self, credential: Credential, now: int) -> bool:
@@ -71,8 +73,8 @@ class Verification:
             return http.INVALID
         try:
             loaded = self._cache.single_flight(digest, lambda: self._load(credential.text, digest))
-        except Exception:
-            _log.exception("the store can't look a key up")
+        except Exception as error:
+            log_fault("the store can't look a key up", error)
             if entry is None or now >= entry.stale_until:
                 return UNAVAILABLE
             entry.fresh_until = min(now + _OUTAGE_PAUSE, entry.stale_until)
@@ -81,37 +83,37 @@ class Verification:
 
     def _load(self, text: bytes, digest: bytes) -> Entry | None:
         """Look the key up and verify it; None, remembered, for one that is not valid."""
+        known = self._cache.get(digest)
+        if known is not None and self._clock() < known.fresh_until:
+            return known  # another request has just loaded it
+        proved = known.hash if known else None
         for _ in range(_LOOK_UPS):
             now = self._clock()
             generation, mark = self._cache.generation, self._usage.flushes
             found = self._store.find(self._fingerprints.all(text), month_of(now))
-            known = self._cache.get(digest)
-            if (
-                found is None
-                or not found.key.is_active(now)
-                or not self._proves(found, text, known)
-            ):
-                self._cache.forget(digest)
-                self._cache.refuse(digest, now)
-                return None
-            if known is None:
+            if found is None or not found.key.is_active(now):
+                break
+            if found.key.hash != proved:
+                if not self._proves(found, text):
+                    break
+                proved = found.key.hash
                 self._renew_fingerprint(found, text)
             fresh_until = now + self._cache.ttl
             stale_until = fresh_until + int(self._settings.stale_if_error * 1000)
-            entry = Entry(
-                self._identity(found, mark, now), found.key.hash, fresh_until, stale_until
-            )
+            entry = Entry(self._identity(found, mark, now), proved, fresh_until, stale_until)
             entry.touch_due = known.touch_due if known else 0
             if self._cache.put(digest, entry, generation):
-                break
-        return entry
+                return entry
+        else:
+            return entry
+        self._cache.forget(digest)
+        self._cache.refuse(digest, now)
+        return None
 
-    def _proves(self, found: Found, text: bytes, known: Entry | None) -> bool:
-        """True when `text` is the key that was found, by argon2 once per key and process."""
+    def _proves(self, found: Found, text: bytes) -> bool:
+        """True when `text` is the key that was found."""
         if self._settings.verify == "fingerprint":
             return True  # the HMAC match is the proof: 178 random bits under a secret pepper
-        if known is not None and known.hash == found.key.hash:
-            return True
         with self._argon2_slots:
             return self._hashing.verify(found.key.hash, text)
 
@@ -122,8 +124,8 @@ class Verification:
             return
         try:
             self._store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
-        except Exception:
-            _log.exception("the fingerprint of %s stays under an old pepper", found.key.id)
+        except Exception as error:
+            log_fault(f"the fingerprint of {found.key.id} stays under an old pepper", error)
 
     def _identity(self, found: Found, mark: int, now: int) -> Identity:
         key, account = found.key, found.account

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-from keyrush.bridge import on_behalf_of
+from keyrush.bridge import on_behalf_of, running_loop
 from keyrush.forks import after_fork
 
 T = TypeVar("T")
@@ -43,16 +43,20 @@ class Workers:
         self, pool: Pool, function: Callable[..., T], *args: Any, undo: Callable[[T], object] | None
     ) -> T:
         """Await `function(*args)` in a thread. When the awaiting task is cancelled, `function`
-        runs to its end all the same, and `undo` gets its result in that thread.
+        runs to its end all the same, and then `undo` with its result, in a thread too.
         """
-        loop = asyncio.get_running_loop()
-        future = self._pool(pool).submit(on_behalf_of, loop, function, *args)
+        future = self.submit(pool, function, *args)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None:
-                future.add_done_callback(lambda done: _undo(done, undo))
+                # In another thread's turn: this very call may run on the event loop.
+                future.add_done_callback(lambda done: self.submit("io", _undo, done, undo))
             raise
+
+    def submit(self, pool: Pool, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `function(*args)` in a thread, for whom nobody need wait."""
+        return self._pool(pool).submit(on_behalf_of, running_loop(), function, *args)
 
     def _pool(self, pool: Pool) -> ThreadPoolExecutor:
         with self._lock:

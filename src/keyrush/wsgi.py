@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
 from keyrush import http
-from keyrush.errors import Refused
-from keyrush.gate import Gate
+from keyrush.errors import ConfigurationError, Refused
+from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
-from keyrush.principal import Anonymous, Caller, Principal
+from keyrush.principal import Anonymous, Caller
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -22,15 +22,10 @@ Write = Callable[[bytes], object]
 StartResponse = Callable[..., Write]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-#: Where the environ says which gate a request has passed. No `HTTP_` name, so no client sets it.
-GATE = "keyrush.gate"
-
 _CREDENTIALS = (
     ("HTTP_AUTHORIZATION", b"authorization"),
     ("HTTP_X_API_KEY", b"x-api-key"),
 )
-
-_log = logging.getLogger("keyrush")
 
 
 class KeyrushMiddleware:
@@ -46,6 +41,8 @@ class KeyrushMiddleware:
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
+        if gate is not None and settings is not None:
+            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
         self.app = app
         self.gate = gate or Gate.open(settings)
 
@@ -85,8 +82,8 @@ class KeyrushMiddleware:
         exc_info: ExcInfo | None = None,
     ) -> list[bytes]:
         """Start and return the response that says `refusal`."""
-        if refusal.status in (400, 401):
-            _log_refusal(environ, refusal, self.gate.settings)
+        hops = [environ.get("HTTP_X_FORWARDED_FOR", "")]
+        self.gate.log_refusal(refusal, environ.get("REMOTE_ADDR"), hops)
         status, headers, body = self.gate.refusals.response(refusal)
         exc = () if exc_info is None else (exc_info,)
         start_response(f"{status} {HTTPStatus(status).phrase}", _native(headers), *exc)
@@ -116,11 +113,16 @@ class _Passage:
         self._sent = False  # and what it said is on its way, beyond recall
         self._refused: list[bytes] | None = None
         self._inner: Iterable[bytes] = ()
+        self._items: Iterator[bytes] = iter(())
         try:
             self._inner = middleware.app(environ, self._start)
-        except Refused as raised:
-            self._refuse_late(raised)
-        self._items = iter(self._inner)
+            self._items = iter(self._inner)
+        except BaseException as error:
+            try:
+                self._failed(error)
+            except BaseException:
+                self.close()  # the server gets nothing that it could close
+                raise
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -129,8 +131,10 @@ class _Passage:
         if self._refused is None:
             try:
                 item = next(self._items)
-            except Refused as raised:
-                self._refuse_late(raised)
+            except StopIteration:
+                raise
+            except BaseException as error:
+                self._failed(error)
             else:
                 if self._refused is None:
                     self._sent = self._sent or bool(item)
@@ -148,15 +152,13 @@ class _Passage:
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Write:
         """The app's `start_response`; may be called again, with `exc_info` (S73, S75)."""
-        caller = self._caller
-        refusal = caller.refusal
-        if refusal is not None and status.startswith("500"):
-            # A framework has made an internal error of the `Refused` that was raised.
-            self._answer(refusal, exc_info)
+        gate, caller, code = self._middleware.gate, self._caller, int(status[:3])
+        if lost := caller.lost_refusal(code):
+            self._answer(lost, exc_info)
             return _discard
         self._called = True
-        if isinstance(caller, Principal) and status >= "4":
-            self._middleware.gate.uncharge(caller)
+        if code >= HTTPStatus.BAD_REQUEST:
+            gate.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
@@ -166,18 +168,23 @@ class _Passage:
 
         return writing
 
-    def _refuse_late(self, raised: Refused) -> None:
-        if self._refused is not None:
-            return
+    def _failed(self, error: BaseException) -> None:
+        """Refuse where the app raised `Refused` before its first byte; raise any other error.
+
+        Either way what the request was charged is given back.
+        """
         if self._sent:
-            raise raised
-        exc_info = (Refused, raised, raised.__traceback__) if self._called else None
-        self._answer(raised.refusal, exc_info)
+            raise error
+        if not isinstance(error, Refused):
+            self._middleware.gate.uncharge(self._caller)
+            raise error
+        if self._refused is None:
+            exc_info = (Refused, error, error.__traceback__) if self._called else None
+            self._answer(error.refusal, exc_info)
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
-        if isinstance(self._caller, Principal):
-            refusal = middleware.gate.refuse(self._caller, refusal)
+        refusal = middleware.gate.refuse(self._caller, refusal)
         self._refused = middleware.refuse(self._environ, self._start_response, refusal, exc_info)
 
 
@@ -187,7 +194,14 @@ def _discard(_: bytes) -> None:
 
 def _native(headers: list[Header]) -> list[tuple[str, str]]:
     """Headers as PEP 3333 wants them: a list of native strings (S74)."""
-    return [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in headers]
+    return [(_spelled(name), value.decode("latin-1")) for name, value in headers]
+
+
+@cache
+def _spelled(name: bytes) -> str:
+    """A header name as it is documented: `X-RateLimit-Limit`, `WWW-Authenticate`."""
+    title = name.decode("latin-1").title()
+    return title.replace("Ratelimit", "RateLimit").replace("Www-", "WWW-")
 
 
 def _path(environ: Environ) -> str:
@@ -209,9 +223,3 @@ def _is_preflight(environ: Environ) -> bool:
         and "HTTP_ORIGIN" in environ
         and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
     )
-
-
-def _log_refusal(environ: Environ, refusal: Refusal, settings: Settings) -> None:
-    hops = [environ.get("HTTP_X_FORWARDED_FOR", "")]
-    address = http.client_address(environ.get("REMOTE_ADDR"), hops, settings.networks)
-    _log.info("%d %s from %s", refusal.status, refusal.reason, address)

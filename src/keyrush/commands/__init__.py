@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate import Gate
@@ -31,7 +29,7 @@ def opened() -> Iterator[Gate]:
         ConfigurationError: A setting is wrong, or the store is nowhere but in memory.
     """
     settings = Settings()
-    if in_memory(settings.store_url):
+    if settings.is_store_in_memory:
         raise ConfigurationError(
             f"KEYRUSH_STORE_URL: {settings.store_url} is the memory of one process: nothing made "
             "here would reach your app; use a database such as sqlite:///keyrush.db"
@@ -41,17 +39,6 @@ def opened() -> Iterator[Gate]:
         yield gate
     finally:
         gate.close()
-
-
-def in_memory(store_url: str) -> bool:
-    """True where what one process stores, no other finds."""
-    if store_url.startswith("memory:"):
-        return True
-    try:
-        url = make_url(store_url)
-    except ArgumentError:
-        return False
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 def limits_or_inherit(limits: str | None, inherit: bool) -> str | None:

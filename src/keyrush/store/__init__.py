@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from keyrush.errors import ConfigurationError
 from keyrush.model import Account, ApiKey, Found, Limit
 
 #: A subject and a month, as in `("key:cred_…", "2026-11")`.
@@ -139,4 +138,4 @@ def open_store(url: str) -> Store:
     return store
 
 
-__all__ = ["ConfigurationError", "Store", "account_subject", "key_subject", "open_store"]
+__all__ = ["Store", "account_subject", "key_subject", "open_store"]

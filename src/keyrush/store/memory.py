@@ -15,6 +15,9 @@ from keyrush.store import Usage, account_subject, key_subject
 class MemoryStore:
     """`memory://`. Thread-safe; gone with the process."""
 
+    #: Its keys outlive no pepper, so that a random one will do.
+    is_ephemeral = True
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}

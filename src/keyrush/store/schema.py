@@ -14,7 +14,16 @@ from keyrush.errors import ConfigurationError
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
 SCHEMA = 1
 
-_BUSY_TIMEOUT = 5  # seconds that SQLite waits for another process's write
+#: Seconds to wait for a connection, an answer, or in SQLite another process's write.
+_PATIENCE = 5
+
+#: The same for PostgreSQL, where the URL says nothing else (libpq, "Parameter Key Words").
+_POSTGRESQL_WAITS = {
+    "connect_timeout": _PATIENCE,
+    "tcp_user_timeout": _PATIENCE * 1000,
+    "options": f"-c statement_timeout={_PATIENCE * 1000}",
+}
+
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
 
 _metadata = sa.MetaData()
@@ -132,11 +141,18 @@ def parse_url(url: str) -> URL:
 def make_engine(url: URL) -> sa.Engine:
     """An engine with the options that keyrush relies on; nothing is opened yet."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        waits = {name: value for name, value in _POSTGRESQL_WAITS.items() if name not in url.query}
+        return sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=_PATIENCE,
+            hide_parameters=True,
+            connect_args=waits,
+        )
     engine = sa.create_engine(
         url,
         hide_parameters=True,
-        connect_args={"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
+        connect_args={"timeout": _PATIENCE, "check_same_thread": False},
     )
 
     @sa.event.listens_for(engine, "connect")
