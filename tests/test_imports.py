@@ -103,7 +103,7 @@ def test_the_tables_name_modules_that_exist() -> None:
 def test_pure_modules_know_only_each_other(module: str) -> None:
     """What decides knows nothing of stores, threads, loops or frameworks."""
     assert own(module) <= PURE
-    assert not imported(module) & {"asyncio", "threading", "socket", "sqlite3", "os", "logging"}
+    assert not imported(module) & {"asyncio", "threading", "socket", "sqlite3", "os"}
 
 
 @pytest.mark.parametrize("module", sorted(DRIVERS | {"store", "limiter"}))

@@ -384,3 +384,18 @@ def test_wildcards_say_the_same_everywhere(granted: set[str]) -> None:
         assert scopes.covers([name]) is (name in scopes)
     anything: object = 7
     assert (anything in scopes) is ("*" in granted)
+
+
+def test_path_without_its_slash_has_its_rule() -> None:
+    """Traps: `GET admin`, which some servers pass on and some frameworks mend, needs the scope."""
+    rule = Rule("/admin", scopes=("admin",))
+    assert Policy((), [rule]).rule("GET", "admin") == rule
+
+
+@pytest.mark.parametrize("path", ["/api/*", "/api/{x"])
+def test_patterns_that_would_match_nothing_are_refused(path: str) -> None:
+    """A wildcard that keyrush does not know must not leave a path open in silence."""
+    with pytest.raises(ConfigurationError, match="name:path"):
+        Policy((), [Rule(path)])
+    with pytest.raises(ConfigurationError, match="one exact path"):
+        Policy([path])

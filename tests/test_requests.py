@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from keyrush import Gate
+from keyrush import Gate, Refusal
+from keyrush.policy import Policy, Rule
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Headers, Reply, Sent, Wsgi
 from tests.conftest import Clock, settings
@@ -529,6 +530,37 @@ def test_credits_are_charged_before_the_work(world: World) -> None:
     world.gate.accounts.grant("acct_p", 7)
     assert [world.get("pro", "/paid").status for _ in range(3)] == [200, 200, 402]
     assert world.gate.accounts.account("acct_p").balance == 1
+
+
+@pytest.mark.parametrize("rule", ["/admin", "/admin/", "/admin/{rest:path}"])
+@pytest.mark.parametrize(
+    "path", ["/admin", "/admin/", "//admin", "/admin/%0A", "/admin%0A", "/./admin/"]
+)
+def test_rules_hold_for_every_spelling(world: World, rule: str, path: str) -> None:
+    """Traps: however a rule and a path are spelled, the scope is needed."""
+    world.gate.policy = Policy((), [Rule(rule, scopes=("admin",))])
+    assert world.get("articles", path).status == 403
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"), [("text", b"text"), ("fails", None), ("crlf", None)]
+)
+def test_own_error_body(clock: Clock, style: str, expected: bytes | None) -> None:
+    """S27: a body of the user's own is sent; where making it fails, the documented one is."""
+
+    def own(refusal: Refusal, text: str) -> Any:
+        if style == "fails":
+            raise ZeroDivisionError
+        return ("text/plain\r\nx: y" if style == "crlf" else "text/plain", "text")
+
+    gate = Gate.open(settings(errors=own), clock=clock)
+    reply = Asgi(gate).send(Sent())
+    assert reply.status == 401
+    if expected is None:
+        assert reply.json["error"] == "Invalid or missing API key."
+    else:
+        assert (reply["content-type"], reply.body) == ("text/plain", expected)
+    gate.close()
 
 
 @pytest.mark.parametrize(("status", "text"), [(403, "403"), (402, "402")])

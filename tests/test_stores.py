@@ -18,7 +18,6 @@ from keyrush.model import Found, Limit
 from keyrush.store import Store, account_subject, key_subject, open_store
 from keyrush.store.memory import MemoryStore
 from keyrush.store.sql import SqlStore
-from tests.postgres import postgres_server, postgres_url  # noqa: F401  # fixtures
 from tests.scripts import finish, run, start
 from tests.values import MONTH, NOW, account, api_key
 
@@ -672,7 +671,7 @@ def test_sqlite_in_memory(url: str) -> None:
 
 
 @pytest.mark.parametrize("options", ["", "existing"])
-def test_read_only_postgresql(postgres_url: str, options: str) -> None:  # noqa: F811  # fixture
+def test_read_only_postgresql(postgres_url: str, options: str) -> None:
     """A PostgreSQL database that can't be written is refused at start-up."""
     if options:
         open_store(postgres_url).close()
@@ -707,7 +706,7 @@ def test_urls_that_are_refused(url: str, cause: str) -> None:
     assert "hunter2" not in message
 
 
-def test_wrong_postgresql_database(postgres_url: str) -> None:  # noqa: F811  # fixture
+def test_wrong_postgresql_database(postgres_url: str) -> None:
     """O22: the server's own words are passed on, the password is not."""
     head, _, tail = postgres_url.partition("postgres:@")
     name = tail.partition("?")[0].strip("/")

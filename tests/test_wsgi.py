@@ -238,6 +238,38 @@ def test_credits_of_failed_requests(gate: Gate, key: str, status: str, balance: 
     assert gate.accounts.account("acct_a").balance == balance
 
 
+def _crash_in_call(environ: Any, start_response: Any) -> list[bytes]:
+    environ["keyrush.principal"].charge(3)
+    raise ZeroDivisionError
+
+
+def _crash_in_generator(environ: Any, start_response: Any) -> Iterator[bytes]:
+    yield from _crash_in_call(environ, start_response)
+
+
+@pytest.mark.parametrize("app", [_crash_in_call, _crash_in_generator])
+def test_credits_of_crashed_requests(gate: Gate, key: str, app: Any) -> None:
+    """O11: what was charged is given back when the app raises instead of answering."""
+    with pytest.raises(ZeroDivisionError):
+        list(run(gate, app, key)[0])
+    assert gate.accounts.account("acct_a").balance == 5
+
+
+def test_refusal_while_becoming_an_iterator(gate: Gate, key: str) -> None:
+    """S72: an iterable whose `__iter__` refuses is refused, and closed."""
+
+    class Refusing(Body):
+        def __iter__(self) -> Iterator[bytes]:
+            raise Refused(Refusal("not_found"))
+
+    body = Refusing()
+    result, started = run(gate, lambda environ, start_response: body, key)
+    list(result)
+    result.close()
+    assert started[-1][0] == "404 Not Found"
+    assert body.log == ["closed"]
+
+
 def test_refusal_on_a_public_path(gate: Gate) -> None:
     """R8: an app may refuse on a public path too, where there is nothing to give back."""
 

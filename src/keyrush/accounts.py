@@ -58,13 +58,9 @@ class MonthlyUsage:
     month: str
     counted: int
     limit: int | None
+    overage: int  #: requests above the quota; of an account, above the quotas of its keys
     resets_at: int
     overage_price: Decimal | None
-
-    @property
-    def overage(self) -> int:
-        """Requests above the quota."""
-        return 0 if self.limit is None else max(0, self.counted - self.limit)
 
 
 class Accounts:
@@ -167,15 +163,23 @@ class Accounts:
         now = self._clock()
         account = self.account(account_id)
         plan = self._settings.plan_values[self._plan(account.plan)]
-        subject = account_subject(account.id)
-        if key_id is not None and plan.per == "key":
-            subject = key_subject(self.key(key_id, account_id).lineage)
+        month = month_of(now)
+        limit = plan.quota.amount if plan.quota else None
+
+        def above(counted: int) -> int:
+            return 0 if limit is None else max(0, counted - limit)
+
+        if plan.per == "account" or key_id is None:
+            counted = self._store.usage(account_subject(account.id), month)
+        else:
+            counted = self._store.usage(key_subject(self.key(key_id, account_id).lineage), month)
+        overage = above(counted)
+        if plan.per == "key" and key_id is None:  # each key has a quota, the account has none
+            lineages = {key.lineage for key in self.keys(account_id)} if plan.quota else set()
+            overage = sum(above(self._store.usage(key_subject(own), month)) for own in lineages)
+            limit = None
         return MonthlyUsage(
-            month_of(now),
-            self._store.usage(subject, month_of(now)),
-            plan.quota.amount if plan.quota else None,
-            month_bounds(now)[1],
-            plan.overage_price,
+            month, counted, limit, overage, month_bounds(now)[1], plan.overage_price
         )
 
     # --- keys ---

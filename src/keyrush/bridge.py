@@ -57,9 +57,9 @@ class _Synchronous:
         @functools.wraps(value)
         def call(*args: Any, **kwargs: Any) -> Any:
             self._loop = getattr(_caller, "loop", self._loop)
+            if running_loop() is not None:
+                raise RuntimeError(f"{name} would block the event loop: call it in a thread")
             if self._loop is not None and self._loop.is_running():
-                if self._loop is running_loop():
-                    raise RuntimeError(f"{name} would block its own event loop: use a thread")
                 return _await_on(self._loop, value(*args, **kwargs))
             return asyncio.run(value(*args, **kwargs))
 

@@ -19,6 +19,7 @@ from keyrush import output
 from keyrush.bridge import synchronous
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints, Hashing
+from keyrush.limiter import open_limiter
 from keyrush.model import now_ms
 from keyrush.notation import format_limits
 from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for, uncovered
@@ -107,6 +108,10 @@ def examine() -> Report:
     _look_at_peppers(report, settings)
     _time_argon2(report, settings)
     _look_at_limits(report, settings)
+    try:
+        open_limiter(settings.limiter_url).close()
+    except ConfigurationError as error:
+        report.add("problem", "limiter", str(error), _SETTINGS)
     return report
 
 
@@ -140,7 +145,9 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
         return
     report.active_keys = sum(in_use.values())
-    text = f"opened; accounts: {len(accounts):,}, active keys: {report.active_keys:,}"
+    where = pepper_file(settings)
+    opened = "opened" if where is None else f"opened in {where.parent}"
+    text = f"{opened}; accounts: {len(accounts):,}, active keys: {report.active_keys:,}"
     report.add("ok", "store", text)
     if settings.is_store_in_memory:
         report.add("note", "store", "in memory: gone with the process, out of reach of commands")

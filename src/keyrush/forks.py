@@ -22,4 +22,5 @@ def _in_child() -> None:
         getattr(subject, name)()
 
 
-os.register_at_fork(after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):  # not where processes never fork
+    os.register_at_fork(after_in_child=_in_child)

@@ -141,6 +141,8 @@ def rotate_key(
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         if not old.is_active(gate.clock()):
             raise CommandError(f"{key_id} is {output.state(old, gate.clock())}; create a new key")
+        if old.retires_at is not None:
+            raise CommandError(f"{key_id} has been rotated already; rotate its replacement")
         if expires is not None and expires_at is None and old.expires_at is not None:
             raise InvalidArgument("expires", "the key has a date, so its replacement needs one")
         created = gate.accounts.rotate(
