@@ -530,13 +530,20 @@ def test_wrong_credits(run: Runner, credits: str) -> None:
 # --- settings and stores ---
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite://", "sqlite:///:memory:"])
-def test_store_in_memory(run: Runner, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("memory://", "nothing made here would reach your app"),
+        ("sqlite://", "SQLite needs a file here"),
+        ("sqlite:///:memory:", "SQLite needs a file here"),
+    ],
+)
+def test_store_in_memory(run: Runner, url: str, error: str) -> None:
     """Keys made in the memory of the command would be gone at once: exit code 2."""
     run.env(KEYRUSH_STORE_URL=url)
     result = run("keys", "create", "--account", "a", "--name", "n")
     assert result.code == 2
-    assert "nothing made here would reach your app" in result.err
+    assert error in result.err
 
 
 @pytest.mark.parametrize(

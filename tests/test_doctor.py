@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def test_nothing_is_wrong(run: Runner) -> None:
     assert "Nothing is wrong." in result.out
     for name in Settings.model_fields:
         assert f"KEYRUSH_{name.upper()} " in result.out
-    assert "ok       store: opened; accounts: 1, active keys: 1" in result.out
+    assert re.search("ok       store: opened in /.*; accounts: 1, active keys: 1\n", result.out)
     assert "ok       pepper: fits every active key" in result.out
 
 
@@ -177,7 +178,7 @@ def test_pepper_file_that_others_can_read(run: Runner, tmp_path: Path) -> None:
         ("mysql://u:geheim@host/keys", 2, "'mysql' is not supported"),
         ("://", 2, "not a database URL"),
         ("absent.module:Store", 2, "can't import"),
-        (f"{__name__}:Unmakeable", 3, "can't be opened: ZeroDivisionError"),
+        (f"{__name__}:Unmakeable", 2, "can't be made: ZeroDivisionError"),
         (f"{__name__}:Unanswering", 3, "can't answer: ZeroDivisionError"),
     ],
 )

@@ -206,7 +206,7 @@ def test_importing_keyrush_loads_no_driver() -> None:
         """
         import sys, keyrush
         unwanted = {"keyrush.store.sql", "keyrush.store.memory", "keyrush.limiter.memory",
-                    "keyrush.cli", "typer", "rich", "sqlite3"}
+                    "keyrush.cli", "typer", "rich"}
         print(sorted(unwanted & set(sys.modules)))
         """
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from keyrush.errors import InvalidArgument
-from keyrush.model import Scopes
+from keyrush.model import Scopes, iso
 from keyrush.notation import LATEST
 from keyrush.policy import MAX_CREDITS
 
@@ -106,7 +106,8 @@ def checked_expiry(expires_at: int | None, now: int) -> int | None:
     if type(expires_at) is not int or expires_at > LATEST:
         raise InvalidArgument("expires_at", "is no Unix time in milliseconds before the year 10000")
     if expires_at <= now:
-        raise InvalidArgument("expires_at", "is in the past")
+        shown = f"{iso(expires_at)} " if expires_at >= 0 else ""
+        raise InvalidArgument("expires_at", f"{shown}is in the past")
     return expires_at
 
 
