@@ -1,4 +1,4 @@
-"""FastAPI: `uvicorn minimal_fastapi:app`; see /docs for what the dependency adds there."""
+"""FastAPI: `KEYRUSH_PUBLIC_PATHS=/docs,/openapi.json uvicorn minimal_fastapi:app`; see /docs."""
 
 from typing import Annotated
 

@@ -53,7 +53,7 @@ def credential(headers: Iterable[Header]) -> Credential | Refusal:  # noqa: C901
     authorization: bytes | None = None
     api_key: bytes | None = None
     for name, value in headers:
-        size = len(name)
+        size = len(name)  # looked at first, because most names are of another
         if size == _API_KEY and name.lower() == b"x-api-key":
             if api_key is not None and not _same(api_key, value):
                 return TWO
@@ -82,6 +82,8 @@ def credential(headers: Iterable[Header]) -> Credential | Refusal:  # noqa: C901
 
 def _bearer(value: bytes) -> bytes | Refusal | None:
     """The token after `Bearer`, None for another scheme, a refusal for several credentials."""
+    if value[:7] == b"Bearer " and b"," not in value:  # as nearly all send it
+        return value[7:].strip(b" ")
     scheme, _, token = value.strip(b" \t").partition(b" ")
     if b"," in value:
         parts = [part.strip(b" \t") for part in value.split(b",")]
