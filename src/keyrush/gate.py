@@ -17,7 +17,7 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache, Entry
-from keyrush.errors import ConfigurationError, Refused, log_fault
+from keyrush.errors import Refused, log_fault
 from keyrush.forks import after_fork
 from keyrush.http import Credential, Header
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
@@ -124,10 +124,9 @@ class Gate:
         try:
             peppers = peppers_for(settings, front, now=clock())
             counted_by = open_limiter(settings.limiter_url) if limiter is None else limiter
-        except ConfigurationError:
-            if store is None:
+        finally:
+            if store is None:  # no connection is carried across a fork: they come with use
                 front.close()
-            raise
         gate = cls(settings, chosen, counted_by, peppers, clock)
         gate._is_by_settings = store is None and limiter is None
         return gate

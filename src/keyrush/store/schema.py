@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ SCHEMA = 1
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
 _PATIENCE = 5
+
+_PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait for
 
 #: The same for PostgreSQL, where the URL says nothing else (libpq, "Parameter Key Words").
 _POSTGRESQL_WAITS = {
@@ -145,6 +149,7 @@ def make_engine(url: URL) -> sa.Engine:
         return sa.create_engine(
             url,
             pool_pre_ping=True,
+            max_overflow=20,  # beyond 5: as many as keyrush's own threads may want, and some
             pool_timeout=_PATIENCE,
             hide_parameters=True,
             connect_args=waits,
@@ -158,7 +163,7 @@ def make_engine(url: URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # BEGIN is sent below, not by the driver
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -169,6 +174,24 @@ def make_engine(url: URL) -> sa.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _use_wal(connection: Any) -> None:
+    """Switch the database to write-ahead logging, unless that has been done.
+
+    Several processes may want to at once, and here SQLite itself does not wait for the lock.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def cannot_open(url: URL, shown: str, error: SQLAlchemyError) -> str:

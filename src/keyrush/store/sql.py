@@ -6,6 +6,7 @@ few that can't run in a transaction that takes the write lock at its beginning.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +89,7 @@ class SqlStore:
             raise ConfigurationError(cannot_open(parsed, shown, error)) from error
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         after_fork(self._forget_connections)
+        weakref.finalize(self, self._engine.dispose)
 
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)
