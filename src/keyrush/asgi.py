@@ -45,13 +45,11 @@ class KeyrushMiddleware:
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
-        if gate is not None and settings is not None:
-            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
         self.app = app
-        self._gate = gate
+        self._gate: Gate | None = None
         self._wrong: KeyrushError | None = None
         try:
-            self._gate = gate or Gate.open(settings)
+            self._gate = Gate.chosen(settings, gate)
         except (ConfigurationError, StoreError) as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
             if running_loop() is None:

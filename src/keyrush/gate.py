@@ -17,7 +17,7 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache, Entry
-from keyrush.errors import Refused, log_fault
+from keyrush.errors import ConfigurationError, Refused, log_fault
 from keyrush.forks import after_fork
 from keyrush.http import Credential, Header
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
@@ -129,6 +129,20 @@ class Gate:
                 front.close()
         gate = cls(settings, chosen, counted_by, peppers, clock)
         gate._is_by_settings = store is None and limiter is None
+        return gate
+
+    @classmethod
+    def chosen(cls, settings: Settings | None, gate: Gate | None) -> Gate:
+        """The gate that a middleware is given, or else one opened from its settings.
+
+        Raises:
+            ConfigurationError: Both are given, a setting is wrong, or what it names can't be
+                opened.
+        """
+        if gate is None:
+            return cls.open(settings)
+        if settings is not None:
+            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
         return gate
 
     def is_same(self, other: Gate) -> bool:

@@ -284,9 +284,13 @@ class _TomlFile(PydanticBaseSettingsSource):
         super().__init__(settings_cls)
         self._path = init().get("config") or os.environ.get(f"{PREFIX}CONFIG")
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Not used: the file is read as a whole."""
-        raise NotImplementedError
+    def get_field_value(
+        self,
+        field: Any,  # noqa: ARG002  # named by pydantic
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
+        """Nothing: the file is read as a whole."""
+        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         if not self._path:

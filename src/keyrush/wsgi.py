@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from keyrush import http
-from keyrush.errors import ConfigurationError, Refused
+from keyrush.errors import Refused
 from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
@@ -41,10 +41,8 @@ class KeyrushMiddleware:
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
-        if gate is not None and settings is not None:
-            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
         self.app = app
-        self.gate = gate or Gate.open(settings)
+        self.gate = Gate.chosen(settings, gate)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self.gate
