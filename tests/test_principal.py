@@ -53,7 +53,7 @@ def test_who_it_is(principal: Principal) -> None:
     assert principal.name == principal.display_name == "production"
     assert principal.environment == "live"
     assert list(principal.scopes) == ["read:articles"]
-    assert principal.plan == STARTER
+    assert (principal.plan, principal.resolved.plan) == (STARTER.name, STARTER)
     assert principal.is_authenticated is True
     assert principal.taken_at == NOW
 

@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 
 from keyrush.arguments import checked_credits
 from keyrush.errors import Refused
-from keyrush.model import Identity, Plan, Refusal, Scopes
+from keyrush.model import Identity, Refusal, Scopes
 from keyrush.policy import Policy
 
 INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
@@ -109,9 +109,9 @@ class Principal(Caller):
         return self._identity.scopes
 
     @property
-    def plan(self) -> Plan:
-        """The plan of the account."""
-        return self._identity.plan
+    def plan(self) -> str:
+        """The name of the account's plan; `resolved.plan` has what it includes."""
+        return self._identity.plan.name
 
     @property
     def display_name(self) -> str:
@@ -134,7 +134,7 @@ class Principal(Caller):
 
     def has_module(self, module: str) -> bool:
         """True when the plan includes `module`; for scopes, ask `scope in principal.scopes`."""
-        return module in self.plan.modules
+        return module in self._identity.plan.modules
 
     def require_module(self, *modules: str) -> None:
         """Go on only if the plan includes all `modules`. Don't catch what it raises: to ask
