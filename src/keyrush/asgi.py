@@ -111,7 +111,7 @@ class KeyrushMiddleware:
         if kind == "websocket":
             receive = response.connecting(receive)
         try:
-            await self.app(_inner(scope, gate, caller), receive, response)
+            await self.app(_inner(scope, gate, caller), receive, response.send)
         except Refused as raised:
             await response.refuse(raised)
         except BaseException:
@@ -180,7 +180,7 @@ class _Response:
         self._started = self._refused = False
         self._connect: Receive | None = None  # while websocket.connect has not been received
 
-    def __call__(self, message: Message) -> Awaitable[None]:
+    def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in _STARTS:
             caller = self._caller
