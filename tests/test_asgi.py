@@ -519,7 +519,6 @@ def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
 
     assert call(KeyrushMiddleware(app, gate=gate), key).status == 503
     gate.workers.close()
-    gate.workers.close()  # undoing is work of its own
     assert gate.accounts.account("acct_a").balance == 5
 
 
@@ -689,8 +688,8 @@ def test_exactly_the_limit_passes_on_the_loop(gate: Gate, key: str) -> None:
     assert (statuses.count(200), statuses.count(429)) == (10, 40)
 
 
-def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
-    """A request cancelled while it is verified takes nothing, though the thread runs to its end."""
+def cancelled_while_charging(gate: Gate, key: str, app: Any) -> None:
+    """Cancel a request as it charges, and let the charge be made all the same."""
     entered, go = threading.Event(), threading.Event()
     charge = gate.store.charge
 
@@ -700,52 +699,38 @@ def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
         return charge(account_id, credits)
 
     gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
+
+    async def run() -> None:
+        scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
+        await asyncio.to_thread(entered.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(run())
+    gate.workers.close()
+
+
+def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
+    """A request cancelled while it is verified takes nothing, though the thread runs to its end."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("never reached")
 
     gate.policy.rule = lambda method, path: Rule("/", credits=2)  # type: ignore[method-assign]  # a price for all
-
-    async def run() -> None:
-        scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
-        await asyncio.to_thread(entered.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        go.set()
-
-    asyncio.run(run())
-    gate.workers.close()
+    cancelled_while_charging(gate, key, app)
     assert gate.accounts.account("acct_a").balance == 5
 
 
 def test_cancelled_charge_is_given_back(gate: Gate, key: str) -> None:
     """O11: a handler cancelled while it charges is not charged: the work will not be done."""
-    entered, go = threading.Event(), threading.Event()
-    charge = gate.store.charge
-
-    def slow_charge(account_id: str, credits: int) -> int | None:
-        entered.set()
-        assert go.wait(10)
-        return charge(account_id, credits)
-
-    gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await scope["keyrush"].charge_async(2)
 
-    async def run() -> None:
-        scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
-        await asyncio.to_thread(entered.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        go.set()
-
-    asyncio.run(run())
-    gate.workers.close()
+    cancelled_while_charging(gate, key, app)
     assert gate.accounts.account("acct_a").balance == 5
 
 

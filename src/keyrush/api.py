@@ -188,7 +188,7 @@ async def _run(
         KeyrushError: Whatever else `function` raises.
     """
     try:
-        return await gate.workers.run(pool, function, *args, undo=None)
+        return await gate.workers.run(pool, function, *args)
     except Exception as error:
         if isinstance(error, KeyrushError) and not isinstance(error, StoreError):
             raise

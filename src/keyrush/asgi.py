@@ -138,7 +138,7 @@ class KeyrushMiddleware:
         """
         gate = self.gate
         if is_bridged(gate.store):
-            await gate.workers.run("io", gate.flush, undo=None)
+            await gate.workers.run("io", gate.flush)
         else:
             gate.flush()
 
@@ -229,7 +229,7 @@ class _Response:
         self._refused = True
         gate = self._gate
         if isinstance(self._caller, Principal):
-            refusal = await gate.workers.run("io", gate.refuse, self._caller, refusal, undo=None)
+            refusal = await gate.workers.run("io", gate.refuse, self._caller, refusal)
         if self._connect is not None:
             await self._connect()
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
@@ -237,7 +237,7 @@ class _Response:
     async def _uncharge(self, message: Message) -> None:
         if self._caller.charged:
             gate = self._gate
-            await gate.workers.run("io", gate.uncharge, self._caller, undo=None)
+            await gate.workers.run("io", gate.uncharge, self._caller)
         await self._send(message)
 
 

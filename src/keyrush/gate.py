@@ -79,8 +79,8 @@ class Gate:
         self.workers = Workers()
         self._limiter_is_local = limiter.is_local and self.limiter is limiter
         self._is_by_settings = False
-        self._forget_lock()
-        after_fork(self._forget_lock)
+        self._renew_lock()
+        after_fork(self._renew_lock)
         self._fields = Fields(settings.headers)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
@@ -99,7 +99,7 @@ class Gate:
         )
         self._closing = _close_at_exit(self)
 
-    def _forget_lock(self) -> None:
+    def _renew_lock(self) -> None:
         self._credits_lock = threading.Lock()
 
     @classmethod
@@ -317,8 +317,8 @@ class Gate:
 
         Runs by itself when the process ends. The gate may be used again afterwards.
         """
+        self.workers.close()  # first: what it undoes is to be counted
         self.usage.close()
-        self.workers.close()
         self.limiter.close()
         self.store.close()
 

@@ -71,7 +71,7 @@ class Principal(Caller):
         self._identity = identity
         self._gate = gate
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
-        self.charged = 0
+        self.charged = 0  # not by super().__init__(), which every warm request would pay for
         self.refusal = None
 
     def __repr__(self) -> str:

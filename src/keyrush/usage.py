@@ -7,6 +7,7 @@ increments, at most `FLUSH_INTERVAL` later; a normal stop writes the rest.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
@@ -38,7 +39,8 @@ class Usage:
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
         self._dirty: set[Count] = set()
-        self._late: dict[tuple[str, str], int] = {}
+        #: Increments by subject and month that are no longer, or never were, in a `Count`.
+        self._late: Counter[tuple[str, str]] = Counter()
         self._used: dict[str, int] = {}
         self._flushes = 0
         self._failing = False
@@ -132,8 +134,7 @@ class Usage:
                     count.pending -= 1
                     self._dirty.add(count)
                 else:
-                    key = (count.subject, month)
-                    self._late[key] = self._late.get(key, 0) - 1
+                    self._late[count.subject, month] -= 1
 
     def used(self, key_id: str, now: int) -> None:
         """Have the key's `last_used_at` written with the next flush."""
@@ -152,8 +153,7 @@ class Usage:
         if count.month == self._month:
             return
         if count.pending:
-            key = (count.subject, count.month)
-            self._late[key] = self._late.get(key, 0) + count.pending
+            self._late[count.subject, count.month] += count.pending
         count.month = self._month
         count.pending = count.stored = count.flushing = 0
 
@@ -164,13 +164,12 @@ class Usage:
         with self._flush_lock:
             with self._lock:
                 counts = self._dirty
-                late, self._late = self._late, {}
+                increments, self._late = self._late, Counter()
                 used, self._used = self._used, {}
                 self._dirty = set()
-                increments = late
                 for count in counts:
                     if count.pending:
-                        increments[count.subject, count.month] = count.pending
+                        increments[count.subject, count.month] += count.pending
                         count.flushing, count.pending = count.pending, 0
             try:
                 totals = self._store.add_usage(increments) if increments else {}
@@ -198,8 +197,7 @@ class Usage:
             count.pending += increments.pop((count.subject, count.month), 0)
             count.flushing = 0
             self._dirty.add(count)
-        for key, increment in increments.items():  # of a month that has ended meanwhile
-            self._late[key] = self._late.get(key, 0) + increment
+        self._late.update(increments)  # what is left is of a month that has ended meanwhile
 
     def _start(self) -> None:
         with self._lock:

@@ -40,7 +40,11 @@ class Workers:
         self._pools: dict[Pool, ThreadPoolExecutor] = {}
 
     async def run(
-        self, pool: Pool, function: Callable[..., T], *args: Any, undo: Callable[[T], object] | None
+        self,
+        pool: Pool,
+        function: Callable[..., T],
+        *args: Any,
+        undo: Callable[[T], object] | None = None,
     ) -> T:
         """Await `function(*args)` in a thread. When the awaiting task is cancelled, `function`
         runs to its end all the same, and then `undo` with its result, in a thread too.
@@ -66,11 +70,15 @@ class Workers:
             return self._pools[pool]
 
     def close(self) -> None:
-        """Wait for what is under way and end the threads; they start again when needed."""
-        with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown()
+        """Wait for what is under way, and for what that leaves to undo, and end the threads.
+
+        They start again when needed.
+        """
+        while self._pools:
+            with self._lock:
+                pools, self._pools = self._pools, {}
+            for pool in pools.values():
+                pool.shutdown()
 
 
 def _undo(done: Future[T], undo: Callable[[T], object]) -> None:
