@@ -11,9 +11,9 @@ BIN := .venv/bin
 	@touch $@
 
 .venv/.for-demo: INSTALL = -e '.[demo]'
-.venv/.for-test: INSTALL = -e '.[demo,api,postgres]' --group test
-.venv/.for-lint: INSTALL = -e '.[demo,api,postgres]' --group test --group lint --group peers
-.venv/.for-bench: INSTALL = -e '.[demo]' --group peers
+.venv/.for-test: INSTALL = -e '.[demo,api,postgres,redis]' --group test
+.venv/.for-lint: INSTALL = -e '.[demo,api,postgres,redis]' --group test --group lint --group peers
+.venv/.for-bench: INSTALL = -e '.[demo,redis]' --group peers
 
 demo: .venv/.for-demo  ## the main job, on the embedded default
 	@$(BIN)/keyrush demo

@@ -1,4 +1,4 @@
-"""An app served by a real uvicorn on a free port: in a thread, or in a process of its own."""
+"""An app served on a free port: by uvicorn in a thread, by uvicorn or gunicorn in processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,24 +72,27 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
         thread.join()
 
 
+#: Where `tests.served` is found from any folder.
+_ROOT = str(Path(__file__).parents[1])
+
+
 @dataclass
 class Process:
-    """A uvicorn in a process of its own. `lines` is what it has logged so far."""
+    """A server in a process of its own. `lines` is what it has logged so far."""
 
     url: str
     process: subprocess.Popen[str] = field(repr=False)
     lines: list[str] = field(repr=False)
 
 
-@contextmanager
 def serve_process(
     target: str,
     *arguments: str,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     stop: signal.Signals = signal.SIGINT,
-) -> Iterator[Process]:
-    """Serve `target`, as in `"package.module:app"`, imported in `folder`.
+) -> AbstractContextManager[Process]:
+    """Serve `target`, as in `"package.module:app"`, by uvicorn, imported in `folder`.
 
     `arguments` are more of uvicorn's, `env` is added to the environment. At the end the
     process is sent `stop`. After SIGINT it ends as any program does, after SIGTERM by the
@@ -98,10 +101,35 @@ def serve_process(
     Raises:
         RuntimeError: The server did not start; says what it logged.
     """
-    command: Sequence[str] = [sys.executable, "-m", "uvicorn", target, "--port", "0", *arguments]
+    command = [sys.executable, "-m", "uvicorn", target, "--port", "0", *arguments]
+    return _serve(command, "Uvicorn running on ", env, folder, stop)
+
+
+def serve_gunicorn(
+    target: str,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> AbstractContextManager[Process]:
+    """`serve_process` by gunicorn, where `target` may also be `"package.module:factory()"`."""
+    command = [sys.executable, "-m", "gunicorn", target, "--bind", "127.0.0.1:0", *arguments]
+    command.append("--no-control-socket")  # it would be one for all servers of this user
+    return _serve(command, "Listening at: ", env, folder, stop)
+
+
+@contextmanager
+def _serve(
+    command: Sequence[str],
+    says: str,
+    env: Mapping[str, str] | None,
+    folder: Path | None,
+    stop: signal.Signals,
+) -> Iterator[Process]:
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
     with subprocess.Popen(  # noqa: S603  # the command is the test's own
         command,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -111,11 +139,12 @@ def serve_process(
         lines: list[str] = []
         reader = threading.Thread(target=lines.extend, args=(process.stderr,))
         try:
-            url = _url(process.stderr, lines)
+            url = _url(process.stderr, says, lines)
             reader.start()  # so that the pipe never fills
             yield Process(url, process, lines)
         finally:
-            process.send_signal(stop)
+            if process.poll() is None:
+                process.send_signal(stop)
             try:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
@@ -124,9 +153,9 @@ def serve_process(
                 reader.join()
 
 
-def _url(log: Iterator[str], lines: list[str]) -> str:
+def _url(log: Iterator[str], says: str, lines: list[str]) -> str:
     for line in log:
         lines.append(line)
-        if "Uvicorn running on " in line:
-            return line.partition("Uvicorn running on ")[2].split()[0]
-    raise RuntimeError("uvicorn did not start:\n" + "".join(lines))
+        if says in line:
+            return line.partition(says)[2].split()[0]
+    raise RuntimeError("the server did not start:\n" + "".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 
 import pytest
@@ -16,9 +17,19 @@ from tests.values import NOW, identity
 THREADS = 20
 
 
-def entry(key_id: str = "cred_a") -> Entry:
+def entry(key_id: str = "cred_a", account_id: str = "acct_a") -> Entry:
     """A fresh entry."""
-    return Entry(identity(key_id=key_id), "$argon2id$", NOW + 5000, NOW + 65_000)
+    made = Entry(
+        replace(identity(key_id=key_id), account_id=account_id),
+        key_id.encode(),
+        "$argon2id$",
+        ["f1"],
+        refresh_at=NOW + 3000,
+        fresh_until=NOW + 5000,
+        stale_until=NOW + 65_000,
+    )
+    made.schedule()
+    return made
 
 
 def filled(size: int, *digests: bytes) -> Cache:
@@ -105,22 +116,40 @@ def test_forget() -> None:
     assert cache.get(b"a") is None
 
 
-def test_drop_distrusts_what_it_concerns() -> None:
-    """After a revocation nothing is let in by the entry, not even while the store is away."""
-    cache = filled(2, b"a", b"b")
-    cache.drop(lambda known: known.key_id == "a")
-    dropped, kept = cache.get(b"a"), cache.get(b"b")
-    assert dropped is not None
-    assert kept is not None
-    assert (dropped.fresh_until, dropped.stale_until) == (0, 0)
-    assert (kept.fresh_until, kept.stale_until) == (NOW + 5000, NOW + 65_000)
+@pytest.mark.parametrize(
+    ("accounts", "kept"), [({"acct_a"}, {b"b"}), (set(), {b"a", b"b"}), (None, set())]
+)
+def test_drop_distrusts_what_it_concerns(accounts: set[str] | None, kept: set[bytes]) -> None:
+    """After a change nothing is let in by an entry of the account, not even while the store is
+    away; where it is not known what has changed, by none.
+    """
+    cache = Cache(2, 5000)
+    for digest, account_id in ((b"a", "acct_a"), (b"b", "acct_b")):
+        cache.put(digest, entry(account_id=account_id), cache.generation)
+    cache.drop(accounts)
+    for digest in (b"a", b"b"):
+        known = cache.get(digest)
+        assert known is not None
+        times = (known.due, known.fresh_until, known.stale_until)
+        assert times == ((0, NOW + 5000, NOW + 65_000) if digest in kept else (0, 0, 0))
+
+
+def test_dropped_while_it_is_scheduled() -> None:
+    """An entry that one thread drops while another sets when it is next due stays dropped."""
+    cache = filled(1, b"a")
+    known = cache.get(b"a")
+    assert known is not None
+    cache.drop(None)
+    known.schedule()
+    cache.prolong(known, NOW + 10_000)
+    assert (known.due, known.fresh_until) == (0, 0)
 
 
 def test_look_up_from_before_a_drop_is_not_kept() -> None:
     """A look-up that was under way while its key was revoked does not bring it back."""
     cache = filled(2)
     before = cache.generation
-    cache.drop(lambda _: False)
+    cache.drop(set())
     assert not cache.put(b"a", entry(), before)
     assert cache.get(b"a") is None
     assert cache.put(b"a", entry(), cache.generation)
@@ -142,7 +171,7 @@ def test_threads_do_not_trip_over_each_other() -> None:
 
     def drop() -> None:
         for _ in range(500):
-            cache.drop(lambda known: known.key_id == "cred_a")
+            cache.drop({"acct_a"})
 
     def together(work: Callable[[], None]) -> None:
         barrier.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -274,9 +275,33 @@ def test_impossible_argon2(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_limits_in_several_workers(run: Runner) -> None:
     """Windows in memory are counted in each process: said, and by how much where it is known."""
+    run.env(KEYRUSH_LIMITER_URL="memory://")
     assert "each admits the whole limit" in findings(run("doctor", "--json"), "note")["limits"]
     run.env(WEB_CONCURRENCY="4")
     assert "4 times the limit" in findings(run("doctor", "--json"), "note")["limits"]
+
+
+def test_limits_are_counted_together(run: Runner) -> None:
+    """By default windows are in the store; what is asked there leaves no process behind."""
+    for _ in range(2):
+        text = findings(run("doctor", "--json"), "ok")["limits"]
+        assert "counted together with the keys, leased; processes at work: 0;" in text
+
+
+@pytest.mark.parametrize(
+    ("outage", "meanwhile"),
+    [("local", "its share of the limits"), ("open", "without limits"), ("closed", "with 503")],
+)
+def test_limits_are_away(run: Runner, outage: str, meanwhile: str) -> None:
+    """S19: a server of windows that does not answer is a problem, with what holds meanwhile."""
+    with socket.socket() as nobody:  # bound, so that nobody else listens there
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://:hunter2@127.0.0.1:{nobody.getsockname()[1]}"
+        run.env(KEYRUSH_LIMITER_URL=url, KEYRUSH_LIMITER_OUTAGE=outage)
+        result = run("doctor", "--json")
+    assert result.code == 3
+    assert meanwhile in findings(result, "problem")["limits"]
+    assert "hunter2" not in result.out
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -58,7 +58,10 @@ def test_defaults() -> None:
     assert shown == {
         "config": None,
         "store_url": "sqlite:///keyrush.db",
-        "limiter_url": "memory://",
+        "limiter_url": "store",
+        "limiter_mode": "leased",
+        "limiter_outage": "local",
+        "usage_durability": "batched",
         "pepper": (),
         "key_prefix": "kr",
         "key_environments": ("live", "test"),

@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.errors import ConfigurationError, StoreError
-from keyrush.model import Found, Limit
-from keyrush.store import Store, account_subject, key_subject, open_store
+from keyrush.model import DAY, SECOND, Found, Limit
+from keyrush.store import Batch, Store, account_subject, key_subject, open_store
 from keyrush.store.memory import MemoryStore
+from keyrush.store.schema import SCHEMA
 from keyrush.store.sql import SqlStore
 from tests.scripts import finish, run, start
 from tests.values import MONTH, NOW, account, api_key
@@ -399,6 +400,78 @@ def test_concurrent_usage(store: Store) -> None:
     assert {store.usage(*subject) for subject in subjects} == {100}
 
 
+def test_batch_is_added_once(store: Store) -> None:
+    """A flush whose outcome was unknown, repeated: counted once, with the totals as they are."""
+    a, b = ("key:cred_a", MONTH), ("key:cred_b", MONTH)
+    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 3, b: 1}
+    store.add_usage({a: 10})
+    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 1}
+    assert store.add_usage({b: 1}, Batch("one", 2)) == {b: 2}
+    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 2}
+    assert store.add_usage({}, Batch("one", 3)) == {}
+    assert store.usage(*a) == 13
+
+
+def test_batches_of_each_worker(store: Store) -> None:
+    """Workers number their batches each on its own; numbers may be left out."""
+    a = ("key:cred_a", MONTH)
+    assert store.add_usage({a: 1}, Batch("one", 7)) == {a: 1}
+    assert store.add_usage({a: 1}, Batch("two", 1)) == {a: 2}
+    assert store.add_usage({a: 1}, Batch("one", 9)) == {a: 3}
+    assert store.add_usage({a: 1}, Batch("two", 1)) == {a: 3}
+    assert store.add_usage({a: 1}, Batch("one", 8)) == {a: 3}
+
+
+def test_batch_repeated_at_once(store: Store) -> None:
+    """Calls at once with the same batch add it once, and all learn the same total."""
+    subject = ("key:cred_a", MONTH)
+
+    def work(number: int) -> int:
+        return store.add_usage({subject: 1}, Batch(f"worker_{number % 4}", 1 + number // 32))[
+            subject
+        ]
+
+    totals = in_threads(work, 128)
+    # In the pool's order, a batch can come after the next one of its worker: then it is not added.
+    assert store.usage(*subject) == max(totals) <= 16
+    repeated = in_threads(lambda _: store.add_usage({subject: 5}, Batch("late", 1)), 32)
+    assert [total[subject] for total in repeated] == [max(totals) + 5] * 32
+
+
+def test_batch_that_fails_is_not_noted(sql_url: str) -> None:
+    """What was not added can be added later: the note and the counts are one step."""
+    store = open_store(sql_url)
+    with connect(sql_url) as connection:
+        connection.execute(sa.text("ALTER TABLE keyrush_usage RENAME TO elsewhere"))
+    with pytest.raises(StoreError):
+        store.add_usage({("key:cred_a", MONTH): 3}, Batch("one", 1))
+    with connect(sql_url) as connection:
+        connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO keyrush_usage"))
+    assert store.add_usage({("key:cred_a", MONTH): 3}, Batch("one", 1)) == {
+        ("key:cred_a", MONTH): 3
+    }
+    store.close()
+
+
+def test_batches_are_forgotten(sql_url: str) -> None:
+    """Workers that have added nothing for a day leave nothing behind."""
+    store = open_store(sql_url)
+    for worker in ("old", "new"):
+        store.add_usage({("key:cred_a", MONTH): 1}, Batch(worker, 1))
+    with connect(sql_url) as connection:
+        connection.execute(
+            sa.text("UPDATE keyrush_batches SET added_at = added_at - :day WHERE worker = 'old'"),
+            {"day": DAY + SECOND},
+        )
+    store.close()
+    later = open_store(sql_url)
+    later.add_usage({("key:cred_a", MONTH): 1}, Batch("later", 1))
+    later.close()
+    with connect(sql_url) as connection:
+        rows = connection.execute(sa.text("SELECT worker FROM keyrush_batches")).scalars().all()
+    assert sorted(rows) == ["later", "new"]
+
+
 def test_peppers_of_active_keys(store: Store) -> None:
     """Only keys that would still be accepted hold a pepper in use."""
     for number, (pepper, values) in enumerate(
@@ -524,7 +597,7 @@ def test_processes_that_start_together(sql_url: str) -> None:
     assert sorted(finish(process) for process in processes) == ["False\n"] * 3 + ["True\n"]
     with connect(sql_url) as connection:
         rows = connection.execute(sa.text("SELECT name, value FROM keyrush_meta")).all()
-    assert [tuple(row) for row in rows] == [("schema", "1")]
+    assert [tuple(row) for row in rows] == [("schema", str(SCHEMA))]
 
 
 # --- SQL: opening --------------------------------------------------------------------------------
@@ -564,15 +637,33 @@ def test_reopened(sql_url: str) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("version", ["2", "999", "next"])
+@pytest.mark.parametrize("version", [str(SCHEMA + 1), "999", "next"])
 def test_newer_schema(sql_url: str, version: str) -> None:
     """A database made by a newer keyrush is refused, and left as it is."""
     open_store(sql_url).close()
     with connect(sql_url) as connection:
         connection.execute(sa.text("UPDATE keyrush_meta SET value = :v"), {"v": version})
-    assert f"schema {version}, this keyrush knows 1; upgrade keyrush" in refused(sql_url)
+    assert f"schema {version}, this keyrush knows {SCHEMA}; upgrade keyrush" in refused(sql_url)
     with connect(sql_url) as connection:
         assert connection.execute(sa.text("SELECT value FROM keyrush_meta")).scalar() == version
+
+
+def test_older_schema(sql_url: str) -> None:
+    """A database made by an older keyrush gets what it lacks, and keeps what it holds."""
+    first = open_store(sql_url)
+    first.add_account(account())
+    first.close()
+    with connect(sql_url) as connection:
+        for table in ("batches", "changes", "windows", "workers"):
+            connection.execute(sa.text(f"DROP TABLE keyrush_{table}"))
+        connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
+    store = open_store(sql_url)
+    assert store.set_plan("acct_a", "pro")
+    assert store.add_usage({("key:cred_a", MONTH): 1}, Batch("w", 1))
+    assert store.account("acct_a") == account(plan="pro")
+    store.close()
+    with connect(sql_url) as connection:
+        assert connection.execute(sa.text("SELECT value FROM keyrush_meta")).scalar() == str(SCHEMA)
 
 
 def test_half_made_schema(sql_url: str) -> None:
@@ -629,6 +720,17 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
         assert str(caught.value) == f"{type(caught.value.__cause__).__name__} from {dialect}"
         assert api_key().fingerprint not in repr(caught.value.__cause__)
         assert api_key().hash not in repr(caught.value.__cause__)
+    store.close()
+
+
+def test_engine_for_others(sql_url: str) -> None:
+    """What else is kept in the database goes through the store's own engine, which stays its."""
+    store = open_store(sql_url)
+    assert isinstance(store, SqlStore)
+    with store.engine.begin() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM keyrush_meta")).scalar() == 1
+    with pytest.raises(AttributeError):
+        store.engine = store.engine  # type: ignore[misc]  # that is the point
     store.close()
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from keyrush import usage as usage_module
+from keyrush.background import Background
+from keyrush.circuit import Circuit
 from keyrush.model import Found, Identity, Plan, Quota, month_of
+from keyrush.store import Batch, account_subject, key_subject
 from keyrush.store import Usage as Increments
-from keyrush.store import account_subject, key_subject
 from keyrush.store.memory import MemoryStore
 from keyrush.usage import FLUSH_INTERVAL, Usage
 from tests.scripts import run
@@ -40,13 +42,13 @@ class FaultyStore(MemoryStore):
         self.touched: list[dict[str, int]] = []
         self.add_account(account())
 
-    def add_usage(self, increments: Increments) -> Increments:
+    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         if self.meanwhile is not None:
             work, self.meanwhile = self.meanwhile, None
             work()
         if self.failing:
             raise OSError("away")
-        totals = super().add_usage(increments)
+        totals = super().add_usage(increments, batch)
         self.afterwards()
         self.flushed.set()
         return totals
@@ -64,13 +66,15 @@ def store() -> FaultyStore:
     return FaultyStore()
 
 
+def impatient() -> Circuit:
+    """A circuit that lets every call try, because time flies."""
+    return Circuit("the store", itertools.count(0, 10).__next__)
+
+
 @pytest.fixture
-def usage(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Usage]:
+def usage(store: FaultyStore) -> Usage:
     """Counts over that store, flushed by the tests alone."""
-    monkeypatch.setattr(usage_module, "FLUSH_INTERVAL", 3600)
-    counts = Usage(store)
-    yield counts
-    counts.close()
+    return Usage(store, impatient())
 
 
 def caller(
@@ -128,7 +132,7 @@ def test_unmetered_keys_count_nothing(usage: Usage, store: FaultyStore) -> None:
     who = identity(plan=blocked)
     assert usage.add(who, NOW)
     usage.take_back(who, NOW)
-    usage.close()
+    usage.flush()
     assert stored(store) == (0, 0)
 
 
@@ -180,9 +184,7 @@ def test_failure_is_logged_once(
         usage.flush()
         usage.add(who, NOW)
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.getMessage() for record in records] == [
-        "usage can't be written; it is kept and tried again: OSError: away"
-    ] * 2
+    assert [record.getMessage() for record in records] == ["the store is away: OSError: away"] * 2
 
 
 def test_take_back_during_a_failing_flush(usage: Usage, store: FaultyStore) -> None:
@@ -194,7 +196,7 @@ def test_take_back_during_a_failing_flush(usage: Usage, store: FaultyStore) -> N
     usage.flush()
     assert totals(who) == (0, 0)
     store.failing = False
-    usage.close()
+    usage.flush()
     assert stored(store) == (0, 0)
 
 
@@ -403,7 +405,7 @@ def test_concurrent_counts_and_flushes(usage: Usage, store: FaultyStore) -> None
         for done in [pool.submit(work) for work in (count, count, count, count, flush, flush)]:
             done.result()
     store.failing = False
-    usage.close()
+    usage.flush()
     assert totals(who) == stored(store) == (6000, 6000)
 
 
@@ -423,24 +425,28 @@ def test_last_use_is_written_with_the_flush(usage: Usage, store: FaultyStore) ->
 def test_last_use_that_can_not_be_written(
     usage: Usage, store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, and costs neither counts nor the thread."""
+    """It is logged, and costs no counts."""
+    who = caller(usage, store)
     usage.used("cred_a", NOW)
     store.failing = True
-    usage.flush()
-    assert "last_used_at can't be written" in caplog.text
+    assert not usage.flush()
+    assert "the store is away" in caplog.text
+    store.failing = False
+    usage.add(who, NOW)
+    assert usage.flush()
+    assert stored(store) == (1, 1)
 
 
 # --- the thread ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["count", "use"])
-def test_flushed_in_the_background(
-    store: FaultyStore, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """Nobody has to call `flush`: a thread does, again and again, until `close`."""
-    monkeypatch.setattr(usage_module, "FLUSH_INTERVAL", 0.01)
+def test_flushed_in_the_background(usage: Usage, store: FaultyStore, what: str) -> None:
+    """Nobody has to call `flush`: a thread does, again and again, until it is closed."""
     before = threading.enumerate()
-    usage = Usage(store)
+    background = Background()
+    background.every(0.01, usage.flush)
+    background.start()
     who = caller(usage, store)
     for turn in range(3):
         store.flushed.clear()
@@ -449,21 +455,34 @@ def test_flushed_in_the_background(
         else:
             usage.add(who, NOW)
         assert store.flushed.wait(10)
-    usage.close()
+    background.close()
     assert threading.enumerate() == before
     assert len(store.touched) == (3 if what == "use" else 0)
     assert stored(store) == ((3, 3) if what == "count" else (0, 0))
 
 
-def test_close_writes_the_rest_and_may_be_followed_by_more(
-    usage: Usage, store: FaultyStore
-) -> None:
+def test_unwritten(usage: Usage, store: FaultyStore) -> None:
+    """What is counted and not written is known, each request once, also while it can't be."""
+    who = caller(usage, store)
+    for _ in range(3):
+        usage.add(who, NOW)
+    assert usage.unwritten == 3
+    store.failing = True
+    assert not usage.flush()
+    usage.add(who, NOW)
+    assert usage.unwritten == 4
+    store.failing = False
+    assert usage.flush()
+    assert usage.unwritten == 0
+
+
+def test_flush_may_be_followed_by_more(usage: Usage, store: FaultyStore) -> None:
     """A normal stop loses nothing; what comes later is counted, too."""
     who = caller(usage, store)
     for total in (1, 2):
         usage.add(who, NOW)
-        usage.close()
-        usage.close()
+        usage.flush()
+        usage.flush()
         assert stored(store) == (total, total)
 
 
@@ -472,16 +491,15 @@ def test_fork_counts_once(tmp_path: Path) -> None:
     out = run(
         """
         import os, sys
-        from keyrush import usage as usage_module
+        from keyrush.circuit import Circuit
         from keyrush.model import Found
         from keyrush.store import open_store
         from keyrush.usage import Usage
         from tests.values import MONTH, NOW, account, api_key, identity
 
-        usage_module.FLUSH_INTERVAL = 3600
         store = open_store(sys.argv[1])
         store.add_account(account())
-        usage = Usage(store)
+        usage = Usage(store, Circuit("the store"))
         who = identity(counts=usage.counts_of(Found(api_key(), account(), 0, 0), 0, NOW))
         for _ in range(5):
             usage.add(who, NOW)
@@ -489,12 +507,12 @@ def test_fork_counts_once(tmp_path: Path) -> None:
         if not child:
             assert usage.add(who, NOW)
             assert usage.add(who, NOW)
-            usage.close()
+            usage.flush()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         print(store.usage("key:cred_a", MONTH))
         usage.add(who, NOW)
-        usage.close()
+        usage.flush()
         print(store.usage("key:cred_a", MONTH), store.usage("account:acct_a", MONTH))
         """,
         f"sqlite:///{tmp_path}/keyrush.db",

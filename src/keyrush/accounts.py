@@ -27,7 +27,6 @@ from keyrush.keys import ALPHABET, Keyring
 from keyrush.model import (
     Account,
     ApiKey,
-    Identity,
     Limit,
     iso,
     month_bounds,
@@ -64,7 +63,9 @@ class MonthlyUsage:
 
 
 class Accounts:
-    """The operations, over a store. `changed` is told which cached identities no longer hold."""
+    """The operations, over a store. `changed` is told the account of which what is cached no
+    longer holds.
+    """
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Accounts:
         store: Store,
         *,
         keyring: Keyring,
-        changed: Callable[[Callable[[Identity], bool]], None],
+        changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
         self._settings = settings
@@ -126,7 +127,7 @@ class Accounts:
             InvalidArgument: There is no such plan.
         """
         self._found(self._store.set_plan(account_id, self._plan(plan)), account_id)
-        self._changed(lambda identity: identity.account_id == account_id)
+        self._changed(account_id)
         return self.account(account_id)
 
     def set_account_limits(self, account_id: str, limits: str | None) -> Account:
@@ -137,7 +138,7 @@ class Accounts:
             InvalidArgument: The limits are malformed.
         """
         self._found(self._store.set_account_limits(account_id, parse_limits(limits)), account_id)
-        self._changed(lambda identity: identity.account_id == account_id)
+        self._changed(account_id)
         return self.account(account_id)
 
     def grant(self, account_id: str, credits: int) -> int:
@@ -235,9 +236,9 @@ class Accounts:
         Raises:
             NotFound: There is none, or it is another account's.
         """
-        self.key(key_id, account_id)
+        key = self.key(key_id, account_id)
         self._store.revoke(key_id, self._clock())
-        self._changed(lambda identity: identity.key_id == key_id)
+        self._changed(key.account_id)
         return self.key(key_id)
 
     def rotate(
@@ -277,7 +278,7 @@ class Accounts:
         )
         if not self._store.replace(key_id, made.key, now + ends_after):
             raise InvalidArgument("credential", _ROTATED)
-        self._changed(lambda identity: identity.key_id == key_id)
+        self._changed(old.account_id)
         return made
 
     def set_key_limits(self, key_id: str, limits: str | None) -> ApiKey:
@@ -287,8 +288,9 @@ class Accounts:
             NotFound: There is no such key.
             InvalidArgument: The limits are malformed.
         """
-        self._store.set_key_limits(self.key(key_id).id, parse_limits(limits))
-        self._changed(lambda identity: identity.key_id == key_id)
+        key = self.key(key_id)
+        self._store.set_key_limits(key.id, parse_limits(limits))
+        self._changed(key.account_id)
         return self.key(key_id)
 
     def _minted(

@@ -97,6 +97,8 @@ class KeyrushMiddleware:
             rule = policy.rule(method, path)
             query = scope.get("query_string") or b""
             answer = gate.warm(credential, rule, query)
+            if answer is None and gate.is_limiter_async:
+                answer = await gate.warm_async(credential, rule, query)
             if answer is None:
                 pool = gate.pool(credential)
                 answer = await gate.workers.run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
 from keyrush.forks import after_fork
@@ -22,18 +22,54 @@ class Entry:
     """A verified key. Instants are Unix milliseconds.
 
     Until `fresh_until` it needs no look-up, and later no second argon2; until `stale_until` it
-    may still be let in when the store is away. `touch_due` is when `last_used_at` is next worth
-    writing.
+    may still be let in when the store is away. From `refresh_at` on it is worth looking up
+    ahead of need, by its `fingerprints`. `touch_due` is when `last_used_at` is next worth
+    writing. `due` is the first of these, and of the key's own end: before it, a request need
+    look at nothing else.
     """
 
-    __slots__ = ("fresh_until", "hash", "identity", "stale_until", "touch_due")
+    __slots__ = (
+        "digest",
+        "due",
+        "fingerprints",
+        "fresh_until",
+        "hash",
+        "identity",
+        "refresh_at",
+        "stale_until",
+        "touch_due",
+    )
 
-    def __init__(self, identity: Identity, hash: str, fresh_until: int, stale_until: int) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        digest: bytes,
+        hash: str,
+        fingerprints: Sequence[str],
+        *,
+        refresh_at: int,
+        fresh_until: int,
+        stale_until: int,
+    ) -> None:
         self.identity = identity
+        self.digest = digest
         self.hash = hash
+        self.fingerprints = fingerprints
+        self.refresh_at = refresh_at
         self.fresh_until = fresh_until
         self.stale_until = stale_until
-        self.touch_due = 0
+        self.touch_due = self.due = 0
+
+    def distrust(self) -> None:
+        """Let nothing in by this entry any more."""
+        self.fresh_until = self.stale_until = 0
+        self.due = 0
+
+    def schedule(self) -> None:
+        """Set `due`."""
+        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.identity.expires_at)
+        if not self.fresh_until:  # dropped meanwhile, by a thread that set `due` before
+            self.due = 0
 
 
 class Cache:
@@ -78,16 +114,28 @@ class Cache:
                 self._entries.popitem(last=False)
             return True
 
-    def drop(self, concerns: Callable[[Identity], bool]) -> None:
-        """Have every entry that `concerns` picks looked up anew, and distrust look-ups under way.
+    def drop(self, accounts: Collection[str] | None) -> None:
+        """Have every key of the accounts, or with None of all, looked up anew, and distrust
+        look-ups under way.
 
         The entries stay, so that argon2 need not run again, but nothing may be let in by them.
         """
         with self._lock:
             self.generation += 1
             for entry in list(self._entries.values()):
-                if concerns(entry.identity):
-                    entry.fresh_until = entry.stale_until = 0
+                if accounts is None or entry.identity.account_id in accounts:
+                    entry.distrust()
+
+    def distrust(self, entry: Entry) -> None:
+        """`drop`, for one key."""
+        with self._lock:
+            entry.distrust()
+
+    def prolong(self, entry: Entry, until: int) -> None:
+        """Trust an entry until then, as far as it may be while the store is away."""
+        with self._lock:
+            entry.fresh_until = min(until, entry.stale_until)
+            entry.schedule()
 
     def forget(self, digest: bytes) -> None:
         """Forget one key."""

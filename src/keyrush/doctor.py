@@ -18,8 +18,11 @@ import keyrush
 from keyrush import output
 from keyrush.bridge import synchronous
 from keyrush.errors import ConfigurationError
+from keyrush.forks import process_name
 from keyrush.keys import Fingerprints, Hashing
 from keyrush.limiter import open_limiter
+from keyrush.limiter.ledger import Ledger
+from keyrush.limiter.shared import SharedWindows
 from keyrush.model import now_ms
 from keyrush.notation import format_limits
 from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for, uncovered
@@ -102,16 +105,12 @@ def examine() -> Report:
     store = _opened(report, settings)
     if store is not None:
         try:
-            _look_at_store(report, settings, store)
+            _look_at_store(report, settings, synchronous(store))
+            _look_at_limiter(report, settings, store)
         finally:
-            store.close()
+            synchronous(store).close()
     _look_at_peppers(report, settings)
     _time_argon2(report, settings)
-    _look_at_limits(report, settings)
-    try:
-        open_limiter(settings.limiter_url).close()
-    except ConfigurationError as error:
-        report.add("problem", "limiter", str(error), _SETTINGS)
     return report
 
 
@@ -125,7 +124,7 @@ def _look_for_unknown_variables(report: Report) -> None:
 
 def _opened(report: Report, settings: Settings) -> Store | None:
     try:
-        store = synchronous(open_store(settings.store_url))
+        store = open_store(settings.store_url)
     except ConfigurationError as error:
         unreachable = isinstance(error.__cause__, DBAPIError)
         report.add("problem", "store", str(error), _STORE if unreachable else _SETTINGS)
@@ -224,9 +223,56 @@ def _cores(report: Report) -> str:
     return "1 core" if report.cores == 1 else f"{report.cores} cores"
 
 
-def _look_at_limits(report: Report, settings: Settings) -> None:
-    if not settings.limiter_url.startswith("memory:"):
+# --- limits ---
+
+_MEANWHILE = {
+    "local": "each process goes on with its share of the limits",
+    "open": "requests pass without limits",
+    "closed": "requests are refused with 503",
+}
+
+
+def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
+    try:
+        limiter = open_limiter(
+            settings.limiter_url,
+            store,
+            mode=settings.limiter_mode,
+            outage=settings.limiter_outage,
+        )
+    except ConfigurationError as error:
+        report.add("problem", "limits", str(error), _SETTINGS)
         return
+    shared: SharedWindows | None = getattr(limiter, "shared", None)
+    if shared is not None:
+        _look_at_ledger(report, settings, shared.ledger)
+    elif limiter.is_local:
+        _warn_of_processes(report)
+    else:
+        report.add("ok", "limits", f"counted by {limiter!r}, which is asked for every request")
+    synchronous(limiter).close()
+
+
+def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
+    name = process_name()
+    start = time.perf_counter()
+    try:
+        place = ledger.enlist(name)
+        milliseconds = (time.perf_counter() - start) * 1000
+        ledger.leave(name)
+    except Exception as error:  # whatever stands between here and the server
+        text = f"can't be counted: {type(error).__name__}: {error}; meanwhile "
+        report.add("problem", "limits", text + _MEANWHILE[settings.limiter_outage], _STORE)
+        return
+    where = "with the keys" if settings.limiter_url == "store" else "on their own server"
+    text = (
+        f"counted together {where}, {settings.limiter_mode}; processes at work: "
+        f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
+    )
+    report.add("ok", "limits", text)
+
+
+def _warn_of_processes(report: Report) -> None:
     text = "counted in each process by itself: with several workers, each admits the whole limit"
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if workers.isdecimal() and int(workers) > 1:

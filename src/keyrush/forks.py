@@ -1,8 +1,10 @@
-"""Calling objects back in a forked child, without keeping them alive for it."""
+"""Telling processes apart: calls back in a forked child, and a name for each process."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 from collections.abc import Callable
 from types import MethodType
 from typing import cast
@@ -15,6 +17,11 @@ def after_fork(method: Callable[[], None]) -> None:
     """Call the bound `method` in every forked child, for as long as its object lives."""
     bound = cast("MethodType", method)
     _names[bound.__self__] = bound.__name__
+
+
+def process_name() -> str:
+    """A new name for something in this process, which nothing in any other has."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _in_child() -> None:

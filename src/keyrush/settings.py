@@ -70,7 +70,16 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with plans, rules and settings")
     store_url: str = Field("sqlite:///keyrush.db", description="where keys are kept")
-    limiter_url: str = Field("memory://", description="where windows are counted")
+    limiter_url: str = Field("store", description="where windows are counted")
+    limiter_mode: Literal["leased", "exact"] = Field(
+        "leased", description="take from shared windows in blocks ahead of need, or one by one"
+    )
+    limiter_outage: Literal["local", "open", "closed"] = Field(
+        "local", description="while shared windows are away: each process its share, all, or 503"
+    )
+    usage_durability: Literal["batched", "exact"] = Field(
+        "batched", description="write monthly counts every second, or before each answer"
+    )
     pepper: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="secrets that key fingerprints are made with, newest first"
     )

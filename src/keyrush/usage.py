@@ -1,20 +1,20 @@
 """Counts of requests per month, and of when keys were last used: buffered, then flushed.
 
-A request adds to numbers in memory. One daemon thread writes what has come together, as
-increments, at most `FLUSH_INTERVAL` later; a normal stop writes the rest.
+A request adds to numbers in memory. What has come together is written in batches of increments,
+every `FLUSH_INTERVAL` and at a normal stop. A batch whose outcome is unknown, because the
+connection was lost, is written again under its number, by which the store knows it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
-from keyrush.errors import log_fault
-from keyrush.forks import after_fork
+from keyrush.circuit import Away, Circuit
+from keyrush.forks import after_fork, process_name
 from keyrush.model import Count, Found, Identity, month_bounds, month_of
-from keyrush.store import Store, account_subject, key_subject
+from keyrush.store import Batch, Store, account_subject, key_subject
 
 #: Seconds between flushes: what a crash may lose.
 FLUSH_INTERVAL = 1.0
@@ -26,8 +26,9 @@ TOUCH_INTERVAL = 60_000
 class Usage:
     """The counts of this process. Safe to call from any thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, circuit: Circuit) -> None:
         self._store = store
+        self._circuit = circuit
         self._counts: WeakValueDictionary[str, Count] = WeakValueDictionary()
         self._month = ""
         self._month_ends = 0
@@ -43,9 +44,11 @@ class Usage:
         self._late: Counter[tuple[str, str]] = Counter()
         self._used: dict[str, int] = {}
         self._flushes = 0
-        self._failing = False
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._worker = process_name()
+        self._number = 0  # of the last batch
+        #: The batch that is being written, or could not be.
+        self._batch: Counter[tuple[str, str]] = Counter()
+        self._flushed: set[Count] = set()  # those with increments in it
         for count in list(self._counts.values()):
             count.pending = count.flushing = 0
 
@@ -110,9 +113,14 @@ class Usage:
                 if not count.pending:
                     self._dirty.add(count)
                 count.pending += 1
-        if self._thread is None:
-            self._start()
         return True
+
+    def exceeds(self, identity: Identity) -> bool:
+        """True where what is counted, with what others have, is above a quota that blocks."""
+        quota = identity.plan.quota
+        if quota is None or quota.on_exceed != "block":
+            return False
+        return identity.quota_count.total > quota.amount
 
     def turn(self, identity: Identity, now: int) -> None:
         """Begin the new month in the counts of a key, if there is one, without counting."""
@@ -140,8 +148,6 @@ class Usage:
         """Have the key's `last_used_at` written with the next flush."""
         with self._lock:
             self._used[key_id] = now
-        if self._thread is None:
-            self._start()
 
     def _turn_month(self, now: int) -> None:
         if now >= self._month_ends:
@@ -157,66 +163,60 @@ class Usage:
         count.month = self._month
         count.pending = count.stored = count.flushing = 0
 
+    @property
+    def unwritten(self) -> int:
+        """Requests counted and not yet written."""
+        with self._lock:
+            counts = sum(count.pending for count in self._dirty if _is_account(count.subject))
+            rest = (*self._batch.items(), *self._late.items())
+            return counts + sum(units for (subject, _), units in rest if _is_account(subject))
+
     # --- flushing ---
 
-    def flush(self) -> None:
-        """Write what is pending; what can't be written stays pending and is logged."""
+    def flush(self) -> bool:
+        """Write what is pending. False where the store can't: it is kept for the next time."""
         with self._flush_lock:
-            with self._lock:
-                counts = self._dirty
-                increments, self._late = self._late, Counter()
-                used, self._used = self._used, {}
-                self._dirty = set()
-                for count in counts:
-                    if count.pending:
-                        increments[count.subject, count.month] += count.pending
-                        count.flushing, count.pending = count.pending, 0
             try:
-                totals = self._store.add_usage(increments) if increments else {}
-            except Exception as error:
-                if not self._failing:
-                    log_fault("usage can't be written; it is kept and tried again", error)
-                self._failing = True
+                if self._batch:
+                    self._write()
+                if self._gather():
+                    self._write()
                 with self._lock:
-                    self._put_back(counts, increments)
-            else:
-                self._failing = False
-                with self._lock:
-                    self._flushes += 1
-                    for count in counts:
-                        count.stored = totals.get((count.subject, count.month), count.stored)
-                        count.flushing = 0
-            if used:
-                try:
-                    self._store.touch(used)
-                except Exception as error:
-                    log_fault("last_used_at can't be written", error)
+                    used, self._used = self._used, {}
+                if used:
+                    self._circuit.call(self._store.touch, used)
+            except Away:
+                return False
+            return True
 
-    def _put_back(self, counts: Iterable[Count], increments: dict[tuple[str, str], int]) -> None:
-        for count in counts:
-            count.pending += increments.pop((count.subject, count.month), 0)
-            count.flushing = 0
-            self._dirty.add(count)
-        self._late.update(increments)  # what is left is of a month that has ended meanwhile
-
-    def _start(self) -> None:
+    def _gather(self) -> bool:
+        """Make a batch of what is pending; False where nothing is."""
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._stop,), name="keyrush-usage", daemon=True
-                )
-                self._thread.start()
+            self._batch, self._late = self._late, Counter()
+            self._flushed, self._dirty = self._dirty, set()
+            for count in self._flushed:
+                if count.pending:
+                    self._batch[count.subject, count.month] += count.pending
+                    count.flushing, count.pending = count.pending, 0
+            self._number += bool(self._batch)
+            return bool(self._batch)
 
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.wait(FLUSH_INTERVAL):
-            self.flush()
+    def _write(self) -> None:
+        """Write the batch.
 
-    def close(self) -> None:
-        """Stop the thread and write the rest."""
+        Raises:
+            Away: The store can't answer.
+        """
+        batch = Batch(self._worker, self._number)
+        totals = self._circuit.call(self._store.add_usage, self._batch, batch)
         with self._lock:
-            thread, self._thread = self._thread, None
-            stop, self._stop = self._stop, threading.Event()
-        stop.set()
-        if thread is not None:
-            thread.join()
-        self.flush()
+            self._flushes += 1
+            for count in self._flushed:
+                count.stored = totals.get((count.subject, count.month), count.stored)
+                count.flushing = 0
+            self._batch, self._flushed = Counter(), set()
+
+
+def _is_account(subject: str) -> bool:
+    """True for one of the two rows that a request is counted in."""
+    return subject.startswith(account_subject(""))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from keyrush import http
+from keyrush.background import Background
 from keyrush.cache import Cache, Entry
+from keyrush.circuit import Away, Circuit
 from keyrush.errors import ConfigurationError, log_fault
 from keyrush.forks import after_fork
 from keyrush.http import Credential
@@ -14,7 +17,7 @@ from keyrush.keys import Keyring
 from keyrush.model import NEVER, Found, Identity, Refusal, Scopes, month_of
 from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
-from keyrush.usage import Usage
+from keyrush.usage import TOUCH_INTERVAL, Usage
 from keyrush.windows import Window
 from keyrush.workers import cores
 
@@ -25,6 +28,9 @@ UNAVAILABLE = Refusal("unavailable", retry_after=OUTAGE_RETRY)
 
 #: Milliseconds for which a key let in without the store is not looked up again.
 _OUTAGE_PAUSE = 1000
+
+#: The part of its time to live after which a key in use is looked up ahead of need.
+_AHEAD = 0.6
 
 #: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
@@ -41,8 +47,12 @@ class Verification:
         usage: Usage,
         *,
         keyring: Keyring,
+        circuit: Circuit,
+        background: Background,
         clock: Callable[[], int],
     ) -> None:
+        self._circuit = circuit
+        self._background = background
         self._settings = settings
         self._store = store
         self._cache = cache
@@ -68,18 +78,56 @@ class Verification:
         now = self._clock()
         entry = self._cache.get(digest)
         if entry is not None and now < entry.fresh_until:
+            self.attend(entry, now)
             return entry
         if self.rules_out(credential, now):
             return http.INVALID
         try:
             loaded = self._cache.single_flight(digest, lambda: self._load(credential.text, digest))
         except Exception as error:
-            log_fault("the store can't look a key up", error)
+            if not isinstance(error, Away):  # which has been logged
+                log_fault("the store can't look a key up", error)
             if entry is None or now >= entry.stale_until:
                 return UNAVAILABLE
-            entry.fresh_until = min(now + _OUTAGE_PAUSE, entry.stale_until)
+            self._cache.prolong(entry, now + _OUTAGE_PAUSE)
             return entry
         return loaded or http.INVALID
+
+    def attend(self, entry: Entry, now: int) -> bool:
+        """Do what has come due for an entry that is being used; False where it needs a look-up.
+        Does no I/O.
+        """
+        if now >= min(entry.fresh_until, entry.identity.expires_at):
+            return False
+        if now >= entry.touch_due:
+            entry.touch_due = now + TOUCH_INTERVAL
+            self._usage.used(entry.identity.key_id, now)
+        if now >= entry.refresh_at:
+            entry.refresh_at = NEVER
+            self._background.soon(partial(self._refresh, entry))
+        entry.schedule()
+        return True
+
+    def _refresh(self, entry: Entry) -> None:
+        """Look a key up ahead of need, so that no request waits for it. Does not repeat argon2."""
+        now = self._clock()
+        generation, mark = self._cache.generation, self._usage.flushes
+        try:
+            found = self._find(entry.fingerprints, now)
+        except Away:
+            return  # the entry may yet be used for as long as it is good
+        if found is None or found.key.hash != entry.hash:
+            self._cache.distrust(entry)
+        else:
+            renewed = self._entry(
+                found,
+                mark,
+                now,
+                digest=entry.digest,
+                fingerprints=entry.fingerprints,
+                known=entry,
+            )
+            self._cache.put(entry.digest, renewed, generation)
 
     def _load(self, text: bytes, digest: bytes) -> Entry | None:
         """Look the key up and verify it; None, remembered, for one that is not valid."""
@@ -87,21 +135,21 @@ class Verification:
         if known is not None and self._clock() < known.fresh_until:
             return known  # another request has just loaded it
         proved = known.hash if known else None
+        fingerprints = self._fingerprints.all(text)
         for _ in range(_LOOK_UPS):
             now = self._clock()
             generation, mark = self._cache.generation, self._usage.flushes
-            found = self._store.find(self._fingerprints.all(text), month_of(now))
-            if found is None or not found.key.is_active(now):
+            found = self._find(fingerprints, now)
+            if found is None:
                 break
             if found.key.hash != proved:
                 if not self._proves(found, text):
                     break
                 proved = found.key.hash
                 self._renew_fingerprint(found, text)
-            fresh_until = now + self._cache.ttl
-            stale_until = fresh_until + int(self._settings.stale_if_error * 1000)
-            entry = Entry(self._identity(found, mark, now), proved, fresh_until, stale_until)
-            entry.touch_due = known.touch_due if known else 0
+            entry = self._entry(
+                found, mark, now, digest=digest, fingerprints=fingerprints, known=known
+            )
             if self._cache.put(digest, entry, generation):
                 return entry
         else:
@@ -109,6 +157,15 @@ class Verification:
         self._cache.forget(digest)
         self._cache.refuse(digest, now)
         return None
+
+    def _find(self, fingerprints: Sequence[str], now: int) -> Found | None:
+        """The key with one of the fingerprints, if it is valid.
+
+        Raises:
+            Away: The store can't answer.
+        """
+        found = self._circuit.call(self._store.find, fingerprints, month_of(now))
+        return found if found is not None and found.key.is_active(now) else None
 
     def _proves(self, found: Found, text: bytes) -> bool:
         """True when `text` is the key that was found."""
@@ -126,6 +183,31 @@ class Verification:
             self._store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
         except Exception as error:
             log_fault(f"the fingerprint of {found.key.id} stays under an old pepper", error)
+
+    def _entry(
+        self,
+        found: Found,
+        mark: int,
+        now: int,
+        *,
+        digest: bytes,
+        fingerprints: Sequence[str],
+        known: Entry | None,
+    ) -> Entry:
+        """What is kept of a key that was looked up at `now`; `known` was kept before."""
+        fresh_until = now + self._cache.ttl
+        entry = Entry(
+            self._identity(found, mark, now),
+            digest,
+            found.key.hash,
+            fingerprints,
+            refresh_at=now + int(self._cache.ttl * _AHEAD),
+            fresh_until=fresh_until,
+            stale_until=fresh_until + int(self._settings.stale_if_error * 1000),
+        )
+        entry.touch_due = known.touch_due if known else 0
+        entry.schedule()
+        return entry
 
     def _identity(self, found: Found, mark: int, now: int) -> Identity:
         key, account = found.key, found.account

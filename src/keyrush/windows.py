@@ -20,8 +20,11 @@ from typing import NamedTuple
 #: The index of a period, what was taken in it, and what was taken in the one before.
 Counter = tuple[int, int, int]
 
-#: Counters to store, by window key.
+#: The same, ready to be stored, by window key.
 Changes = list[tuple[str, Counter]]
+
+#: What may be taken ahead, at most: one part in this many of what is left.
+SHARE = 100
 
 #: `amount * length` stays below this, so that doubles (Lua, SQL) hold every product exactly.
 EXACT = 2**53
@@ -34,6 +37,14 @@ class Window(NamedTuple):
     length: int  #: milliseconds
     amount: int  #: requests admitted per length; 0 admits none
     name: str  #: "minute", "hour", … for header fields and people
+
+
+class Taken(NamedTuple):
+    """What a take came to, in numbers alone: what shared windows answer with."""
+
+    granted: int  #: units taken from every window; 0 when refused, or when nothing was asked for
+    now: int  #: when, by the clock that the windows are counted by, in Unix milliseconds
+    counters: list[Counter]  #: of the windows in their order, after the take, rolled to `now`
 
 
 class Tally(NamedTuple):
@@ -145,6 +156,43 @@ def take(
     return _tally(Tally, (True, tightest, least, ready)), changes if cost else []
 
 
+def grant(
+    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, extra: int, now: int
+) -> tuple[Taken, Changes]:
+    """Take `cost` from all windows or from none, and with it up to `extra` more.
+
+    The extra is for requests to come: no more than 1/`SHARE` of what the cost leaves in any
+    window, so that whoever else takes from them finds nearly all of it, and the last `SHARE`
+    units are taken one by one. With a cost of 0 only the extra is taken.
+    """
+    rolled = [roll(counters.get(window.key), now // window.length) for window in windows]
+    room = min(
+        (
+            window.amount - used(counter, window.length, now)
+            for window, counter in zip(windows, rolled, strict=True)
+        ),
+        default=0,
+    )
+    if room < cost or (not cost and not extra):
+        return Taken(0, now, rolled), []
+    granted = cost + min(extra, max(0, room - cost) // SHARE)
+    if not granted:
+        return Taken(0, now, rolled), []
+    taken = [(index, current + granted, previous) for index, current, previous in rolled]
+    changes = [(window.key, counter) for window, counter in zip(windows, taken, strict=True)]
+    return Taken(granted, now, taken), changes
+
+
+def tally(windows: Sequence[Window], taken: Taken, cost: int) -> Tally:
+    """The tally of a take of `cost`, by the clock of `taken`. A cost of 0 is a look."""
+    counters = {
+        window.key: counter for window, counter in zip(windows, taken.counters, strict=True)
+    }
+    if cost and not taken.granted:
+        return _refused(windows, counters, cost, taken.now)
+    return take(windows, counters, 0, taken.now)[0]
+
+
 def _refused(
     windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, now: int
 ) -> Tally:
@@ -163,11 +211,17 @@ def _refused(
 
 
 def give_back(counter: Counter | None, length: int, cost: int, taken_at: int) -> Counter | None:
-    """The counter without a take of `cost` made at `taken_at`, as far as that still counts."""
+    """The counter without a take of `cost` made at `taken_at`, as far as that still counts.
+
+    A negative cost adds what was taken at `taken_at` and counted elsewhere.
+    """
+    period = taken_at // length
+    if cost < 0 and (counter is None or counter[0] < period):
+        counter = roll(counter, period)
     if counter is None:
         return None
     index, current, previous = counter
-    age = index - taken_at // length
+    age = index - period
     if age <= 0:
         return (index, max(0, current - cost), previous)
     if age == 1:

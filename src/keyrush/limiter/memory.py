@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from keyrush import windows
 from keyrush.forks import after_fork
-from keyrush.windows import Counter, Tally, Window
-
-#: Counters looked at for each new one. Two, so that idle ones go faster than new ones come.
-_SWEPT = 2
+from keyrush.limiter.counters import Counters
+from keyrush.windows import Tally, Window
 
 
 class MemoryLimiter:
@@ -20,9 +17,8 @@ class MemoryLimiter:
     is_local = True
 
     def __init__(self) -> None:
-        self._counters: dict[str, Counter] = {}
-        self._lengths: OrderedDict[str, int] = OrderedDict()  # by key, least recently swept first
-        self._lock = threading.Lock()
+        self._counters = Counters()
+        self._renew_lock()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -39,8 +35,8 @@ class MemoryLimiter:
             tally, changes = windows.take(wanted, known, cost, now)
             for key, counter in changes:
                 known[key] = counter
-            if len(known) > len(self._lengths):
-                self._sweep(wanted, now)
+            if len(known) > len(known.lengths):  # here, because a call costs more
+                known.sweep(wanted, now)
             return tally
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -49,19 +45,6 @@ class MemoryLimiter:
                 counter = windows.give_back(self._counters.get(key), length, cost, taken_at)
                 if counter is not None:
                     self._counters[key] = counter
-
-    def _sweep(self, taken: Sequence[Window], now: int) -> None:
-        """Forget the oldest counters where they are idle; put them last where they still count."""
-        for key, length, _, _ in taken:
-            if key in self._lengths:
-                continue
-            self._lengths[key] = length
-            for _ in range(_SWEPT):
-                oldest, its_length = next(iter(self._lengths.items()))
-                if windows.is_idle(self._counters[oldest], its_length, now):
-                    del self._counters[oldest], self._lengths[oldest]
-                else:
-                    self._lengths.move_to_end(oldest)
 
     def close(self) -> None:
         """Nothing to let go of."""

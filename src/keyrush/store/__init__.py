@@ -4,17 +4,27 @@ A store of your own is one class with these methods, all plain or all coroutines
 Pass an instance to `Gate`, or name the class in `KEYRUSH_STORE_URL` as `package.module:Class`.
 Every method may raise anything when it cannot answer: the request is then refused with 503
 (S19). Instants are Unix milliseconds, months are `"2026-11"` in UTC.
+
+A store that other processes change may also have a plain method `feed() -> Feed`. Then what
+is changed elsewhere holds here at once; without, when the cache entry has expired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from keyrush.model import Account, ApiKey, Found, Limit
 
 #: A subject and a month, as in `("key:cred_…", "2026-11")`.
 Usage = Mapping[tuple[str, str], int]
+
+
+class Batch(NamedTuple):
+    """The name of a set of increments, so that it can be added again without counting twice."""
+
+    worker: str  #: who adds it, one at a time; new in each process
+    number: int  #: from 1 on, higher for each batch of this worker
 
 
 def key_subject(lineage: str) -> str:
@@ -100,8 +110,13 @@ class Store(Protocol):
         """Set `last_used_at` of keys, alone and only forwards; nothing else of the key changes."""
         ...
 
-    def add_usage(self, increments: Usage) -> Usage:
-        """Add to counts, all or none; the new totals of exactly these."""
+    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+        """Add to counts, all or none; the new totals of exactly these.
+
+        A batch that has been added before is not added again, even by two calls at once; the
+        totals are returned all the same. So a flush whose outcome is unknown can be repeated,
+        within a day.
+        """
         ...
 
     def usage(self, subject: str, month: str) -> int:
@@ -114,6 +129,26 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store may be used again afterwards."""
+        ...
+
+
+class Feed(Protocol):
+    """News of what has been changed in a store, by whatever process.
+
+    Asked by one thread at a time, many times a second.
+    """
+
+    def poll(self) -> Collection[str] | None:
+        """The ids of accounts that have changed, with their keys, since the last call.
+
+        None when anything may have: at the first call, and whenever news may have been missed.
+        Does not wait for news. May raise anything when the store can't answer, and works
+        again later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. The feed may be asked again afterwards."""
         ...
 
 
@@ -138,4 +173,4 @@ def open_store(url: str) -> Store:
     return store
 
 
-__all__ = ["Store", "account_subject", "key_subject", "open_store"]
+__all__ = ["Batch", "Feed", "Store", "account_subject", "key_subject", "open_store"]

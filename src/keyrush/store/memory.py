@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from keyrush.forks import after_fork
 from keyrush.model import Account, ApiKey, Found, Limit
-from keyrush.store import Usage, account_subject, key_subject
+from keyrush.store import Batch, Usage, account_subject, key_subject
 
 
 class MemoryStore:
@@ -24,6 +24,7 @@ class MemoryStore:
         self._keys: dict[str, ApiKey] = {}
         self._by_fingerprint: dict[str, str] = {}
         self._usage: dict[tuple[str, str], int] = {}
+        self._batches: dict[str, int] = {}
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -137,11 +138,18 @@ class MemoryStore:
                 if key is not None and (key.last_used_at is None or key.last_used_at < at):
                     self._keys[key_id] = replace(key, last_used_at=at)
 
-    def add_usage(self, increments: Usage) -> Usage:
+    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
         with self._lock:
-            for subject, increment in increments.items():
-                self._usage[subject] = self._usage.get(subject, 0) + increment
-            return {subject: self._usage[subject] for subject in increments}
+            if batch is None or self._is_new(batch):
+                for subject, increment in increments.items():
+                    self._usage[subject] = self._usage.get(subject, 0) + increment
+            return {subject: self._usage.get(subject, 0) for subject in increments}
+
+    def _is_new(self, batch: Batch) -> bool:
+        is_new = self._batches.get(batch.worker, 0) < batch.number
+        if is_new:
+            self._batches[batch.worker] = batch.number
+        return is_new
 
     def usage(self, subject: str, month: str) -> int:
         return self._usage.get((subject, month), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 1
+SCHEMA = 2
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
-_PATIENCE = 5
+_PATIENCE = 2
 
 _PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait for
 
@@ -25,7 +26,11 @@ _PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait f
 _POSTGRESQL_WAITS = {
     "connect_timeout": _PATIENCE,
     "tcp_user_timeout": _PATIENCE * 1000,
-    "options": f"-c statement_timeout={_PATIENCE * 1000}",
+    "keepalives_idle": 30,  # seconds; so that nobody on the way forgets an idle connection
+    # A little less than the client's own patience, so that a server that is well speaks first;
+    # and whoever is stopped in a transaction does not keep its locks.
+    "options": f"-c statement_timeout={_PATIENCE * 900}"
+    f" -c idle_in_transaction_session_timeout={_PATIENCE * 1000}",
 }
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -79,32 +84,83 @@ USAGE = sa.Table(
     sa.Column("counted", sa.BigInteger, nullable=False),
 )
 
+#: Which batch of counts each process has added last, so that none is added twice.
+BATCHES = sa.Table(
+    "keyrush_batches",
+    _metadata,
+    sa.Column("worker", sa.String(80), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("added_at", sa.BigInteger, nullable=False, index=True),
+)
+
+#: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
+CHANGES = sa.Table(
+    "keyrush_changes",
+    _metadata,
+    sa.Column("mark", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False, index=True),
+)
+
+#: Counters of windows (see `keyrush.windows`), where they are kept here.
+WINDOWS = sa.Table(
+    "keyrush_windows",
+    _metadata,
+    sa.Column("key", sa.String(120), primary_key=True),
+    sa.Column("period", sa.BigInteger, nullable=False),
+    sa.Column("current", sa.BigInteger, nullable=False),
+    sa.Column("previous", sa.BigInteger, nullable=False),
+    sa.Column("idle_at", sa.BigInteger, nullable=False, index=True),
+)
+
+#: Processes that count in these windows.
+WORKERS = sa.Table(
+    "keyrush_workers",
+    _metadata,
+    sa.Column("id", sa.String(80), primary_key=True),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)
+
 
 def prepare(engine: sa.Engine) -> None:
-    """Make the tables where there are none; processes that do so together don't collide.
+    """Make the tables where there are none, and upgrade those of an older keyrush, whose data
+    they keep; processes that do so together don't collide.
 
     Raises:
         ConfigurationError: They were made by a newer keyrush.
         SQLAlchemyError: The database can't be read or written.
     """
-    if _version(engine) == SCHEMA:
-        return
+    with engine.begin() as connection:
+        if _version(connection) == SCHEMA:
+            return
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
-        _metadata.create_all(connection)
-        if connection.execute(sa.select(META.c.value)).scalar() is None:
-            connection.execute(sa.insert(META).values(name="schema", value=str(SCHEMA)))
+        found = _version(connection)  # once more: another process may have done it meanwhile
+        if found != SCHEMA:
+            _make(connection, found)
 
 
-def _version(engine: sa.Engine) -> int | None:
+def _make(connection: sa.Connection, found: int | None) -> None:
+    _metadata.create_all(connection)  # what is missing; 2 has only added tables to 1
+    if connection.dialect.name == "postgresql":
+        functions = files("keyrush.store").joinpath("functions.sql").read_text("utf-8")
+        # As it stands: a "%" in it is no placeholder.
+        connection.exec_driver_sql(functions, execution_options={"no_parameters": True})
+    if found is None:
+        connection.execute(sa.insert(META).values(name="schema", value=str(SCHEMA)))
+    else:
+        update = sa.update(META).where(META.c.name == "schema")
+        connection.execute(update.values(value=str(SCHEMA)))
+
+
+def _version(connection: sa.Connection) -> int | None:
     """The recorded version of the tables, None where there are none yet."""
-    with engine.begin() as connection:
-        if not sa.inspect(connection).has_table(META.name):
-            return None
-        # A write that changes nothing: a database that can't be written is found out here.
-        same = sa.update(META).values(value=META.c.value).where(META.c.name == "schema")
-        found = connection.execute(same.returning(META.c.value)).scalar()
+    if not sa.inspect(connection).has_table(META.name):
+        return None
+    # A write that changes nothing: a database that can't be written is found out here.
+    same = sa.update(META).values(value=META.c.value).where(META.c.name == "schema")
+    found = connection.execute(same.returning(META.c.value)).scalar()
     if found is None:
         return None
     if not found.isdecimal() or int(found) > SCHEMA:
@@ -145,17 +201,10 @@ def parse_url(url: str) -> URL:
 def make_engine(url: URL) -> sa.Engine:
     """An engine with the options that keyrush relies on; nothing is opened yet."""
     if url.get_backend_name() != "sqlite":
-        waits = {name: value for name, value in _POSTGRESQL_WAITS.items() if name not in url.query}
-        return sa.create_engine(
-            url,
-            pool_pre_ping=True,
-            max_overflow=20,  # beyond 5: as many as keyrush's own threads may want, and some
-            pool_timeout=_PATIENCE,
-            hide_parameters=True,
-            connect_args=waits,
-        )
+        return _make_postgresql_engine(url)
     engine = sa.create_engine(
         url,
+        pool_timeout=_PATIENCE,
         hide_parameters=True,
         connect_args={"timeout": _PATIENCE, "check_same_thread": False},
     )
@@ -173,6 +222,23 @@ def make_engine(url: URL) -> sa.Engine:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    return engine
+
+
+def _make_postgresql_engine(url: URL) -> sa.Engine:
+    waits = {name: value for name, value in _POSTGRESQL_WAITS.items() if name not in url.query}
+    engine = sa.create_engine(
+        url,
+        max_overflow=20,  # beyond 5: as many as keyrush's own threads may want, and some
+        pool_timeout=_PATIENCE,
+        hide_parameters=True,
+        connect_args=waits,
+    )
+    if engine.dialect.driver == "psycopg":
+        # Here, because the driver need not be installed where it is not used.
+        from keyrush.store.patience import make_patient  # noqa: PLC0415
+
+        make_patient(engine)
     return engine
 
 

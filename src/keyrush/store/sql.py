@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.errors import ConfigurationError, StoreError
 from keyrush.forks import after_fork
-from keyrush.model import Account, ApiKey, Found, Limit
+from keyrush.model import Account, ApiKey, Found, Limit, now_ms
 from keyrush.notation import format_limits, parse_limits
-from keyrush.store import Usage, account_subject, key_subject
+from keyrush.store import Batch, Feed, Usage, account_subject, key_subject
+from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into
+from keyrush.store.feed import PostgresqlFeed, SqliteFeed, tell
+from keyrush.store.rows import key_of, row_of
 from keyrush.store.schema import (
     ACCOUNTS,
     KEYS,
@@ -87,9 +89,23 @@ class SqlStore:
             ) from error
         except SQLAlchemyError as error:
             raise ConfigurationError(cannot_open(parsed, shown, error)) from error
+        self._forget_at = 0  # when to look for batches of workers that are no longer
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         after_fork(self._forget_connections)
         weakref.finalize(self, self._engine.dispose)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """What the store works through, for others that keep something in the same database.
+
+        Its connections are closed with the store; none is carried across a fork.
+        """
+        return self._engine
+
+    def feed(self) -> Feed:
+        """News of what any process, this one too, changes in the database."""
+        is_postgresql = self._engine.dialect.name == "postgresql"
+        return PostgresqlFeed(self._each) if is_postgresql else SqliteFeed(self._each)
 
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)
@@ -118,7 +134,7 @@ class SqlStore:
             row.balance,
             parse_limits(row.account_limits),
         )
-        return Found(_key(row), account, row.key_count, row.account_count)
+        return Found(key_of(row), account, row.key_count, row.account_count)
 
     def add_account(self, account: Account) -> bool:
         values = {
@@ -128,10 +144,13 @@ class SqlStore:
             "balance": account.balance,
             "created_at": account.created_at,
         }
-        insert = self._insert(ACCOUNTS).values(values).on_conflict_do_nothing()
+        insert = insert_into(ACCOUNTS, self._engine.dialect.name).values(values)
         with self._run() as connection:
             # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
-            return connection.execute(insert.returning(ACCOUNTS.c.id)).scalar() is not None
+            added = connection.execute(
+                insert.on_conflict_do_nothing().returning(ACCOUNTS.c.id)
+            ).scalar()
+        return added is not None
 
     def account(self, account_id: str) -> Account | None:
         found = self._select_accounts(ACCOUNTS.c.id == account_id)
@@ -150,10 +169,10 @@ class SqlStore:
         ]
 
     def set_plan(self, account_id: str, plan: str) -> bool:
-        return self._update(ACCOUNTS, account_id, plan=plan)
+        return self._change(ACCOUNTS, account_id, plan=plan)
 
     def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        return self._update(ACCOUNTS, account_id, limits=format_limits(limits))
+        return self._change(ACCOUNTS, account_id, limits=format_limits(limits))
 
     def grant(self, account_id: str, credits: int) -> int | None:
         return self._change_balance(account_id, credits)
@@ -173,7 +192,7 @@ class SqlStore:
 
     def add_key(self, key: ApiKey) -> None:
         with self._run() as connection:
-            connection.execute(sa.insert(KEYS).values(_row(key)))
+            connection.execute(sa.insert(KEYS).values(row_of(key)))
 
     def key(self, key_id: str) -> ApiKey | None:
         found = self._select_keys(KEYS.c.id == key_id)
@@ -187,28 +206,33 @@ class SqlStore:
     def _select_keys(self, where: sa.ColumnElement[bool]) -> list[ApiKey]:
         select = sa.select(KEYS).where(where).order_by(KEYS.c.created_at, KEYS.c.id)
         with self._run() as connection:
-            return [_key(row) for row in connection.execute(select)]
+            return [key_of(row) for row in connection.execute(select)]
 
     def revoke(self, key_id: str, at: int) -> bool:
-        return self._update(KEYS, key_id, revoked_at=sa.func.coalesce(KEYS.c.revoked_at, at))
+        return self._change(KEYS, key_id, revoked_at=sa.func.coalesce(KEYS.c.revoked_at, at))
 
     def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
         update = (
             sa.update(KEYS)
             .where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None), KEYS.c.retires_at.is_(None))
             .values(retires_at=retires_at)
+            .returning(KEYS.c.account_id)
         )
         with self._run(atomic=True) as connection:
-            if connection.execute(update).rowcount != 1:
+            account_id = connection.execute(update).scalar_one_or_none()
+            if account_id is None:
                 return False
-            connection.execute(sa.insert(KEYS).values(_row(successor)))
+            connection.execute(sa.insert(KEYS).values(row_of(successor)))
+            tell(connection, account_id, now_ms())
         return True
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        return self._update(KEYS, key_id, limits=format_limits(limits))
+        return self._change(KEYS, key_id, limits=format_limits(limits))
 
     def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
-        self._update(KEYS, key_id, fingerprint=fingerprint, pepper_id=pepper_id)
+        update = sa.update(KEYS).where(KEYS.c.id == key_id)
+        with self._run() as connection:
+            connection.execute(update.values(fingerprint=fingerprint, pepper_id=pepper_id))
 
     def touch(self, used: Mapping[str, int]) -> None:
         earlier = KEYS.c.last_used_at.is_(None) | (KEYS.c.last_used_at < sa.bindparam("at"))
@@ -224,21 +248,13 @@ class SqlStore:
         with self._run(atomic=True) as connection:
             connection.execute(update, rows)
 
-    def add_usage(self, increments: Usage) -> Usage:
-        insert = self._insert(USAGE)
-        upsert = insert.on_conflict_do_update(
-            index_elements=[USAGE.c.subject, USAGE.c.month],
-            set_={"counted": USAGE.c.counted + insert.excluded.counted},
-        )
-        rows = [
-            {"subject": subject, "month": month, "counted": increment}
-            for (subject, month), increment in sorted(increments.items())
-        ]
-        totals: dict[tuple[str, str], int] = {}
+    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+        now = now_ms()
         with self._run(atomic=True) as connection:
-            for batch in _batches(rows):
-                returned = connection.execute(upsert.values(batch).returning(USAGE))
-                totals.update({(row.subject, row.month): row.counted for row in returned})
+            totals = add_counts(connection, increments, batch, now)
+            if batch is not None and now >= self._forget_at:
+                forget_batches(connection, now)
+                self._forget_at = now + FORGET_INTERVAL
         return totals
 
     def usage(self, subject: str, month: str) -> int:
@@ -263,45 +279,12 @@ class SqlStore:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that knows ON CONFLICT, which the two dialects spell alike."""
-        if self._engine.dialect.name == "postgresql":
-            return postgresql.insert(table)
-        return sqlite.insert(table)
-
-    def _update(self, table: sa.Table, row_id: str, **values: Any) -> bool:
-        with self._run() as connection:
-            update = sa.update(table).where(table.c.id == row_id).values(values)
-            return connection.execute(update).rowcount == 1
-
-
-def _key(row: Any) -> ApiKey:
-    return ApiKey(
-        id=row.id,
-        account_id=row.account_id,
-        lineage=row.lineage,
-        name=row.name,
-        prefix=row.prefix,
-        environment=row.environment,
-        scopes=tuple(row.scopes.split()),
-        fingerprint=row.fingerprint,
-        hash=row.hash,
-        pepper_id=row.pepper_id,
-        created_at=row.created_at,
-        last_used_at=row.last_used_at,
-        expires_at=row.expires_at,
-        retires_at=row.retires_at,
-        revoked_at=row.revoked_at,
-        limits=parse_limits(row.limits),
-    )
-
-
-def _row(key: ApiKey) -> dict[str, Any]:
-    row = {column.name: getattr(key, column.name) for column in KEYS.c}
-    return row | {"scopes": " ".join(key.scopes), "limits": format_limits(key.limits)}
-
-
-def _batches(rows: list[dict[str, Any]], size: int = 1000) -> Iterator[list[dict[str, Any]]]:
-    """Bounded statements: SQLite takes 32,766 parameters at most."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    def _change(self, table: sa.Table, row_id: str, **values: Any) -> bool:
+        """Update an account or a key, and tell of it, in one step; False where there is none."""
+        owner = table.c.id if table is ACCOUNTS else table.c.account_id
+        update = sa.update(table).where(table.c.id == row_id).values(values).returning(owner)
+        with self._run(atomic=True) as connection:
+            account_id = connection.execute(update).scalar_one_or_none()
+            if account_id is not None:
+                tell(connection, account_id, now_ms())
+        return account_id is not None

@@ -1,0 +1,21 @@
+"""How a gate stands: what it depends on, and what holds while that is away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a gate knows without asking anybody. `dataclasses.asdict` makes it JSON.
+
+    Something is known to be away from the first call that failed until one succeeds.
+    """
+
+    is_well: bool  #: nothing is known to be away
+    store_away: float  #: seconds for which the store has not answered; 0 when it does
+    limiter_away: float  #: the same of shared windows; 0 also where they are not shared
+    limits_meanwhile: str | None  #: `KEYRUSH_LIMITER_OUTAGE` while they are away, else None
+    workers: int | None  #: processes that count in the same windows; None where that's not known
+    hears_changes: bool  #: changes by other processes arrive at once, not within CACHE_TTL
+    unwritten: int  #: requests counted here and not yet in the store

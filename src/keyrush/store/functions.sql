@@ -1,0 +1,151 @@
+-- What a ledger does on PostgreSQL, each in one call. Here `keyrush/windows.py` is restated, in
+-- the same integer arithmetic; a test holds the two equal. A counter is an array of its period,
+-- current and previous. Instants are Unix milliseconds; where `at` is null, the server's.
+
+CREATE OR REPLACE FUNCTION keyrush_now() RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;
+
+-- Whoever changes counters holds the locks of their keys until the transaction ends. No row need
+-- exist for that. All take them in one order, so that no two wait for each other for ever.
+CREATE OR REPLACE FUNCTION keyrush_lock(keys text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(ordered.number)
+    FROM (
+        SELECT hashtextextended(named.key, 0) AS number FROM unnest(keys) AS named (key) ORDER BY 1
+    ) AS ordered;
+END
+$$;
+
+-- `windows.roll`
+CREATE OR REPLACE FUNCTION keyrush_roll(counter bigint[], period bigint) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN counter[1] IN (period, period + 1) THEN counter
+        WHEN counter[1] = period - 1 THEN ARRAY[period, 0, counter[2]]
+        ELSE ARRAY[period, 0, 0]
+    END
+$$;
+
+-- `windows.used`, of a counter that has been rolled
+CREATE OR REPLACE FUNCTION keyrush_used(counter bigint[], length bigint, now bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT counter[2] + counter[3] * CASE
+        WHEN counter[1] > now / length THEN length
+        ELSE length - now % length
+    END / length
+$$;
+
+CREATE OR REPLACE FUNCTION keyrush_counter(its_key text) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (
+        SELECT ARRAY[stored.period, stored.current, stored.previous]
+        FROM keyrush_windows AS stored WHERE stored.key = its_key
+    );
+END
+$$;
+
+-- An upsert even where a row was seen: `keyrush_enlist` may have deleted it since.
+CREATE OR REPLACE FUNCTION keyrush_put(its_key text, length bigint, counter bigint[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO keyrush_windows (key, period, current, previous, idle_at)
+    VALUES (its_key, counter[1], counter[2], counter[3], (counter[1] + 2) * length)
+    ON CONFLICT (key) DO UPDATE SET
+        period = excluded.period,
+        current = excluded.current,
+        previous = excluded.previous,
+        idle_at = excluded.idle_at;
+END
+$$;
+
+-- `windows.grant`. Returns what was granted, now, and the counter of each window.
+CREATE OR REPLACE FUNCTION keyrush_take(
+    keys text[], lengths bigint[], amounts bigint[],
+    cost bigint, extra bigint, share bigint, at bigint
+) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    now bigint;
+    counter bigint[];
+    counters bigint[] := '{}';
+    room bigint;
+    granted bigint := 0;
+BEGIN
+    IF cost > 0 OR extra > 0 THEN
+        PERFORM keyrush_lock(keys);
+    END IF;
+    now := coalesce(at, keyrush_now());  -- not before the locks are held, or time could run back
+    FOR i IN 1 .. cardinality(keys) LOOP
+        counter := keyrush_roll(keyrush_counter(keys[i]), now / lengths[i]);
+        counters := counters || counter;
+        room := least(room, amounts[i] - keyrush_used(counter, lengths[i], now));
+    END LOOP;
+    IF room >= cost AND (cost > 0 OR extra > 0) THEN
+        granted := cost + least(extra, (room - cost) / share);
+    END IF;
+    IF granted > 0 THEN
+        FOR i IN 1 .. cardinality(keys) LOOP
+            counters[3 * i - 1] := counters[3 * i - 1] + granted;
+            PERFORM keyrush_put(keys[i], lengths[i], counters[3 * i - 2 : 3 * i]);
+        END LOOP;
+    END IF;
+    RETURN ARRAY[granted, now] || counters;
+END
+$$;
+
+-- `windows.give_back`, for each window
+CREATE OR REPLACE FUNCTION keyrush_give_back(
+    keys text[], lengths bigint[], cost bigint, taken_at bigint
+) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    counter bigint[];
+    taken_in bigint;
+BEGIN
+    PERFORM keyrush_lock(keys);
+    FOR i IN 1 .. cardinality(keys) LOOP
+        taken_in := taken_at / lengths[i];
+        counter := keyrush_counter(keys[i]);
+        IF cost < 0 AND coalesce(counter[1] < taken_in, true) THEN
+            counter := keyrush_roll(counter, taken_in);
+        END IF;
+        IF counter[1] <= taken_in THEN
+            counter[2] := greatest(0, counter[2] - cost);
+        ELSIF counter[1] = taken_in + 1 THEN
+            counter[3] := greatest(0, counter[3] - cost);
+        ELSE
+            CONTINUE;  -- there is none, or the take counts no more
+        END IF;
+        PERFORM keyrush_put(keys[i], lengths[i], counter);
+    END LOOP;
+END
+$$;
+
+-- `Ledger.enlist`. Returns the rank and the number of workers, and forgets idle counters. Its own
+-- row comes first, and what others hold is left to them, so that nobody waits for a second row.
+CREATE OR REPLACE FUNCTION keyrush_enlist(worker text, ttl bigint, swept bigint, at bigint)
+RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    now bigint := coalesce(at, keyrush_now());
+BEGIN
+    INSERT INTO keyrush_workers (id, seen_at) VALUES (worker, now)
+    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at;
+    DELETE FROM keyrush_workers WHERE id IN (
+        SELECT gone.id FROM keyrush_workers AS gone
+        WHERE abs(now - gone.seen_at) >= ttl FOR UPDATE SKIP LOCKED
+    );
+    DELETE FROM keyrush_windows WHERE key IN (
+        SELECT idle.key FROM keyrush_windows AS idle
+        WHERE idle.idle_at <= now LIMIT swept FOR UPDATE SKIP LOCKED
+    );
+    RETURN (
+        SELECT ARRAY[count(*) FILTER (WHERE at_work.id < worker COLLATE "C"), count(*)]
+        FROM keyrush_workers AS at_work WHERE abs(now - at_work.seen_at) < ttl
+    );
+END
+$$;

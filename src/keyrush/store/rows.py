@@ -1,0 +1,37 @@
+"""Keys as rows of their table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyrush.model import ApiKey
+from keyrush.notation import format_limits, parse_limits
+from keyrush.store.schema import KEYS
+
+
+def key_of(row: Any) -> ApiKey:
+    """The key in a row."""
+    return ApiKey(
+        id=row.id,
+        account_id=row.account_id,
+        lineage=row.lineage,
+        name=row.name,
+        prefix=row.prefix,
+        environment=row.environment,
+        scopes=tuple(row.scopes.split()),
+        fingerprint=row.fingerprint,
+        hash=row.hash,
+        pepper_id=row.pepper_id,
+        created_at=row.created_at,
+        last_used_at=row.last_used_at,
+        expires_at=row.expires_at,
+        retires_at=row.retires_at,
+        revoked_at=row.revoked_at,
+        limits=parse_limits(row.limits),
+    )
+
+
+def row_of(key: ApiKey) -> dict[str, Any]:
+    """The row of a key."""
+    row = {column.name: getattr(key, column.name) for column in KEYS.c}
+    return row | {"scopes": " ".join(key.scopes), "limits": format_limits(key.limits)}

@@ -1,0 +1,64 @@
+"""The watch over stores that other processes change: what has changed is dropped here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from keyrush.errors import log_fault
+from keyrush.store import Feed
+
+#: Seconds for which a feed that has failed is left alone.
+PAUSE = 1.0
+
+
+class Watch:
+    """Hands on the news of feeds. `drop` gets ids of accounts, or None when all may have changed.
+
+    Used by one thread. `monotonic` gives seconds.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        drop: Callable[[Collection[str] | None], object],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feeds = feeds
+        self._drop = drop
+        self._monotonic = monotonic
+        #: When to ask again, by the place of feeds that have failed.
+        self._away: dict[int, float] = {}
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while a feed is away: then changes hold here when cache entries expire."""
+        return not self._away
+
+    def poll(self) -> None:
+        """Ask every feed, and drop what has changed. Never raises, never waits for news."""
+        for place, feed in enumerate(self._feeds):
+            if place not in self._away or self._monotonic() >= self._away[place]:
+                self._ask(place, feed)
+
+    def _ask(self, place: int, feed: Feed) -> None:
+        try:
+            changed = feed.poll()
+            if place in self._away:
+                changed = None  # whatever it says: it was not listened to
+            if changed is None or changed:
+                self._drop(changed)
+        except Exception as error:
+            if place not in self._away:
+                log_fault("changes made elsewhere can't be followed; they hold later", error)
+            self._away[place] = self._monotonic() + PAUSE
+        else:
+            self._away.pop(place, None)
+
+    def close(self) -> None:
+        """Let go of connections. The watch may go on afterwards."""
+        for feed in self._feeds:
+            try:
+                feed.close()
+            except Exception as error:
+                log_fault("a feed can't be closed", error)

@@ -1,0 +1,148 @@
+"""What tests do to whole servers and see of them; `python -m tests.chaos` does it for long."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from keyrush import Gate, Settings
+from keyrush.model import month_of, now_ms
+from keyrush.store import account_subject, key_subject
+from tests.conftest import CHEAP
+
+#: Of all processes of a test.
+PEPPER = "a pepper for tests alone, of many letters"
+
+ACCOUNT = "acct_a"
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a client heard. The status is 0 where the connection ended without an answer."""
+
+    status: int
+    pid: int = 0  #: of the process that let the request through
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, header: str) -> int:
+        """The value of a header that is a number."""
+        return int(self.headers[header])
+
+
+def ask(url: str, key: str) -> Heard:
+    """Send one request over a connection of its own."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    try:
+        connection.request("GET", parts.path or "/", headers={"X-API-Key": key, "Connection": "close"})
+        with connection.getresponse() as response:
+            body = response.read()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            pid = int(body) if response.status == 200 and body.isdigit() else 0
+            return Heard(response.status, pid, headers)
+    except (OSError, http.client.HTTPException):
+        return Heard(0)
+    finally:
+        connection.close()
+
+
+def load(urls: Sequence[str], key: str, requests: int, clients: int = 4) -> list[Heard]:
+    """Send so many requests, from several clients at once, to the servers in turn."""
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(lambda i: ask(urls[i % len(urls)], key), range(requests)))
+
+
+class Load:
+    """Requests from several clients at once for as long as the `with` block runs."""
+
+    def __init__(self, url: str, key: str, clients: int = 3) -> None:
+        self.heard: list[Heard] = []
+        self._url, self._key = url, key
+        self._ends = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            self.heard.append(ask(self._url, self._key))
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that have answered so far."""
+        return {heard.pid for heard in list(self.heard) if heard.pid}
+
+
+def count(heard: Sequence[Heard], *statuses: int) -> int:
+    """How many have one of the statuses."""
+    return sum(one.status in statuses for one in heard)
+
+
+# --- what is stored -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database that servers share, and how they are told of it."""
+
+    store_url: str
+    limiter_url: str = "store"
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The settings as variables of the environment."""
+        values = {"store_url": self.store_url, "limiter_url": self.limiter_url}
+        cheap = {name: str(value) for name, value in CHEAP.items()}
+        named = {**values, "pepper": PEPPER, **cheap, **self.more}
+        return {f"KEYRUSH_{name.upper()}": value for name, value in named.items()}
+
+    def gate(self, clock: Callable[[], int] = now_ms, **more: Any) -> Gate:
+        """A gate of this process over it."""
+        values = {"store_url": self.store_url, "limiter_url": self.limiter_url, "pepper": PEPPER}
+        return Gate.open(Settings(**{**values, **CHEAP, **self.more, **more}), clock=clock)
+
+    def make_key(self, limits: str | None = None, account: str = ACCOUNT) -> str:
+        """A key of an account, which is made if it is not there, with limits of its own."""
+        gate = self.gate()
+        if account not in {one.id for one in gate.accounts.accounts()}:
+            gate.accounts.create_account(account, limits=limits)
+        made = gate.accounts.create_key(account, "production")
+        gate.close()
+        return made.text
+
+    def counted(self, account: str = ACCOUNT) -> tuple[int, set[int]]:
+        """What the table says of an account this month, and of each of its keys."""
+        gate = self.gate()
+        month = month_of(now_ms())
+        of_keys = {
+            gate.store.usage(key_subject(key.lineage), month) for key in gate.accounts.keys(account)
+        }
+        of_account = gate.store.usage(account_subject(account), month)
+        gate.close()
+        return of_account, of_keys
+
+
+def kill(pid: int) -> None:
+    """End a process without warning."""
+    assert pid > 1, "that would be more than one process"
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,73 @@
+"""A ledger in memory, on which several limiters of one process act as if they were processes.
+
+It is `windows.grant` over a dict, and can be made to fail before or after a call has its effect.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from keyrush import windows
+from keyrush.limiter.ledger import Place
+from keyrush.limiter.shared import Outage, SharedWindows
+from keyrush.windows import Counter, Taken, Window
+
+Fault = Literal["before", "after"]
+
+
+class MemoryLedger:
+    """Counts its calls in `calls`; with `fault` set, each fails before or after its effect."""
+
+    def __init__(self, clock: Callable[[], int], *, has_own_clock: bool = False) -> None:
+        self.clock = clock
+        self.has_own_clock = has_own_clock
+        self.counters: dict[str, Counter] = {}
+        self.calls = 0
+        self.fault: Fault | None = None
+        self._lock = threading.Lock()
+        self._workers: dict[str, None] = {}
+
+    def _fail(self, when: Fault) -> None:
+        if self.fault == when:
+            raise ConnectionError("the ledger is away")
+
+    def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
+        with self._lock:
+            self.calls += 1
+            self._fail("before")
+            taken, changes = windows.grant(wanted, self.counters, cost, extra, self.clock())
+            self.counters.update(changes)
+            self._fail("after")
+            return taken
+
+    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+        with self._lock:
+            self.calls += 1
+            self._fail("before")
+            for window in wanted:
+                known = self.counters.get(window.key)
+                counter = windows.give_back(known, window.length, cost, taken_at)
+                if counter is not None:
+                    self.counters[window.key] = counter
+            self._fail("after")
+
+    def enlist(self, worker: str) -> Place:
+        self._fail("before")
+        self._workers[worker] = None
+        return Place(list(self._workers).index(worker), len(self._workers))
+
+    def leave(self, worker: str) -> None:
+        self._fail("before")
+        self._workers.pop(worker, None)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def shared(
+    ledger: MemoryLedger, clock: Callable[[], int], outage: Outage = "local"
+) -> SharedWindows:
+    """The shared windows of one process over the ledger, moved by one clock alone."""
+    return SharedWindows(ledger, outage, clock, lambda: clock() / 1000)

@@ -1,0 +1,45 @@
+"""What was admitted, and what that comes to: written anew, apart from `keyrush.windows`."""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Mapping
+from fractions import Fraction
+from math import floor
+
+from keyrush.windows import Window
+
+
+class Violation(AssertionError):
+    """Something happened that must not, whatever the schedule."""
+
+
+def used(counts: Mapping[int, int], length: int, instant: int) -> int:
+    """What counts at an instant, of counts by period."""
+    period = instant // length
+    left = Fraction((period + 1) * length - instant, length)
+    return counts.get(period, 0) + floor(counts.get(period - 1, 0) * left)
+
+
+class Oracle:
+    """Counts by window key and period, of what was admitted and not given back."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counts[int]] = {}
+
+    def add(self, window: Window, cost: int, at: int) -> None:
+        """Note that `cost` was admitted, or with a minus given back, at `at`."""
+        self.of(window)[at // window.length] += cost
+
+    def of(self, window: Window) -> Counts[int]:
+        """The counts of a window."""
+        return self.counts.setdefault(window.key, Counts())
+
+    def used(self, window: Window, instant: int) -> int:
+        """What counts at an instant."""
+        return used(self.of(window), window.length, instant)
+
+    def recent(self, window: Window, instant: int) -> int:
+        """All that counts at an instant in full or in part."""
+        period = instant // window.length
+        return self.of(window)[period] + self.of(window)[period - 1]
