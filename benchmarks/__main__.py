@@ -11,95 +11,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from importlib.metadata import version
-from typing import Any
 
-from benchmarks.apps import BASE, CONTENDERS
-
-_HEADERS = [
-    (b"host", b"api.example.com"),
-    (b"user-agent", b"curl/8.5.0"),
-    (b"accept", b"*/*"),
-    (b"accept-encoding", b"gzip, deflate"),
-    (b"accept-language", b"en"),
-    (b"connection", b"keep-alive"),
-    (b"cache-control", b"no-cache"),
-    (b"x-request-id", b"0123456789abcdef"),
-]
-
-
-async def _round(app: Any, headers: Any, calls: int) -> float:
-    """Seconds per call over `calls` calls."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/api/articles",
-        "raw_path": b"/api/articles",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [*_HEADERS, *headers],
-        "client": ("127.0.0.1", 50_000),
-        "server": ("127.0.0.1", 80),
-    }
-    statuses = set()
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        if "status" in message:
-            statuses.add(message["status"])
-
-    await app(dict(scope), receive, send)  # cold
-    began = time.perf_counter()
-    for _ in range(calls):
-        await app(dict(scope), receive, send)
-    took = time.perf_counter() - began
-    if statuses != {200}:
-        raise SystemExit(f"unexpected status: {statuses}")
-    return took / calls
+from benchmarks import shared
+from benchmarks.apps import BASE, CONTENDERS, play
+from benchmarks.turns import serve, take_turns
 
 
 def _serve(name: str, calls: int) -> None:
     """One contender: a round for each line on standard input."""
     app, headers = CONTENDERS[name]()
-    for _ in sys.stdin:
-        sys.stdout.write(f"{asyncio.run(_round(app, headers, calls))}\n")
-        sys.stdout.flush()
+    serve(lambda _: asyncio.run(play(app, headers, calls)))
 
 
 def _measure(rounds: int, calls: int) -> dict[str, float]:
     """Microseconds per call by contender: the best of `rounds`, taken by turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks", "--calls", str(calls), "--contender"]
-        running = {
-            name: subprocess.Popen(  # noqa: S603  # this very module
-                [*command, name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={"PYTHONPATH": ":".join(sys.path), "KEYRUSH_PEPPER": "benchmarks" * 4},
-                cwd=tempfile.mkdtemp(dir=folder),
-            )
-            for name in CONTENDERS
-        }
-        best = dict.fromkeys(running, float("inf"))
-        for _ in range(rounds):
-            for name, process in running.items():
-                assert process.stdin and process.stdout  # noqa: S101, PT018  # both are pipes
-                process.stdin.write("\n")
-                process.stdin.flush()
-                best[name] = min(best[name], float(process.stdout.readline()) * 1e6)
-        for process in running.values():
-            process.communicate()
-    return best
+    command = ["benchmarks", "--calls", str(calls), "--contender"]
+    answers = take_turns(command, CONTENDERS, rounds=rounds)
+    return {name: min(found) * 1e6 for name, found in answers.items()}
 
 
 def main() -> None:
@@ -115,8 +45,10 @@ def main() -> None:
         return
     best = _measure(*((3, 3_000) if options.quick else (15, 20_000)))
     added = {name: best[name] - best[base] for name, base in BASE.items()}
+    over_servers = shared.measure(quick=options.quick)
     if options.json:
-        sys.stdout.write(json.dumps({"microseconds": best, "added": added}) + "\n")
+        figures = {"microseconds": best, "added": added, "shared": over_servers}
+        sys.stdout.write(json.dumps(figures) + "\n")
         return
     peers = ", ".join(f"{name} {version(name)}" for name in ("keyrush", "starlette", "slowapi"))
     lines = [f"Python {sys.version.split()[0]}, {peers}", ""]
@@ -126,6 +58,7 @@ def main() -> None:
         lines.append(f"| {name} | {figure:.1f} | {more} |")
     ratio = added["Starlette route + slowapi, two limits"] / added["keyrush, two windows"]
     lines += ["", f"slowapi adds {ratio:.0f} times what keyrush does, with two limits each."]
+    lines += ["", *shared.render(over_servers)]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

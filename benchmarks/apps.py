@@ -6,6 +6,7 @@ in one process each (see `__main__`), so that none warms or slows another.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +31,25 @@ def bare() -> Contender:
     return _plain, []
 
 
-def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
-    from keyrush import Gate, KeyrushMiddleware, Settings
+def gate_over(limiter_url: str, limits: str = LIMITS) -> Any:
+    """A gate over a SQLite file in the current folder, with one plan."""
+    from keyrush import Gate, Settings
 
     plans = {"only": {"limits": limits, "monthly_quota": 500_000}}
-    gate = Gate.open(Settings(store_url="sqlite:///bench.db", plans=plans))
+    return Gate.open(Settings(store_url="sqlite:///bench.db", limiter_url=limiter_url, plans=plans))
+
+
+def keyrush_over(gate: Any, key: str) -> Contender:
+    """keyrush with a gate and a key of its store."""
+    from keyrush import KeyrushMiddleware
+
+    return KeyrushMiddleware(_plain, gate=gate), [(b"x-api-key", key.encode())]
+
+
+def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
+    from keyrush import KeyrushMiddleware
+
+    gate = gate_over("memory://", limits)
     gate.accounts.create_account("acct_bench")
     key = gate.accounts.create_key("acct_bench", "bench").text
     return KeyrushMiddleware(_plain, gate=gate), [(header, prefix + key.encode())]
@@ -96,3 +111,49 @@ BASE = {
     "Starlette route": "bare ASGI app",
     "Starlette route + slowapi, two limits": "Starlette route",
 }
+
+_HEADERS = [
+    (b"host", b"api.example.com"),
+    (b"user-agent", b"curl/8.5.0"),
+    (b"accept", b"*/*"),
+    (b"accept-encoding", b"gzip, deflate"),
+    (b"accept-language", b"en"),
+    (b"connection", b"keep-alive"),
+    (b"cache-control", b"no-cache"),
+    (b"x-request-id", b"0123456789abcdef"),
+]
+
+
+async def play(app: Any, headers: Any, calls: int) -> float:
+    """Seconds per call of an app in process, over `calls` calls after a first one."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/api/articles",
+        "raw_path": b"/api/articles",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [*_HEADERS, *headers],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 80),
+    }
+    statuses = set()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            statuses.add(message["status"])
+
+    await app(dict(scope), receive, send)  # cold
+    began = time.perf_counter()
+    for _ in range(calls):
+        await app(dict(scope), receive, send)
+    took = time.perf_counter() - began
+    if statuses != {200}:
+        raise SystemExit(f"unexpected status: {statuses}")
+    return took / calls

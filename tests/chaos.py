@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import queue
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from keyrush import Gate, Settings
 from keyrush.model import month_of, now_ms
 from keyrush.store import account_subject, key_subject
 from tests.conftest import CHEAP
+from tests.faults import PATIENCE
 
 #: Of all processes of a test.
-PEPPER = "a pepper for tests alone, of many letters"
+PEPPER = "a pepper for nothing but tests and their processes"
 
 ACCOUNT = "acct_a"
+
+_ROOT = Path(__file__).parents[1]
 
 
 # --- clients --------------------------------------------------------------------------------------
@@ -146,3 +155,108 @@ def kill(pid: int) -> None:
     """End a process without warning."""
     assert pid > 1, "that would be more than one process"
     os.kill(pid, signal.SIGKILL)
+
+
+# --- processes with gates -------------------------------------------------------------------------
+
+
+class Members:
+    """Processes with a gate each over one place, that watch keys (see `tests.member`)."""
+
+    def __init__(self, place: Place, number: int = 8, *options: str) -> None:
+        values = {"store_url": place.store_url, "limiter_url": place.limiter_url}
+        told = json.dumps({**values, "pepper": PEPPER, **CHEAP, **place.more})
+        self._lines: queue.Queue[tuple[int, Any]] = queue.Queue()
+        self._processes = [
+            subprocess.Popen(  # noqa: S603  # the tests' own program
+                [sys.executable, "-m", "tests.member", told, *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=_ROOT,
+            )
+            for _ in range(number)
+        ]
+        self._readers = [
+            threading.Thread(target=self._read, args=pair) for pair in enumerate(self._processes)
+        ]
+        for reader in self._readers:
+            reader.start()
+        #: What each said last of each key, and at which instant of the monotonic clock.
+        self._said: dict[str, dict[int, tuple[Told, float]]] = {}
+        for _ in self._processes:
+            assert self._lines.get(timeout=PATIENCE)[1] == "ready"
+
+    def __enter__(self) -> Members:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.close()
+        for process, reader in zip(self._processes, self._readers, strict=True):
+            process.wait(PATIENCE)
+            reader.join()
+
+    def _read(self, number: int, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                self._lines.put((number, json.loads(line)))
+
+    def tell(self, *command: object) -> None:
+        """Have all of them do something."""
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.write(json.dumps(command) + "\n")
+            process.stdin.flush()
+
+    def until_all(self, key: str, expected: Callable[[Told], bool]) -> list[float]:
+        """Wait until all have last said what is expected of a key; when each did."""
+        while True:
+            said = self._said.setdefault(key, {})
+            if len(said) == len(self._processes) and all(expected(told) for told, _ in said.values()):
+                return [at for _, at in said.values()]
+            self._hear()
+
+    def _hear(self) -> None:
+        number, line = self._lines.get(timeout=PATIENCE)
+        self._said.setdefault(line["key"], {})[number] = (Told(*line["told"]), line["at"])
+
+    def counts(self) -> list[dict[str, int]]:
+        """How many requests went the cold way in each, and how often argon2 was run."""
+        self.tell("count")
+        found = []
+        while len(found) < len(self._processes):
+            line = self._lines.get(timeout=PATIENCE)[1]
+            if "cold" in line:
+                found.append(line)
+        return found
+
+
+class Told(NamedTuple):
+    """What a member says of a key."""
+
+    status: int
+    limit: int  #: the header's
+
+
+def revoked(members: Members, gate: Gate, trials: int, together: int = 1) -> list[float]:
+    """Make keys, have all members use them, revoke them in this process. The seconds from the
+    beginning of each revocation until each member refused the key.
+    """
+    delays: list[float] = []
+    for _ in range(trials // together):
+        made = [gate.accounts.create_key(ACCOUNT, "short-lived") for _ in range(together)]
+        for one in made:
+            members.tell("watch", one.text)
+        for one in made:
+            members.until_all(one.text, lambda told: told.status == 200)
+        begun = []
+        for one in made:
+            begun.append(time.monotonic())
+            gate.accounts.revoke(one.key.id)
+        for one, since in zip(made, begun, strict=True):
+            refused = members.until_all(one.text, lambda told: told.status == 401)
+            delays += [at - since for at in refused]
+    return delays

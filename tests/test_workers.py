@@ -15,6 +15,7 @@ import pytest
 
 from keyrush import Gate, http
 from keyrush.gate import Admitted
+from keyrush.http import Credential
 from keyrush.model import Refusal, month_bounds, month_of
 from keyrush.policy import ANY_KEY
 from keyrush.store import account_subject
@@ -36,6 +37,24 @@ gunicorn_preloaded = partial(gunicorn, "--preload")
 gunicorn_asgi = partial(serve_gunicorn, "tests.served:asgi()", "--worker-class", "asgi")
 
 TWO = ("--workers", "2")
+
+
+def wait_for(server: Process) -> None:
+    """Return once it accepts connections: with `--workers` uvicorn speaks before it does."""
+    until(lambda: ask(f"{server.url}/health", "").pid)
+
+
+def credential(key: str) -> Credential:
+    """What a request with the key sends."""
+    found = http.credential([(b"x-api-key", key.encode())])
+    assert not isinstance(found, Refusal)
+    return found
+
+
+def monthly_remaining(answer: Admitted | Refusal) -> int:
+    """What the header says that is left of the month."""
+    assert not isinstance(answer, Refusal)
+    return int(dict(answer[1])[b"x-ratelimit-monthly-remaining"])
 
 
 @pytest.fixture
@@ -77,6 +96,7 @@ def test_four_workers_admit_one_limit(tmp_path: Path) -> None:
     assert len({one.pid for one in heard if one.pid}) > 1
     assert_exactly(100, heard)
     with serve() as server:
+        wait_for(server)
         assert count(load([server.url], key, 20), 429) == 20
 
 
@@ -113,11 +133,18 @@ def assert_reconciled(place: Place, heard: list[Heard], stored: int = 0) -> None
     assert of_keys == {of_account}
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "serve",
-    [uvicorn, uvicorn_without_lifespan, gunicorn, gunicorn_threads, gunicorn_preloaded, gunicorn_asgi],
-    ids=["uvicorn", "no-lifespan", "gunicorn", "gthread", "preload", "asgi"],
+    ("serve", "stop"),
+    [
+        pytest.param(uvicorn, signal.SIGTERM, id="uvicorn-term"),
+        pytest.param(uvicorn, signal.SIGINT, id="uvicorn-int"),
+        pytest.param(uvicorn_without_lifespan, signal.SIGINT, id="no-lifespan-int"),
+        pytest.param(gunicorn, signal.SIGTERM, id="sync-term"),
+        pytest.param(gunicorn, signal.SIGINT, id="sync-int"),
+        pytest.param(gunicorn_threads, signal.SIGINT, id="gthread-int"),
+        pytest.param(gunicorn_preloaded, signal.SIGTERM, id="preload-term"),
+        pytest.param(gunicorn_asgi, signal.SIGTERM, id="asgi-term"),
+    ],
 )
 def test_counts_survive_a_stop(serve: Serve, stop: signal.Signals, place: Place) -> None:
     """R12: whatever stops a server normally, all that was admitted by all its workers is in the
@@ -125,18 +152,19 @@ def test_counts_survive_a_stop(serve: Serve, stop: signal.Signals, place: Place)
     """
     key = place.make_key("100000/day")
     with serve(*TWO, env=place.env, stop=stop) as server:
+        wait_for(server)
         heard = load([server.url], key, 60)
     assert count(heard, 200) == 60
     assert_reconciled(place, heard)
-    with serve(*TWO, env=place.env, stop=stop) as server:
-        last = ask(server.url, key)
-    assert last.number("x-ratelimit-monthly-remaining") == 500_000 - 61
+    gate = place.gate()
+    assert monthly_remaining(gate.cold(credential(key), ANY_KEY, b"")) == 500_000 - 61
+    gate.close()
 
 
 @pytest.mark.parametrize(
     "serve",
-    [uvicorn, gunicorn, gunicorn_threads, gunicorn_asgi],
-    ids=["uvicorn", "gunicorn", "gthread", "asgi"],
+    [uvicorn, gunicorn, gunicorn_asgi],
+    ids=["uvicorn", "sync", "asgi"],
 )
 def test_counts_survive_a_reload(serve: Serve, place: Place) -> None:
     """R12: workers replaced at SIGHUP under load lose nothing and count nothing twice."""
@@ -153,16 +181,15 @@ def test_counts_survive_a_reload(serve: Serve, place: Place) -> None:
     [
         partial(uvicorn, "--limit-max-requests", "25"),
         partial(gunicorn, "--max-requests", "25"),
-        partial(gunicorn_threads, "--max-requests", "25"),
-        partial(gunicorn_preloaded, "--max-requests", "25"),
+        partial(gunicorn_threads, "--preload", "--max-requests", "25"),
     ],
-    ids=["uvicorn", "gunicorn", "gthread", "preload"],
+    ids=["uvicorn", "sync", "gthread-preload"],
 )
 def test_counts_survive_recycling(serve: Serve, place: Place) -> None:
     """R12: workers that end after so many requests leave their counts behind."""
     key = place.make_key("100000/day")
     with serve(*TWO, env=place.env) as server, Load(server.url, key) as running:
-        until(lambda: len(running.pids) >= 4)
+        until(lambda: len(running.pids) > 2)
     assert_reconciled(place, running.heard)
 
 
@@ -170,6 +197,7 @@ def test_headers_table_and_api_agree(place: Place) -> None:
     """R12: what the header, `/v1/me/usage` and the table say of the month is the same number."""
     key = place.make_key("100000/day")
     with uvicorn(*TWO, env=place.env) as server:
+        wait_for(server)
         heard = load([server.url], key, 50)
         assert count(heard, 200) == 50
 
@@ -193,6 +221,7 @@ def test_kill_loses_one_interval_at_most(serve: Serve, place: Place) -> None:
     """
     key = place.make_key("1000/day")
     with serve(*TWO, env=place.env) as server:
+        wait_for(server)
         first = load([server.url], key, 100)
         until(lambda: place.counted()[0] == count(first, 200))
         second = load([server.url], key, 200)
@@ -235,15 +264,14 @@ class Users:
         self.admitted: list[Admitted] = []
         self.failed: list[BaseException] = []
         self._ends = threading.Event()
-        self._credential = http.credential([(b"x-api-key", key.encode())])
+        self._credential = credential(key)
         self._pool = ThreadPoolExecutor(2 * len(gates))
         self._runs = [self._pool.submit(self._use, gate) for gate in gates * 2]
 
     def _use(self, gate: Gate) -> None:
-        credential = self._credential
-        assert not isinstance(credential, Refusal)
+        sent = self._credential
         while not self._ends.is_set():
-            answer = gate.warm(credential, ANY_KEY, b"") or gate.cold(credential, ANY_KEY, b"")
+            answer = gate.warm(sent, ANY_KEY, b"") or gate.cold(sent, ANY_KEY, b"")
             assert not isinstance(answer, Refusal)
             self.admitted.append(answer)
 
@@ -288,8 +316,8 @@ def test_month_changes_under_load(
     }
     # A request that read the clock just before midnight may count just after it.
     assert 0 <= by_month[old] - totals[old] <= 2 * len(gates)
-    gate = gates[0]
-    answer = gate.cold(users._credential, ANY_KEY, b"")  # noqa: SLF001
-    headers = dict(answer[1])
-    assert int(headers[b"x-ratelimit-monthly-remaining"]) == 500_000 - totals[new] - 1
+    store.close()
+    gate = place.gate(clock)
+    answer = gate.cold(credential(key), ANY_KEY, b"")
+    assert monthly_remaining(answer) == 500_000 - totals[new] - 1
     gate.close()

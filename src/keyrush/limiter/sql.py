@@ -142,7 +142,10 @@ class _OnSQLite(NamedTuple):
         return Place(found.index((worker,)), len(found))
 
     def leave(self, connection: Any, worker: str) -> None:
+        # In a transaction like the rest: SQLAlchemy may have left the driver beginning its own.
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute("DELETE FROM keyrush_workers WHERE id = ?", (worker,))
+        connection.execute("COMMIT")
 
 
 def _row(key: str, length: int, counter: Counter) -> tuple[str, int, int, int, int]:

@@ -91,7 +91,7 @@ local function give_back(keys, lengths, cost, taken_at)
     local period = div(taken_at, lengths[i])
     local counter = counters[key]
     local expires
-    if cost < 0 and not (counter and counter[1] >= period) then
+    if cost < 0 and not counter then
       counter = roll(counter, period)
       expires = (period + 2) * lengths[i] - now
     end

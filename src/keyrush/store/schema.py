@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from keyrush.errors import ConfigurationError
 
@@ -30,7 +30,9 @@ _POSTGRESQL_WAITS = {
     # A little less than the client's own patience, so that a server that is well speaks first;
     # and whoever is stopped in a transaction does not keep its locks.
     "options": f"-c statement_timeout={_PATIENCE * 900}"
-    f" -c idle_in_transaction_session_timeout={_PATIENCE * 1000}",
+    f" -c idle_in_transaction_session_timeout={_PATIENCE * 1000}"
+    # What the functions of the ledger rely on, whatever the database's default is.
+    " -c default_transaction_isolation=read\\ committed",
 }
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -186,7 +188,8 @@ def parse_url(url: str) -> URL:
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+    # By their drivers, because deadlines and the feed are theirs to keep.
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise ConfigurationError(
             f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
             "use sqlite, postgresql or memory"
@@ -234,11 +237,10 @@ def _make_postgresql_engine(url: URL) -> sa.Engine:
         hide_parameters=True,
         connect_args=waits,
     )
-    if engine.dialect.driver == "psycopg":
-        # Here, because the driver need not be installed where it is not used.
-        from keyrush.store.patience import make_patient  # noqa: PLC0415
+    # Here, because the driver need not be installed where it is not used.
+    from keyrush.store.patience import make_patient  # noqa: PLC0415
 
-        make_patient(engine)
+    make_patient(engine)
     return engine
 
 
@@ -263,8 +265,6 @@ def _use_wal(connection: Any) -> None:
 def cannot_open(url: URL, shown: str, error: SQLAlchemyError) -> str:
     """What to tell the operator when the database at `url` can't be opened."""
     cause = str(getattr(error, "orig", None) or error).strip()
-    if isinstance(error, NoSuchModuleError):
-        cause = "there is no such driver"
     advice = ""
     if isinstance(error, OperationalError) and url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
