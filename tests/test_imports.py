@@ -42,7 +42,7 @@ OUTSIDE = {
     "argon2": {"keys", "doctor"},
     "asgiref": {"bridge"},
     "fastapi": {"fastapi"},
-    "limits": {"notation", "limiter.limits"},
+    "limits": {"notation", "limiter.limits", "limiter.storages"},
     "psycopg": {"store.patience"},
     "redis": {"limiter.redis"},
     "pydantic": {"settings", "tables", "api", "doctor"},

@@ -25,6 +25,7 @@ from pymemcache.exceptions import (  # type: ignore[import-untyped]  # it has no
 
 from keyrush.errors import ConfigurationError
 from keyrush.limiter import limits as adapter
+from keyrush.limiter import storages
 from keyrush.limiter.limits import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.windows import UNLIMITED, Window
@@ -815,7 +816,7 @@ def test_missing_driver(
     monkeypatch: pytest.MonkeyPatch, scheme: str, driver: str, install: str
 ) -> None:
     """A driver that is not installed is named, with how to install it, and no password."""
-    monkeypatch.setattr(adapter, "find_spec", {driver: None}.get)
+    monkeypatch.setattr(storages, "find_spec", {driver: None}.get)
     with pytest.raises(ConfigurationError) as caught:
         LimitsLimiter(f"{scheme}://me:hunter2@localhost:1")
     assert str(caught.value) == (

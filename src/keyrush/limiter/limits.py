@@ -6,32 +6,18 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.errors import ConfigurationError as WrongURI
-from limits.storage import (  # type: ignore[attr-defined]  # SCHEMES is there, but in no __all__
-    SCHEMES,
-    MemcachedStorage,
-    SlidingWindowCounterSupport,
-    Storage,
-)
+from limits.storage import SlidingWindowCounterSupport
 from limits.strategies import STRATEGIES, RateLimiter
-from limits.typing import MemcachedClientP
 
 from keyrush import windows
 from keyrush.errors import ConfigurationError
 from keyrush.forks import after_fork
+from keyrush.limiter.storages import StorageAt
 from keyrush.windows import EXACT, UNLIMITED, Counter, Tally, Window
-
-#: Seconds to wait for a connection, or for an answer, where the URI doesn't say.
-PATIENCE = 1.0
-
-#: What memcached takes for an instant rather than for a time to live: more than 30 days.
-_LONGEST_TTL = 30 * 24 * 3600
 
 #: A float of today holds an instant to a quarter of a microsecond; this much may be lost of a
 #: period's end that was worked out from one. Milliseconds.
@@ -39,32 +25,6 @@ _FLOAT_ERROR = 0.002
 
 #: What is the same key to every server, and no longer than memcached takes.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:@/-]{1,200}")
-
-
-class _Driver(NamedTuple):
-    """What `limits` needs for some of its own storages."""
-
-    module: str
-    install: str
-    options: Mapping[str, Any]  #: so that a server that is away is soon found to be
-
-
-_REDIS_PATIENCE = {"socket_connect_timeout": PATIENCE, "socket_timeout": PATIENCE}
-_MONGODB_PATIENCE = {
-    f"{name}MS": int(PATIENCE * 1000)
-    for name in ("serverSelectionTimeout", "connectTimeout", "socketTimeout")
-}
-
-#: By how their schemes begin.
-_DRIVERS = {
-    "memcached": _Driver(
-        "pymemcache", "limits[memcached]", {"connect_timeout": PATIENCE, "timeout": PATIENCE}
-    ),
-    "mongodb": _Driver("pymongo", "limits[mongodb]", _MONGODB_PATIENCE),
-    # A request that is sent again may count twice.
-    "redis": _Driver("redis", "keyrush[redis]", {**_REDIS_PATIENCE, "retry": None}),
-    "valkey": _Driver("valkey", "limits[valkey]", {**_REDIS_PATIENCE, "retry": None}),
-}
 
 
 class _Item(RateLimitItemPerSecond):
@@ -81,36 +41,6 @@ def _item(window: Window, amount: int | None = None) -> RateLimitItem:
         key = hashlib.sha256(key.encode()).hexdigest()
     amount = window.amount if amount is None else amount
     return _Item(amount, window.length // 1000, f"keyrush:{key}")
-
-
-class _Memcached(MemcachedStorage):
-    """Memcached with one pool of connections for all threads, which can be closed."""
-
-    def __init__(self, uri: str, **options: Any) -> None:
-        self._lock = threading.Lock()
-        self._client: MemcachedClientP | None = None
-        super().__init__(uri, **options)
-
-    def get_client(
-        self, module: ModuleType, hosts: list[tuple[str, int]], **kwargs: Any
-    ) -> MemcachedClientP:
-        with self._lock:
-            if self._client is None:
-                if len(hosts) > 1:
-                    # With attempts of its own, the client says of a server that is away that
-                    # nothing is there: everything would pass.
-                    kwargs |= {"use_pooling": True, "retry_attempts": 0}
-                self._client = super().get_client(module, hosts, **kwargs)
-            return self._client
-
-    def incr(
-        self, key: str, expiry: float, amount: int = 1, set_expiration_key: bool = True
-    ) -> int:
-        if amount < 0:  # which memcached doesn't add
-            return self.storage.decr(key, -amount, noreply=False) or 0
-        if expiry > _LONGEST_TTL:
-            expiry += time.time()
-        return super().incr(key, expiry, amount, set_expiration_key)
 
 
 class _Period(NamedTuple):
@@ -204,24 +134,13 @@ class LimitsLimiter:
     is_local = False
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._scheme = uri.partition("://")[0].lower() if "://" in uri else ""
-        self._storage_class = _storage_class(self._scheme)
-        own = self._storage_class.__module__.startswith(("limits.", __name__))
-        self._family = next((n for n in _DRIVERS if own and self._scheme.startswith(n)), "")
-        self._can_give_back = own
-        self.strategy = _strategy(self._storage_class)
+        self._storage = StorageAt(uri)
+        self.strategy = self._storage.strategy
         self._forget()
         after_fork(self._forget)
-        driver = _DRIVERS.get(self._family)
-        if driver is not None and find_spec(driver.module) is None:
-            raise ConfigurationError(
-                f"KEYRUSH_LIMITER_URL: {self._scheme}:// needs {driver.module}: "
-                f"pip install '{driver.install}'"
-            )
         # Looks at the URI, and connects only where limits can't do without. (For MongoDB, what
         # was made and never used would connect when it is dropped.)
-        if self._family != "mongodb":
+        if self._storage.family != "mongodb":
             try:
                 self._open()
             except ConfigurationError:
@@ -230,7 +149,7 @@ class LimitsLimiter:
                 pass
 
     def __repr__(self) -> str:
-        return f"LimitsLimiter({self._scheme}, {self.strategy})"
+        return f"LimitsLimiter({self._storage.scheme}, {self.strategy})"
 
     def _forget(self) -> None:
         """As before the first request. A child shares no connection with its parent."""
@@ -241,24 +160,8 @@ class LimitsLimiter:
     def _open(self) -> RateLimiter:
         with self._lock:
             if self._limiter is None:
-                self._limiter = STRATEGIES[self.strategy](self._opened_storage())
+                self._limiter = STRATEGIES[self.strategy](self._storage.open())
             return self._limiter
-
-    def _opened_storage(self) -> Storage:
-        driver = _DRIVERS.get(self._family)
-        options = dict(driver.options) if driver else {}
-        if self._family == "mongodb":  # by whose driver options go before the URI
-            query = self._uri.partition("?")[2].lower()
-            options = {name: options[name] for name in options if f"{name.lower()}=" not in query}
-        if self._scheme.endswith("+sentinel"):
-            options["sentinel_kwargs"] = dict(_REDIS_PATIENCE)
-        try:
-            return self._storage_class(self._uri, **options)
-        except (WrongURI, ValueError, TypeError, AttributeError):
-            pass  # the message may hold the password
-        raise ConfigurationError(
-            f"KEYRUSH_LIMITER_URL: no {self._scheme}:// URI that the limits library can open"
-        )
 
     # --- taking ---
 
@@ -311,7 +214,7 @@ class LimitsLimiter:
         return Tally(False, window, seen.tally(0).remaining, _now()) if tally.admitted else tally
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        if not self._can_give_back:
+        if not self._storage.is_of_limits:
             return
         for window in wanted:
             seen = self._look(window)
@@ -357,29 +260,6 @@ def _of_this_period(seen: _Period, taken_at: int) -> int:
     if taken_at >= since - 1 or (not previous and taken_at > since - seen.window.length):
         return current
     return 0
-
-
-def _storage_class(scheme: str) -> type[Storage]:
-    """The class of the storages of a scheme.
-
-    Raises:
-        ConfigurationError: There is none, or it is one for asyncio.
-    """
-    found = SCHEMES.get(scheme)
-    if found is MemcachedStorage:
-        return _Memcached
-    if isinstance(found, type) and issubclass(found, Storage):
-        return found
-    known = ", ".join(sorted(name for name in SCHEMES if not name.startswith("async+")))
-    raise ConfigurationError(
-        f"KEYRUSH_LIMITER_URL: no storage of the limits library; its schemes are {known}"
-    )
-
-
-def _strategy(storage: type[Storage]) -> str:
-    if hasattr(storage, "acquire_sliding_window_entry"):
-        return "sliding-window-counter"
-    return "moving-window" if hasattr(storage, "acquire_entry") else "fixed-window"
 
 
 __all__ = ["LimitsLimiter"]
