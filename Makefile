@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench accuracy chaos clean
 
 # One venv for everything; made anew when the dependencies change.
 .venv/.for-%: pyproject.toml
@@ -31,6 +31,13 @@ lint: .venv/.for-lint  ## ruff and mypy --strict
 
 bench: .venv/.for-bench  ## keyrush beside its peers, in one run
 	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+accuracy: .venv/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
+	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
+
+chaos: .venv/.for-test  ## a million random schedules, then kills and outages; 12 minutes
+	@$(BIN)/python -m tests.simulation --schedules 1000000
+	@$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

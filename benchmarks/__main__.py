@@ -4,6 +4,8 @@ Written by the authors of keyrush, so read with that in mind. Each contender run
 of its own, the processes by turns; the figure is the best round, in microseconds per call of
 the ASGI app in process, without a socket. Requests have nine headers, as browsers and curl
 send them. peers authenticate nobody; keyrush does all of its work.
+
+Then limits that processes share, beside those who do that too: see `shared`.
 """
 
 from __future__ import annotations

