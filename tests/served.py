@@ -43,7 +43,8 @@ def wsgi() -> Any:
 
     def answer(environ: Any, start_response: Any) -> Iterable[bytes]:
         body = str(os.getpid()).encode()
-        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "%d" % len(body))])
+        length = ("Content-Length", str(len(body)))
+        start_response("200 OK", [("Content-Type", "text/plain"), length])
         return [body]
 
     return keyrush_wsgi.KeyrushMiddleware(answer)

@@ -13,13 +13,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from keyrush import Gate, http
+from keyrush import Gate
 from keyrush.gate import Admitted
-from keyrush.http import Credential
 from keyrush.model import Refusal, month_bounds, month_of
 from keyrush.policy import ANY_KEY
 from keyrush.store import account_subject
-from tests.chaos import ACCOUNT, Heard, Load, Place, ask, count, kill, load
+from tests.chaos import ACCOUNT, Heard, Load, Place, ask, count, credential, kill, load
 from tests.conftest import Clock, settings
 from tests.faults import until
 from tests.serving import Process, serve_gunicorn, serve_process
@@ -42,13 +41,6 @@ TWO = ("--workers", "2")
 def wait_for(server: Process) -> None:
     """Return once it accepts connections: with `--workers` uvicorn speaks before it does."""
     until(lambda: ask(f"{server.url}/health", "").pid)
-
-
-def credential(key: str) -> Credential:
-    """What a request with the key sends."""
-    found = http.credential([(b"x-api-key", key.encode())])
-    assert not isinstance(found, Refusal)
-    return found
 
 
 def monthly_remaining(answer: Admitted | Refusal) -> int:
@@ -217,7 +209,7 @@ def test_headers_table_and_api_agree(place: Place) -> None:
 @pytest.mark.parametrize("serve", [uvicorn, gunicorn_threads], ids=["uvicorn", "gthread"])
 def test_kill_loses_one_interval_at_most(serve: Serve, place: Place) -> None:
     """After `kill -9` of a worker its last counts are missing, no others, and none is double;
-    what it held of a window stays taken, and that is one part in a hundred at most.
+    what it held of a window stays taken, and that is one part in 75 at most.
     """
     key = place.make_key("1000/day")
     with serve(*TWO, env=place.env) as server:
@@ -236,7 +228,8 @@ def test_kill_loses_one_interval_at_most(serve: Serve, place: Place) -> None:
     of_account, of_keys = place.counted()
     assert answered - at_risk <= of_account <= answered + unanswered
     assert of_keys == {of_account}
-    assert 1000 - 1000 // 100 - unanswered <= answered <= 1000
+    # A block of a hundredth may come while a quarter of the last one is left.
+    assert 1000 - 1000 // 75 - unanswered <= answered <= 1000
 
 
 @pytest.mark.parametrize("serve", [uvicorn, gunicorn], ids=["uvicorn", "gunicorn"])
@@ -283,9 +276,7 @@ class Users:
 
 
 @pytest.mark.parametrize("where", ["sqlite", "postgres"])
-def test_month_changes_under_load(
-    where: str, place: Place, request: pytest.FixtureRequest
-) -> None:
+def test_month_changes_under_load(where: str, place: Place, request: pytest.FixtureRequest) -> None:
     """R18: requests around midnight of a month's last day are in one of two months, each once;
     headers begin anew with the new month.
     """

@@ -301,7 +301,7 @@ async def _usage(_: Request, gate: Gate, principal: Principal) -> object:
     """This month of whatever the plan counts, this request included (contract R12, R13, R18)."""
 
     def usage() -> accounts.MonthlyUsage:
-        gate.flush()
+        gate.usage.flush()
         return gate.accounts.usage(principal.account_id, principal.key_id)
 
     used = await _run(gate, principal, "io", usage)

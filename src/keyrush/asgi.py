@@ -15,6 +15,7 @@ from keyrush.model import Refusal
 from keyrush.principal import Anonymous, Caller, Principal
 from keyrush.responses import Response
 from keyrush.settings import Settings
+from keyrush.stopping import when_told_to_stop
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -130,6 +131,9 @@ class KeyrushMiddleware:
             raise self._wrong
         try:
             await self.app(scope, receive, send)
+        except Exception:  # an app without lifespan
+            when_told_to_stop(self.gate.prepare_to_stop)
+            raise
         finally:
             await self._flush()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from keyrush import http
@@ -54,6 +54,9 @@ WATCH_INTERVAL = 0.05
 #: A limiter's `take_at_once`.
 AtOnce = Callable[[Sequence[Window], int, int], Tally | None]
 
+#: A limiter's `take_async`.
+TakeAsync = Callable[[Sequence[Window], int, int], Awaitable[Tally]]
+
 #: A request that is let through: who calls, and what to add to the response's headers.
 Admitted = tuple[Principal, list[Header]]
 
@@ -96,6 +99,8 @@ class Gate:
         else:
             self._take_at_once = getattr(limiter, "take_at_once", _never)
         self.is_limiter_async: bool = getattr(limiter, "is_async", False)
+        # Its own, not that of the front, by which it could be called from threads alone.
+        self._take_async: TakeAsync | None = getattr(limiter, "take_async", None)
         self._counts_at_once = settings.usage_durability == "exact"
         self._is_by_settings = False
         credits = Credits(self.store, self.circuit, self.workers)
@@ -228,12 +233,12 @@ class Gate:
         now = self.clock()
         if entry is None or now >= entry.due or rule.credits or self._counts_at_once:
             return None
+        if self._take_async is None:
+            return None
         identity = entry.identity
         try:
             refusal = self.policy.authorise(identity, rule, query)
-            tally = await self.limiter.take_async(  # type: ignore[attr-defined]  # it has one
-                identity.windows, 0 if refusal else 1, now
-            )
+            tally = await self._take_async(identity.windows, 0 if refusal else 1, now)
             return self._answer(identity, credential, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
@@ -360,13 +365,14 @@ class Gate:
         """How things stand, from what is known; does no I/O."""
         asked: Any = getattr(self.limiter, "shared", self.limiter)
         circuit: Circuit | None = getattr(asked, "circuit", None)
+        is_limiter_away = circuit is not None and not circuit.is_closed
         limiter_away = circuit.seconds_away if circuit else 0.0
         place: Place | None = getattr(asked, "place", None)
         return Health(
-            is_well=self.circuit.is_closed and not limiter_away and self.watch.is_healthy,
+            is_well=self.circuit.is_closed and not is_limiter_away and self.watch.is_healthy,
             store_away=round(self.circuit.seconds_away, 1),
             limiter_away=round(limiter_away, 1),
-            limits_meanwhile=asked.outage if limiter_away else None,
+            limits_meanwhile=asked.outage if is_limiter_away else None,
             workers=place.workers if place else None,
             hears_changes=self._has_feeds and self.watch.is_healthy,
             unwritten=self.usage.unwritten,
@@ -379,6 +385,13 @@ class Gate:
         self.usage.flush()
         if flush := getattr(self.limiter, "flush", None):
             flush()
+
+    def prepare_to_stop(self) -> None:
+        """Write what is not yet stored, and from now on each count before its answer: the
+        process may end without another word.
+        """
+        self._counts_at_once = True
+        self.flush()
 
     def close(self) -> None:
         """Write what is not yet stored and let go of threads and connections.

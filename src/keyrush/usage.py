@@ -184,10 +184,20 @@ class Usage:
                 with self._lock:
                     used, self._used = self._used, {}
                 if used:
-                    self._circuit.call(self._store.touch, used)
+                    self._touch(used)
+                if not self._circuit.is_closed:  # nothing was to be written; nobody else may ask
+                    self._circuit.call(self._store.usage, "", self._month)
             except Away:
                 return False
             return True
+
+    def _touch(self, used: dict[str, int]) -> None:
+        try:
+            self._circuit.call(self._store.touch, used)
+        except Away:
+            with self._lock:
+                self._used = used | self._used
+            raise
 
     def _gather(self) -> bool:
         """Make a batch of what is pending; False where nothing is."""

@@ -187,7 +187,9 @@ class SqlStore:
             .values(balance=ACCOUNTS.c.balance + change)
             .returning(ACCOUNTS.c.balance)
         )
-        with self._run() as connection:
+        # Not in autocommit: a server that was frozen would carry out later what it was told, and
+        # charge for a request that has long been refused. What is not committed it undoes.
+        with self._run(atomic=True) as connection:
             return connection.execute(update).scalar_one_or_none()
 
     def add_key(self, key: ApiKey) -> None:
