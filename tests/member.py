@@ -45,7 +45,7 @@ class Member:
         self._watched: dict[str, tuple[Credential, Any]] = {}
         self.cold = 0
         self.proofs = 0
-        hashing: Any = gate._verification._hashing  # noqa: SLF001  # counts what it does
+        hashing: Any = gate.admission._verification._hashing  # noqa: SLF001  # counts what it does
         prove = hashing.verify
 
         def proving(*values: Any) -> Any:
@@ -61,10 +61,10 @@ class Member:
     def ask(self) -> None:
         """Ask once for each key; say what is new: the status and the limit, and when that was."""
         for key, (sent, before) in list(self._watched.items()):
-            answer = self.gate.warm(sent, ANY_KEY, b"")
+            answer = self.gate.admission.warm(sent, ANY_KEY, b"")
             if answer is None:
                 self.cold += 1
-                answer = self.gate.cold(sent, ANY_KEY, b"")
+                answer = self.gate.admission.cold(sent, ANY_KEY, b"")
             is_refused = isinstance(answer, Refusal)
             told = [answer.status if is_refused else 200, self._limit(answer)]  # type: ignore[union-attr]  # it is
             if told != before:

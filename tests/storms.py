@@ -126,7 +126,8 @@ def outages(mode: str) -> Row:
 
             def use() -> None:
                 while not stopped.is_set():  # noqa: B023  # ended in this turn
-                    answer = gate.warm(sent, ANY_KEY, b"") or gate.cold(sent, ANY_KEY, b"")  # noqa: B023  # the same
+                    asked = sent, ANY_KEY, b""  # noqa: B023  # the same
+                    answer = gate.admission.warm(*asked) or gate.admission.cold(*asked)
                     is_refused = isinstance(answer, Refusal)
                     statuses.append(answer.status if is_refused else 200)  # type: ignore[union-attr]  # noqa: B023
                     time.sleep(0.005)  # as clients do

@@ -150,6 +150,7 @@ def test_drivers_are_chosen_by_url(module: str) -> None:
     "module",
     [
         "accounts",
+        "admission",
         "background",
         "cache",
         "circuit",
@@ -158,6 +159,7 @@ def test_drivers_are_chosen_by_url(module: str) -> None:
         "health",
         "pepper",
         "settings",
+        "stopping",
         "usage",
         "verification",
         "watch",

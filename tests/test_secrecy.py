@@ -68,7 +68,7 @@ def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
     credential = http.credential([(b"x-api-key", made.text.encode())])
     assert isinstance(credential, http.Credential)
     parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
-    admitted = gate.cold(credential, gate.policy.rule("GET", "/"), b"")
+    admitted = gate.admission.cold(credential, gate.policy.rule("GET", "/"), b"")
     shown = repr([made, made.key, credential, parsed, admitted, gate.settings])
     assert made.key.prefix in shown
     assert made.text[-30:] not in shown
@@ -101,7 +101,7 @@ def test_traceback_of_a_refusal_holds_no_key(gate: Gate) -> None:
     key = gate.accounts.create_key("acct_a", "k", scopes=["read:a"]).text
     credential = http.credential([(b"x-api-key", key.encode())])
     assert isinstance(credential, http.Credential)
-    admitted = gate.cold(credential, gate.policy.rule("GET", "/"), b"")
+    admitted = gate.admission.cold(credential, gate.policy.rule("GET", "/"), b"")
     assert isinstance(admitted, tuple)
     with pytest.raises(Refused) as raised:
         admitted[0].require_scope("read:b")

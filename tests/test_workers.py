@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from keyrush import Gate
-from keyrush.gate import Admitted
+from keyrush.admission import Admitted
 from keyrush.model import Refusal, month_bounds, month_of
 from keyrush.policy import ANY_KEY
 from keyrush.store import account_subject
@@ -149,7 +149,7 @@ def test_counts_survive_a_stop(serve: Serve, stop: signal.Signals, place: Place)
     assert count(heard, 200) == 60
     assert_reconciled(place, heard)
     gate = place.gate()
-    assert monthly_remaining(gate.cold(credential(key), ANY_KEY, b"")) == 500_000 - 61
+    assert monthly_remaining(gate.admission.cold(credential(key), ANY_KEY, b"")) == 500_000 - 61
     gate.close()
 
 
@@ -264,7 +264,9 @@ class Users:
     def _use(self, gate: Gate) -> None:
         sent = self._credential
         while not self._ends.is_set():
-            answer = gate.warm(sent, ANY_KEY, b"") or gate.cold(sent, ANY_KEY, b"")
+            answer = gate.admission.warm(sent, ANY_KEY, b"") or gate.admission.cold(
+                sent, ANY_KEY, b""
+            )
             assert not isinstance(answer, Refusal)
             self.admitted.append(answer)
 
@@ -309,6 +311,6 @@ def test_month_changes_under_load(where: str, place: Place, request: pytest.Fixt
     assert 0 <= by_month[old] - totals[old] <= 2 * len(gates)
     store.close()
     gate = place.gate(clock)
-    answer = gate.cold(credential(key), ANY_KEY, b"")
+    answer = gate.admission.cold(credential(key), ANY_KEY, b"")
     assert monthly_remaining(answer) == 500_000 - totals[new] - 1
     gate.close()

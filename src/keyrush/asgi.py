@@ -97,13 +97,14 @@ class KeyrushMiddleware:
                 return
             rule = policy.rule(method, path)
             query = scope.get("query_string") or b""
-            answer = gate.warm(credential, rule, query)
-            if answer is None and gate.is_limiter_async:
-                answer = await gate.warm_async(credential, rule, query)
+            admission = gate.admission
+            answer = admission.warm(credential, rule, query)
+            if answer is None and admission.is_async:
+                answer = await admission.warm_async(credential, rule, query)
             if answer is None:
-                pool = gate.pool(credential)
+                pool = admission.pool(credential)
                 answer = await gate.workers.run(
-                    pool, gate.cold, credential, rule, query, undo=gate.undo
+                    pool, admission.cold, credential, rule, query, undo=admission.undo
                 )
             if isinstance(answer, Refusal):
                 await self._refuse(scope, receive, send, answer)
@@ -229,13 +230,13 @@ class _Response:
     def fail(self) -> None:
         """Give credits back, because the app has failed before it answered; waits for nothing."""
         if not self._started and self._caller.charged:
-            self._gate.workers.submit("io", self._gate.uncharge, self._caller)
+            self._gate.workers.submit("io", self._gate.credits.uncharge, self._caller)
 
     async def _replace(self, refusal: Refusal) -> None:
         self._refused = True
         gate = self._gate
         if isinstance(self._caller, Principal):
-            refusal = await gate.workers.run("io", gate.refuse, self._caller, refusal)
+            refusal = await gate.workers.run("io", gate.admission.refuse, self._caller, refusal)
         if self._connect is not None:
             await self._connect()
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
@@ -243,7 +244,7 @@ class _Response:
     async def _uncharge(self, message: Message) -> None:
         if self._caller.charged:
             gate = self._gate
-            await gate.workers.run("io", gate.uncharge, self._caller)
+            await gate.workers.run("io", gate.credits.uncharge, self._caller)
         await self._send(message)
 
 

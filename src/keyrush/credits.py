@@ -8,6 +8,7 @@ from keyrush.circuit import Away, Circuit
 from keyrush.errors import Refused, log_fault
 from keyrush.forks import after_fork
 from keyrush.model import Refusal
+from keyrush.policy import Policy
 from keyrush.principal import Caller, Principal
 from keyrush.store import Store
 from keyrush.verification import UNAVAILABLE
@@ -15,10 +16,14 @@ from keyrush.workers import Workers
 
 
 class Credits:
-    """What requests are charged, over a store. Safe to use from any thread or event loop."""
+    """What requests are charged, over a store. Safe to use from any thread or event loop.
 
-    def __init__(self, store: Store, circuit: Circuit, workers: Workers) -> None:
+    With `policy`, all that a `Principal` asks of a gate.
+    """
+
+    def __init__(self, store: Store, policy: Policy, circuit: Circuit, workers: Workers) -> None:
         self._store = store
+        self.policy = policy
         self._circuit = circuit
         self._workers = workers
         self._renew_lock()

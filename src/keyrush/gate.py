@@ -1,43 +1,36 @@
-"""The gate: the hot path and the cold path put together.
-
-`warm` answers from memory and never blocks; where it can't, `cold` answers, and may block.
-Both take what was sent and return `Admitted` or a `Refusal`. An adapter calls `warm`, then, if
-that gave None, `cold`: WSGI directly, ASGI in a worker thread.
-"""
+"""The gate: everything that stands behind the middleware, put together from settings."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from keyrush import http
 from keyrush.accounts import Accounts
+from keyrush.admission import Admission
 from keyrush.background import Background
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache
-from keyrush.circuit import Away, Circuit
+from keyrush.circuit import Circuit
 from keyrush.credits import Credits
-from keyrush.errors import ConfigurationError, Refused, log_fault
+from keyrush.errors import ConfigurationError, log_fault
 from keyrush.health import Health
-from keyrush.http import Credential, Header
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, monotonic_of, open_limiter
 from keyrush.limiter.ledger import Place
-from keyrush.model import Identity, Refusal, month_bounds, now_ms
+from keyrush.model import Refusal, now_ms
 from keyrush.pepper import peppers_for
-from keyrush.policy import ANY_KEY, Policy, Rule
-from keyrush.principal import Caller, Principal
-from keyrush.responses import VARY, Fields, Refusals, seconds_until
+from keyrush.policy import Policy
+from keyrush.responses import Fields, Refusals
 from keyrush.settings import Settings
 from keyrush.store import Store, open_store
 from keyrush.usage import FLUSH_INTERVAL, Usage
-from keyrush.verification import UNAVAILABLE, Verification
+from keyrush.verification import Verification
 from keyrush.watch import Watch
-from keyrush.windows import Tally, Window
-from keyrush.workers import Pool, Workers
+from keyrush.workers import Workers
 
 #: Statuses of refusals that are logged.
 _WATCHED = {400, 401}
@@ -50,15 +43,6 @@ GATE = "keyrush.gate"
 
 #: Seconds between two looks at what other processes have changed.
 WATCH_INTERVAL = 0.05
-
-#: A limiter's `take_at_once`.
-AtOnce = Callable[[Sequence[Window], int, int], Tally | None]
-
-#: A limiter's `take_async`.
-TakeAsync = Callable[[Sequence[Window], int, int], Awaitable[Tally]]
-
-#: A request that is let through: who calls, and what to add to the response's headers.
-Admitted = tuple[Principal, list[Header]]
 
 
 class Gate:
@@ -80,7 +64,6 @@ class Gate:
         self.settings = settings
         self.clock = clock
         self.store = synchronous(store)
-        self.limiter = synchronous(limiter)
         self.policy = Policy(
             settings.public_paths,
             settings.rule_values,
@@ -93,20 +76,8 @@ class Gate:
         self.usage = Usage(self.store, self.circuit)
         self.workers = Workers()
         self.background = Background()
-        self._take_at_once: AtOnce = _never
-        if limiter.is_local and self.limiter is limiter:
-            self._take_at_once = limiter.take
-        else:
-            self._take_at_once = getattr(limiter, "take_at_once", _never)
-        self.is_limiter_async: bool = getattr(limiter, "is_async", False)
-        # Its own, not that of the front, by which it could be called from threads alone.
-        self._take_async: TakeAsync | None = getattr(limiter, "take_async", None)
-        self._counts_at_once = settings.usage_durability == "exact"
         self._is_by_settings = False
-        credits = Credits(self.store, self.circuit, self.workers)
-        self.charge, self.charge_async = credits.charge, credits.charge_async
-        self.uncharge = credits.uncharge
-        self._fields = Fields(settings.headers)
+        self.credits = Credits(self.store, self.policy, self.circuit, self.workers)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
             Fingerprints(peppers),
@@ -116,7 +87,7 @@ class Gate:
                 settings.argon2_parallelism,
             ),
         )
-        self._verification = Verification(
+        verification = Verification(
             settings,
             self.store,
             self.cache,
@@ -126,6 +97,18 @@ class Gate:
             background=self.background,
             clock=clock,
         )
+        self.admission = Admission(
+            limiter,
+            cache=self.cache,
+            verification=verification,
+            usage=self.usage,
+            credits=self.credits,
+            background=self.background,
+            fields=Fields(settings.headers),
+            clock=clock,
+            counts_at_once=settings.usage_durability == "exact",
+        )
+        self.limiter = self.admission.limiter
         self.accounts = Accounts(
             settings, self.store, keyring=keyring, changed=self._changed, clock=clock
         )
@@ -200,150 +183,6 @@ class Gate:
             return True
         return self._is_by_settings and other._is_by_settings and self.settings == other.settings
 
-    # --- one request ---
-
-    def warm(self, credential: Credential, rule: Rule, query: bytes) -> Admitted | Refusal | None:
-        """The answer from memory alone, or None where only `cold` can give it.
-
-        `query` is the raw query string: modules may be named in it.
-        """
-        entry = self.cache.get(credential.digest)
-        now = self.clock()
-        if entry is None:
-            return http.INVALID if self._verification.rules_out(credential, now) else None
-        if now >= entry.due and not self._verification.attend(entry, now):
-            return None
-        if rule.credits or self._counts_at_once:
-            return None
-        identity = entry.identity
-        try:
-            refusal = None if rule is ANY_KEY else self.policy.authorise(identity, rule, query)
-            tally = self._take_at_once(identity.windows, 0 if refusal else 1, now)
-            if tally is None:
-                return None
-            return self._answer(identity, credential, refusal, tally, now)
-        except Exception as error:
-            return _unavailable(error)
-
-    async def warm_async(
-        self, credential: Credential, rule: Rule, query: bytes
-    ) -> Admitted | Refusal | None:
-        """`warm`, where only the limiter must be asked and that can be awaited."""
-        entry = self.cache.get(credential.digest)
-        now = self.clock()
-        if entry is None or now >= entry.due or rule.credits or self._counts_at_once:
-            return None
-        if self._take_async is None:
-            return None
-        identity = entry.identity
-        try:
-            refusal = self.policy.authorise(identity, rule, query)
-            tally = await self._take_async(identity.windows, 0 if refusal else 1, now)
-            return self._answer(identity, credential, refusal, tally, now)
-        except Exception as error:
-            return _unavailable(error)
-
-    def cold(self, credential: Credential, rule: Rule, query: bytes) -> Admitted | Refusal:
-        """The answer, with whatever look-up, hashing or charge it takes."""
-        verified = self._verification.verify(credential)
-        if isinstance(verified, Refusal):
-            return verified
-        identity = verified.identity
-        now = self.clock()
-        if now >= identity.expires_at:
-            return http.INVALID
-        try:
-            refusal = self.policy.authorise(identity, rule, query)
-            tally = self.limiter.take(identity.windows, 0 if refusal else 1, now)
-            answer = self._answer(identity, credential, refusal, tally, now)
-        except Exception as error:
-            return _unavailable(error)
-        if rule.credits and not isinstance(answer, Refusal):
-            principal, _ = answer
-            try:
-                self.charge(principal, rule.credits)
-            except Refused as refused:
-                return self.refuse(principal, refused.refusal)
-        return answer
-
-    def pool(self, credential: Credential) -> Pool:
-        """The threads in which `cold` should run for the credential."""
-        return "hash" if self.cache.get(credential.digest) is None else "io"
-
-    def _answer(
-        self,
-        identity: Identity,
-        credential: Credential,
-        refusal: Refusal | None,
-        tally: Tally,
-        now: int,
-    ) -> Admitted | Refusal:
-        """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
-        if refusal is not None:  # with the fields of every authenticated response (R11)
-            self.usage.turn(identity, now)
-            fields = tuple(self._fields.of(identity, tally, now))
-            return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
-        if not tally.admitted:
-            wait = seconds_until(tally.ready_at, now)
-            fields = tuple(self._fields.of(identity, tally, now))
-            return Refusal("rate_limited", retry_after=wait, headers=fields)
-        if not self.usage.add(identity, now):
-            self.limiter.give_back(identity.windows, 1, now)
-            return self._quota_exceeded(identity, now)
-        if self._counts_at_once and (lost := self._count_at_once(identity, now)):
-            return lost
-        if self.background.thread is None:
-            self.background.start()
-        headers = self._fields.of(identity, tally, now)
-        if credential.by_header:
-            headers.append(VARY)
-        return Principal(identity, self, now), headers
-
-    def _count_at_once(self, identity: Identity, now: int) -> Refusal | None:
-        """Write the count before the answer; a refusal where that can't be, or where with the
-        counts of other processes the quota is exceeded; may block.
-        """
-        if not identity.counts:
-            return None
-        is_written = self.usage.flush()
-        if is_written and not self.usage.exceeds(identity):
-            return None
-        self.usage.take_back(identity, now)
-        self.limiter.give_back(identity.windows, 1, now)
-        return self._quota_exceeded(identity, now) if is_written else UNAVAILABLE
-
-    def _quota_exceeded(self, identity: Identity, now: int) -> Refusal:
-        """The refusal of a quota that blocks: the month is the most constrained window (O14)."""
-        first, following = month_bounds(now)
-        amount = identity.plan.quota.amount if identity.plan.quota else 0
-        tally = Tally(False, Window("", following - first, amount, "month"), 0, following)
-        fields = tuple(self._fields.of(identity, tally, now))
-        return Refusal("quota_exceeded", (), seconds_until(following, now), fields)
-
-    def refuse(self, caller: Caller, refusal: Refusal) -> Refusal:
-        """Give back what an admitted request took, because it is refused after all; may block."""
-        if not isinstance(caller, Principal):
-            return refusal
-        identity = caller.resolved
-        self.usage.take_back(identity, caller.taken_at)
-        self.uncharge(caller)
-        try:
-            self.limiter.give_back(identity.windows, 1, caller.taken_at)
-            now = self.clock()
-            tally = self.limiter.take(identity.windows, 0, now)
-            fields = tuple(self._fields.of(identity, tally, now))
-            return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
-        except Away:
-            return refusal
-        except Exception as error:
-            log_fault(f"the limiter can't take back a request of {identity.key_id}", error)
-            return refusal
-
-    def undo(self, answer: Admitted | Refusal) -> None:
-        """`refuse`, for an answer that nobody waits for any more."""
-        if not isinstance(answer, Refusal):
-            self.refuse(answer[0], UNAVAILABLE)
-
     def log_refusal(self, refusal: Refusal, peer: str | None, forwarded_for: list[str]) -> None:
         """Log who failed to authenticate, for those who watch for break-ins; never the key."""
         if refusal.status in _WATCHED:
@@ -390,7 +229,7 @@ class Gate:
         """Write what is not yet stored, and from now on each count before its answer: the
         process may end without another word.
         """
-        self._counts_at_once = True
+        self.admission.counts_at_once = True
         self.flush()
 
     def close(self) -> None:
@@ -404,16 +243,6 @@ class Gate:
         self.watch.close()
         self.limiter.close()
         self.store.close()
-
-
-def _never(windows: Sequence[Window], cost: int, now: int) -> None:
-    """In place of `take_at_once`, for a limiter that can't."""
-
-
-def _unavailable(error: Exception) -> Refusal:
-    if not isinstance(error, Away):  # which has been logged
-        log_fault("the limiter can't answer", error)
-    return UNAVAILABLE
 
 
 def _close_at_exit(gate: Gate) -> weakref.ref[Gate]:

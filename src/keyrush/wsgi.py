@@ -65,7 +65,8 @@ class KeyrushMiddleware:
             return self.refuse(environ, start_response, credential)
         query = environ.get("QUERY_STRING", "").encode("latin-1")
         rule = gate.policy.rule(method, path)
-        answer = gate.warm(credential, rule, query) or gate.cold(credential, rule, query)
+        admission = gate.admission
+        answer = admission.warm(credential, rule, query) or admission.cold(credential, rule, query)
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
         principal, headers = answer
@@ -156,7 +157,7 @@ class _Passage:
             return _discard
         self._called = True
         if code >= HTTPStatus.BAD_REQUEST:
-            gate.uncharge(caller)
+            gate.credits.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
@@ -174,7 +175,7 @@ class _Passage:
         if self._sent:
             raise error
         if not isinstance(error, Refused):
-            self._middleware.gate.uncharge(self._caller)
+            self._middleware.gate.credits.uncharge(self._caller)
             raise error
         if self._refused is None:
             exc_info = (Refused, error, error.__traceback__) if self._called else None
@@ -182,7 +183,7 @@ class _Passage:
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
-        refusal = middleware.gate.refuse(self._caller, refusal)
+        refusal = middleware.gate.admission.refuse(self._caller, refusal)
         self._refused = middleware.refuse(self._environ, self._start_response, refusal, exc_info)
 
 
