@@ -12,6 +12,9 @@ from keyrush.forks import after_fork
 
 Job = Callable[[], object]
 
+#: Seconds between two looks at what there is to do, where nothing is due before.
+_IDLE = 1.0
+
 
 class Background:
     """Runs jobs again and again, and others once. Starts with the first request, and anew in a
@@ -29,7 +32,6 @@ class Background:
         self._wake = threading.Event()
         #: None while it does not run; looked at by every request.
         self.thread: threading.Thread | None = None
-        self._stopping = False
 
     def every(self, seconds: float, job: Job) -> None:
         """Run `job` when the thread starts, and from then on every so many seconds."""
@@ -46,7 +48,6 @@ class Background:
         """Start the thread, unless it runs."""
         with self._lock:
             if self.thread is None:
-                self._stopping = False
                 self.thread = threading.Thread(target=self._run, name="keyrush", daemon=True)
                 self.thread.start()
 
@@ -54,23 +55,31 @@ class Background:
         """Stop the thread; it starts again when needed. What is still queued is not run."""
         with self._lock:
             thread, self.thread = self.thread, None
-            self._stopping = True
+            self._queue.clear()
             self._wake.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._queue.clear()
 
     def _run(self) -> None:
-        due = [time.monotonic()] * len(self._jobs)
-        while not self._stopping:
-            while self._queue:
-                _safely(self._queue.popleft())
+        me = threading.current_thread()
+        due: dict[int, float] = {}
+        while self.thread is me:  # there may be another by the time that this one ends
+            self._run_queued(me)
             for number, (seconds, job) in enumerate(self._jobs):
-                if time.monotonic() >= due[number]:
+                if self.thread is me and time.monotonic() >= due.get(number, 0.0):
                     _safely(job)
                     due[number] = time.monotonic() + seconds
-            self._wake.wait(min(due, default=1.0) - time.monotonic())
+            now = time.monotonic()
+            self._wake.wait(min(due.values(), default=now + _IDLE) - now)
             self._wake.clear()
+
+    def _run_queued(self, me: threading.Thread) -> None:
+        for _ in range(len(self._queue)):  # those that they add are for the next round
+            with self._lock:
+                if self.thread is not me or not self._queue:
+                    return
+                job = self._queue.popleft()
+            _safely(job)
 
 
 def _safely(job: Job) -> None:

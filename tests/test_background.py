@@ -1,0 +1,147 @@
+"""The daemon thread: jobs again and again, others once, and nothing ends it but `close`."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from keyrush.background import Background
+from tests.scripts import run
+
+#: Seconds after which a job is taken to be forgotten.
+PATIENCE = 10
+
+
+class Count:
+    """A job that counts its runs, and says when it has run so often."""
+
+    def __init__(self, until: int = 1) -> None:
+        self.runs = 0
+        self.reached = threading.Event()
+        self._until = until
+
+    def __call__(self) -> None:
+        self.runs += 1
+        if self.runs >= self._until:
+            self.reached.set()
+
+
+def test_again_and_again() -> None:
+    """A job runs at once and then every so often, and no more after `close`."""
+    background = Background()
+    often, seldom = Count(3), Count()
+    background.every(0.001, often)
+    background.every(3600, seldom)
+    background.start()
+    assert often.reached.wait(PATIENCE)
+    background.close()
+    runs = often.runs
+    assert seldom.runs == 1
+    assert often.runs == runs
+    assert background.thread is None
+
+
+def test_soon() -> None:
+    """What is queued starts the thread, and runs before long, in order."""
+    background = Background()
+    background.every(3600, Count())
+    ran: list[int] = []
+    last = Count()
+    for number in range(5):
+        background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]
+    background.soon(last)
+    assert last.reached.wait(PATIENCE)
+    assert ran == list(range(5))
+    background.close()
+
+
+def test_failing_jobs(caplog: pytest.LogCaptureFixture) -> None:
+    """A job that raises is logged, and costs the others nothing."""
+    background = Background()
+    often = Count(3)
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    background.every(0.001, broken)
+    background.every(0.001, often)
+    background.soon(broken)
+    assert often.reached.wait(PATIENCE)
+    background.close()
+    assert "work in the background failed: ZeroDivisionError" in caplog.text
+
+
+def test_closed_from_within() -> None:
+    """A job may close what runs it."""
+    background = Background()
+    done = Count()
+
+    def end() -> None:
+        background.close()
+        done()
+
+    background.soon(end)
+    assert done.reached.wait(PATIENCE)
+    assert background.thread is None
+
+
+def test_starts_again() -> None:
+    """Closed twice is closed; afterwards it starts when it is needed."""
+    background = Background()
+    background.close()
+    for _ in range(2):
+        done = Count()
+        background.soon(done)
+        assert done.reached.wait(PATIENCE)
+        background.close()
+        background.close()
+
+
+def test_one_thread() -> None:
+    """However many start it at once, there is one thread."""
+    background = Background()
+    barrier = threading.Barrier(8)
+
+    def start() -> None:
+        barrier.wait()
+        background.start()
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    named = [thread for thread in threading.enumerate() if thread.name == "keyrush"]
+    assert named == [background.thread]
+    background.close()
+
+
+def test_fork() -> None:
+    """A forked child has a thread of its own, and runs nothing that its parent has queued."""
+    out = run(
+        """
+        import os, threading
+        from keyrush.background import Background
+
+        background = Background()
+        held = threading.Event()
+        background.soon(lambda: held.wait(10))
+        background.soon(lambda: print("parent", flush=True))
+        child = os.fork()
+        if not child:
+            assert background.thread is None
+            done = threading.Event()
+            background.soon(done.set)
+            assert done.wait(10)
+            print("child", flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        ran = threading.Event()
+        background.soon(ran.set)
+        held.set()
+        assert ran.wait(10)
+        background.close()
+        """
+    )
+    assert out == "child\nparent\n"
