@@ -48,9 +48,7 @@ class Background:
         """Start the thread, unless it runs."""
         with self._lock:
             if self.thread is None:
-                self.thread = threading.Thread(
-                    target=self._run, args=(self._stop,), name="keyrush", daemon=True
-                )
+                self.thread = threading.Thread(target=self._run, name="keyrush", daemon=True)
                 self.thread.start()
 
     def close(self) -> None:
@@ -62,7 +60,7 @@ class Background:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _run(self, stop: threading.Event) -> None:
+    def _run(self) -> None:
         me = threading.current_thread()
         due: dict[int, float] = {}
         while self.thread is me:  # there may be another by the time that this one ends
