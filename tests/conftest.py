@@ -10,8 +10,26 @@ import pytest
 
 from keyrush import Gate, Settings
 from tests.postgres import postgres_server, postgres_url
+from tests.valkey import (
+    cluster_url,
+    own_valkey,
+    valkey_cluster,
+    valkey_server,
+    valkey_url,
+    watched,
+)
 
-__all__ = ["postgres_server", "postgres_url"]  # fixtures for all tests
+#: Fixtures for all tests.
+__all__ = [
+    "cluster_url",
+    "own_valkey",
+    "postgres_server",
+    "postgres_url",
+    "valkey_cluster",
+    "valkey_server",
+    "valkey_url",
+    "watched",
+]
 
 #: argon2id at its cheapest, so that tests wait for nothing.
 CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}

@@ -10,8 +10,11 @@ from math import floor
 from keyrush.windows import Window
 
 
-class Violation(AssertionError):
-    """Something happened that must not, whatever the schedule."""
+class Violation(BaseException):
+    """Something happened that must not, whatever the schedule.
+
+    No `Exception`: it is raised inside calls to a ledger, which may raise any of those.
+    """
 
 
 def used(counts: Mapping[int, int], length: int, instant: int) -> int:

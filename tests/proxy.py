@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 class Proxy:
     """Hands on what clients and the server say, and counts in `round_trips` how often a client
-    speaks after the server did, or first.
+    speaks after the server did, or first; in `connections` those of clients.
 
     `port` is where it listens, `target` where the server does, which may be changed; `delay` is
     how many seconds it keeps what clients say.
@@ -21,6 +21,7 @@ class Proxy:
         self.target = target
         self.delay = 0.0
         self.round_trips = 0
+        self.connections = 0
         self._flows = threading.Event()
         self._flows.set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -60,6 +61,7 @@ class Proxy:
                 client = self._listener.accept()[0]
             except OSError:
                 return
+            self.connections += 1
             try:
                 server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:

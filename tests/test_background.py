@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from keyrush.background import Background
+from tests.faults import until
 from tests.scripts import run
 
 #: Seconds after which a job is taken to be forgotten.
@@ -115,6 +116,109 @@ def test_one_thread() -> None:
     named = [thread for thread in threading.enumerate() if thread.name == "keyrush"]
     assert named == [background.thread]
     background.close()
+
+
+def test_a_job_that_comes_late() -> None:
+    """What is to be repeated may be added while the thread runs."""
+    background = Background()
+    first, second = Count(), Count(3)
+    background.every(0.001, first)
+    background.start()
+    assert first.reached.wait(PATIENCE)
+    background.every(0.001, second)
+    assert second.reached.wait(PATIENCE)
+    background.close()
+
+
+def test_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to repeat the thread waits rather than spins."""
+    background = Background()
+    waits: list[float | None] = []
+    wake = background._wake  # noqa: SLF001  # nothing else tells that it waits
+    wait = wake.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        return wait(timeout)
+
+    monkeypatch.setattr(wake, "wait", noted)
+    background.soon(Count())
+    until(lambda: waits)
+    background.close()
+    assert all(timeout is None or timeout > 0.1 for timeout in waits)
+
+
+def test_jobs_that_queue_themselves() -> None:
+    """They keep no other from running, nor the thread from ending."""
+    background = Background()
+    rounds, other = Count(100), Count(3)
+
+    def again() -> None:
+        rounds()
+        background.soon(again)
+
+    background.every(0.0, other)
+    background.soon(again)
+    assert rounds.reached.wait(PATIENCE)
+    assert other.reached.wait(PATIENCE)
+    thread = background.thread
+    background.close()
+    assert thread is not None
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("way", ["start", "soon"])
+def test_started_while_it_closes(way: str) -> None:
+    """Closing waits for the job under way, and runs nothing of what is queued behind it. Who
+    comes meanwhile starts a new thread; the old one ends all the same.
+    """
+    background = Background()
+    begun, goes_on = threading.Event(), threading.Event()
+    queued, done = Count(), Count()
+
+    def slow() -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE)
+
+    background.soon(slow)
+    assert begun.wait(PATIENCE)
+    background.soon(queued)
+    old = background.thread
+    closing = threading.Thread(target=background.close)
+    closing.start()
+    until(lambda: background.thread is None)
+    if way == "soon":
+        background.soon(done)
+    else:
+        background.every(3600, done)
+        background.start()
+    goes_on.set()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    assert old is not None
+    assert not old.is_alive()
+    assert done.reached.wait(PATIENCE)
+    background.close()
+    assert queued.runs == 0
+
+
+def test_many_threads() -> None:
+    """Jobs from many threads each run once."""
+    background = Background()
+    ran: list[int] = []
+
+    def queue(first: int) -> None:
+        for number in range(first, first + 100):
+            background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]
+
+    threads = [threading.Thread(target=queue, args=(100 * place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(ran) == 800)
+    background.close()
+    assert sorted(ran) == list(range(800))
 
 
 def test_fork() -> None:

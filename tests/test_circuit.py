@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from keyrush.circuit import PAUSE, Away, Circuit
+from tests.scripts import run
 
 
 class Server:
@@ -105,3 +107,80 @@ def test_late_answers(circuit: Circuit, server: Server) -> None:
     assert circuit.is_open
     circuit.succeeded()
     assert circuit.is_closed
+
+
+def test_a_long_outage(circuit: Circuit, server: Server) -> None:
+    """However many calls there are, one a second reaches what is away."""
+    server.is_away = True
+    for _ in range(6400):
+        assert fails(circuit, server)
+        server.now += 1 / 64  # which floats hold exactly
+    assert server.asked == 100
+    assert circuit.seconds_away == 100
+
+
+def test_who_tries_may_hang(circuit: Circuit, server: Server) -> None:
+    """If the call that tries does not come back, another may after a pause."""
+    circuit.failed(TimeoutError())
+    server.now += PAUSE
+    circuit.enter()
+    with pytest.raises(Away):
+        circuit.enter()
+    server.now += PAUSE
+    circuit.enter()
+    circuit.succeeded()
+    assert circuit.is_closed
+
+
+def test_threads(circuit: Circuit, server: Server) -> None:
+    """Of threads that come together when it is time to try, one does."""
+    circuit.failed(TimeoutError())
+    server.now += PAUSE
+    server.is_away = True
+    barrier = threading.Barrier(8)
+
+    def call() -> None:
+        barrier.wait()
+        assert fails(circuit, server)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked == 1
+
+
+def test_what_is_no_exception(circuit: Circuit) -> None:
+    """Whoever presses Ctrl-C says nothing about the server."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        circuit.call(interrupted)
+    assert circuit.is_closed
+
+
+def test_fork() -> None:
+    """A child forked while a thread holds the lock may use it; it knows of the outage."""
+    out = run(
+        """
+        import os
+        from keyrush.circuit import Away, Circuit
+
+        circuit = Circuit("the server")
+        circuit.failed(ConnectionError())
+        circuit._lock.acquire()
+        child = os.fork()
+        if not child:
+            try:
+                circuit.enter()
+            except Away:
+                circuit.succeeded()
+                print(circuit.is_closed, flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert out == "True\n"

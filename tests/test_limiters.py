@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,21 @@ from hypothesis import strategies as st
 
 from keyrush.errors import ConfigurationError
 from keyrush.limiter import Limiter, open_limiter
+from keyrush.limiter.exact import ExactLimiter
+from keyrush.limiter.leases import LeasedLimiter
+from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.memory import MemoryLimiter
+from keyrush.limiter.redis import RedisLedger
+from keyrush.limiter.shared import SharedWindows
+from keyrush.limiter.sql import SqlLedger
+from keyrush.store.schema import make_engine, parse_url, prepare
 from keyrush.windows import Tally, Window
+from tests.conftest import Clock
+from tests.ledgers import MemoryLedger
 from tests.scripts import run
+from tests.valkey import valkey_server, valkey_url
+
+__all__ = ["valkey_server", "valkey_url"]
 
 MINUTE = 60_000
 NOW = 29_000_000 * MINUTE
@@ -25,12 +38,64 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
     return Window(f"{subject}:{length // 1000}", length, amount, "minute")
 
 
-@pytest.fixture(params=["memory"])
-def limiter(request: pytest.FixtureRequest) -> Iterator[Limiter]:
+class Timed:
+    """A limiter over a ledger that goes by the same clock, which is at `now` during a take.
+
+    What is given back is made known at once.
+    """
+
+    is_local = False
+
+    def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+        self._clock.now = now
+        return self._inner.take(wanted, cost, now)
+
+    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+        self._inner.give_back(wanted, cost, taken_at)
+        self._inner.flush()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@contextmanager
+def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
+    """An empty ledger of the kind, which goes by `clock`."""
+    if place == "ledger":
+        yield MemoryLedger(clock)
+    elif place == "valkey":
+        yield RedisLedger(request.getfixturevalue("valkey_url"), clock)
+    else:
+        folder = request.getfixturevalue("tmp_path") if place == "sqlite" else None
+        url = request.getfixturevalue("postgres_url") if place == "postgresql" else None
+        engine = make_engine(parse_url(url or f"sqlite:///{folder}/windows.db"))
+        prepare(engine)
+        yield SqlLedger(engine, clock)
+        engine.dispose()
+
+
+PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
+
+
+@pytest.fixture(
+    params=["memory", *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased"))]
+)
+def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Limiter]:
     """Each limiter, empty."""
-    opened = open_limiter({"memory": "memory://"}[request.param])
-    yield opened
-    opened.close()
+    if request.param == "memory":
+        yield open_limiter("memory://")
+        return
+    mode, place = request.param.split("-")
+    clock.now = NOW
+    with opened_ledger(place, request, clock) as ledger:
+        shared = SharedWindows(ledger, "local", clock, lambda: clock() / 1000)
+        timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(shared), clock)
+        yield timed
+        timed.close()
 
 
 def in_threads(threads: int, work: Callable[[], int]) -> int:

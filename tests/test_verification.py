@@ -237,7 +237,7 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
     """A child forked while the parent holds every lock and argon2 slot verifies keys of its own."""
     gate = opened()
     key = make_key(gate)
-    verification = gate._verification  # noqa: SLF001  # its slots are what this is about
+    verification = gate.admission._verification  # noqa: SLF001  # its slots are what this is about
     slots = verification._argon2_slots  # noqa: SLF001  # see above
     for _ in range(cores()):
         slots.acquire()

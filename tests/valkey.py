@@ -189,6 +189,18 @@ def cluster_url(valkey_cluster: list[Valkey]) -> str:
 # --- Sentinel -------------------------------------------------------------------------------------
 
 
+def _offset(server: Valkey) -> int:
+    """How much of what was written to the master has come to a server."""
+    return int(server.run("INFO", "replication")["master_repl_offset"])
+
+
+def _is_replica(server: Valkey) -> bool:
+    """Whether a server has become a replica, at which it ends its connections."""
+    with suppress(redis.ConnectionError):
+        return bool(server.run("ROLE")[0] == "slave")
+    return False
+
+
 @dataclass(frozen=True)
 class Watched:
     """A master and its replica, watched by a Sentinel."""
@@ -206,13 +218,18 @@ class Watched:
         return next(server for server in self.servers if server.port == int(port))
 
     def fail_over(self) -> None:
-        """Make the replica master and the master its replica; back when that is done."""
+        """Make the replica master and the master its replica; back when that is done.
+
+        Nothing is lost that was written before.
+        """
         before = self.master()
+        (after,) = (server for server in self.servers if server is not before)
+        until(lambda: _offset(before) == _offset(after))
         # Milliseconds between what it otherwise does every few seconds.
         self.sentinel.run("SENTINEL", "DEBUG", "INFO-PERIOD", 200)
         until(lambda: self._has_moved(before))
         self.sentinel.run("SENTINEL", "DEBUG", "PUBLISH-PERIOD", 50)
-        until(lambda: before.run("ROLE")[0] == "slave")
+        until(lambda: _is_replica(before))
 
     def _has_moved(self, before: Valkey) -> bool:
         # It refuses while it is at it, or thinks that it does not know enough of the replica.

@@ -35,7 +35,12 @@ class ExactLimiter:
             return self.shared.without(wanted, cost, now)
         return None
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(
+        self,
+        wanted: Sequence[Window],
+        cost: int,
+        now: int,  # noqa: ARG002  # the ledger knows better, and after a timeout it is past
+    ) -> Tally:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
         if not wanted:
@@ -43,14 +48,16 @@ class ExactLimiter:
         try:
             return self.shared.ask(wanted, cost, 0).tally(wanted, cost)
         except Away:
-            return self.shared.without(wanted, cost, now)
+            return self.shared.without(wanted, cost, self.shared.clock())
 
     async def take_async(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
         """`take`, natively, where `is_async`."""
+        if self.shared.owes(wanted):  # until that is counted, the outage is not over
+            return self.shared.without(wanted, cost, now)
         try:
             return (await self.shared.ask_async(wanted, cost)).tally(wanted, cost)
         except Away:
-            return self.shared.without(wanted, cost, now)
+            return self.shared.without(wanted, cost, self.shared.clock())
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         if wanted:

@@ -58,11 +58,11 @@ class Lease:
         "periods",
         "ready_at",
         "refusal",
+        "refused",
         "room",
         "since",
         "taken_at",
         "until",
-        "wall_since",
         "window",
         "windows",
     )
@@ -76,7 +76,6 @@ class Lease:
         self.low = -1  # units at which more are asked for ahead; -1: not ahead
         self.idle = -1  # units there were at the last look
         self.since = self.until = 0  # when the units are good
-        self.wall_since = 0  # since when, on the wall clock, units are of these periods
         self.taken_at = 0  # on the ledger's clock
         self.asked_at = 0
         #: For the tally: the most constrained window, what others leave in it, and the ends.
@@ -85,6 +84,7 @@ class Lease:
         self.ends_at = self.ready_at = 0  # on the wall clock
         self.out_until = 0  # until then the ledger need not be asked
         self.refusal: Tally = UNLIMITED
+        self.refused = 0  # the cost that was refused
 
 
 class LeasedLimiter:
@@ -135,7 +135,7 @@ class LeasedLimiter:
                     remaining = lease.room + left
                     ready_at = lease.ends_at if remaining else lease.ready_at
                     return _tally(Tally, (True, lease.window, remaining, ready_at))
-                if cost and lease.since <= instant < lease.out_until:
+                if cost and cost == lease.refused and lease.since <= instant < lease.out_until:
                     return lease.refusal
         if self.shared.circuit.is_open:
             return self.shared.without(wanted, cost, now)
@@ -156,7 +156,7 @@ class LeasedLimiter:
             try:
                 return self._ask(lease, wanted, cost)
             except Away:
-                return self.shared.without(wanted, cost, now)
+                return self.shared.without(wanted, cost, self.shared.clock())
 
     def _lease(self, wanted: Sequence[Window]) -> Lease:
         """The lease of the windows; a new one makes others go that are of no use any more."""
@@ -207,11 +207,9 @@ class LeasedLimiter:
         if periods != lease.periods or lease.windows != wanted:
             self._let_go(lease)
             lease.windows, lease.periods = wanted, periods
-            lease.wall_since = taken.now + answer.wall_shift
             lease.since = taken.now + answer.shift
-        ends = (
-            (period + 1) * window.length for period, window in zip(periods, wanted, strict=True)
-        )
+        lease.since = min(lease.since, taken.now + answer.shift)  # the clock has stepped back
+        ends = ((taken_in + 1) * w.length for taken_in, w in zip(periods, wanted, strict=True))
         lease.until = min(ends) + answer.shift
         lease.taken_at = taken.now
         lease.asked_at = instant
@@ -222,7 +220,8 @@ class LeasedLimiter:
         lease.ends_at = (taken.now // length + 1) * length + answer.wall_shift
         if taken.granted < cost:
             lease.refusal = answer.tally(wanted, cost)
-            lease.out_until = lease.refusal.ready_at - answer.wall_shift + answer.shift
+            lease.refused = cost
+            lease.out_until = lease.refusal.ready_at - answer.wall_shift + answer.late_shift
             lease.low = -1
             return lease.refusal
         lease.out_until = 0
@@ -269,6 +268,7 @@ class LeasedLimiter:
     def _let_go(self, lease: Lease) -> None:
         if lease.left:
             self.shared.owe(tuple(lease.windows), -lease.left, lease.taken_at)
+        lease.filled -= lease.left  # they were not used
         lease.left = 0
         self._held.discard(lease)
 
@@ -283,7 +283,10 @@ class LeasedLimiter:
                 lease.out_until = 0
                 instant = self.shared.instant(self.shared.clock())
                 is_good = lease.since <= instant < lease.until and lease.windows == wanted
-                if is_good and taken_at > lease.wall_since:
+                at = self.shared.ledger_time(taken_at)
+                is_of_it = lease.periods == [at // window.length for window in wanted]
+                is_counted = self.shared.counts(taken_at) and not self.shared.owes(wanted)
+                if is_good and is_of_it and is_counted:
                     lease.left += cost
                     self._held.add(lease)
                     return

@@ -143,6 +143,8 @@ def _parse(url: str) -> Server:
     sentinel_options = {"protocol": 2, **shared, **login} | {k: v for k, v in given.items() if v}
     places = [_place(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(",")]
     if kind == "unix":
+        if hosts:
+            raise ValueError
         options["path"] = named["path"]
     elif not kind:
         ((options["host"], options["port"]),) = places
@@ -176,8 +178,12 @@ def _open(server: Server, library: Any) -> Any:
     """
     options = {**server.options, "retry": library.retry.Retry(NoBackoff(), 0)}
     if server.kind == "cluster":
-        nodes = [library.cluster.ClusterNode(*place) for place in server.places]
-        return library.RedisCluster(startup_nodes=nodes, ssl=server.tls, **options)
+        options["startup_nodes"] = [library.cluster.ClusterNode(*place) for place in server.places]
+        options["ssl"] = server.tls
+        # Slots that have moved are noted one by one. To look at all of them anew, the client would
+        # close the connections of calls that are under way.
+        options["reinitialize_steps"] = 0
+        return library.RedisCluster(**options)
     if server.kind == "sentinel":
         own = {**server.sentinel_options, "retry": options["retry"], "ssl": server.tls}
         options["ssl"] = server.tls
@@ -271,18 +277,22 @@ def _fault(error: Exception) -> StoreError:
     return kind(f"{type(error).__name__} from the limiter's server: {text}")
 
 
-def _is_by_replica(error: Exception) -> bool:
+def _is_by_replica(error: BaseException | None) -> bool:
     """True when a server refuses to write because it has become a replica.
 
-    Within a script older servers say so in other words, and Sentinel's connections raise
-    something else from it.
+    Older servers say it in other words within a script, and what Sentinel's connections raise
+    hides it.
     """
-    return "READONLY" in str(error) or isinstance(error.__context__, redis.ReadOnlyError)
+    return error is not None and (
+        isinstance(error, redis.ReadOnlyError)
+        or "READONLY" in str(error)
+        or _is_by_replica(error.__context__)
+    )
 
 
 def _not_executed(error: Exception) -> bool:
     """True when a script was not run, so that it may be sent once more."""
-    return isinstance(error, NoScriptError | redis.ReadOnlyError) or _is_by_replica(error)
+    return isinstance(error, NoScriptError) or _is_by_replica(error)
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -293,9 +303,14 @@ class _Waiter:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.turn = threading.Event()  # it is answered, or may call now
+        #: Of one that does not come alone: it is answered, or may call now.
+        self.turn: threading.Event | None = None
         self.answer: Taken | None = None
         self.error: str | None = None
+
+    def wake(self) -> None:
+        if self.turn is not None:
+            self.turn.set()
 
 
 class Line:
@@ -313,24 +328,26 @@ class Line:
     def ask(self, request: Request) -> Taken:
         waiter = _Waiter(request)
         with self._lock:
+            if self._is_busy:
+                waiter.turn = threading.Event()
+            self._is_busy = True
             self._waiting.append(waiter)
-            comes_alone, self._is_busy = not self._is_busy, True
-        if not comes_alone:
-            self._wait(waiter)
+        if waiter.turn is not None:
+            self._wait(waiter, waiter.turn)
         if waiter.answer is None and waiter.error is None:
             self._lead()
         if waiter.answer is None:
             raise StoreError(waiter.error)
         return waiter.answer
 
-    def _wait(self, waiter: _Waiter) -> None:
+    def _wait(self, waiter: _Waiter, turn: threading.Event) -> None:
         try:
-            waiter.turn.wait()
+            turn.wait()
         except BaseException:  # as at Ctrl-C: others must not wait for this thread
             with self._lock:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
-                    if waiter.turn.is_set():
+                    if turn.is_set():
                         self._hand_over()
             raise
 
@@ -338,7 +355,7 @@ class Line:
         """Have the next one call. To be called with the lock held."""
         self._is_busy = bool(self._waiting)
         if self._is_busy:
-            self._waiting[0].turn.set()
+            self._waiting[0].wake()
 
     def _lead(self) -> None:
         with self._lock:
@@ -359,7 +376,7 @@ class Line:
             for waiter in batch:
                 if waiter.answer is None:
                     waiter.error = error
-                waiter.turn.set()
+                waiter.wake()
 
     def _take_along(self, most: int) -> list[_Waiter]:
         batch = self._waiting[:most]

@@ -13,7 +13,8 @@ from keyrush import windows
 from keyrush.circuit import Away, Circuit
 from keyrush.forks import after_fork, process_name
 from keyrush.limiter.counters import Counters
-from keyrush.limiter.ledger import Ledger, Place
+from keyrush.limiter.ledger import WORKER_TTL, Ledger, Place
+from keyrush.limiter.owed import Owed, Slot, Windows
 from keyrush.windows import Taken, Tally, Window
 
 #: What a request gets while the ledger is away: its process's share of the limit, everything,
@@ -23,8 +24,6 @@ Outage = Literal["local", "open", "closed"]
 #: Seconds between two signs of life to the ledger.
 SIGN_OF_LIFE = 2.0
 
-Windows = tuple[Window, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -32,12 +31,14 @@ class Answer:
 
     Between asking and hearing, this process doesn't know when the ledger's clock was read.
     Adding `shift` gives the earliest instant that it can have been on the clock of
-    `SharedWindows.instant`, by which units expire; adding `wall_shift` gives the latest on the
-    wall clock, by which a client that waits until then is not too early.
+    `SharedWindows.instant`, by which units expire; adding `late_shift` gives the latest, and
+    adding `wall_shift` the same on the wall clock, by which a client that waits until then is
+    not too early.
     """
 
     taken: Taken
     shift: int
+    late_shift: int
     wall_shift: int
 
     def tally(self, wanted: Sequence[Window], cost: int) -> Tally:
@@ -73,12 +74,15 @@ class SharedWindows:
         self._worker = process_name()
         #: Among how many processes the limit is divided in an outage, as last heard.
         self.place: Place | None = None
-        self._wall_shift = 0
+        self._missed_at = -WORKER_TTL  # when the ledger did not answer a sign of life
+        now = self.clock()
+        self._late_shift = self.instant(now) - now  # as if the ledger's clock were the wall clock
+        self._knows_clock = not self.ledger.has_own_clock
+        self._uncounted_until = 0  # until when, on the wall clock, takes may not be counted
         self._known = Counters()  # as the ledger last had them
         self._own = Counters()  # what was admitted meanwhile, by this process's share
-        #: Units to add to windows, or with a minus to give back, and when they were taken, by
-        #: windows and period of the first of them.
-        self._owed: dict[tuple[Windows, int], tuple[int, int]] = {}
+        self._owed = Owed()
+        self._telling = threading.Lock()  # held by whoever tells the ledger of it
 
     # --- asking ---
 
@@ -87,6 +91,11 @@ class SharedWindows:
         ledger goes by it, else one that nobody can set.
         """
         return int(self.monotonic() * 1000) if self.ledger.has_own_clock else now
+
+    def ledger_time(self, instant: int) -> int:
+        """The instant of the wall clock on the ledger's, rather too early than too late."""
+        now = self.clock()
+        return instant - now + self.instant(now) - self._late_shift
 
     def ask(self, wanted: Sequence[Window], cost: int, extra: int) -> Answer:
         """`Ledger.take`.
@@ -97,7 +106,9 @@ class SharedWindows:
         self.circuit.enter()
         try:
             if self._owed:
-                self._settle(lambda owing: owing == tuple(wanted))
+                with self._lock:
+                    concerned = self._owed.concerning(wanted)
+                self._tell(concerned)
             before = self.monotonic()
             taken = self.ledger.take(wanted, cost, extra)
         except Exception as error:
@@ -120,17 +131,24 @@ class SharedWindows:
 
     def _heard(self, wanted: Sequence[Window], taken: Taken, before: float) -> Answer:
         self.circuit.succeeded()
-        shift = wall_shift = 0
+        shift = late_shift = wall_shift = 0
         if self.ledger.has_own_clock:
-            shift = int(before * 1000) - taken.now
-            wall_shift = self.clock() - taken.now
+            # Both instants are cut to milliseconds: the difference may be one less.
+            shift = int(before * 1000) - taken.now - 1
+            wall = self.clock()
+            late_shift, wall_shift = self.instant(wall) - taken.now, wall - taken.now
         with self._lock:
-            self._wall_shift = wall_shift
+            latest = late_shift + self.ledger.has_own_clock  # milliseconds are cut, as above
+            if not self._knows_clock or not shift <= self._late_shift <= latest:
+                self._late_shift, self._knows_clock = latest, True  # known better, or set anew
+            if self._own and not self._owed.adds_to(wanted):  # the ledger counts it all
+                for window in wanted:
+                    self._own.pop(window.key, None)
             for window, counter in zip(wanted, taken.counters, strict=True):
                 self._known[window.key] = counter
             if len(self._known) > len(self._known.lengths):
                 self._known.sweep(wanted, taken.now)
-        return Answer(taken, shift, wall_shift)
+        return Answer(taken, shift, late_shift, wall_shift)
 
     # --- without an answer ---
 
@@ -140,12 +158,15 @@ class SharedWindows:
         Raises:
             Away: It is refused: 503.
         """
-        at = now - self._wall_shift
+        at = self.ledger_time(now)  # never in its future, where counters would begin anew
+        wall_shift = now - at
         if self.outage == "open":
             with self._lock:
+                self._uncounted_until = max(self._uncounted_until, now)
                 tally, _ = windows.take(wanted, self._known, 0, at)
-            return tally._replace(ready_at=tally.ready_at + self._wall_shift)
-        if self.outage == "closed" or self.place is None:
+            return tally._replace(ready_at=tally.ready_at + wall_shift)
+        # What is admitted is counted later: as of when, only the ledger's clock tells.
+        if self.outage == "closed" or self.place is None or not self._knows_clock:
             raise Away("the limiter is away")
         with self._lock:
             mine = [self._share(window, self.place, at) for window in wanted]
@@ -153,32 +174,52 @@ class SharedWindows:
             self._own.update(changes)
             if changes:
                 self._own.sweep(wanted, at)
-                self._owe(tuple(wanted), cost, at)
+                self._owed.owe(tuple(wanted), cost, at)
         whole = next((window for window in wanted if window.key == tally.window.key), None)  # type: ignore[union-attr]
-        return tally._replace(window=whole, ready_at=tally.ready_at + self._wall_shift)
+        return tally._replace(window=whole, ready_at=tally.ready_at + wall_shift)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:
-        """The window with this process's share of what was left when last heard of."""
+        """The window with this process's share of what was left when last heard of.
+
+        What the process itself took is rounded up, for the parts of several add up.
+        """
         counter = windows.roll(self._known.get(window.key), at // window.length)
         room = max(0, window.amount - windows.used(counter, window.length, at))
         each, rest = divmod(room, place.workers)
-        return window._replace(amount=each + (place.rank < rest))
+        share = each + (place.rank < rest)
+        index, _, previous = windows.roll(self._own.get(window.key), at // window.length)
+        if index == at // window.length and previous * (at % window.length) % window.length:
+            share -= 1
+        return window._replace(amount=max(0, share))
 
     # --- what is owed to the ledger ---
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         """Have `cost` given back that was taken at `taken_at` on the wall clock; no I/O here."""
-        self.owe(tuple(wanted), -cost, taken_at - self._wall_shift)
+        if not self.counts(taken_at):
+            return
+        at = self.ledger_time(taken_at)
+        with self._lock:
+            self._owed.owe(tuple(wanted), -cost, at)
+            for key, length, _, _ in wanted:
+                if own := windows.give_back(self._own.get(key), length, cost, at):
+                    self._own[key] = own
+
+    def counts(self, taken_at: int) -> bool:
+        """False where a take at `taken_at` on the wall clock may have passed uncounted."""
+        return taken_at > self._uncounted_until
 
     def owe(self, wanted: Windows, units: int, taken_at: int) -> None:
         """Have units added to windows, or with a minus given back, at the ledger's `taken_at`."""
         with self._lock:
-            self._owe(wanted, units, taken_at)
+            self._owed.owe(wanted, units, taken_at)
 
-    def _owe(self, wanted: Windows, units: int, taken_at: int) -> None:
-        slot = (wanted, taken_at // min(window.length for window in wanted))
-        known, at = self._owed.get(slot, (0, taken_at))
-        self._owed[slot] = (known + units, min(at, taken_at))
+    def owes(self, wanted: Sequence[Window]) -> bool:
+        """True when units are yet to be added to one of the windows."""
+        if not self._owed:
+            return False
+        with self._lock:
+            return self._owed.adds_to(wanted)
 
     def settle(self) -> None:
         """Tell the ledger what it is owed; what can't be told waits."""
@@ -187,47 +228,53 @@ class SharedWindows:
         try:
             self.circuit.enter()
         except Away:
-            self._forgive()
+            with self._telling, self._lock:
+                self._owed.tidy(self.ledger_time(self.clock()))
             return
         try:
-            self._settle(lambda _: True)
+            self._tell(list(self._owed))
         except Exception as error:
             self.circuit.failed(error)
         else:
             self.circuit.succeeded()
 
-    def _settle(self, concerns: Callable[[Windows], bool]) -> None:
-        for slot in [slot for slot in list(self._owed) if concerns(slot[0])]:
-            with self._lock:
-                units, taken_at = self._owed.pop(slot, (0, 0))
-                if units > 0:  # from now on the ledger counts them
-                    for window in slot[0]:
-                        self._own.pop(window.key, None)
-            if not units:
-                continue
-            try:
-                self.ledger.give_back(slot[0], -units, taken_at)
-            except Exception:
-                # Whether it had its effect is unknown. Adding twice admits no more than the
-                # limit; giving back twice would.
-                if units > 0:
-                    self.owe(slot[0], units, taken_at)
-                raise
+    def _tell(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            with self._telling:  # whoever else is concerned waits until it is counted
+                self._tell_one(slot)
 
-    def _forgive(self) -> None:
-        """Forget what would no longer count."""
-        at = self.clock() - self._wall_shift
+    def _tell_one(self, slot: Slot) -> None:
+        """Tell what is owed of a slot.
+
+        Whether a call that fails had its effect is unknown. Adding twice admits no more than the
+        limit; giving back twice would.
+        """
         with self._lock:
-            for slot, (_, taken_at) in list(self._owed.items()):
-                if at > taken_at + 2 * max(window.length for window in slot[0]):
-                    del self._owed[slot]
+            units, taken_at = self._owed.get(slot, (0, 0))
+            if units < 0:
+                del self._owed[slot]
+        if units:
+            self.ledger.give_back(slot[0], -units, taken_at)
+        if units > 0:
+            with self._lock:  # more may have come meanwhile
+                self._owed.add(slot, -units, taken_at)
 
     # --- being one of several ---
 
     def enlist(self) -> None:
-        """Give a sign of life, and hear how many others do."""
-        with suppress(Away):
-            self.place = self.circuit.call(self.ledger.enlist, self._worker)
+        """Give a sign of life, and hear how many others do.
+
+        After an outage those that are slow to speak up are not missing, for a while.
+        """
+        now = self.monotonic()
+        try:
+            place = self.circuit.call(self.ledger.enlist, self._worker)
+        except Away:
+            self._missed_at = now
+            return
+        known = self.place
+        if known is None or place.workers >= known.workers or now - self._missed_at >= WORKER_TTL:
+            self.place = place
 
     def flush(self) -> None:
         """Settle, and stop being one of those at work, until the next sign of life."""

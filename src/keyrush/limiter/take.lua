@@ -9,98 +9,102 @@
 -- All numbers are integers below 2^53, which doubles hold exactly. A counter is kept as the text
 -- "index:current:previous" until it no longer counts, two periods from where its own began.
 
+local call, number, match, format = redis.call, tonumber, string.match, string.format
+
+local SHARE = number(ARGV[2])
+local now = number(ARGV[1])
+if not now then
+  local time = call('TIME')
+  now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+end
+
+-- Counters as they stand, each at the first place of its key in KEYS; nil where there is none.
+local place, index, current, previous = {}, {}, {}, {}
+-- Those to write: in how many milliseconds they expire, or false to leave that as stored.
+local expiry = {}
+
+local stored = #KEYS > 0 and call('MGET', unpack(KEYS)) or {}
+for i = 1, #KEYS do
+  if not place[KEYS[i]] then
+    place[KEYS[i]] = i
+    if stored[i] then
+      local a, b, c = match(stored[i], '^(%d+):(%d+):(%d+)$')
+      index[i], current[i], previous[i] = number(a), number(b), number(c)
+    end
+  end
+end
+
 local function div(a, b)
   return (a - a % b) / b
 end
 
-local SHARE = tonumber(ARGV[2])
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + div(tonumber(time[2]), 1000)
+local function roll(at, period)
+  local last = index[at]
+  if last == period or last == period + 1 then
+    return last, current[at], previous[at]
+  elseif last == period - 1 then
+    return period, 0, current[at]
+  end
+  return period, 0, 0
 end
 
-local counters = {} -- by key, as they stand
-local changes = {} -- keys of those to write, once each
-local expiry = {} -- by key: milliseconds from now, or false to leave it as stored
-
-local stored = #KEYS > 0 and redis.call('MGET', unpack(KEYS)) or {}
-for i, key in ipairs(KEYS) do
-  if stored[i] and not counters[key] then
-    local index, current, previous = string.match(stored[i], '^(%d+):(%d+):(%d+)$')
-    counters[key] = {tonumber(index), tonumber(current), tonumber(previous)}
-  end
-end
-
-local function change(key, index, current, previous, expires)
-  if expiry[key] == nil then
-    changes[#changes + 1] = key
-  end
-  counters[key] = {index, current, previous}
-  expiry[key] = expires or expiry[key] or false
-end
-
-local function roll(counter, index)
-  if not counter then
-    return {index, 0, 0}
-  end
-  local last = counter[1]
-  if last == index or last == index + 1 then
-    return counter
-  elseif last == index - 1 then
-    return {index, 0, counter[2]}
-  end
-  return {index, 0, 0}
-end
-
-local function used(counter, length)
-  local left = counter[1] > div(now, length) and length or length - now % length
-  return counter[2] + div(counter[3] * left, length)
+local function put(at, last, count, before, expires)
+  index[at], current[at], previous[at] = last, count, before
+  expiry[at] = expires or expiry[at] or false
 end
 
 local answer = {now}
 
-local function take(keys, lengths, amounts, cost, extra)
-  local rolled = {}
+-- In what follows, the windows of a request begin in KEYS at `key`, their lengths and amounts in
+-- ARGV at `argument`.
+
+local function take(key, argument, windows, cost, extra)
+  local out = #answer + 1 -- where what was granted goes; three numbers follow for each window
   local room
-  for i, key in ipairs(keys) do
-    rolled[i] = roll(counters[key], div(now, lengths[i]))
-    local left = amounts[i] - used(rolled[i], lengths[i])
-    room = room and math.min(room, left) or left
+  for i = 0, windows - 1 do
+    local length, amount = number(ARGV[argument + 2 * i]), number(ARGV[argument + 2 * i + 1])
+    local period = div(now, length)
+    local last, count, before = roll(place[KEYS[key + i]], period)
+    local left = last > period and length or length - now % length
+    left = amount - count - div(before * left, length)
+    if not room or left < room then
+      room = left
+    end
+    local at = out + 3 * i
+    answer[at + 1], answer[at + 2], answer[at + 3] = last, count, before
   end
   room = room or 0
   local granted = 0
-  if room >= cost and (cost ~= 0 or extra ~= 0) then
-    granted = cost + math.min(extra, div(math.max(0, room - cost), SHARE))
+  if room >= cost and (cost > 0 or extra > 0) then
+    local share = div(room - cost, SHARE)
+    granted = cost + (extra < share and extra or share)
   end
-  answer[#answer + 1] = granted
-  for i, key in ipairs(keys) do
-    local index, current, previous = unpack(rolled[i])
-    if granted ~= 0 then
-      current = current + granted
-      change(key, index, current, previous, (index + 2) * lengths[i] - now)
+  answer[out] = granted
+  if granted > 0 then
+    for i = 0, windows - 1 do
+      local at, length = out + 3 * i, number(ARGV[argument + 2 * i])
+      local last, count = answer[at + 1], answer[at + 2] + granted
+      answer[at + 2] = count
+      put(place[KEYS[key + i]], last, count, answer[at + 3], (last + 2) * length - now)
     end
-    answer[#answer + 1] = index
-    answer[#answer + 1] = current
-    answer[#answer + 1] = previous
   end
 end
 
-local function give_back(keys, lengths, cost, taken_at)
-  for i, key in ipairs(keys) do
-    local period = div(taken_at, lengths[i])
-    local counter = counters[key]
-    local expires
-    if cost < 0 and not counter then
-      counter = roll(counter, period)
-      expires = (period + 2) * lengths[i] - now
+local function give_back(key, argument, windows, cost, taken_at)
+  for i = 0, windows - 1 do
+    local length = number(ARGV[argument + 2 * i])
+    local period = div(taken_at, length)
+    local at = place[KEYS[key + i]]
+    local last, count, before, expires = index[at], current[at], previous[at], nil
+    if cost < 0 and not (last and last >= period) then
+      last, count, before = roll(at, period)
+      expires = (period + 2) * length - now
     end
-    if counter and (expires or 1) > 0 then -- otherwise nothing of it counts
-      local index, current, previous = unpack(counter)
-      if index <= period then
-        change(key, index, math.max(0, current - cost), previous, expires)
-      elseif index == period + 1 then
-        change(key, index, current, math.max(0, previous - cost))
+    if last and (expires or 1) > 0 then -- otherwise nothing of it counts
+      if last <= period then
+        put(at, last, math.max(0, count - cost), before, expires)
+      elseif last == period + 1 then
+        put(at, last, count, math.max(0, before - cost))
       end
     end
   end
@@ -108,30 +112,24 @@ end
 
 local key, argument = 1, 3
 while ARGV[argument] do
-  local name = ARGV[argument]
-  local cost, other = tonumber(ARGV[argument + 1]), tonumber(ARGV[argument + 2])
-  local count = tonumber(ARGV[argument + 3])
-  local keys, lengths, amounts = {}, {}, {}
-  for i = 1, count do
-    keys[i] = KEYS[key]
-    lengths[i] = tonumber(ARGV[argument + 2 + 2 * i])
-    amounts[i] = tonumber(ARGV[argument + 3 + 2 * i])
-    key = key + 1
-  end
-  argument = argument + 4 + 2 * count
-  if name == 'take' then
-    take(keys, lengths, amounts, cost, other)
+  local cost, other = number(ARGV[argument + 1]), number(ARGV[argument + 2])
+  local windows = number(ARGV[argument + 3])
+  if ARGV[argument] == 'take' then
+    take(key, argument + 4, windows, cost, other)
   else
-    give_back(keys, lengths, cost, other)
+    give_back(key, argument + 4, windows, cost, other)
   end
+  key, argument = key + windows, argument + 4 + 2 * windows
 end
 
-for _, changed in ipairs(changes) do
-  local text = string.format('%.0f:%.0f:%.0f', unpack(counters[changed]))
-  if expiry[changed] then
-    redis.call('SET', changed, text, 'PX', string.format('%.0f', expiry[changed]))
-  else
-    redis.call('SET', changed, text, 'KEEPTTL')
+for at = 1, #KEYS do
+  if expiry[at] ~= nil then
+    local text = format('%d:%d:%d', index[at], current[at], previous[at])
+    if expiry[at] then
+      call('SET', KEYS[at], text, 'PX', expiry[at])
+    else
+      call('SET', KEYS[at], text, 'KEEPTTL')
+    end
   end
 end
 
