@@ -44,7 +44,7 @@ OUTSIDE = {
     "fastapi": {"fastapi"},
     "limits": {"notation", "limiter.limits", "limiter.storages"},
     "psycopg": {"store.patience"},
-    "redis": {"limiter.redis"},
+    "redis": {"limiter.redis_server"},
     "pydantic": {"settings", "tables", "api", "doctor"},
     "pydantic_settings": {"settings"},
     "rich": {"cli", "commands", "commands.accounts", "commands.keys", "demo", "doctor", "output"},

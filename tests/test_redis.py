@@ -18,16 +18,11 @@ import pytest
 from redis.crc import key_slot
 
 from keyrush.errors import ConfigurationError, StoreError
-from keyrush.limiter import redis as driver
-from keyrush.limiter.redis import (
-    TOGETHER,
-    Line,
-    NoAnswer,
-    RedisLedger,
-    Request,
-    key_of,
-    parse,
-)
+from keyrush.limiter.redis import RedisLedger
+from keyrush.limiter.redis_feed import Feed
+from keyrush.limiter.redis_line import TOGETHER, Line
+from keyrush.limiter.redis_script import NoAnswer, Request, key_of
+from keyrush.limiter.redis_server import PATIENCE, parse
 from keyrush.windows import Taken, Window
 from tests.faults import outcome, until
 from tests.proxy import Proxy, proxy
@@ -848,7 +843,7 @@ def test_feed_is_cut(own_valkey: Valkey) -> None:
         feed.close()
 
 
-def failures(feed: driver.Feed) -> list[Exception]:
+def failures(feed: Feed) -> list[Exception]:
     """What a poll raises, if it does."""
     try:
         assert feed.poll() == ()
@@ -859,7 +854,7 @@ def failures(feed: driver.Feed) -> list[Exception]:
 
 def test_feed_from_a_silent_server(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is asked whether it is there, so that no news is missed long."""
-    monkeypatch.setattr(driver, "SILENCE", 0.0)
+    monkeypatch.setattr("keyrush.limiter.redis_feed.SILENCE", 0.0)
     with ledger_at(own_valkey, "socket_timeout=0.1") as it:
         feed = it.feed()
         assert [feed.poll() for _ in range(3)] == [None, (), ()]
@@ -892,13 +887,13 @@ def test_plain_urls() -> None:
         "username": "me",
         "password": "a@b",
         "socket_timeout": 3.0,
-        "socket_connect_timeout": driver.PATIENCE,
+        "socket_connect_timeout": PATIENCE,
         "protocol": 2,
         "ssl_cert_reqs": "none",
     }
     server = parse("redis://")
     assert [server.options[name] for name in ("host", "port")] == ["localhost", 6379]
-    assert (server.options["socket_timeout"], server.prefix) == (driver.PATIENCE, "keyrush")
+    assert (server.options["socket_timeout"], server.prefix) == (PATIENCE, "keyrush")
 
 
 @pytest.mark.parametrize("base", ["redis", "valkey"])
