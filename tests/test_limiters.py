@@ -39,10 +39,7 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
 
 
 class Timed:
-    """A limiter over a ledger that goes by the same clock, which is at `now` during a take.
-
-    What is given back is made known at once.
-    """
+    """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
 
     is_local = False
 
@@ -56,7 +53,6 @@ class Timed:
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         self._inner.give_back(wanted, cost, taken_at)
-        self._inner.flush()
 
     def close(self) -> None:
         self._inner.close()
@@ -339,7 +335,10 @@ def test_limiter_by_name() -> None:
     "url",
     [
         "",
-        "redis://:hunter2@localhost",
+        "redis://:hunter2@localhost/first",
+        "redis://:hunter2@localhost:port",
+        "redis+sentinel://:hunter2@localhost",
+        "redis+nothing://:hunter2@localhost",
         "redis:/:hunter2@localhost",
         "hunter2",
         "hunter2:",
