@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Mapping
-from fractions import Fraction
-from math import floor
 
 from keyrush.windows import Window
 
@@ -20,15 +19,15 @@ class Violation(BaseException):
 def used(counts: Mapping[int, int], length: int, instant: int) -> int:
     """What counts at an instant, of counts by period."""
     period = instant // length
-    left = Fraction((period + 1) * length - instant, length)
-    return counts.get(period, 0) + floor(counts.get(period - 1, 0) * left)
+    left = (period + 1) * length - instant
+    return counts.get(period, 0) + counts.get(period - 1, 0) * left // length
 
 
 class Oracle:
     """Counts by window key and period, of what was admitted and not given back."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, Counts[int]] = {}
+        self.counts: defaultdict[str, Counts[int]] = defaultdict(Counts)
 
     def add(self, window: Window, cost: int, at: int) -> None:
         """Note that `cost` was admitted, or with a minus given back, at `at`."""
@@ -36,7 +35,7 @@ class Oracle:
 
     def of(self, window: Window) -> Counts[int]:
         """The counts of a window."""
-        return self.counts.setdefault(window.key, Counts())
+        return self.counts[window.key]
 
     def used(self, window: Window, instant: int) -> int:
         """What counts at an instant."""

@@ -247,7 +247,9 @@ class World:
         if taking.asked:
             process.refused.append((taking.wanted, taking.cost, tally.ready_at))
         elif not self.course.has_steps and not any(
-            wanted == taking.wanted and cost <= taking.cost and taking.now < ready_at
+            wanted == taking.wanted
+            and cost <= taking.cost
+            and taking.now < ready_at + self.course.has_own_clock  # which cuts milliseconds apart
             for wanted, cost, ready_at in process.refused
         ):
             raise Violation("refused unasked")

@@ -51,7 +51,8 @@ class GuardedLimiter:
         return windows.take(wanted, {}, 0, now)[0]
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        self.circuit.call(self._inner.give_back, wanted, cost, taken_at)
+        if self.circuit.is_closed:  # otherwise it may have passed uncounted
+            self.circuit.call(self._inner.give_back, wanted, cost, taken_at)
 
     def close(self) -> None:
         self._inner.close()

@@ -61,6 +61,7 @@ class Lease:
         "refused",
         "room",
         "since",
+        "stale",
         "taken_at",
         "until",
         "window",
@@ -82,6 +83,7 @@ class Lease:
         self.window: Window | None = None
         self.room = 0
         self.ends_at = self.ready_at = 0  # on the wall clock
+        self.stale = False  # something was given back since, which only the ledger knows
         self.out_until = 0  # until then the ledger need not be asked
         self.refusal: Tally = UNLIMITED
         self.refused = 0  # the cost that was refused
@@ -125,9 +127,9 @@ class LeasedLimiter:
         if lease is not None:
             instant = self.shared.instant(now) if self._by_monotonic else now
             with self._lock:
-                if lease.windows is not wanted and lease.windows != wanted:
-                    return None
-                if lease.since <= instant < lease.until and lease.left >= cost:
+                is_it = lease.windows is wanted or lease.windows == wanted
+                is_good = is_it and lease.since <= instant < lease.until
+                if is_good and lease.left >= cost and (cost or not lease.stale):
                     left = lease.left = lease.left - cost
                     if left <= lease.low and self._background is not None:
                         lease.low = -1
@@ -135,7 +137,8 @@ class LeasedLimiter:
                     remaining = lease.room + left
                     ready_at = lease.ends_at if remaining else lease.ready_at
                     return _tally(Tally, (True, lease.window, remaining, ready_at))
-                if cost and cost == lease.refused and lease.since <= instant < lease.out_until:
+                is_out = is_it and lease.since <= instant < lease.out_until
+                if is_out and cost and cost == lease.refused:
                     return lease.refusal
         if self.shared.circuit.is_open:
             return self.shared.without(wanted, cost, now)
@@ -181,6 +184,9 @@ class LeasedLimiter:
             Away: It can't answer.
         """
         instant = self.shared.instant(self.shared.clock())
+        if lease.windows != wanted:  # before the ledger is asked, which then counts them no more
+            with self._lock:
+                self._let_go(lease)
         answer = self.shared.ask(wanted, cost, self._extra(lease, cost, instant) if cost else 0)
         with self._lock:
             return self._absorb(lease, wanted, answer, cost, instant)
@@ -209,10 +215,11 @@ class LeasedLimiter:
             lease.windows, lease.periods = wanted, periods
             lease.since = taken.now + answer.shift
         lease.since = min(lease.since, taken.now + answer.shift)  # the clock has stepped back
-        ends = ((taken_in + 1) * w.length for taken_in, w in zip(periods, wanted, strict=True))
+        starts = [period * w.length for period, w in zip(periods, wanted, strict=True)]
+        ends = [start + w.length for start, w in zip(starts, wanted, strict=True)]
         lease.until = min(ends) + answer.shift
-        lease.taken_at = taken.now
-        lease.asked_at = instant
+        lease.taken_at = max(taken.now, *starts)  # they may be held at a later period
+        lease.asked_at, lease.stale = instant, False
         tally = answer.tally(wanted, 0)
         lease.window, lease.room, lease.ready_at = tally.window, tally.remaining, tally.ready_at
         assert tally.window is not None  # noqa: S101  # there are windows
@@ -268,6 +275,7 @@ class LeasedLimiter:
     def _let_go(self, lease: Lease) -> None:
         if lease.left:
             self.shared.owe(tuple(lease.windows), -lease.left, lease.taken_at)
+            lease.stale = True
         lease.filled -= lease.left  # they were not used
         lease.left = 0
         self._held.discard(lease)
@@ -290,6 +298,7 @@ class LeasedLimiter:
                     lease.left += cost
                     self._held.add(lease)
                     return
+                lease.stale = True
         self.shared.give_back(wanted, cost, taken_at)
 
     def flush(self) -> None:

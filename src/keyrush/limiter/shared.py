@@ -179,7 +179,8 @@ class SharedWindows:
         return tally._replace(window=whole, ready_at=tally.ready_at + wall_shift)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:
-        """The window with this process's share of what was left when last heard of.
+        """The window with this process's share of what was left when last heard of. Where there
+        is some left, but none for this process, only the outage refuses: that is 503, not 429.
 
         What the process itself took is rounded up, for the parts of several add up.
         """
@@ -187,6 +188,8 @@ class SharedWindows:
         room = max(0, window.amount - windows.used(counter, window.length, at))
         each, rest = divmod(room, place.workers)
         share = each + (place.rank < rest)
+        if room and not share:
+            raise Away("the limiter is away, and its limit too small to be divided")
         index, _, previous = windows.roll(self._own.get(window.key), at // window.length)
         if index == at // window.length and previous * (at % window.length) % window.length:
             share -= 1
@@ -251,13 +254,16 @@ class SharedWindows:
         """
         with self._lock:
             units, taken_at = self._owed.get(slot, (0, 0))
-            if units < 0:
-                del self._owed[slot]
-        if units:
+        if not units:
+            return
+        is_told = units < 0
+        try:
             self.ledger.give_back(slot[0], -units, taken_at)
-        if units > 0:
-            with self._lock:  # more may have come meanwhile
-                self._owed.add(slot, -units, taken_at)
+            is_told = True
+        finally:
+            if is_told:
+                with self._lock:  # more may have come meanwhile
+                    self._owed.add(slot, -units, taken_at)
 
     # --- being one of several ---
 
