@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from argon2.exceptions import HashingError
-from pydantic import SecretStr
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 import keyrush
 from keyrush import output
 from keyrush.bridge import synchronous
+from keyrush.effective import effective, shown, source
 from keyrush.errors import ConfigurationError
 from keyrush.forks import process_name
 from keyrush.keys import Fingerprints, Hashing
@@ -24,7 +23,6 @@ from keyrush.limiter import open_limiter
 from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.shared import SharedWindows
 from keyrush.model import now_ms
-from keyrush.notation import format_limits
 from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for, uncovered
 from keyrush.settings import PREFIX, Settings, unknown_variables
 from keyrush.store import Store, open_store
@@ -77,7 +75,7 @@ def run(*, as_json: bool) -> int:
         output.table(
             ["SETTING", "FROM", "VALUE"],
             [
-                [PREFIX + name.upper(), report.sources[name], _shown(value)]
+                [PREFIX + name.upper(), report.sources[name], shown(value)]
                 for name, value in report.settings.items()
             ],
         )
@@ -99,8 +97,8 @@ def examine() -> Report:
         for line in str(error).splitlines():
             report.add("problem", "settings", line, _SETTINGS)
         return report
-    report.settings = _effective(settings)
-    report.sources = {name: _source(settings, name) for name in report.settings}
+    report.settings = effective(settings)
+    report.sources = {name: source(settings, name) for name in report.settings}
     report.add("ok", "settings", "are valid")
     store = _opened(report, settings)
     if store is not None:
@@ -278,59 +276,3 @@ def _warn_of_processes(report: Report) -> None:
     if workers.isdecimal() and int(workers) > 1:
         text += f"; WEB_CONCURRENCY={workers} makes it {workers} times the limit"
     report.add("note", "limits", text)
-
-
-# --- effective settings ---
-
-
-def _effective(settings: Settings) -> dict[str, Any]:
-    """Every setting as JSON, without secrets."""
-    values = settings.model_dump(mode="json", exclude={"errors", "pepper"})
-    values["pepper"] = [_masked(pepper) for pepper in settings.pepper]
-    for name, table in settings.plans.items():
-        values["plans"][name]["limits"] = format_limits(table.limits)
-        values["plans"][name]["modules"] = sorted(table.modules)
-    values["errors"] = _name(settings.errors)
-    values["store_url"] = _without_password(settings.store_url)
-    values["limiter_url"] = _without_password(settings.limiter_url)
-    return {name: values[name] for name in Settings.model_fields}
-
-
-def _name(errors: Any) -> str:
-    """`errors` as it may be set: a function by its module and name."""
-    if isinstance(errors, str):
-        return errors
-    return f"{errors.__module__}:{getattr(errors, '__qualname__', type(errors).__qualname__)}"
-
-
-def _masked(secret: SecretStr) -> str:
-    return f"({len(secret.get_secret_value().encode())} bytes)"
-
-
-def _without_password(url: str) -> str:
-    if "://" not in url:
-        return url
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return url.partition("://")[0] + "://…"
-    # Without its options: some drivers take a password among them.
-    shown = parsed.set(query={}).render_as_string(hide_password=True)
-    return f"{shown}?…" if parsed.query else shown
-
-
-def _source(settings: Settings, name: str) -> str:
-    if any(variable.lower() == (PREFIX + name).lower() for variable in os.environ):
-        return "environment"
-    return "file" if name in settings.model_fields_set else "default"
-
-
-def _shown(value: Any) -> str:
-    """A setting on one line, for people: tables by the names in them."""
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, dict):
-        return ", ".join(value)
-    if isinstance(value, list):
-        return ", ".join(item["path"] if isinstance(item, dict) else str(item) for item in value)
-    return str(value)

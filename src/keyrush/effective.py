@@ -1,0 +1,67 @@
+"""The settings that are in force, for people to read: where they come from, and no secret."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from keyrush.notation import format_limits
+from keyrush.settings import PREFIX, Settings
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Every setting as JSON, without secrets."""
+    values = settings.model_dump(mode="json", exclude={"errors", "pepper"})
+    values["pepper"] = [_masked(pepper) for pepper in settings.pepper]
+    for name, table in settings.plans.items():
+        values["plans"][name]["limits"] = format_limits(table.limits)
+        values["plans"][name]["modules"] = sorted(table.modules)
+    values["errors"] = _name(settings.errors)
+    values["store_url"] = _without_password(settings.store_url)
+    values["limiter_url"] = _without_password(settings.limiter_url)
+    return {name: values[name] for name in Settings.model_fields}
+
+
+def _name(errors: Any) -> str:
+    """`errors` as it may be set: a function by its module and name."""
+    if isinstance(errors, str):
+        return errors
+    return f"{errors.__module__}:{getattr(errors, '__qualname__', type(errors).__qualname__)}"
+
+
+def _masked(secret: SecretStr) -> str:
+    return f"({len(secret.get_secret_value().encode())} bytes)"
+
+
+def _without_password(url: str) -> str:
+    if "://" not in url:
+        return url
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return url.partition("://")[0] + "://…"
+    # Without its options: some drivers take a password among them.
+    text = parsed.set(query={}).render_as_string(hide_password=True)
+    return f"{text}?…" if parsed.query else text
+
+
+def source(settings: Settings, name: str) -> str:
+    """Where a setting comes from: environment, file or default."""
+    if any(variable.lower() == (PREFIX + name).lower() for variable in os.environ):
+        return "environment"
+    return "file" if name in settings.model_fields_set else "default"
+
+
+def shown(value: Any) -> str:
+    """A setting on one line, for people: tables by the names in them."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(value)
+    if isinstance(value, list):
+        return ", ".join(item["path"] if isinstance(item, dict) else str(item) for item in value)
+    return str(value)
