@@ -37,7 +37,8 @@ def _decide(kind: str, name: str, calls: int) -> None:
     client = redis.Redis.from_url(url)
 
     def reads() -> int:
-        count: int = client.info("stats")["total_reads_processed"]
+        stats: Any = client.info("stats")  # a dict, or by some versions' types an awaitable
+        count: int = stats["total_reads_processed"]
         return count
 
     if kind == "sync":

@@ -120,7 +120,7 @@ class SharedWindows:
         self.circuit.enter()
         try:
             before = self.monotonic()
-            taken = await self.ledger.take_async(wanted, cost, 0)  # type: ignore[attr-defined]
+            taken = await self.ledger.take_async(wanted, cost, 0)  # type: ignore[attr-defined]  # not all have it
         except Exception as error:
             raise self._lost(error) from error
         return self._heard(wanted, taken, before)
@@ -175,7 +175,8 @@ class SharedWindows:
             if changes:
                 self._own.sweep(wanted, at)
                 self._owed.owe(tuple(wanted), cost, at)
-        whole = next((window for window in wanted if window.key == tally.window.key), None)  # type: ignore[union-attr]
+        part = tally.window
+        whole = next((window for window in wanted if part and window.key == part.key), None)
         return tally._replace(window=whole, ready_at=tally.ready_at + wall_shift)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:

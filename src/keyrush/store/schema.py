@@ -237,8 +237,7 @@ def _make_postgresql_engine(url: URL) -> sa.Engine:
         hide_parameters=True,
         connect_args=waits,
     )
-    # Here, because the driver need not be installed where it is not used.
-    from keyrush.store.patience import make_patient  # noqa: PLC0415
+    from keyrush.store.patience import make_patient  # noqa: PLC0415  # its driver is an extra
 
     make_patient(engine)
     return engine
