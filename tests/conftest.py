@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting leaks in from the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith("KEYRUSH_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind."""
+    if request.param == "postgresql":
+        found: str = request.getfixturevalue("postgres_url")
+        return found
+    return f"sqlite:///{tmp_path}/keyrush.db"
 
 
 @pytest.fixture

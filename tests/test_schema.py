@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,15 +78,6 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 WINDOW = Window("key:cred_a:60", 60_000, 2, "minute")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
-    if request.param == "postgresql":
-        found: str = request.getfixturevalue("postgres_url")
-        return found
-    return f"sqlite:///{tmp_path}/keyrush.db"
 
 
 @pytest.fixture

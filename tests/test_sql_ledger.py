@@ -34,15 +34,6 @@ MINUTE = Window("key:cred_a:60", 60_000, 10, "minute")
 HOUR = Window("key:cred_a:3600", 3_600_000, 15, "hour")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
-    if request.param == "postgresql":
-        found: str = request.getfixturevalue("postgres_url")
-        return found
-    return f"sqlite:///{tmp_path}/keyrush.db"
-
-
 @pytest.fixture
 def store(url: str) -> Iterator[SqlStore]:
     """A store in each kind of database."""
