@@ -21,6 +21,7 @@ from keyrush import Gate, KeyrushMiddleware, StoreError
 from keyrush.accounts import NewKey
 from keyrush.api import MAX_BODY, account_api
 from keyrush.model import Account, ApiKey
+from keyrush.paging import Place
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.serving import serve
@@ -147,7 +148,7 @@ def test_list(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
 
 def test_revoke(gate: Gate, client: httpx2.Client) -> None:
     """O6, O17: a key of the account revokes another, of whatever scope, at once."""
-    caller = key_of(gate, scopes=["read:a"], environment="test")
+    caller = key_of(gate, scopes=["read:a"])
     target = key_of(gate)
     assert client.get("/whoami", headers=bearer(target)).status_code == 200
     response = client.post(f"{KEYS}/{target.key.id}/revoke", headers=bearer(caller))
@@ -178,7 +179,7 @@ def test_not_of_the_account(gate: Gate, client: httpx2.Client, operation: str) -
     assert all(response.json() == NOT_FOUND for response in responses)
     assert all(response.headers["cache-control"] == "no-store" for response in responses)
     assert gate.accounts.key(foreign.key.id).is_active(gate.clock())
-    assert gate.accounts.keys("acct_b") == [foreign.key]
+    assert list(gate.accounts.keys("acct_b")) == [foreign.key]
 
 
 # --- rotate ---
@@ -308,7 +309,7 @@ def test_scopes_beyond_the_callers(
     assert response.json()["error"] == "The API key lacks a scope."
     challenge = 'Bearer realm="api", error="insufficient_scope"'
     assert response.headers["www-authenticate"] == challenge
-    assert gate.accounts.keys("acct_a") == [caller.key]
+    assert list(gate.accounts.keys("acct_a")) == [caller.key]
 
 
 def test_caller_without_any_scope(clock: Clock) -> None:
@@ -460,7 +461,7 @@ def test_wrong_body(
     assert (problem["type"], problem["loc"]) == (kind, ["body", *loc])
     assert problem["input"] == given
     assert response.headers["cache-control"] == "no-store"
-    assert gate.accounts.keys("acct_a") == [caller.key]
+    assert list(gate.accounts.keys("acct_a")) == [caller.key]
 
 
 def test_all_that_is_wrong_is_named(gate: Gate, client: httpx2.Client) -> None:
@@ -538,7 +539,7 @@ def test_key_in_body(gate: Gate, client: httpx2.Client, body: object) -> None:
     [problem] = problems(response)
     assert (problem["loc"], problem["input"]) == (["body"], None)
     assert caller.text not in response.text
-    assert gate.accounts.keys("acct_a") == [caller.key]
+    assert list(gate.accounts.keys("acct_a")) == [caller.key]
 
 
 def test_unknown_scope(clock: Clock) -> None:
@@ -738,10 +739,12 @@ class Faulty(MemoryStore):
         self._answers()
         return super().key(key_id)
 
-    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
+    def keys(
+        self, account_id: str | None = None, limit: int = 50, after: Place | None = None
+    ) -> Sequence[ApiKey]:
         """As the protocol says."""
         self._answers()
-        return super().keys(account_id)
+        return super().keys(account_id, limit, after)
 
 
 @pytest.mark.parametrize(

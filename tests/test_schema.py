@@ -132,7 +132,7 @@ def test_upgraded_is_as_good_as_new(url: str, engine: sa.Engine) -> None:
     make_first(engine)
     store = SqlStore(url)
     assert store.charge("acct_a", 1) == 499
-    assert store.revoke("cred_a", NOW) is True
+    assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
     ledger = SqlLedger(store.engine)
     assert [ledger.take([WINDOW], 1, 0).granted for _ in range(3)] == [1, 1, 0]
     assert ledger.enlist("one") == (0, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyrush.errors import ConfigurationError, StoreError
+from keyrush.errors import ConfigurationError, DataError, StoreError
 from keyrush.model import DAY, SECOND, Found, Limit
 from keyrush.store import Batch, Store, account_subject, key_subject, open_store
 from keyrush.store.memory import MemoryStore
@@ -53,6 +53,13 @@ def store(empty: Store) -> Store:
     assert empty.add_account(account("acct_a"))
     assert empty.add_account(account("acct_b", created_at=NOW + 1))
     return empty
+
+
+def revoked(store: Store, key_id: str, at: int = NOW, **how: Any) -> list[str]:
+    """The ids that one revocation names."""
+    outcome, key_ids = store.revoke(key_id, at, **how)
+    assert outcome == "done"
+    return list(key_ids)
 
 
 def in_threads(work: Callable[[int], Any], times: int, threads: int = 16) -> list[Any]:
@@ -189,9 +196,9 @@ def test_key_round_trip(store: Store, written: Any) -> None:
 def test_no_such_key(store: Store) -> None:
     """What is asked of an unknown key says so."""
     assert store.key("cred_x") is None
-    assert store.revoke("cred_x", NOW) is False
+    assert store.revoke("cred_x", NOW) == ("gone", ())
     assert store.set_key_limits("cred_x", ()) is False
-    assert store.replace("cred_x", api_key(), NOW) is False
+    assert store.replace("cred_x", api_key(), NOW) == "gone"
     store.touch({"cred_x": NOW})
     assert list(store.keys()) == list(store.keys("acct_x")) == []
     assert store.find([api_key().fingerprint], MONTH) is None
@@ -251,9 +258,9 @@ def test_revoke(store: Store) -> None:
     """O6: for good: an earlier revocation stands, and nothing else changes."""
     store.add_key(api_key("cred_a"))
     store.add_key(api_key("cred_b"))
-    assert store.revoke("cred_a", NOW + 5) is True
-    assert store.revoke("cred_a", NOW + 9) is True
-    assert store.revoke("cred_a", NOW + 1) is True
+    assert revoked(store, "cred_a", NOW + 5) == ["cred_a"]
+    assert revoked(store, "cred_a", NOW + 9) == ["cred_a"]
+    assert revoked(store, "cred_a", NOW + 1) == ["cred_a"]
     assert store.key("cred_a") == api_key("cred_a", revoked_at=NOW + 5)
     assert store.key("cred_b") == api_key("cred_b")
     found = store.find([api_key("cred_a").fingerprint], MONTH)
@@ -285,7 +292,7 @@ def test_replace(store: Store) -> None:
     """R17: the successor is there, and the old key retires; nothing else of it changes."""
     store.add_key(api_key(expires_at=NOW + 5))
     successor = api_key("cred_b", lineage="cred_a")
-    assert store.replace("cred_a", successor, NOW + 9) is True
+    assert store.replace("cred_a", successor, NOW + 9) == "done"
     assert store.key("cred_a") == api_key(expires_at=NOW + 5, retires_at=NOW + 9)
     assert store.key("cred_b") == successor
     assert store.find([successor.fingerprint], MONTH) is not None
@@ -295,7 +302,7 @@ def test_replace(store: Store) -> None:
 def test_replace_of_a_key_that_ends(store: Store, ended: dict[str, Any]) -> None:
     """R17: a key that is revoked, or was replaced before, has no successor and stays as it is."""
     store.add_key(api_key(**ended))
-    assert store.replace("cred_a", api_key("cred_b"), NOW + 9) is False
+    assert store.replace("cred_a", api_key("cred_b"), NOW + 9) == "gone"
     assert list(store.keys()) == [api_key(**ended)]
 
 
@@ -305,8 +312,8 @@ def test_replaced_once(store: Store) -> None:
     done = in_threads(
         lambda number: store.replace("cred_a", api_key(f"cred_b{number}"), NOW + number), 20
     )
-    assert sorted(done) == [False] * 19 + [True]
-    winner = done.index(True)
+    assert sorted(done) == ["done"] + ["gone"] * 19
+    winner = done.index("done")
     assert store.key("cred_a") == api_key(retires_at=NOW + winner)
     assert {key.id for key in store.keys("acct_a")} == {"cred_a", f"cred_b{winner}"}
 
@@ -684,7 +691,7 @@ def test_replace_is_one_step(sql_url: str) -> None:
     store.add_account(account())
     store.add_key(api_key("cred_a"))
     store.add_key(api_key("cred_b"))
-    with pytest.raises(StoreError):
+    with pytest.raises(DataError):
         store.replace("cred_a", api_key("cred_b"), NOW + 9)
     assert store.key("cred_a") == api_key("cred_a")
     store.close()

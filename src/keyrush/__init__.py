@@ -2,12 +2,16 @@
 
 from keyrush.asgi import KeyrushMiddleware
 from keyrush.errors import (
+    BeyondCaller,
+    CallerEnded,
     ConfigurationError,
+    DataError,
     InvalidArgument,
     KeyrushError,
     NotFound,
     Refused,
     StoreError,
+    TooManyKeys,
 )
 from keyrush.gate import Gate
 from keyrush.model import Refusal, Scopes
@@ -17,7 +21,10 @@ from keyrush.settings import Settings
 __version__ = "0.1.0"
 
 __all__ = [
+    "BeyondCaller",
+    "CallerEnded",
     "ConfigurationError",
+    "DataError",
     "Gate",
     "InvalidArgument",
     "KeyrushError",
@@ -29,4 +36,5 @@ __all__ = [
     "Scopes",
     "Settings",
     "StoreError",
+    "TooManyKeys",
 ]

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 
 from keyrush.arguments import (
     checked_account_id,
@@ -21,20 +22,24 @@ from keyrush.arguments import (
     checked_name,
     checked_plan,
     checked_scopes,
+    is_id,
 )
-from keyrush.errors import InvalidArgument, NotFound
+from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound, TooManyKeys
 from keyrush.keys import ALPHABET, Keyring
 from keyrush.model import (
     Account,
     ApiKey,
     Limit,
+    Plan,
     iso,
     month_bounds,
     month_of,
 )
 from keyrush.notation import parse_limits
+from keyrush.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
+from keyrush.store.decisions import RETIRING, Outcome, judge_room, judge_rotation
 
 #: Seconds for which a rotated key goes on working, unless said otherwise.
 DEFAULT_GRACE = 86_400
@@ -65,6 +70,9 @@ class MonthlyUsage:
 class Accounts:
     """The operations, over a store. `changed` is told the account of which what is cached no
     longer holds.
+
+    `by`, where an operation takes it, is the id of the key that asks for it: whether that may is
+    decided in the very step that makes the change. Without, the operator asks.
     """
 
     def __init__(
@@ -110,14 +118,20 @@ class Accounts:
         Raises:
             NotFound: There is none with this id.
         """
-        found = self._store.account(account_id)
+        found = self._store.account(_account_id(account_id))
         if found is None:
             raise NotFound(f"no account {account_id!r}")
         return found
 
-    def accounts(self) -> Sequence[Account]:
-        """All accounts, oldest first."""
-        return self._store.accounts()
+    def accounts(self, *, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[Account]:
+        """The accounts, oldest first, a page of `limit` at a time; `after` is the cursor of the
+        page before.
+
+        Raises:
+            InvalidArgument: The limit is not from 1 to 100, or the cursor none of a page.
+        """
+        place = parse_cursor(after)
+        return page_of(self._store.accounts(checked_limit(limit) + 1, place), limit)
 
     def set_plan(self, account_id: str, plan: str) -> Account:
         """Put the account on a plan; its counts stay.
@@ -126,7 +140,8 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: There is no such plan.
         """
-        self._found(self._store.set_plan(account_id, self._plan(plan)), account_id)
+        done = self._store.set_plan(_account_id(account_id), self._plan(plan))
+        self._found(done, account_id)
         self._changed(account_id)
         return self.account(account_id)
 
@@ -137,7 +152,8 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: The limits are malformed.
         """
-        self._found(self._store.set_account_limits(account_id, parse_limits(limits)), account_id)
+        done = self._store.set_account_limits(_account_id(account_id), parse_limits(limits))
+        self._found(done, account_id)
         self._changed(account_id)
         return self.account(account_id)
 
@@ -150,13 +166,14 @@ class Accounts:
         """
         if checked_credits(credits) == 0:
             raise InvalidArgument("credits", "0 would add nothing")
-        balance = self._store.grant(account_id, credits)
+        balance = self._store.grant(_account_id(account_id), credits)
         if balance is None:
             raise NotFound(f"no account {account_id!r}")
+        self._changed(account_id)
         return balance
 
     def usage(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:
-        """This month's use as stored: of the key where the plan counts keys, else of the account.
+        """This month's use as stored: of the key where its quota is a key's, else of the account.
 
         Raises:
             NotFound: There is no such account, or no such key in it.
@@ -166,18 +183,13 @@ class Accounts:
         plan = self._settings.plan_values[self._plan(account.plan)]
         month = month_of(now)
         limit = plan.quota.amount if plan.quota else None
-
-        def above(counted: int) -> int:
-            return 0 if limit is None else max(0, counted - limit)
-
-        if plan.per == "account" or key_id is None:
+        if plan.quota_per == "account" or key_id is None:
             counted = self._store.usage(account_subject(account.id), month)
         else:
             counted = self._store.usage(key_subject(self.key(key_id, account_id).lineage), month)
-        overage = above(counted)
-        if plan.per == "key" and key_id is None:  # each key has a quota, the account has none
-            lineages = {key.lineage for key in self.keys(account_id)} if plan.quota else set()
-            overage = sum(above(self._store.usage(key_subject(own), month)) for own in lineages)
+        overage = 0 if limit is None else max(0, counted - limit)
+        if plan.quota_per == "key" and key_id is None:  # each key has one, the account has none
+            overage = 0 if limit is None else self._store.overage(account.id, month, limit)
             limit = None
         return MonthlyUsage(
             month, counted, limit, overage, month_bounds(now)[1], plan.overage_price
@@ -194,6 +206,7 @@ class Accounts:
         environment: str | None = None,
         expires_at: int | None = None,
         limits: str | None = None,
+        by: str | None = None,
     ) -> NewKey:
         """A new key of an account (contract R3, O4). Its text is in the result and nowhere else.
 
@@ -203,16 +216,28 @@ class Accounts:
         Raises:
             NotFound: There is no such account.
             InvalidArgument: Names the argument that is wrong and says what is allowed.
+            TooManyKeys: The account has as many active keys as its plan allows.
+            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
+            BeyondCaller: The key `by` has been replaced.
         """
-        made = self._minted(
+        now = self._clock()
+        mint = partial(
+            self._minted,
             name=checked_name(name),
             scopes=checked_scopes(scopes, self._settings.known_scopes) or ("*",),
             environment=checked_environment(environment, self._format.environments),
-            expires_at=checked_expiry(expires_at, self._clock()),
+            expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
-            account_id=self.account(account_id).id,
+            created_by=_caller(by),
         )
-        self._store.add_key(made.key)
+        account = self.account(account_id)
+        most = self._max_keys(account)
+        # Before the work of hashing; it counts when the key is added.
+        _settle(judge_room(self._store.active_keys(account.id, now), most), most)
+        made = mint(account_id=account.id)
+        outcome = self._store.add_key(made.key, most)
+        self._found(outcome != "gone", account.id)
+        _settle(outcome, most)
         return made
 
     def key(self, key_id: str, account_id: str | None = None) -> ApiKey:
@@ -221,25 +246,65 @@ class Accounts:
         Raises:
             NotFound: There is none, or it is another account's (contract O6).
         """
-        found = self._store.key(key_id)
+        found = self._store.key(key_id) if is_id(key_id) else None
         if found is None or account_id not in (None, found.account_id):
             raise NotFound("no such credential")
         return found
 
-    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
-        """The keys of an account, or of all, oldest first, revoked ones too (contract O5)."""
-        return self._store.keys(account_id)
+    def keys(
+        self,
+        account_id: str | None = None,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        after: str | None = None,
+    ) -> Page[ApiKey]:
+        """The keys of an account, or of all, oldest first, revoked ones too (contract O5), a page
+        of `limit` at a time; `after` is the cursor of the page before.
 
-    def revoke(self, key_id: str, account_id: str | None = None) -> ApiKey:
+        Raises:
+            NotFound: The id can't be an account's. One that is unknown has no keys.
+            InvalidArgument: The limit is not from 1 to 100, or the cursor none of a page.
+        """
+        owner = None if account_id is None else _account_id(account_id)
+        place = parse_cursor(after)
+        return page_of(self._store.keys(owner, checked_limit(limit) + 1, place), limit)
+
+    def revoke(
+        self, key_id: str, account_id: str | None = None, *, by: str | None = None
+    ) -> ApiKey:
         """Revoke a key for good (contract O6); a key revoked before stays as it is.
 
         Raises:
             NotFound: There is none, or it is another account's.
+            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
+            BeyondCaller: The key `by` has been replaced, and it is another key.
         """
+        return self._revoke(key_id, account_id, descendants=False, by=by)[0]
+
+    def revoke_with_descendants(
+        self, key_id: str, account_id: str | None = None, *, by: str | None = None
+    ) -> Sequence[ApiKey]:
+        """Revoke a key, what it has made, what that has made, and so on, in one step.
+
+        Returns the key, and after it those that were revoked along with it, oldest first. Made
+        by a key is what it has created or rotated; what the operator has rotated goes on being
+        made by whichever key had made its predecessor.
+
+        Raises:
+            As `revoke`; a key that has been replaced may not even do so with itself.
+        """
+        return self._revoke(key_id, account_id, descendants=True, by=by)
+
+    def _revoke(
+        self, key_id: str, account_id: str | None, *, descendants: bool, by: str | None
+    ) -> Sequence[ApiKey]:
         key = self.key(key_id, account_id)
-        self._store.revoke(key_id, self._clock())
+        done = self._store.revoke(key.id, self._clock(), descendants, _caller(by))
+        if done.outcome == "gone":
+            raise NotFound("no such credential")
+        _settle(done.outcome)
         self._changed(key.account_id)
-        return self.key(key_id)
+        return [self.key(revoked) for revoked in done.key_ids]
 
     def rotate(
         self,
@@ -248,6 +313,7 @@ class Accounts:
         *,
         grace: int = DEFAULT_GRACE,
         expires_at: int | None = None,
+        by: str | None = None,
     ) -> NewKey:
         """Replace a key without downtime (contract R17).
 
@@ -259,6 +325,10 @@ class Accounts:
             NotFound: There is none, or it is another account's.
             InvalidArgument: The grace is out of bounds, or the key is revoked, expired or has
                 been rotated before.
+            TooManyKeys: With those that retire, twice as many keys of the account are active as
+                its plan allows.
+            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
+            BeyondCaller: The key `by` has been replaced.
         """
         ends_after = checked_grace(grace) * 1000
         old = self.key(key_id, account_id)
@@ -267,6 +337,9 @@ class Accounts:
             raise InvalidArgument("credential", "is revoked or expired; create a new one")
         if old.retires_at is not None:
             raise InvalidArgument("credential", _ROTATED)
+        most = self._max_keys(self.account(old.account_id))
+        count = self._store.active_keys(old.account_id, now)
+        _settle(judge_rotation(count, most, ends_one=ends_after == 0), most)
         made = self._minted(
             account_id=old.account_id,
             name=old.name,
@@ -275,9 +348,13 @@ class Accounts:
             expires_at=checked_expiry(expires_at, now) or old.expires_at,
             limits=old.limits,
             lineage=old.lineage,
+            created_by=_caller(by) or old.created_by,
         )
-        if not self._store.replace(key_id, made.key, now + ends_after):
+        retires_at = made.key.created_at + ends_after
+        outcome = self._store.replace(old.id, made.key, retires_at, most, _caller(by))
+        if outcome == "gone":
             raise InvalidArgument("credential", _ROTATED)
+        _settle(outcome, most)
         self._changed(old.account_id)
         return made
 
@@ -303,6 +380,7 @@ class Accounts:
         expires_at: int | None,
         limits: tuple[Limit, ...] | None,
         lineage: str | None = None,
+        created_by: str | None = None,
     ) -> NewKey:
         minted = self._format.mint(environment)
         key_id = f"cred_{_random_id()}"
@@ -320,15 +398,56 @@ class Accounts:
             created_at=self._clock(),
             expires_at=expires_at,
             limits=limits,
+            created_by=created_by,
         )
         return NewKey(minted.text.decode("ascii"), key)
 
     def _plan(self, plan: str) -> str:
         return checked_plan(plan, self._settings.plans)
 
+    def _max_keys(self, account: Account) -> int:
+        """How many active keys the account may have; on a plan that left the table, as on one
+        that says nothing of it.
+        """
+        return self._settings.plan_values.get(account.plan, Plan(account.plan)).max_keys
+
     def _found(self, done: bool, account_id: str) -> None:
         if not done:
             raise NotFound(f"no account {account_id!r}")
+
+
+def _account_id(account_id: str) -> str:
+    """The id, if it can be one: what can't be is not looked for.
+
+    Raises:
+        NotFound: It can't.
+    """
+    if not is_id(account_id):
+        raise NotFound("no such account")
+    return account_id
+
+
+def _caller(by: str | None) -> str | None:
+    if by is not None and not is_id(by):
+        raise CallerEnded("no such key may ask")
+    return by
+
+
+def _settle(outcome: Outcome, max_keys: int = 0) -> None:
+    """Go on only if it is done.
+
+    Raises:
+        TooManyKeys, CallerEnded or BeyondCaller: As the outcome says.
+    """
+    match outcome:
+        case "too_many_keys":
+            raise TooManyKeys(max_keys)
+        case "too_many_active":
+            raise TooManyKeys(RETIRING * max_keys)
+        case "caller_ended":
+            raise CallerEnded("the key that asks is revoked or expired")
+        case "caller_retires":
+            raise BeyondCaller("the key that asks has been replaced")
 
 
 def _random_id() -> str:

@@ -6,34 +6,48 @@
 serves, under that path:
 
 - `POST /me/api-credentials` `{"name", "expires_at"?, "scopes"?}`: a new key, shown this once
-- `GET /me/api-credentials`: the account's keys, without their texts
-- `POST /me/api-credentials/{id}/revoke`
+- `GET /me/api-credentials?limit&cursor`: the account's keys, without their texts, oldest first;
+  where there are more, a `Link` header names the next page
+- `POST /me/api-credentials/{id}/revoke` `{"descendants"?: also what it has made}`
 - `POST /me/api-credentials/{id}/rotate` `{"grace"?: seconds, "expires_at"?}`
 - `GET /me/credits` and `GET /me/usage`
 - `GET` or `POST /capabilities`: tools and their prices. Public once `public_paths` lists it.
 
 No key makes one that may do more than itself: what is created or rotated has no scope that the
 caller lacks, the caller's environment, and no later end; a key with limits of its own makes no
-other. Revoking needs no more than a key of the account.
+other. Revoking needs no more than a key of the account, but that a key of an environment that is
+not metered manages no other keys than such. A key that has been replaced manages none but itself,
+and one that ends while it asks gets nothing done.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from keyrush import accounts, http
-from keyrush.arguments import MAX_GRACE, MAX_NAME
-from keyrush.errors import InvalidArgument, KeyrushError, NotFound, Refused, StoreError
+from keyrush.arguments import MAX_GRACE, MAX_NAME, is_id
+from keyrush.errors import (
+    BeyondCaller,
+    CallerEnded,
+    InvalidArgument,
+    KeyrushError,
+    NotFound,
+    Refused,
+    StoreError,
+    TooManyKeys,
+    log_fault,
+)
 from keyrush.gate import GATE, Gate
 from keyrush.keys import KeyFormat
-from keyrush.model import Refusal, iso
+from keyrush.model import ApiKey, Refusal, iso
+from keyrush.paging import DEFAULT_LIMIT, MAX_LIMIT
 from keyrush.principal import Principal
 from keyrush.tables import ScopeName
 from keyrush.verification import UNAVAILABLE
@@ -55,13 +69,11 @@ MAX_BODY = 65_536
 #: Keys are shown once and balances change: nothing under /me may be kept by a cache.
 _NO_STORE = {"Cache-Control": "no-store"}
 
-_log = logging.getLogger("keyrush")
-
 T = TypeVar("T")
 Handler = Callable[[Request, Gate, Principal], Awaitable[object]]
 
 
-# --- what a body may say -----------------------------------------------------------------------
+# --- what a body or a query may say ------------------------------------------------------------
 
 #: Dates at the end of the calendar overflow in some time zone.
 Expiry = Annotated[AwareDatetime, Field(lt=datetime(9999, 1, 1, tzinfo=UTC))]
@@ -84,6 +96,17 @@ class _Creation(_Body):
 class _Rotation(_Body):
     grace: Annotated[int, Field(ge=0, le=MAX_GRACE, strict=True)] = accounts.DEFAULT_GRACE
     expires_at: Expiry | None = None
+
+
+class _Revocation(_Body):
+    descendants: Annotated[bool, Field(strict=True)] = False
+
+
+class _Paging(BaseModel):
+    """The query of a list; what it says besides is no matter, as usual with queries."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+    cursor: str | None = None
 
 
 Model = TypeVar("Model", bound=_Body)
@@ -115,8 +138,7 @@ async def _read(request: Request, gate: Gate, model: type[Model]) -> Model:
             message = f"Body should have at most {MAX_BODY} bytes"
             raise _BadBody([_problem("too_long", ["body"], message, None)], status=413)
     # Whoever pastes a key where a name belongs must find it neither echoed nor stored (O22).
-    keys = KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
-    if re.search(keys.scanner_pattern().encode(), raw):
+    if _holds_key(gate, bytes(raw)):
         raise _BadBody([_problem("value_error", ["body"], "Body should hold no key", None)])
     try:
         values = pydantic_core.from_json(bytes(raw), allow_inf_nan=False) if raw.strip() else None
@@ -130,12 +152,36 @@ async def _read(request: Request, gate: Gate, model: type[Model]) -> Model:
     try:
         return model.model_validate(values, from_attributes=True)
     except ValidationError as error:
-        raise _BadBody(
-            [
-                _problem(found["type"], ["body", *found["loc"]], found["msg"], found["input"])
-                for found in error.errors(include_url=False, include_context=False)
-            ]
-        ) from None
+        raise _invalid("body", error) from None
+
+
+def _query(request: Request, gate: Gate) -> _Paging:
+    """The request's query.
+
+    Raises:
+        _BadBody: It is not what `_Paging` says.
+    """
+    values = dict(request.query_params)
+    if any(_holds_key(gate, value.encode()) for value in values.values()):
+        raise _BadBody([_problem("value_error", ["query"], "Query should hold no key", None)])
+    try:
+        return _Paging.model_validate(values)
+    except ValidationError as error:
+        raise _invalid("query", error) from None
+
+
+def _holds_key(gate: Gate, raw: bytes) -> bool:
+    keys = KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
+    return re.search(keys.scanner_pattern().encode(), raw) is not None
+
+
+def _invalid(where: str, error: ValidationError) -> _BadBody:
+    return _BadBody(
+        [
+            _problem(found["type"], [where, *found["loc"]], found["msg"], found["input"])
+            for found in error.errors(include_url=False, include_context=False)
+        ]
+    )
 
 
 def _wrong(error: InvalidArgument, body: _Body) -> _BadBody:
@@ -166,6 +212,14 @@ def _me(handler: Handler, status: int = 200) -> Callable[[Request], Awaitable[Re
         except NotFound:
             # An answer and no refusal: it counts, so that ids can't be guessed for nothing.
             return _refused(gate, Refusal("not_found"))
+        except CallerEnded:  # as the gate will say from now on (S26)
+            principal.refuse(http.INVALID)
+        except BeyondCaller:
+            principal.refuse(Refusal("beyond_caller"))
+        except TooManyKeys as full:
+            principal.refuse(Refusal("too_many_keys", (f"{full.limit:,}",)))
+        if isinstance(answer, Response):
+            return answer
         return JSONResponse(answer, status, _NO_STORE)
 
     return endpoint
@@ -192,7 +246,7 @@ async def _run(
     except Exception as error:
         if isinstance(error, KeyrushError) and not isinstance(error, StoreError):
             raise
-        _log.exception("the store can't answer the account API")
+        log_fault("the store can't answer the account API", error)
         principal.refusal = UNAVAILABLE
         raise Refused(UNAVAILABLE) from error
 
@@ -202,7 +256,7 @@ async def _run(
 
 async def _create(request: Request, gate: Gate, principal: Principal) -> object:
     wanted = await _read(request, gate, _Creation)
-    caller = await _run(gate, principal, "io", gate.accounts.key, principal.key_id)
+    caller = await _run(gate, principal, "io", _caller, gate, principal)
     if caller.limits is not None:  # each new key would be as much again
         principal.refuse(Refusal("beyond_caller"))
     scopes = wanted.scopes or list(principal.scopes)
@@ -220,6 +274,7 @@ async def _create(request: Request, gate: Gate, principal: Principal) -> object:
             scopes=scopes,
             environment=principal.environment,
             expires_at=expires_at,
+            by=principal.key_id,
         )
 
     try:
@@ -228,22 +283,74 @@ async def _create(request: Request, gate: Gate, principal: Principal) -> object:
         raise _wrong(error, wanted) from None
 
 
-async def _list(_: Request, gate: Gate, principal: Principal) -> object:
-    keys = await _run(gate, principal, "io", gate.accounts.keys, principal.account_id)
+def _caller(gate: Gate, principal: Principal) -> ApiKey:
+    """The calling key as it is stored now, if it may make others.
+
+    Raises:
+        CallerEnded: It is no longer active.
+        BeyondCaller: It has been replaced.
+    """
+    try:
+        caller = gate.accounts.key(principal.key_id, principal.account_id)
+    except NotFound:
+        caller = None
+    if caller is None or not caller.is_active(gate.clock()):
+        raise CallerEnded("the calling key has ended")
+    if caller.retires_at is not None:
+        raise BeyondCaller("the calling key has been replaced")
+    return caller
+
+
+def _credential_id(request: Request) -> str:
+    """The id in the path.
+
+    Raises:
+        NotFound: It can't be one.
+    """
+    key_id: str = request.path_params["credential_id"]
+    if not is_id(key_id):
+        raise NotFound("no such credential")
+    return key_id
+
+
+async def _list(request: Request, gate: Gate, principal: Principal) -> object:
+    wanted = _query(request, gate)
+    list_keys = partial(
+        gate.accounts.keys, principal.account_id, limit=wanted.limit, after=wanted.cursor
+    )
+    try:
+        page = await _run(gate, principal, "io", list_keys)
+    except InvalidArgument as error:
+        loc: list[str | int] = ["query", error.field]
+        problem = _problem("value_error", loc, error.message, wanted.cursor)
+        raise _BadBody([problem]) from None
     now = gate.clock()
-    return [accounts.as_json(key, now) for key in keys]
+    headers = dict(_NO_STORE)
+    if page.cursor is not None:  # relative to what was asked for, wherever that is mounted
+        headers["Link"] = f'<?limit={wanted.limit}&cursor={page.cursor}>; rel="next"'
+    return JSONResponse([accounts.as_json(key, now) for key in page], headers=headers)
 
 
 async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
-    key_id = request.path_params["credential_id"]
-    key = await _run(gate, principal, "io", gate.accounts.revoke, key_id, principal.account_id)
-    return accounts.as_json(key, gate.clock())
+    key_id = _credential_id(request)
+    wanted = await _read(request, gate, _Revocation)
+
+    def revoke() -> ApiKey:
+        key = gate.accounts.key(key_id, principal.account_id)
+        sandbox = gate.settings.unmetered_environments
+        if principal.environment in sandbox and key.environment not in sandbox:
+            principal.refuse(Refusal("beyond_caller"))
+        done = gate.accounts.revoke_with_descendants if wanted.descendants else gate.accounts.revoke
+        revoked = done(key_id, principal.account_id, by=principal.key_id)
+        return revoked if isinstance(revoked, ApiKey) else revoked[0]
+
+    return accounts.as_json(await _run(gate, principal, "io", revoke), gate.clock())
 
 
 async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
-    key_id = request.path_params["credential_id"]
+    key_id = _credential_id(request)
     wanted = await _read(request, gate, _Rotation)
-    caller = await _run(gate, principal, "io", gate.accounts.key, principal.key_id)
+    caller = await _run(gate, principal, "io", _caller, gate, principal)
     key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
     principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
     has_more_requests = caller.limits not in {None, key.limits}
@@ -257,6 +364,7 @@ async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
             principal.account_id,
             grace=wanted.grace,
             expires_at=expires_at,
+            by=principal.key_id,
         )
 
     try:

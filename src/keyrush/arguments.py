@@ -15,10 +15,15 @@ MAX_NAME = 120  # characters (contract O4)
 #: Seconds for which a rotated key may go on working.
 MAX_GRACE = 30 * 86_400
 
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,120}")  # RFC 6749 §3.3
 #: Besides markup: control characters, what turns the direction of text, and lone surrogates.
 _UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def is_id(text: object) -> bool:
+    """True for what can be the id of an account or a key; nothing else is ever looked for."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 def checked_account_id(account_id: str) -> str:
@@ -27,7 +32,7 @@ def checked_account_id(account_id: str) -> str:
     Raises:
         InvalidArgument: It is too long, or has characters that ids don't have.
     """
-    if not _ACCOUNT_ID.fullmatch(account_id):
+    if not is_id(account_id):
         raise InvalidArgument(
             "account", f"{account_id!r} must be 1 to 64 letters, digits or characters of _.@-"
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from keyrush.errors import KeyrushError, log_fault
+from keyrush.errors import DataError, KeyrushError, log_fault
 from keyrush.forks import after_fork
 
 T = TypeVar("T")
@@ -57,14 +57,18 @@ class Circuit:
         return self._monotonic() - self._opened_at if self._open_until else 0.0
 
     def call(self, function: Callable[..., T], *args: object) -> T:
-        """`function(*args)`; what it raises opens the circuit.
+        """`function(*args)`; what it raises opens the circuit, but for what is about the data.
 
         Raises:
             Away: The circuit is open, or the function has failed: then with its cause.
+            DataError: What is behind the circuit has answered, and can't take these values.
         """
         self.enter()
         try:
             result = function(*args)
+        except DataError:
+            self.succeeded()
+            raise
         except Exception as error:
             self.failed(error)
             raise Away(f"{self.name} is away") from error

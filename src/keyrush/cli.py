@@ -13,7 +13,14 @@ from sqlalchemy.exc import DBAPIError
 import keyrush
 from keyrush import output
 from keyrush.commands import CommandError, Json, accounts, keys
-from keyrush.errors import ConfigurationError, InvalidArgument, NotFound, StoreError
+from keyrush.errors import (
+    ConfigurationError,
+    DataError,
+    InvalidArgument,
+    NotFound,
+    StoreError,
+    TooManyKeys,
+)
 
 _EXIT_CODES = """Exit codes: 0 done; 1 not found, or refused as things stand; 2 wrong arguments
 or settings; 3 the store is unavailable."""
@@ -46,7 +53,7 @@ def main() -> None:
 def _exit(error: Exception) -> NoReturn:
     """Say what went wrong, one line each, and exit; raise again what nobody has foreseen."""
     message = str(error)
-    if isinstance(error, NotFound | CommandError):
+    if isinstance(error, NotFound | CommandError | TooManyKeys | DataError):
         code = 1
     elif isinstance(error, StoreError | OSError):
         code = 3

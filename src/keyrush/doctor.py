@@ -137,20 +137,19 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
     now = now_ms()
     try:
         in_use = store.peppers(now)
-        accounts = store.accounts()
+        plans = store.plans()
     except Exception as error:  # a store of the user's own may raise anything
         report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
         return
     report.active_keys = sum(in_use.values())
     where = pepper_file(settings)
     opened = "opened" if where is None else f"opened in {where.parent}"
-    text = f"{opened}; accounts: {len(accounts):,}, active keys: {report.active_keys:,}"
+    text = f"{opened}; accounts: {sum(plans.values()):,}, active keys: {report.active_keys:,}"
     report.add("ok", "store", text)
     if settings.is_store_in_memory:
         report.add("note", "store", "in memory: gone with the process, out of reach of commands")
-    for plan in sorted({account.plan for account in accounts} - settings.plans.keys()):
-        concerned = sum(account.plan == plan for account in accounts)
-        text = f"{plan!r} is not in the table; {concerned:,} accounts on it are refused with 503"
+    for plan in sorted(plans.keys() - settings.plans.keys()):
+        text = f"{plan!r} is not in the table; {plans[plan]:,} accounts on it are refused with 503"
         report.add("problem", "plans", text, _SETTINGS)
     _compare_peppers(report, settings, store, in_use, now)
 

@@ -38,6 +38,28 @@ class StoreError(KeyrushError):
     """The store could not answer. A request that needs it is refused with 503 (S19)."""
 
 
+class DataError(KeyrushError, ValueError):
+    """The store has answered, and can't hold or compare what it was given: no outage, so another
+    call with other values succeeds.
+    """
+
+
+class TooManyKeys(KeyrushError):
+    """The account has as many active keys as its plan allows: `limit`, a number of keys."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the account has {limit:,} active keys, as many as its plan allows")
+        self.limit = limit
+
+
+class CallerEnded(KeyrushError):
+    """The key that asks for an operation is revoked or expired, or is none of the account's."""
+
+
+class BeyondCaller(KeyrushError):
+    """The key that asks for an operation is about to retire, so it manages no other."""
+
+
 class Refused(KeyrushError):
     """Raised inside an app to refuse the request: the gate answers with the documented body."""
 

@@ -104,20 +104,35 @@ class Quota:
     on_exceed: Literal["overage", "block"] = "overage"
 
 
+#: What counts are kept of.
+Per = Literal["key", "account"]
+
+#: Active keys of an account, where its plan says nothing else.
+MAX_KEYS = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A tier: what its accounts may use and how much.
 
-    `per` says what is counted: each `"key"` (contract R6) or the `"account"` as a whole (O13).
-    `overage_price` is the price of 1,000 requests above the quota (R13).
+    `per` says what is counted: each `"key"` (contract R6) or the `"account"` as a whole (O13);
+    `quota_per` says it of the quota alone, which else goes with `per`. `overage_price` is the
+    price of 1,000 requests above the quota (R13). `max_keys` is how many active keys an account
+    may have, those aside that retire.
     """
 
     name: str
     limits: tuple[Limit, ...] = ()
     quota: Quota | None = None
     modules: frozenset[str] = frozenset()
-    per: Literal["key", "account"] = "key"
+    per: Per = "key"
     overage_price: Decimal | None = None
+    max_keys: int = MAX_KEYS
+    quota_per: Per = ""  # type: ignore[assignment]  # never seen: it becomes what `per` is
+
+    def __post_init__(self) -> None:
+        if not self.quota_per:
+            object.__setattr__(self, "quota_per", self.per)  # as a frozen class sets its fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +153,7 @@ class ApiKey:
     `lineage` is the id of the first key of a chain of rotations; usage and windows belong to
     it, so that a replacement carries on where its predecessor stood. A key that has been
     replaced works until `retires_at`. `pepper_id` tells which pepper made `fingerprint`.
+    `created_by` is the id of the key that made it, None where the operator did.
     """
 
     id: str
@@ -156,6 +172,7 @@ class ApiKey:
     revoked_at: int | None = None
     retires_at: int | None = None
     limits: tuple[Limit, ...] | None = None
+    created_by: str | None = None
 
     @property
     def ends_at(self) -> int | None:
@@ -232,6 +249,7 @@ Reason = Literal[
     "two_credentials",
     "insufficient_scope",
     "beyond_caller",
+    "too_many_keys",
     "module_not_in_plan",
     "gated_feature",
     "rate_limited",
@@ -248,6 +266,7 @@ STATUS: dict[Reason, int] = {
     "two_credentials": 400,
     "insufficient_scope": 403,
     "beyond_caller": 403,
+    "too_many_keys": 403,
     "module_not_in_plan": 403,
     "gated_feature": 402,
     "rate_limited": 429,
@@ -262,7 +281,8 @@ STATUS: dict[Reason, int] = {
 class Refusal:
     """Why a request is not let through: a value, turned into a response by `responses.Refusals`.
 
-    `names` are the scopes or modules that were missing; `retry_after` is whole seconds, at
+    `names` are the scopes or modules that were missing, or the number of keys that an account
+    may have; `retry_after` is whole seconds, at
     least 1 (S21); `headers` are the rate-limit fields of an authenticated caller.
     """
 

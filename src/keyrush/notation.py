@@ -15,6 +15,8 @@ from keyrush.windows import EXACT
 
 UNLIMITED = "unlimited"
 
+_LONGEST = 500  # characters; more than any limits need
+
 _ZERO_LENGTH = re.compile(r"(/|per)\s*0+\s*[a-z]", re.IGNORECASE)  # taken for 1 by `limits`
 
 
@@ -27,6 +29,8 @@ def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] |
     """
     if text is None:
         return None
+    if len(text) > _LONGEST:
+        raise InvalidArgument(field, f"must have at most {_LONGEST} characters")
     if text.strip().lower() == UNLIMITED:
         return ()
     try:

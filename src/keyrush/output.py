@@ -28,6 +28,11 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
+def note(text: str) -> None:
+    """One line for people beside what programs read, on standard error."""
+    typer.echo(text, err=True)
+
+
 def dump(value: object) -> None:
     """JSON for programs."""
     typer.echo(json.dumps(value, indent=2))
@@ -77,6 +82,7 @@ def key_json(key: ApiKey, now: int) -> dict[str, object]:
         "scopes": list(key.scopes),
         "limits": format_limits(key.limits),
         "revoked_at": iso(key.revoked_at),
+        "created_by": key.created_by,
     }
 
 
@@ -92,6 +98,7 @@ def key_details(key: ApiKey, now: int) -> list[tuple[str, str]]:
         ("Limits", format_limits(key.limits) or "as its account"),
         ("State", state(key, now)),
         ("Created", when(key.created_at)),
+        ("Made by", key.created_by or "the operator"),
         ("Expires", when(key.ends_at)),
         ("Last used", when(key.last_used_at)),
         ("Revoked", when(key.revoked_at)),

@@ -171,7 +171,9 @@ class Refusals:
             case "insufficient_scope":
                 return f"The API key lacks {f'the scope {names}' if names else 'a scope'}."
             case "beyond_caller":
-                return "An API key can't make one that may do more than itself."
+                return "An API key can't make one that may do more than itself, or manage such."
+            case "too_many_keys":
+                return f"The account has {names} active keys, as many as its plan allows."
             case "module_not_in_plan" | "gated_feature":
                 return f"Your plan does not include {names or 'a requested module'}."
             case "rate_limited":

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from keyrush.errors import InvalidArgument
 from keyrush.http import MAX_FIELD
-from keyrush.model import Limit, Plan, Quota
+from keyrush.model import MAX_KEYS, Limit, Per, Plan, Quota
 from keyrush.notation import parse_limits
 from keyrush.policy import MAX_CREDITS, Rule
 
@@ -43,13 +43,24 @@ class PlanTable(_Table):
     monthly_quota: Annotated[int, Field(ge=0, le=MAX_FIELD, strict=True)] | None = None
     on_exceed: Literal["overage", "block"] = "overage"
     modules: frozenset[str] = frozenset()
-    per: Literal["key", "account"] = "key"
+    per: Per = "key"
+    quota_per: Per | None = None  # else as `per` is
     overage_price: Annotated[Decimal, Field(ge=0)] | None = None
+    max_keys: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = MAX_KEYS
 
     def plan(self, name: str) -> Plan:
         """The value that the rest of keyrush works with."""
         quota = None if self.monthly_quota is None else Quota(self.monthly_quota, self.on_exceed)
-        return Plan(name, self.limits, quota, self.modules, self.per, self.overage_price)
+        return Plan(
+            name,
+            self.limits,
+            quota,
+            self.modules,
+            self.per,
+            self.overage_price,
+            self.max_keys,
+            self.quota_per or self.per,
+        )
 
 
 class RuleTable(_Table):

@@ -12,6 +12,7 @@ from collections import Counter
 from weakref import WeakValueDictionary
 
 from keyrush.circuit import Away, Circuit
+from keyrush.errors import DataError, log_fault
 from keyrush.forks import after_fork, process_name
 from keyrush.model import Count, Found, Identity, month_bounds, month_of
 from keyrush.store import Batch, Store, account_subject, key_subject
@@ -188,6 +189,9 @@ class Usage:
                 if not self._circuit.is_closed:  # nothing was to be written; nobody else may ask
                     self._circuit.call(self._store.usage, "", self._month)
             except Away:
+                return False
+            except DataError as error:
+                log_fault("counts can't be written", error)
                 return False
             return True
 

@@ -234,6 +234,6 @@ class Verification:
                 for item in limits
             ),
             expires_at=NEVER if key.ends_at is None else key.ends_at,
-            quota_count=counts[plan.per == "account"],
+            quota_count=counts[plan.quota_per == "account"],
             counts=() if key.environment in self._settings.unmetered_environments else counts,
         )

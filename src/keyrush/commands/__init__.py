@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from keyrush import output
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate import Gate
+from keyrush.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
 from keyrush.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limits = Annotated[str | None, typer.Argument(help='As in "60/minute;1000/hour", or unlimited.')]
+PageLimit = Annotated[int, typer.Option("--limit", help=f"How many, {MAX_LIMIT} at most.")]
+Cursor = Annotated[str | None, typer.Option(help="Where to go on, as the page before says.")]
+All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
 Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
 
 
@@ -39,6 +45,37 @@ def opened() -> Iterator[Gate]:
         yield gate
     finally:
         gate.close()
+
+
+T = TypeVar("T", bound=Listed)
+
+
+def listed(
+    pages: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None, everything: bool
+) -> Page[T]:
+    """A page of what `pages` gives for a limit and a cursor, or with `everything` all from there.
+
+    Raises:
+        InvalidArgument: The limit or the cursor is wrong.
+    """
+    page = pages(MAX_LIMIT if everything else limit, cursor)
+    items = list(page)
+    while everything and page.cursor is not None:
+        page = pages(MAX_LIMIT, page.cursor)
+        items += page
+    return Page(tuple(items), page.cursor)
+
+
+def say_more(page: Page[T], command: Sequence[str], limit: int, json: bool) -> None:
+    """Say by which command the next page comes, if there is one; away from what programs read."""
+    if page.cursor is None:
+        return
+    own_limit = [] if limit == DEFAULT_LIMIT else ["--limit", str(limit)]
+    words = ["keyrush", *command, *own_limit, "--cursor", page.cursor]
+    if json:
+        output.note(f"There are more: {shlex.join([*words, '--json'])}")
+    else:
+        output.say(f"There are more: {shlex.join(words)}")
 
 
 def limits_or_inherit(limits: str | None, inherit: bool) -> str | None:

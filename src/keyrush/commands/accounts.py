@@ -7,9 +7,23 @@ from typing import Annotated
 import typer
 
 from keyrush import output
-from keyrush.commands import CommandError, Inherit, Json, Limits, limits_or_inherit, opened
+from keyrush.arguments import checked_account_id
+from keyrush.commands import (
+    All,
+    CommandError,
+    Cursor,
+    Inherit,
+    Json,
+    Limits,
+    PageLimit,
+    limits_or_inherit,
+    listed,
+    opened,
+    say_more,
+)
 from keyrush.model import Account
 from keyrush.notation import format_limits
+from keyrush.paging import DEFAULT_LIMIT
 
 AccountId = Annotated[str, typer.Argument(metavar="ID", help="An account's id.")]
 
@@ -29,7 +43,7 @@ def create_account(
 ) -> None:
     """Create an account."""
     with opened() as gate:
-        if account_id is not None and gate.store.account(account_id) is not None:
+        if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
         _show_account(gate.accounts.create_account(account_id, plan=plan, limits=limit), json)
 
@@ -52,10 +66,20 @@ def _account_details(account: Account) -> list[tuple[str, str]]:
 
 
 @app.command("list")
-def list_accounts(json: Json = False) -> None:
-    """List accounts."""
+def list_accounts(
+    limit: PageLimit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    everything: All = False,
+    json: Json = False,
+) -> None:
+    """List accounts, oldest first, a page at a time."""
     with opened() as gate:
-        found = gate.accounts.accounts()
+        found = listed(
+            lambda most, after: gate.accounts.accounts(limit=most, after=after),
+            limit,
+            cursor,
+            everything,
+        )
     if json:
         output.dump([output.account_json(account) for account in found])
     elif found:
@@ -74,6 +98,7 @@ def list_accounts(json: Json = False) -> None:
         )
     else:
         output.say("No accounts.")
+    say_more(found, ["accounts", "list"], limit, json)
 
 
 @app.command("show")
@@ -84,7 +109,8 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         found = gate.accounts.keys(account_id)
         plan = gate.settings.plan_values.get(account.plan)
         # On a plan that has left the table, the account is refused, and has no quota.
-        per_key = plan is not None and plan.per == "key"
+        per_key = plan is not None and plan.quota_per == "key"
+        active = gate.store.active_keys(account.id, gate.clock())
         usage = {key.id: gate.accounts.usage(account_id, key.id) for key in found if per_key}
         total = gate.accounts.usage(account_id) if plan is not None else None
         now = gate.clock()
@@ -95,6 +121,9 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
             | {
                 "plan_limits": limits,
                 "counted_per": None if plan is None else plan.per,
+                "quota_per": None if plan is None else plan.quota_per,
+                "active_keys": sum(active),
+                "max_keys": None if plan is None else plan.max_keys,
                 "usage": None if total is None else output.usage_json(total),
                 "keys": [
                     output.key_json(key, now)
@@ -103,6 +132,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
                 ],
             }
         )
+        say_more(found, _keys_of(account), DEFAULT_LIMIT, json)
         return
     rows = _account_details(account)
     if plan is None or total is None:
@@ -111,6 +141,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         rows[1] = ("Plan", f"{account.plan} ({limits} per {plan.per})")
         counted = f"{total.counted:,}" if per_key else output.usage_text(total)
         rows.append(("This month", f"{counted} requests"))
+        rows.append(("Active keys", f"{sum(active):,} of {plan.max_keys:,}"))
     output.details(rows)
     output.say()
     output.key_table(found, now)
@@ -119,6 +150,11 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         output.table(
             ["KEY", "THIS MONTH"], [[key_id, output.usage_text(of)] for key_id, of in usage.items()]
         )
+    say_more(found, _keys_of(account), DEFAULT_LIMIT, json)
+
+
+def _keys_of(account: Account) -> list[str]:
+    return ["keys", "list", "--account", account.id]
 
 
 @app.command("plan")

@@ -9,11 +9,25 @@ import typer
 
 from keyrush import output
 from keyrush.accounts import DEFAULT_GRACE, NewKey, as_json
-from keyrush.commands import CommandError, Inherit, Json, Limits, limits_or_inherit, opened
+from keyrush.arguments import is_id
+from keyrush.commands import (
+    All,
+    CommandError,
+    Cursor,
+    Inherit,
+    Json,
+    Limits,
+    PageLimit,
+    limits_or_inherit,
+    listed,
+    opened,
+    say_more,
+)
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.gate import Gate
 from keyrush.keys import KeyFormat
 from keyrush.notation import parse_duration, parse_expiry
+from keyrush.paging import DEFAULT_LIMIT
 from keyrush.settings import Settings
 
 _NOTE = "Copy the key now: it is shown this once, and can't be shown again."
@@ -63,7 +77,7 @@ def create_key(
 
 
 def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
-    account = gate.store.account(account_id)
+    account = gate.store.account(account_id) if is_id(account_id) else None
     if account is not None and plan not in {None, account.plan}:
         raise CommandError(
             f"{account.id} is on the plan {account.plan!r}; to change it: "
@@ -84,17 +98,27 @@ def _show_new(gate: Gate, created: NewKey, json: bool) -> None:
 @app.command("list")
 def list_keys(
     account: Annotated[str | None, typer.Option(help="Only the keys of this account.")] = None,
+    limit: PageLimit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    everything: All = False,
     json: Json = False,
 ) -> None:
-    """List keys, revoked and expired ones too."""
+    """List keys, revoked and expired ones too, oldest first, a page at a time."""
     with opened() as gate:
         if account is not None:
             gate.accounts.account(account)
-        found = gate.accounts.keys(account)
+        found = listed(
+            lambda most, after: gate.accounts.keys(account, limit=most, after=after),
+            limit,
+            cursor,
+            everything,
+        )
         if json:
             output.dump([as_json(key, gate.clock()) for key in found])
         else:
             output.key_table(found, gate.clock())
+    of_account = [] if account is None else ["--account", account]
+    say_more(found, ["keys", "list", *of_account], limit, json)
 
 
 @app.command("show")
@@ -113,14 +137,33 @@ def _show_key(gate: Gate, key_id: str, json: bool) -> None:
 
 
 @app.command("revoke")
-def revoke_key(key_id: KeyId, json: Json = False) -> None:
-    """Revoke a key for good. Running apps refuse it within KEYRUSH_CACHE_TTL seconds."""
+def revoke_key(
+    key_id: KeyId,
+    with_descendants: Annotated[
+        bool,
+        typer.Option("--with-descendants", help="Also what it has made, directly or not."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Revoke a key for good. Running apps refuse it within KEYRUSH_CACHE_TTL seconds.
+
+    With --with-descendants and --json all that were revoked are listed, itself first.
+    """
     with opened() as gate:
-        key = gate.accounts.revoke(key_id)
-        if json:
-            output.dump(as_json(key, gate.clock()))
+        operation = gate.accounts
+        if not with_descendants:
+            key, others = operation.revoke(key_id), []
         else:
-            output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
+            key, *others = operation.revoke_with_descendants(key_id)
+        now = gate.clock()
+    if json:
+        shown = [as_json(one, now) for one in (key, *others)]
+        output.dump(shown if with_descendants else shown[0])
+        return
+    output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
+    if with_descendants:
+        noun = "key" if len(others) == 1 else "keys"
+        output.say(f"With it, {len(others):,} {noun} that it had made, directly or not.")
 
 
 @app.command("rotate")

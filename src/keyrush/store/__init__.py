@@ -3,7 +3,8 @@
 A store of your own is one class with these methods, all plain or all coroutines, in any mix.
 Pass an instance to `Gate`, or name the class in `KEYRUSH_STORE_URL` as `package.module:Class`.
 Every method may raise anything when it cannot answer: the request is then refused with 503
-(S19). Instants are Unix milliseconds, months are `"2026-11"` in UTC.
+(S19). Where it is a value that can't be taken, raise `DataError`: that is no outage. Instants
+are Unix milliseconds, months are `"2026-11"` in UTC.
 
 A store that other processes change may also have a plain method `feed() -> Feed`. Then what
 is changed elsewhere holds here at once; without, when the cache entry has expired.
@@ -15,6 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from keyrush.model import Account, ApiKey, Found, Limit
+from keyrush.paging import DEFAULT_LIMIT, Place
+from keyrush.store.decisions import KeyCount, Outcome, Revocation
 
 #: A subject and a month, as in `("key:cred_…", "2026-11")`.
 Usage = Mapping[tuple[str, str], int]
@@ -55,8 +58,12 @@ class Store(Protocol):
         """The account, or None."""
         ...
 
-    def accounts(self) -> Sequence[Account]:
-        """All accounts, oldest first."""
+    def accounts(self, limit: int = DEFAULT_LIMIT, after: Place | None = None) -> Sequence[Account]:
+        """The first `limit` accounts after a place, by creation time and id, oldest first."""
+        ...
+
+    def plans(self) -> Mapping[str, int]:
+        """How many accounts are on each plan, by its name."""
         ...
 
     def set_plan(self, account_id: str, plan: str) -> bool:
@@ -75,26 +82,70 @@ class Store(Protocol):
         """Take credits if the balance holds them: the new balance, or None, nothing taken."""
         ...
 
-    def add_key(self, key: ApiKey) -> None:
-        """Add a key of an existing account. Its id and fingerprint are new."""
+    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
+        """Add credits to accounts, by their ids, all or none; accounts that are gone are passed
+        over.
+
+        A batch that has been added before is not added again, as in `add_usage`, whose batches
+        are other ones: so the worker has a name of its own here.
+        """
+        ...
+
+    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+        """Add a key; its id and fingerprint are new.
+
+        In the same step it is decided, as of `key.created_at`, whether the key that made it
+        (`key.created_by`) may still do so, and whether the account has fewer than `max_keys`
+        active keys, those aside that retire, and with those fewer than twice as many
+        (`keyrush.store.decisions`). Calls at once are exact in this.
+        """
         ...
 
     def key(self, key_id: str) -> ApiKey | None:
         """The key, or None."""
         ...
 
-    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
-        """The keys of an account, or of all, oldest first."""
+    def keys(
+        self,
+        account_id: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        after: Place | None = None,
+    ) -> Sequence[ApiKey]:
+        """The first `limit` keys of an account, or of all, after a place, by creation time and
+        id, oldest first.
+        """
         ...
 
-    def revoke(self, key_id: str, at: int) -> bool:
-        """Revoke the key for good; an earlier revocation stands. False where there is none."""
+    def active_keys(self, account_id: str, now: int) -> KeyCount:
+        """How many keys of the account are active."""
         ...
 
-    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
+    def revoke(
+        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+    ) -> Revocation:
+        """Revoke the key for good; an earlier revocation stands.
+
+        With `descendants` also what it has made (`ApiKey.created_by`), and what that has made,
+        and so on, within the account and in the same step, so that none of them makes another
+        one meanwhile. `by` is the id of the key that asks, judged in the same step, as of `at`;
+        one that retires may revoke itself alone.
+        """
+        ...
+
+    def replace(
+        self,
+        key_id: str,
+        successor: ApiKey,
+        retires_at: int,
+        max_keys: int | None = None,
+        by: str | None = None,
+    ) -> Outcome:
         """Add the successor and let the key retire at `retires_at`, in one step.
 
-        False, and nothing changed, where the key is unknown, revoked or has been replaced.
+        `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
+        been replaced. `by` is the id of the key that asks, judged as in `add_key`, and so is the
+        number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
+        those that retire.
         """
         ...
 
@@ -121,6 +172,10 @@ class Store(Protocol):
 
     def usage(self, subject: str, month: str) -> int:
         """The count of a subject in a month; 0 where there is none."""
+        ...
+
+    def overage(self, account_id: str, month: str, quota: int) -> int:
+        """What the counts of an account's keys, by lineage, have above `quota` each, in sum."""
         ...
 
     def peppers(self, now: int) -> Mapping[str, int]:
@@ -173,4 +228,15 @@ def open_store(url: str) -> Store:
     return store
 
 
-__all__ = ["Batch", "Feed", "Store", "account_subject", "key_subject", "open_store"]
+__all__ = [
+    "Batch",
+    "Feed",
+    "KeyCount",
+    "Outcome",
+    "Place",
+    "Revocation",
+    "Store",
+    "account_subject",
+    "key_subject",
+    "open_store",
+]

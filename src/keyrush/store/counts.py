@@ -1,16 +1,18 @@
-"""Adding to the counts of a SQL store, each batch once."""
+"""Adding to the counts and balances of a SQL store, each batch once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.model import DAY, SECOND
 from keyrush.store import Batch, Usage
-from keyrush.store.schema import BATCHES, USAGE
+from keyrush.store.schema import ACCOUNTS, BATCHES, USAGE
+
+T = TypeVar("T")
 
 #: Milliseconds between two looks for batches that can be forgotten.
 FORGET_INTERVAL = 3600 * SECOND
@@ -44,6 +46,28 @@ def add_counts(
     return totals
 
 
+def give_back(
+    connection: sa.Connection, owed: Mapping[str, int], batch: Batch, now: int
+) -> Sequence[str]:
+    """`Store.give_back`, in the transaction of `connection`: the accounts that there are."""
+    if not _note(connection, batch, now):
+        return ()
+    found: list[str] = []
+    for some in _portions(sorted(owed)):
+        # In one order everywhere, so that two processes never wait for each other.
+        select = sa.select(ACCOUNTS.c.id).where(ACCOUNTS.c.id.in_(some)).order_by(ACCOUNTS.c.id)
+        found += connection.execute(select.with_for_update()).scalars()
+    update = (
+        sa.update(ACCOUNTS)
+        .where(ACCOUNTS.c.id == sa.bindparam("account_id"))
+        .values(balance=ACCOUNTS.c.balance + sa.bindparam("credits"))
+    )
+    if found:
+        rows = [{"account_id": account_id, "credits": owed[account_id]} for account_id in found]
+        connection.execute(update, rows)
+    return found
+
+
 def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:
     """Note the batch; False where it has been added before.
 
@@ -68,7 +92,7 @@ def forget_batches(connection: sa.Connection, now: int) -> None:
     connection.execute(sa.delete(BATCHES).where(BATCHES.c.worker.in_(old)))
 
 
-def _portions(rows: list[dict[str, Any]], size: int = 1000) -> Iterator[list[dict[str, Any]]]:
+def _portions(rows: list[T], size: int = 1000) -> Iterator[list[T]]:
     """Bounded statements: SQLite takes 32,766 parameters at most."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

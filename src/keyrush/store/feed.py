@@ -34,14 +34,20 @@ _SINCE = (
 _NEWEST = sa.select(sa.func.coalesce(sa.func.max(CHANGES.c.mark), 0))
 
 
-def tell(connection: sa.Connection, account_id: str, now: int) -> None:
-    """Note in the transaction of `connection` that what is known of an account has changed."""
+def tell(connection: sa.Connection, account_ids: Collection[str], now: int) -> None:
+    """Note in the transaction of `connection` that what is known of accounts has changed.
+
+    The last that a transaction does, so that whoever waits for this waits for nothing else.
+    """
+    if not account_ids:
+        return
     if connection.dialect.name == "postgresql":
         # Until the commit nobody else gets a mark: marks become visible in their order, and
         # who has read one has read all before it.
         lock = sa.func.pg_advisory_xact_lock(_LOCK)
         connection.execute(sa.select(lock, sa.func.pg_notify(CHANNEL, "")))
-    connection.execute(sa.insert(CHANGES).values(account_id=account_id, changed_at=now))
+    rows = [{"account_id": account_id, "changed_at": now} for account_id in account_ids]
+    connection.execute(sa.insert(CHANGES), rows)
     # After that, so that the newest mark is always there and none is used again.
     connection.execute(sa.delete(CHANGES).where(CHANGES.c.changed_at < now - _KEPT))
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from keyrush.forks import after_fork
 from keyrush.model import Account, ApiKey, Found, Limit
+from keyrush.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.store import Batch, Usage, account_subject, key_subject
+from keyrush.store.decisions import (
+    KeyCount,
+    Outcome,
+    Revocation,
+    judge_caller,
+    judge_room,
+    judge_rotation,
+    may_be_replaced,
+)
+
+T = TypeVar("T", Account, ApiKey)
 
 
 class MemoryStore:
@@ -50,10 +64,14 @@ class MemoryStore:
     def account(self, account_id: str) -> Account | None:
         return self._accounts.get(account_id)
 
-    def accounts(self) -> Sequence[Account]:
+    def accounts(self, limit: int = DEFAULT_LIMIT, after: Place | None = None) -> Sequence[Account]:
         with self._lock:
             found = list(self._accounts.values())
-        return sorted(found, key=lambda account: (account.created_at, account.id))
+        return _page(found, limit, after)
+
+    def plans(self) -> Mapping[str, int]:
+        with self._lock:
+            return Counter(account.plan for account in self._accounts.values())
 
     def set_plan(self, account_id: str, plan: str) -> bool:
         with self._lock:
@@ -84,9 +102,38 @@ class MemoryStore:
             self._accounts[account_id] = replace(account, balance=balance)
             return balance
 
-    def add_key(self, key: ApiKey) -> None:
+    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
         with self._lock:
-            self._put(key)
+            if not self._is_new(batch):
+                return
+            for account_id, credits in owed.items():
+                account = self._accounts.get(account_id)
+                if account is not None:
+                    balance = account.balance + credits
+                    self._accounts[account_id] = replace(account, balance=balance)
+
+    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+        with self._lock:
+            if key.account_id not in self._accounts:
+                return "gone"
+            outcome = self._judge_caller(key.created_by, key.account_id, key.created_at)
+            if outcome == "done":
+                outcome = judge_room(self._count(key.account_id, key.created_at), max_keys)
+            if outcome == "done":
+                self._put(key)
+            return outcome
+
+    def _judge_caller(self, by: str | None, account_id: str, now: int) -> Outcome:
+        return "done" if by is None else judge_caller(self._keys.get(by), account_id, now)
+
+    def _count(self, account_id: str, now: int) -> KeyCount:
+        active = [
+            key.retires_at
+            for key in self._keys.values()
+            if key.account_id == account_id and key.is_active(now)
+        ]
+        staying = active.count(None)
+        return KeyCount(staying, len(active) - staying)
 
     def _put(self, key: ApiKey) -> None:
         self._keys[key.id] = key
@@ -95,27 +142,75 @@ class MemoryStore:
     def key(self, key_id: str) -> ApiKey | None:
         return self._keys.get(key_id)
 
-    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
+    def keys(
+        self,
+        account_id: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        after: Place | None = None,
+    ) -> Sequence[ApiKey]:
         with self._lock:
-            found = list(self._keys.values())
-        chosen = (key for key in found if account_id in {None, key.account_id})
-        return sorted(chosen, key=lambda key: (key.created_at, key.id))
+            found = [key for key in self._keys.values() if account_id in {None, key.account_id}]
+        return _page(found, limit, after)
 
-    def revoke(self, key_id: str, at: int) -> bool:
+    def active_keys(self, account_id: str, now: int) -> KeyCount:
+        with self._lock:
+            return self._count(account_id, now)
+
+    def revoke(
+        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+    ) -> Revocation:
         with self._lock:
             key = self._keys.get(key_id)
-            if key is not None and key.revoked_at is None:
-                self._keys[key_id] = replace(key, revoked_at=at)
-            return key is not None
+            if key is None:
+                return Revocation("gone")
+            outcome = self._judge_caller(by, key.account_id, at)
+            if outcome == "caller_retires" and by == key_id and not descendants:
+                outcome = "done"  # itself it may revoke
+            if outcome != "done":
+                return Revocation(outcome)
+            others = [other for other in self._made_by(key) if other.revoked_at is None]
+            chosen = sorted(others, key=place_of) if descendants else []
+            for other in (key, *chosen):
+                if other.revoked_at is None:
+                    self._keys[other.id] = replace(other, revoked_at=at)
+            return Revocation("done", [key_id, *(other.id for other in chosen)])
 
-    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
+    def _made_by(self, key: ApiKey) -> list[ApiKey]:
+        """What a key has made, directly or not."""
+        children: defaultdict[str | None, list[ApiKey]] = defaultdict(list)
+        for other in self._keys.values():
+            if other.account_id == key.account_id:
+                children[other.created_by].append(other)
+        found: list[ApiKey] = []
+        makers = [key]
+        while makers:
+            made = children.pop(makers.pop().id, [])
+            found += made
+            makers += made
+        return found
+
+    def replace(
+        self,
+        key_id: str,
+        successor: ApiKey,
+        retires_at: int,
+        max_keys: int | None = None,
+        by: str | None = None,
+    ) -> Outcome:
+        account_id, now = successor.account_id, successor.created_at
         with self._lock:
+            outcome = self._judge_caller(by, account_id, now)
+            if outcome != "done":
+                return outcome
             key = self._keys.get(key_id)
-            if key is None or key.revoked_at is not None or key.retires_at is not None:
-                return False
-            self._keys[key_id] = replace(key, retires_at=retires_at)
-            self._put(successor)
-            return True
+            if key is None or not may_be_replaced(key, account_id):
+                return "gone"
+            ends_one = key.is_active(now) and retires_at <= now
+            outcome = judge_rotation(self._count(account_id, now), max_keys, ends_one=ends_one)
+            if outcome == "done":
+                self._keys[key_id] = replace(key, retires_at=retires_at)
+                self._put(successor)
+            return outcome
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         with self._lock:
@@ -154,8 +249,21 @@ class MemoryStore:
     def usage(self, subject: str, month: str) -> int:
         return self._usage.get((subject, month), 0)
 
+    def overage(self, account_id: str, month: str, quota: int) -> int:
+        with self._lock:
+            lineages = {key.lineage for key in self._keys.values() if key.account_id == account_id}
+            counts = [self._usage.get((key_subject(lineage), month), 0) for lineage in lineages]
+        return sum(max(0, counted - quota) for counted in counts)
+
     def peppers(self, now: int) -> Mapping[str, int]:
-        return Counter(key.pepper_id for key in self.keys() if key.is_active(now))
+        with self._lock:
+            return Counter(key.pepper_id for key in self._keys.values() if key.is_active(now))
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _page(found: Sequence[T], limit: int, after: Place | None) -> Sequence[T]:
+    """The first `limit` after a place, in the order of their age."""
+    chosen = (item for item in found if after is None or place_of(item) > after)
+    return heapq.nsmallest(limit, chosen, key=place_of)

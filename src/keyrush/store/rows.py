@@ -28,6 +28,7 @@ def key_of(row: Any) -> ApiKey:
         retires_at=row.retires_at,
         revoked_at=row.revoked_at,
         limits=parse_limits(row.limits),
+        created_by=row.created_by,
     )
 
 

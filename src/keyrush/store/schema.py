@@ -15,10 +15,13 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 2
+SCHEMA = 3
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
 _PATIENCE = 2
+
+#: Connections beyond 5: with them as many as keyrush's own threads may want, and some.
+_OVERFLOW = 20
 
 _PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait for
 
@@ -55,13 +58,14 @@ ACCOUNTS = sa.Table(
     sa.Column("balance", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.CheckConstraint("balance >= 0", name="keyrush_balance_not_negative"),
+    sa.Index("ix_keyrush_accounts_by_age", "created_at", "id"),
 )
 
 KEYS = sa.Table(
     "keyrush_keys",
     _metadata,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("account_id", sa.ForeignKey(ACCOUNTS.c.id), nullable=False, index=True),
+    sa.Column("account_id", sa.ForeignKey(ACCOUNTS.c.id), nullable=False),
     sa.Column("lineage", sa.String(64), nullable=False),
     sa.Column("name", sa.String(120), nullable=False),
     sa.Column("prefix", sa.String(64), nullable=False),
@@ -76,7 +80,14 @@ KEYS = sa.Table(
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("retires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("created_by", sa.String(64)),
+    sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
+    sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
+    sa.Index("ix_keyrush_keys_created_by", "created_by"),
 )
+
+#: Before schema 3, which has a wider one.
+_OLD_INDEX = "ix_keyrush_keys_account_id"
 
 USAGE = sa.Table(
     "keyrush_usage",
@@ -145,6 +156,7 @@ def prepare(engine: sa.Engine) -> None:
 
 def _make(connection: sa.Connection, found: int | None) -> None:
     _metadata.create_all(connection)  # what is missing; 2 has only added tables to 1
+    _complete(connection)
     if connection.dialect.name == "postgresql":
         functions = files("keyrush.store").joinpath("functions.sql").read_text("utf-8")
         # As it stands: a "%" in it is no placeholder.
@@ -154,6 +166,16 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     else:
         update = sa.update(META).where(META.c.name == "schema")
         connection.execute(update.values(value=str(SCHEMA)))
+
+
+def _complete(connection: sa.Connection) -> None:
+    """Give the tables of schemas 1 and 2 the column and the indexes that 3 has added."""
+    columns = {column["name"] for column in sa.inspect(connection).get_columns(KEYS.name)}
+    if KEYS.c.created_by.name not in columns:
+        connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN created_by VARCHAR(64)")
+    for index in (*ACCOUNTS.indexes, *KEYS.indexes):
+        index.create(connection, checkfirst=True)
+    connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")
 
 
 def _version(connection: sa.Connection) -> int | None:
@@ -207,6 +229,7 @@ def make_engine(url: URL) -> sa.Engine:
         return _make_postgresql_engine(url)
     engine = sa.create_engine(
         url,
+        max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
         connect_args={"timeout": _PATIENCE, "check_same_thread": False},
@@ -232,7 +255,7 @@ def _make_postgresql_engine(url: URL) -> sa.Engine:
     waits = {name: value for name, value in _POSTGRESQL_WAITS.items() if name not in url.query}
     engine = sa.create_engine(
         url,
-        max_overflow=20,  # beyond 5: as many as keyrush's own threads may want, and some
+        max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
         connect_args=waits,

@@ -12,16 +12,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError as SqlDataError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from keyrush.errors import ConfigurationError, StoreError
+from keyrush.errors import ConfigurationError, DataError, KeyrushError, StoreError
 from keyrush.forks import after_fork
 from keyrush.model import Account, ApiKey, Found, Limit, now_ms
 from keyrush.notation import format_limits, parse_limits
-from keyrush.store import Batch, Feed, Usage, account_subject, key_subject
-from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into
+from keyrush.paging import DEFAULT_LIMIT, Place
+from keyrush.store import Batch, Feed, Usage, account_subject, key_subject, keys
+from keyrush.store.counts import (
+    FORGET_INTERVAL,
+    add_counts,
+    forget_batches,
+    give_back,
+    insert_into,
+)
+from keyrush.store.decisions import KeyCount, Outcome, Revocation
 from keyrush.store.feed import PostgresqlFeed, SqliteFeed, tell
-from keyrush.store.rows import key_of, row_of
+from keyrush.store.rows import key_of
 from keyrush.store.schema import (
     ACCOUNTS,
     KEYS,
@@ -112,13 +121,17 @@ class SqlStore:
 
     @contextmanager
     def _run(self, *, atomic: bool = False) -> Iterator[sa.Connection]:
-        """A connection for one statement, or with `atomic` for several that hold together."""
+        """A connection for one statement, or with `atomic` for several that hold together.
+
+        Raises:
+            StoreError: The database can't answer.
+            DataError: It can't take what it was given.
+        """
         try:
             with self._engine.begin() if atomic else self._each.connect() as connection:
                 yield connection
-        except SQLAlchemyError as error:
-            # Driver messages quote parameters; those of keyrush hold no key, but keep them short.
-            raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
+        except (SQLAlchemyError, UnicodeError, OverflowError) as error:
+            raise _told(error, self._engine.dialect.name) from error
 
     def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
         with self._run() as connection:
@@ -153,14 +166,18 @@ class SqlStore:
         return added is not None
 
     def account(self, account_id: str) -> Account | None:
-        found = self._select_accounts(ACCOUNTS.c.id == account_id)
+        found = self._select_accounts(sa.select(ACCOUNTS).where(ACCOUNTS.c.id == account_id))
         return found[0] if found else None
 
-    def accounts(self) -> Sequence[Account]:
-        return self._select_accounts(sa.true())
+    def accounts(self, limit: int = DEFAULT_LIMIT, after: Place | None = None) -> Sequence[Account]:
+        return self._select_accounts(_page(ACCOUNTS, limit, after))
 
-    def _select_accounts(self, where: sa.ColumnElement[bool]) -> list[Account]:
-        select = sa.select(ACCOUNTS).where(where).order_by(ACCOUNTS.c.created_at, ACCOUNTS.c.id)
+    def plans(self) -> Mapping[str, int]:
+        select = sa.select(ACCOUNTS.c.plan, sa.func.count()).group_by(ACCOUNTS.c.plan)
+        with self._run() as connection:
+            return {row[0]: row[1] for row in connection.execute(select)}
+
+    def _select_accounts(self, select: sa.Select[Any]) -> list[Account]:
         with self._run() as connection:
             rows = connection.execute(select).all()
         return [
@@ -175,58 +192,78 @@ class SqlStore:
         return self._change(ACCOUNTS, account_id, limits=format_limits(limits))
 
     def grant(self, account_id: str, credits: int) -> int | None:
-        return self._change_balance(account_id, credits)
+        with self._run(atomic=True) as connection:
+            balance = self._change_balance(connection, account_id, credits)
+            if balance is not None:  # others may know it to be short
+                tell(connection, [account_id], now_ms())
+        return balance
 
     def charge(self, account_id: str, credits: int) -> int | None:
-        return self._change_balance(account_id, -credits)
+        # Not in autocommit: a server that was frozen would carry out later what it was told, and
+        # charge for a request that has long been refused. What is not committed it undoes.
+        with self._run(atomic=True) as connection:
+            return self._change_balance(connection, account_id, -credits)
 
-    def _change_balance(self, account_id: str, change: int) -> int | None:
+    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
+        now = now_ms()
+        with self._run(atomic=True) as connection:
+            tell(connection, give_back(connection, owed, batch, now), now)
+
+    def _change_balance(
+        self, connection: sa.Connection, account_id: str, change: int
+    ) -> int | None:
         update = (
             sa.update(ACCOUNTS)
             .where(ACCOUNTS.c.id == account_id, ACCOUNTS.c.balance + change >= 0)
             .values(balance=ACCOUNTS.c.balance + change)
             .returning(ACCOUNTS.c.balance)
         )
-        # Not in autocommit: a server that was frozen would carry out later what it was told, and
-        # charge for a request that has long been refused. What is not committed it undoes.
-        with self._run(atomic=True) as connection:
-            return connection.execute(update).scalar_one_or_none()
+        balance: int | None = connection.execute(update).scalar_one_or_none()
+        return balance
 
-    def add_key(self, key: ApiKey) -> None:
-        with self._run() as connection:
-            connection.execute(sa.insert(KEYS).values(row_of(key)))
+    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+        with self._run(atomic=True) as connection:
+            return keys.add(connection, key, max_keys)
 
     def key(self, key_id: str) -> ApiKey | None:
-        found = self._select_keys(KEYS.c.id == key_id)
+        found = self._select_keys(sa.select(KEYS).where(KEYS.c.id == key_id))
         return found[0] if found else None
 
-    def keys(self, account_id: str | None = None) -> Sequence[ApiKey]:
-        return self._select_keys(
-            sa.true() if account_id is None else KEYS.c.account_id == account_id
-        )
+    def keys(
+        self,
+        account_id: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        after: Place | None = None,
+    ) -> Sequence[ApiKey]:
+        select = _page(KEYS, limit, after)
+        if account_id is not None:
+            select = select.where(KEYS.c.account_id == account_id)
+        return self._select_keys(select)
 
-    def _select_keys(self, where: sa.ColumnElement[bool]) -> list[ApiKey]:
-        select = sa.select(KEYS).where(where).order_by(KEYS.c.created_at, KEYS.c.id)
+    def _select_keys(self, select: sa.Select[Any]) -> list[ApiKey]:
         with self._run() as connection:
             return [key_of(row) for row in connection.execute(select)]
 
-    def revoke(self, key_id: str, at: int) -> bool:
-        return self._change(KEYS, key_id, revoked_at=sa.func.coalesce(KEYS.c.revoked_at, at))
+    def active_keys(self, account_id: str, now: int) -> KeyCount:
+        with self._run() as connection:
+            return keys.count(connection, account_id, now)
 
-    def replace(self, key_id: str, successor: ApiKey, retires_at: int) -> bool:
-        update = (
-            sa.update(KEYS)
-            .where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None), KEYS.c.retires_at.is_(None))
-            .values(retires_at=retires_at)
-            .returning(KEYS.c.account_id)
-        )
+    def revoke(
+        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+    ) -> Revocation:
         with self._run(atomic=True) as connection:
-            account_id = connection.execute(update).scalar_one_or_none()
-            if account_id is None:
-                return False
-            connection.execute(sa.insert(KEYS).values(row_of(successor)))
-            tell(connection, account_id, now_ms())
-        return True
+            return keys.revoke(connection, key_id, at, descendants=descendants, by=by)
+
+    def replace(
+        self,
+        key_id: str,
+        successor: ApiKey,
+        retires_at: int,
+        max_keys: int | None = None,
+        by: str | None = None,
+    ) -> Outcome:
+        with self._run(atomic=True) as connection:
+            return keys.replace(connection, key_id, successor, retires_at, max_keys=max_keys, by=by)
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
@@ -266,14 +303,21 @@ class SqlStore:
         with self._run() as connection:
             return connection.execute(select).scalar() or 0
 
-    def peppers(self, now: int) -> Mapping[str, int]:
-        active = sa.and_(
-            KEYS.c.revoked_at.is_(None),
-            KEYS.c.expires_at.is_(None) | (KEYS.c.expires_at > now),
-            KEYS.c.retires_at.is_(None) | (KEYS.c.retires_at > now),
+    def overage(self, account_id: str, month: str, quota: int) -> int:
+        lineages = sa.select(sa.literal(key_subject("")) + KEYS.c.lineage)
+        above = sa.select(sa.func.sum(USAGE.c.counted - quota)).where(
+            USAGE.c.month == month,
+            USAGE.c.counted > quota,
+            USAGE.c.subject.in_(lineages.where(KEYS.c.account_id == account_id)),
         )
+        with self._run() as connection:
+            return int(connection.execute(above).scalar() or 0)
+
+    def peppers(self, now: int) -> Mapping[str, int]:
         select = (
-            sa.select(KEYS.c.pepper_id, sa.func.count()).where(active).group_by(KEYS.c.pepper_id)
+            sa.select(KEYS.c.pepper_id, sa.func.count())
+            .where(keys.is_active(now))
+            .group_by(KEYS.c.pepper_id)
         )
         with self._run() as connection:
             return {row[0]: row[1] for row in connection.execute(select)}
@@ -288,5 +332,26 @@ class SqlStore:
         with self._run(atomic=True) as connection:
             account_id = connection.execute(update).scalar_one_or_none()
             if account_id is not None:
-                tell(connection, account_id, now_ms())
+                tell(connection, [account_id], now_ms())
         return account_id is not None
+
+
+def _page(table: sa.Table, limit: int, after: Place | None) -> sa.Select[Any]:
+    """The rows after a place, in the order of their age."""
+    order = (table.c.created_at, table.c.id)
+    select = sa.select(table).order_by(*order).limit(limit)
+    if after is not None:
+        select = select.where(sa.tuple_(*order) > sa.tuple_(*after))
+    return select
+
+
+def _told(error: Exception, dialect: str) -> KeyrushError:
+    """What has gone wrong, in short: messages of drivers quote parameters."""
+    text = f"{type(error).__name__} from {dialect}"
+    cause = getattr(error, "orig", None)
+    # Integrity and data are SQLSTATE's classes 23 and 22, or what SQLite's driver takes for such;
+    # lone surrogates and numbers beyond 64 bits it says by Python's own errors.
+    about_data = (IntegrityError, SqlDataError, UnicodeError, OverflowError)
+    if isinstance(error, about_data) or isinstance(cause, UnicodeError | OverflowError):
+        return DataError(text)
+    return StoreError(text)

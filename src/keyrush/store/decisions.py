@@ -1,0 +1,66 @@
+"""What every store decides in the very transaction that changes keys, so that none slips by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from keyrush.model import ApiKey
+
+#: What came of a change of keys; nothing has changed but where it is done.
+Outcome = Literal[
+    "done",
+    "gone",  # there is no such account or key, or the key is revoked or has been replaced
+    "caller_ended",  # the key that asks is revoked or expired, or is none of the account's
+    "caller_retires",  # the key that asks has been replaced, and only goes on for a while
+    "too_many_keys",  # the account has as many keys as it may have
+    "too_many_active",  # with those that retire it has twice as many
+]
+
+#: Keys of an account that work at once, as a multiple of those it may have: a rotation leaves
+#: the old one for a while.
+RETIRING = 2
+
+
+class Revocation(NamedTuple):
+    """What came of a revocation: the ids of the key itself, then of those that went along with
+    it, oldest first.
+    """
+
+    outcome: Outcome
+    key_ids: Sequence[str] = ()
+
+
+class KeyCount(NamedTuple):
+    """How many keys of an account are active."""
+
+    staying: int  #: those that have not been replaced
+    retiring: int  #: those that have been, and go on for a while
+
+
+def judge_caller(caller: ApiKey | None, account_id: str, now: int) -> Outcome:
+    """Whether `caller`, as stored, may still change keys of the account; `done` where it may."""
+    if caller is None or caller.account_id != account_id or not caller.is_active(now):
+        return "caller_ended"
+    return "done" if caller.retires_at is None else "caller_retires"
+
+
+def may_be_replaced(key: ApiKey, account_id: str) -> bool:
+    """Whether a key of the account may have a successor: it has none, and is not revoked."""
+    return key.account_id == account_id and key.revoked_at is None and key.retires_at is None
+
+
+def judge_room(count: KeyCount, max_keys: int | None) -> Outcome:
+    """Whether an account with so many keys may have one more; `done` where it may."""
+    if max_keys is not None and count.staying >= max_keys:
+        return "too_many_keys"
+    return judge_rotation(count, max_keys)
+
+
+def judge_rotation(count: KeyCount, max_keys: int | None, *, ends_one: bool = False) -> Outcome:
+    """Whether an account with so many keys may have one replaced, which is one more for a while,
+    unless that `ends_one` at once; `done` where it may.
+    """
+    if max_keys is None:
+        return "done"
+    return "too_many_active" if sum(count) - ends_one >= RETIRING * max_keys else "done"

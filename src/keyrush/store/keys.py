@@ -1,0 +1,154 @@
+"""Changes of keys in a SQL store, each decided in the transaction that makes it.
+
+All begin with the lock of the account, which SQLite's transactions have from their beginning:
+so the changes of an account's keys come one after the other, and nobody waits for two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from keyrush.model import ApiKey, now_ms
+from keyrush.paging import Place
+from keyrush.store.decisions import (
+    KeyCount,
+    Outcome,
+    Revocation,
+    judge_caller,
+    judge_room,
+    judge_rotation,
+    may_be_replaced,
+)
+from keyrush.store.feed import tell
+from keyrush.store.rows import key_of, row_of
+from keyrush.store.schema import ACCOUNTS, KEYS
+
+_JUDGED = sa.select(
+    *(
+        sa.literal("").label(column.name) if column.name in ("fingerprint", "hash") else column
+        for column in KEYS.c
+    )
+)
+
+
+def add(connection: sa.Connection, key: ApiKey, max_keys: int | None) -> Outcome:
+    """`Store.add_key`, in the transaction of `connection`."""
+    if not _lock(connection, key.account_id):
+        return "gone"
+    outcome = _judge_caller(connection, key.created_by, key.account_id, key.created_at)
+    if outcome == "done":
+        outcome = judge_room(count(connection, key.account_id, key.created_at), max_keys)
+    if outcome == "done":
+        connection.execute(sa.insert(KEYS).values(row_of(key)))
+    return outcome
+
+
+def replace(
+    connection: sa.Connection,
+    key_id: str,
+    successor: ApiKey,
+    retires_at: int,
+    *,
+    max_keys: int | None,
+    by: str | None,
+) -> Outcome:
+    """`Store.replace`, in the transaction of `connection`."""
+    account_id, now = successor.account_id, successor.created_at
+    if not _lock(connection, account_id):
+        return "gone"
+    outcome = _judge_caller(connection, by, account_id, now)
+    if outcome != "done":
+        return outcome
+    old = _read(connection, key_id)
+    if old is None or not may_be_replaced(old, account_id):
+        return "gone"
+    ends_one = old.is_active(now) and retires_at <= now
+    outcome = judge_rotation(count(connection, account_id, now), max_keys, ends_one=ends_one)
+    if outcome != "done":
+        return outcome
+    connection.execute(sa.update(KEYS).where(KEYS.c.id == key_id).values(retires_at=retires_at))
+    connection.execute(sa.insert(KEYS).values(row_of(successor)))
+    tell(connection, [account_id], now_ms())
+    return "done"
+
+
+def revoke(
+    connection: sa.Connection, key_id: str, at: int, *, descendants: bool, by: str | None
+) -> Revocation:
+    """`Store.revoke`, in the transaction of `connection`."""
+    known = _read(connection, key_id)
+    if known is None or not _lock(connection, known.account_id):
+        return Revocation("gone")
+    account_id = known.account_id
+    outcome = _judge_caller(connection, by, account_id, at)
+    if outcome == "caller_retires" and by == key_id and not descendants:
+        outcome = "done"  # itself it may revoke
+    if outcome != "done":
+        return Revocation(outcome)
+    where = KEYS.c.id == key_id
+    if descendants:
+        where = KEYS.c.id.in_(_made_by(key_id, account_id))
+        _lock_keys(connection, where)
+    update = sa.update(KEYS).where(where, KEYS.c.revoked_at.is_(None)).values(revoked_at=at)
+    revoked = connection.execute(update.returning(KEYS.c.created_at, KEYS.c.id))
+    others = [Place(*row) for row in revoked if row.id != key_id]
+    tell(connection, [account_id], now_ms())
+    return Revocation("done", [key_id, *(place.id for place in sorted(others))])
+
+
+def count(connection: sa.Connection, account_id: str, now: int) -> KeyCount:
+    """How many keys of the account are active."""
+    stays = KEYS.c.retires_at.is_(None)
+    select = sa.select(sa.func.count().filter(stays), sa.func.count().filter(sa.not_(stays))).where(
+        KEYS.c.account_id == account_id, is_active(now)
+    )
+    return KeyCount(*connection.execute(select).one())
+
+
+def is_active(now: int) -> sa.ColumnElement[bool]:
+    """`ApiKey.is_active`, of a row."""
+    return sa.and_(
+        KEYS.c.revoked_at.is_(None),
+        KEYS.c.expires_at.is_(None) | (KEYS.c.expires_at > now),
+        KEYS.c.retires_at.is_(None) | (KEYS.c.retires_at > now),
+    )
+
+
+def _lock(connection: sa.Connection, account_id: str) -> bool:
+    """Have the account to oneself until the transaction ends; False where there is none.
+
+    What is read after it, in statements of their own, is as the one before has left it.
+    """
+    select = sa.select(ACCOUNTS.c.id).where(ACCOUNTS.c.id == account_id).with_for_update()
+    return connection.execute(select).scalar() is not None
+
+
+def _judge_caller(connection: sa.Connection, by: str | None, account_id: str, now: int) -> Outcome:
+    if by is None:  # the operator
+        return "done"
+    return judge_caller(_read(connection, by), account_id, now)
+
+
+def _read(connection: sa.Connection, key_id: str) -> ApiKey | None:
+    """The key, without what proves it: nothing is decided by that."""
+    row = connection.execute(_JUDGED.where(KEYS.c.id == key_id)).one_or_none()
+    return None if row is None else key_of(row)
+
+
+def _made_by(key_id: str, account_id: str) -> sa.Select[Any]:
+    """The ids of a key and of all that it has made, directly or not."""
+    made = sa.select(KEYS.c.id).where(KEYS.c.id == key_id).cte("made", recursive=True)
+    child = KEYS.alias("child")
+    children = sa.select(child.c.id).where(
+        child.c.created_by == made.c.id, child.c.account_id == account_id
+    )
+    return sa.select(made.union(children).c.id)
+
+
+def _lock_keys(connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
+    """Lock the rows in the order of `Store.touch`, so that the two don't wait for each other."""
+    if connection.dialect.name == "postgresql":
+        ordered = sa.select(KEYS.c.id).where(where).order_by(sa.collate(KEYS.c.id, "C"))
+        connection.execute(ordered.with_for_update())
