@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from keyrush.circuit import PAUSE, Away, Circuit
+from keyrush.errors import DataError
 from tests.scripts import run
 
 
@@ -53,6 +54,23 @@ def test_closed(circuit: Circuit, server: Server) -> None:
     """While all is well, every call goes through."""
     assert [circuit.call(server, number) for number in range(3)] == [0, 1, 2]
     assert (circuit.is_closed, circuit.is_open, circuit.seconds_away) == (True, False, 0)
+
+
+def test_what_is_about_the_data_opens_nothing(circuit: Circuit, server: Server) -> None:
+    """An answer that says no to these values is an answer: it opens nothing, and closes what was
+    open.
+    """
+
+    def refuse(_: int) -> int:
+        raise DataError("no such number")
+
+    for is_away in (False, True):
+        server.is_away = is_away
+        assert fails(circuit, server) is is_away
+        server.now += PAUSE
+        with pytest.raises(DataError, match="no such number"):
+            circuit.call(refuse, 7)
+        assert (circuit.is_closed, circuit.seconds_away) == (True, 0)
 
 
 def test_failure_opens(circuit: Circuit, server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +52,37 @@ FIRST = [
     """,
 ]
 
+#: What the second keyrush had added to them.
+SECOND = [
+    """
+    CREATE TABLE keyrush_batches (
+        worker VARCHAR(80) NOT NULL, number BIGINT NOT NULL, added_at BIGINT NOT NULL,
+        PRIMARY KEY (worker)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_batches_added_at ON keyrush_batches (added_at)",
+    """
+    CREATE TABLE keyrush_changes (
+        mark {serial} NOT NULL, account_id VARCHAR(64) NOT NULL, changed_at BIGINT NOT NULL,
+        PRIMARY KEY (mark)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_changes_changed_at ON keyrush_changes (changed_at)",
+    """
+    CREATE TABLE keyrush_windows (
+        key VARCHAR(120) NOT NULL, period BIGINT NOT NULL, current BIGINT NOT NULL,
+        previous BIGINT NOT NULL, idle_at BIGINT NOT NULL, PRIMARY KEY (key)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_windows_idle_at ON keyrush_windows (idle_at)",
+    """
+    CREATE TABLE keyrush_workers (
+        id VARCHAR(80) NOT NULL, seen_at BIGINT NOT NULL, PRIMARY KEY (id)
+    )
+    """,
+    "UPDATE keyrush_meta SET value = '2'",
+]
+
 #: What was in them: an account with a key that has been used.
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("meta", {"name": "schema", "value": "1"}),
@@ -89,12 +120,41 @@ def engine(url: str) -> Iterator[sa.Engine]:
 
 
 def make_first(engine: sa.Engine) -> None:
+    """The tables and rows of the first keyrush."""
     with engine.begin() as connection:
         for statement in FIRST:
             connection.exec_driver_sql(statement)
         for name, row in ROWS:
             table = sa.table(f"keyrush_{name}", *map(sa.column, row))
             connection.execute(sa.insert(table).values(row))
+
+
+def make_second(engine: sa.Engine) -> None:
+    """The tables and rows of the second keyrush, which had come by the first one's."""
+    make_first(engine)
+    serial = "BIGSERIAL" if engine.dialect.name == "postgresql" else "INTEGER"
+    with engine.begin() as connection:
+        for statement in SECOND:
+            connection.exec_driver_sql(statement.format(serial=serial))
+
+
+@pytest.fixture(params=[make_first, make_second], ids=["1", "2"])
+def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
+    """Makes the tables of each older keyrush."""
+    made: Callable[[sa.Engine], None] = request.param
+    return made
+
+
+def shape(engine: sa.Engine) -> dict[str, tuple[set[str], set[str]]]:
+    """The columns and the indexes of every table."""
+    inspector = sa.inspect(engine)
+    return {
+        table: (
+            {column["name"] for column in inspector.get_columns(table)},
+            {str(index["name"]) for index in inspector.get_indexes(table)},
+        )
+        for table in inspector.get_table_names()
+    }
 
 
 def recorded(engine: sa.Engine) -> list[tuple[str, str]]:
@@ -127,16 +187,57 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     store.close()
 
 
-def test_upgraded_is_as_good_as_new(url: str, engine: sa.Engine) -> None:
+def test_upgraded_is_as_good_as_new(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
     """In an upgraded database everything works that works in a new one."""
-    make_first(engine)
+    make_old(engine)
     store = SqlStore(url)
+    made = api_key("cred_b", created_by="cred_a")
+    assert store.add_key(made, 9) == "done"
+    assert store.key("cred_b") == made
     assert store.charge("acct_a", 1) == 499
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
     ledger = SqlLedger(store.engine)
     assert [ledger.take([WINDOW], 1, 0).granted for _ in range(3)] == [1, 1, 0]
     assert ledger.enlist("one") == (0, 1)
     store.close()
+
+
+def test_upgraded_has_the_shape_of_new(
+    engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """An upgraded database has the columns and indexes of a new one, and what is in it."""
+    make_old(engine)
+    prepare(engine)
+    upgraded = shape(engine)
+    with engine.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT id, created_by FROM keyrush_keys").all()
+        for table in sorted(upgraded, reverse=True):  # what refers to others before them
+            connection.exec_driver_sql(f"DROP TABLE {table} {_cascade(engine)}")
+    prepare(engine)
+    assert shape(engine) == upgraded
+    assert [tuple(row) for row in rows] == [("cred_a", None)]
+
+
+def _cascade(engine: sa.Engine) -> str:
+    return "CASCADE" if engine.dialect.name == "postgresql" else ""
+
+
+def test_upgrade_that_was_cut_short(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """A column that is there already, and an index that is not, are no obstacle."""
+    make_old(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE keyrush_keys ADD COLUMN created_by VARCHAR(64)")
+        connection.exec_driver_sql(
+            "CREATE INDEX ix_keyrush_keys_created_by ON keyrush_keys (created_by)"
+        )
+    store = SqlStore(url)
+    assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
+    store.close()
+    assert recorded(engine) == [("schema", str(SCHEMA))]
 
 
 def test_upgrade_of_half_made_tables(url: str, engine: sa.Engine) -> None:
@@ -168,9 +269,11 @@ def test_nothing_is_made_twice(engine: sa.Engine, is_old: bool) -> None:
     assert not [text for text in statements if "CREATE" in text or "advisory" in text]
 
 
-def test_processes_that_upgrade_together(url: str, engine: sa.Engine) -> None:
+def test_processes_that_upgrade_together(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
     """However many processes find old tables, each can work with the new ones."""
-    make_first(engine)
+    make_old(engine)
     code = """
         import sys
         from keyrush.limiter.sql import SqlLedger

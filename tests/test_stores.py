@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from keyrush.circuit import Circuit
 from keyrush.errors import ConfigurationError, DataError, StoreError
 from keyrush.model import DAY, SECOND, Found, Limit
 from keyrush.store import Batch, Store, account_subject, key_subject, open_store
@@ -20,7 +20,10 @@ from keyrush.store.memory import MemoryStore
 from keyrush.store.schema import SCHEMA
 from keyrush.store.sql import SqlStore
 from tests.scripts import finish, run, start
+from tests.stores import empty, in_threads, store
 from tests.values import MONTH, NOW, account, api_key
+
+__all__ = ["empty", "store"]  # fixtures
 
 LIMITS = (Limit(7, 10), Limit(0, 60), Limit(1000, 3600))
 
@@ -34,40 +37,11 @@ def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/keyrush.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Each store, empty."""
-    urls: dict[str, Callable[[], str]] = {
-        "memory": lambda: "memory://",
-        "sqlite": lambda: f"sqlite:///{tmp_path}/keyrush.db",
-        "postgresql": lambda: request.getfixturevalue("postgres_url"),
-    }
-    opened = open_store(urls[request.param]())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def store(empty: Store) -> Store:
-    """Each store, with the accounts `acct_a` and `acct_b`."""
-    assert empty.add_account(account("acct_a"))
-    assert empty.add_account(account("acct_b", created_at=NOW + 1))
-    return empty
-
-
 def revoked(store: Store, key_id: str, at: int = NOW, **how: Any) -> list[str]:
     """The ids that one revocation names."""
     outcome, key_ids = store.revoke(key_id, at, **how)
     assert outcome == "done"
     return list(key_ids)
-
-
-def in_threads(work: Callable[[int], Any], times: int, threads: int = 16) -> list[Any]:
-    """What `work` returns for 0, 1, …, in threads that begin together."""
-    barrier = threading.Barrier(threads)
-    pool = ThreadPoolExecutor(threads, initializer=barrier.wait)
-    with pool:
-        return [done.result() for done in [pool.submit(work, number) for number in range(times)]]
 
 
 # --- accounts ------------------------------------------------------------------------------------
@@ -727,6 +701,58 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
         assert str(caught.value) == f"{type(caught.value.__cause__).__name__} from {dialect}"
         assert api_key().fingerprint not in repr(caught.value.__cause__)
         assert api_key().hash not in repr(caught.value.__cause__)
+    store.close()
+
+
+DATA: dict[str, Callable[[Store], object]] = {
+    "a second key with an id": lambda store: store.add_key(api_key()),
+    "a second key with a fingerprint": lambda store: store.add_key(
+        api_key("cred_b", fingerprint=api_key().fingerprint)
+    ),
+    "half a character": lambda store: store.key("cred_\ud800"),
+    "half a character to write": lambda store: store.set_plan("acct_a", "\udfff"),
+    "a number beyond 64 bits": lambda store: store.revoke("cred_a", 2**64),
+    "no less than nothing": lambda store: store.give_back({"acct_a": -1}, Batch("one", 1)),
+}
+
+#: What PostgreSQL does not take, and SQLite does.
+POSTGRESQL_DATA: dict[str, Callable[[Store], object]] = {
+    "NUL": lambda store: store.account("acct\0"),
+    "NUL to write": lambda store: store.set_plan("acct_a", "a\0"),
+    "too long": lambda store: store.set_plan("acct_a", "a" * 65),
+}
+
+
+@pytest.mark.parametrize("call", [*DATA, *POSTGRESQL_DATA])
+def test_data_is_no_outage(sql_url: str, call: str) -> None:
+    """S19: what the database says of the values that it is given is told from an outage: the
+    circuit stays closed, and the next call is answered.
+    """
+    store = open_store(sql_url)
+    store.add_account(account())
+    store.add_key(api_key())
+    circuit = Circuit("the store")
+    if call in DATA or sql_url.startswith("postgresql"):
+        with pytest.raises(DataError) as caught:
+            circuit.call((DATA | POSTGRESQL_DATA)[call], store)
+        assert not isinstance(caught.value, StoreError)
+        assert str(caught.value).endswith(f"from {sql_url.partition(':')[0]}")
+    else:
+        circuit.call(POSTGRESQL_DATA[call], store)
+    assert circuit.is_closed
+    assert store.key("cred_a") == api_key()
+    store.close()
+
+
+def test_connections_for_all_threads(sql_url: str) -> None:
+    """Sixteen worker threads and whoever else asks the store each have a connection at once."""
+    store = open_store(sql_url)
+    assert isinstance(store, SqlStore)
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            connection = store.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+            held.enter_context(connection).execute(sa.text("SELECT 1"))
+        assert store.account("acct_x") is None
     store.close()
 
 

@@ -174,14 +174,14 @@ def test_change_by_another_process(store: SqlStore, feed: Feed, sql_url: str) ->
         from keyrush.store import open_store
 
         store = open_store(sys.argv[1])
-        print(store.revoke("cred_a", 1), flush=True)
+        print(store.revoke("cred_a", 1).outcome, flush=True)
         sys.stdin.readline()
         store.close()
         """,
         sql_url,
     )
     assert news(feed) == {"acct_a"}
-    assert finish(process) == "True\n"
+    assert finish(process) == "done\n"
     assert store.key("cred_a") == api_key("cred_a", revoked_at=1)
 
 
