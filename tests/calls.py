@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
-from keyrush import Gate, KeyrushMiddleware, wsgi
+from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
+from keyrush.admission import Admitted, Pending
 from keyrush.principal import Principal
 
 Headers = list[tuple[str, str | bytes]]
@@ -159,6 +160,20 @@ def wsgi_call(app: Any, environ: dict[str, Any]) -> Reply:
         items.close()  # type: ignore[attr-defined]  # wsgiref's validator always has it
     status, headers = started
     return Reply(int(status[:3]), [(name.lower(), value) for name, value in headers], body)
+
+
+def begin(gate: Gate, key: str, path: str = "/", method: str = "GET") -> Any:
+    """What the gate can say at once to a request with the key: see `Admission.begin`."""
+    return gate.admission.begin(method, path, None, "", [(b"x-api-key", key.encode())], b"")
+
+
+def decide(gate: Gate, key: str, path: str = "/", method: str = "GET") -> Admitted | Refusal:
+    """What the gate says to a request with the key, whatever it takes."""
+    answer: Any = begin(gate, key, path, method)
+    decided: Admitted | Refusal = (
+        answer.finish("127.0.0.1") if isinstance(answer, Pending) else answer
+    )
+    return decided
 
 
 class Asgi:

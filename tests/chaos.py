@@ -19,9 +19,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from keyrush import Gate, Settings
-from keyrush.http import Credential
-from keyrush.http import credential as credential_of
-from keyrush.model import Refusal, month_of, now_ms
+from keyrush.model import month_of, now_ms
 from keyrush.store import account_subject, key_subject
 from tests.conftest import CHEAP
 from tests.faults import PATIENCE
@@ -152,13 +150,6 @@ class Place:
         of_account = gate.store.usage(account_subject(account), month)
         gate.close()
         return of_account, of_keys
-
-
-def credential(key: str) -> Credential:
-    """What a request with the key sends."""
-    found = credential_of([(b"x-api-key", key.encode())])
-    assert not isinstance(found, Refusal)
-    return found
 
 
 class Postgres:

@@ -15,11 +15,10 @@ import time
 from typing import Any
 
 from keyrush import Gate, Settings
-from keyrush.http import Credential
+from keyrush.admission import Pending
 from keyrush.model import Refusal
-from keyrush.policy import ANY_KEY
 from keyrush.store.sql import SqlStore
-from tests.chaos import credential
+from tests.calls import begin
 
 #: Seconds between two rounds of asking, which leave the core to others.
 PAUSE = 0.001
@@ -42,10 +41,10 @@ class Member:
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self._watched: dict[str, tuple[Credential, Any]] = {}
+        self._watched: dict[str, Any] = {}
         self.cold = 0
         self.proofs = 0
-        hashing: Any = gate.admission._verification._hashing  # noqa: SLF001  # counts what it does
+        hashing: Any = gate.admission.verification._hashing  # noqa: SLF001  # counts what it does
         prove = hashing.verify
 
         def proving(*values: Any) -> Any:
@@ -56,19 +55,19 @@ class Member:
 
     def watch(self, key: str) -> None:
         """Ask for the key from now on."""
-        self._watched[key] = (credential(key), None)
+        self._watched[key] = None
 
     def ask(self) -> None:
         """Ask once for each key; say what is new: the status and the limit, and when that was."""
-        for key, (sent, before) in list(self._watched.items()):
-            answer = self.gate.admission.warm(sent, ANY_KEY, b"")
-            if answer is None:
+        for key, before in list(self._watched.items()):
+            answer = begin(self.gate, key)
+            if isinstance(answer, Pending):
                 self.cold += 1
-                answer = self.gate.admission.cold(sent, ANY_KEY, b"")
+                answer = answer.finish(None)
             is_refused = isinstance(answer, Refusal)
-            told = [answer.status if is_refused else 200, self._limit(answer)]  # type: ignore[union-attr]  # it is
+            told = [answer.status if is_refused else 200, self._limit(answer)]
             if told != before:
-                self._watched[key] = (sent, told)
+                self._watched[key] = told
                 say({"key": key, "told": told, "at": time.monotonic()})
             if told[0] == 401:
                 del self._watched[key]

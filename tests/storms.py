@@ -20,8 +20,8 @@ from functools import partial
 from typing import NamedTuple
 
 from keyrush.model import Refusal
-from keyrush.policy import ANY_KEY
-from tests.chaos import ACCOUNT, Load, Members, Place, Postgres, count, credential, kill, revoked
+from tests.calls import decide
+from tests.chaos import ACCOUNT, Load, Members, Place, Postgres, count, kill, revoked
 from tests.faults import until
 from tests.serving import Process, serve_gunicorn, serve_process
 from tests.valkey import running as valkey
@@ -120,14 +120,13 @@ def outages(mode: str) -> Row:
             rounds += 1
             account = f"acct_{rounds}"
             gate.accounts.create_account(account, limits=f"{limit}/day")
-            sent = credential(gate.accounts.create_key(account, "production").text)
+            key = gate.accounts.create_key(account, "production").text
             statuses: list[int] = []
             stopped = threading.Event()
 
             def use() -> None:
                 while not stopped.is_set():  # noqa: B023  # ended in this turn
-                    asked = sent, ANY_KEY, b""  # noqa: B023  # the same
-                    answer = gate.admission.warm(*asked) or gate.admission.cold(*asked)
+                    answer = decide(gate, key)  # noqa: B023  # the same
                     is_refused = isinstance(answer, Refusal)
                     statuses.append(answer.status if is_refused else 200)  # type: ignore[union-attr]  # noqa: B023
                     time.sleep(0.005)  # as clients do

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal, Refused, wsgi
 from keyrush.keys import Hashing
-from keyrush.policy import Rule
+from keyrush.policy import Needs
 from keyrush.store.memory import MemoryStore
 from keyrush.workers import cores
 from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
@@ -78,7 +78,7 @@ def test_only_the_start_is_touched(gate: Gate, key: str) -> None:
     assert all(got is sent for got, sent in zip(others, rest, strict=True))
     assert start["trailers"] is True
     assert start["headers"][:3] == own
-    assert start["headers"][-1] == (b"vary", b"X-API-Key")
+    assert start["headers"][-1] == (b"vary", b"Authorization, X-API-Key")
     assert len(own) == 3
 
 
@@ -148,6 +148,16 @@ def test_root_path_is_not_part_of_the_path(gate: Gate, key: str) -> None:
     assert call(asgi.middleware, "none", "/v1/health", root_path="/v1").body == b"nobody"
     assert call(asgi.middleware, "none", "/v1health", root_path="/v1").status == 401
     assert call(asgi.middleware, "none", "/v1/other", root_path="/v1").status == 401
+
+
+@pytest.mark.parametrize("target", ["http://h/admin", "x:/admin", "admin", "*", "//h/admin"])
+def test_absolute_target(clock: Clock, target: str) -> None:
+    """Traps: what is no path in plain form is refused, whoever asks; its scheme and host are not
+    stripped by anyone's idea of what is left.
+    """
+    gate = Gate.open(settings(rules=[{"path": "/admin", "scopes": ["admin"]}]), clock=clock)
+    assert call(Asgi(gate).middleware, "none", target).status == 400
+    gate.close()
 
 
 def test_unknown_scope_type_is_refused(gate: Gate) -> None:
@@ -469,7 +479,9 @@ def test_charging_in_handlers(gate: Gate, key: str) -> None:
     assert (refused.status_code, refused.json()["error"]) == (402, "Not enough credits.")
 
 
-@pytest.mark.parametrize(("status", "balance"), [(200, 2), (303, 2), (404, 5), (422, 5), (503, 5)])
+@pytest.mark.parametrize(
+    ("status", "balance"), [(200, 2), (204, 2), (303, 5), (404, 5), (422, 5), (503, 5)]
+)
 def test_credits_of_failed_requests(gate: Gate, key: str, status: int, balance: int) -> None:
     """O11, O15: what was charged is given back when the app answers with an error."""
 
@@ -615,7 +627,7 @@ def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gate with its store and hashing counted."""
     store, hashing = CountingStore(), CountingHashing()
     monkeypatch.setattr("keyrush.gate.Hashing", lambda *_: hashing)
-    gate = Gate.open(settings(plans={"free": {}}), store=store, clock=clock)
+    gate = Gate.open(settings(plans={"free": {"max_keys": 2000}}), store=store, clock=clock)
     gate.accounts.create_account("acct_a")
     yield gate, store, hashing
     gate.close()
@@ -719,7 +731,7 @@ def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("never reached")
 
-    gate.policy.rule = lambda method, path: Rule("/", credits=2)  # type: ignore[method-assign]  # a price for all
+    gate.policy.needs = lambda *_: Needs(credits=2)  # type: ignore[method-assign]  # a price for all
     cancelled_while_charging(gate, key, app)
     assert gate.accounts.account("acct_a").balance == 5
 

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import TracebackType
 
 import pytest
 
 from keyrush.cache import NEGATIVE_SIZE, Cache, Entry
+from keyrush.http import INVALID
+from keyrush.model import Refusal
 from tests.scripts import run
 from tests.values import NOW, identity
 
@@ -38,26 +39,6 @@ def filled(size: int, *digests: bytes) -> Cache:
     for digest in digests:
         assert cache.put(digest, entry(digest.decode()), cache.generation)
     return cache
-
-
-class CountingLock:
-    """A lock that tells when it has been taken `times` times."""
-
-    def __init__(self, times: int) -> None:
-        self._lock = threading.Lock()
-        self._left = times
-        self.reached = threading.Event()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._left -= 1
-        if self._left == 0:
-            self.reached.set()
-
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
 
 # --- entries -------------------------------------------------------------------------------------
@@ -222,106 +203,72 @@ def test_refused_keys_are_bounded() -> None:
 # --- single flight -------------------------------------------------------------------------------
 
 
-def together(cache: Cache, load: Callable[[], Entry | None]) -> list[object]:
-    """What each of many threads gets that ask for one key while `load` runs, errors as values."""
-    lock = CountingLock(THREADS)
-    cache._lock = lock  # type: ignore[assignment]  # noqa: SLF001  # tells when all have asked
+def test_one_flight_for_all() -> None:
+    """Concurrent first requests with one key make one look-up, and all get what it brings."""
+    cache, found, barrier = Cache(10, 5000), entry(), threading.Barrier(THREADS)
 
-    def slow() -> Entry | None:
-        assert lock.reached.wait(10)
-        return load()
-
-    def ask() -> object:
-        try:
-            return cache.single_flight(b"a", slow)
-        except OSError as error:
-            return error
+    def ask(_: int) -> tuple[bool, object]:
+        flight, is_mine = cache.flight(b"a")
+        barrier.wait()  # all have asked before it lands
+        if is_mine:
+            cache.land(b"a", flight, found)
+        return is_mine, flight.result(10)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return [asked.result() for asked in [pool.submit(ask) for _ in range(THREADS)]]
+        answers = list(pool.map(ask, range(THREADS)))
+    assert sum(is_mine for is_mine, _ in answers) == 1
+    assert {outcome for _, outcome in answers} == {found}
 
 
-def test_one_load_for_all() -> None:
-    """Concurrent first requests with one key make one look-up, and all get what it brings."""
-    loads: list[Entry] = []
-
-    def load() -> Entry:
-        loads.append(entry())
-        return loads[-1]
-
-    assert together(Cache(10, 5000), load) == [*loads] * THREADS
-    assert len(loads) == 1
-
-
-def test_no_such_key_for_all() -> None:
-    """None is an answer like others."""
-    assert together(Cache(10, 5000), lambda: None) == [None] * THREADS
-
-
-def test_error_reaches_all() -> None:
-    """When the store fails, every waiting request learns of it, and the next asks anew."""
+@pytest.mark.parametrize("outcome", [entry(), INVALID], ids=["entry", "refusal"])
+def test_after_landing_the_next_asks_anew(outcome: Entry | Refusal) -> None:
+    """What one look-up brought is nothing that the next is told; a refusal is an answer, too."""
     cache = Cache(10, 5000)
-    failure = OSError("away")
-
-    def load() -> Entry:
-        raise failure
-
-    assert together(cache, load) == [failure] * THREADS
-    found = entry()
-    assert cache.single_flight(b"a", lambda: found) is found
+    flight, _ = cache.flight(b"a")
+    cache.land(b"a", flight, outcome)
+    assert flight.result() is outcome
+    following, is_mine = cache.flight(b"a")
+    assert is_mine
+    assert following is not flight
 
 
-def test_interruption_does_not_hang_the_others() -> None:
-    """Even what ends a thread is passed on, so that nobody waits for ever."""
-    cache = Cache(10, 5000)
-
-    def load() -> Entry:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cache.single_flight(b"a", load)
-    assert cache.single_flight(b"a", lambda: None) is None
+def test_who_waits_can_not_cancel_it_for_the_others() -> None:
+    """A request that is cancelled while it waits leaves the look-up to those who go on waiting."""
+    cache, found = Cache(10, 5000), entry()
+    flight, _ = cache.flight(b"a")
+    assert not flight.cancel()
+    cache.land(b"a", flight, found)
+    assert flight.result() is found
 
 
 def test_different_keys_do_not_wait_for_each_other() -> None:
     """Two keys load at the same time."""
     cache = Cache(10, 5000)
-    barrier = threading.Barrier(2, timeout=10)
-
-    def load() -> None:
-        barrier.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        for asked in [pool.submit(cache.single_flight, key, load) for key in (b"a", b"b")]:
-            assert asked.result() is None
+    assert cache.flight(b"a")[1]
+    assert cache.flight(b"b")[1]
+    assert not cache.flight(b"a")[1]
 
 
 def test_fork_while_loading() -> None:
     """A child forked while a thread loads a key, or holds the lock, does not wait for it."""
     out = run(
         """
-        import os, threading
+        import os
         from keyrush.cache import Cache
+        from keyrush.http import INVALID
 
         cache = Cache(10, 5000)
-        loading, forked = threading.Event(), threading.Event()
-
-        def load():
-            with cache._lock:
-                loading.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=cache.single_flight, args=(b"a", load))
-        thread.start()
-        assert loading.wait(10)
-        child = os.fork()
+        flight, _ = cache.flight(b"a")
+        with cache._lock:
+            child = os.fork()
         if not child:
             cache.refuse(b"b", 0)
-            assert cache.single_flight(b"a", lambda: None) is None
+            flight, is_mine = cache.flight(b"a")
+            assert is_mine
+            cache.land(b"a", flight, INVALID)
             print("done", flush=True)
             os._exit(0)
-        forked.set()
-        thread.join()
+        cache.land(b"a", flight, INVALID)
         assert os.waitpid(child, 0)[1] == 0
         """
     )

@@ -6,21 +6,22 @@ import ipaddress
 import json
 import re
 from hashlib import sha256
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush import responses
 from keyrush.http import (
     INVALID,
+    MAX_FORWARDED,
+    MAX_VALUE,
     MISSING,
     TWO,
     Credential,
+    CredentialHeaders,
     Header,
     client_address,
-    credential,
     is_preflight,
 )
 from keyrush.keys import MAX_LENGTH, KeyFormat
@@ -30,6 +31,8 @@ from keyrush.windows import UNLIMITED, Tally, Window
 from tests.values import NOW, identity
 
 # --- credentials ---------------------------------------------------------------------------------
+
+credential = CredentialHeaders().credential
 
 
 def lines(*headers: str) -> list[Header]:
@@ -52,6 +55,12 @@ def lines(*headers: str) -> list[Header]:
         pytest.param(["x-api-key: k", "x-api-key: k"], id="S8 two lines with the same key"),
         pytest.param(["x-api-key: k, k"], id="S8 joined by a server"),
         pytest.param(["authorization: Basic abc", "x-api-key: k"], id="another scheme for others"),
+        pytest.param(["authorization: Api-Key k"], id="the scheme Api-Key"),
+        pytest.param(["authorization: api-key  k"], id="S1, S2 Api-Key in any case, with spaces"),
+        pytest.param(["authorization: Api-Key k", "x-api-key: k"], id="S7 Api-Key, the same twice"),
+        pytest.param(
+            ["authorization: Negotiate " + "a" * 65_536, "x-api-key: k"], id="a long other scheme"
+        ),
         pytest.param(["Authorization: Bearer k"], id="S11 name in upper case"),
         pytest.param(["X-API-KEY: k"], id="S11 key name in upper case"),
         pytest.param(["x-api-keys: z", "x_api_key: z", "x-api-key: k"], id="similar names"),
@@ -92,6 +101,8 @@ def test_credential(headers: list[str]) -> None:
         pytest.param(["authorization: Bearer a, Bearer b"], TWO, id="S8 joined"),
         pytest.param(["authorization: Bearer a,bearer b"], TWO, id="S8 joined without space"),
         pytest.param(["authorization: Basic a, Bearer b"], TWO, id="S8 schemes joined"),
+        pytest.param(["authorization: Basic a, Api-Key b"], TWO, id="S8 schemes joined, Api-Key"),
+        pytest.param(["authorization: Api-Key a", "x-api-key: b"], TWO, id="S7 Api-Key, different"),
         pytest.param(["x-api-key: a", "x-api-key: b"], TWO, id="S8 two keys"),
         pytest.param(["x-api-key: a, b"], TWO, id="S8 two keys joined"),
         pytest.param(["x-api-key: a,a,b"], TWO, id="S8 three keys joined"),
@@ -120,16 +131,62 @@ def test_credential_repr() -> None:
     assert "hunter2" not in str(found)
 
 
-def test_how_the_key_came_is_known() -> None:
-    """S23: only an answer to `X-API-Key` needs Vary; shared caches guard `Authorization`."""
-    by_header, by_scheme = (
-        credential(lines(line)) for line in ("x-api-key: k", "authorization: Bearer k")
-    )
-    assert isinstance(by_header, Credential)
-    assert by_header.by_header
-    assert isinstance(by_scheme, Credential)
-    assert not by_scheme.by_header
-    assert responses.VARY == (b"vary", b"X-API-Key")
+class Measured(bytes):
+    """A value that may be measured, and read where it is short; anything else is a failure."""
+
+    def __getitem__(self, where: Any) -> Any:
+        part: Any = bytes.__getitem__(self, where)
+        assert len(part) <= MAX_FORWARDED, "a long value is read"
+        return part
+
+    def _read(self, *_: object) -> None:
+        raise AssertionError("a long value is read before it is measured")
+
+    split = strip = partition = rpartition = lower = decode = find = __contains__ = _read  # type: ignore[assignment]  # each is a fault
+
+
+@pytest.mark.parametrize("filling", [b",", b" ", b"a", b"Bearer a,", b"Basic a, "])
+@pytest.mark.parametrize("name", [b"x-api-key", b"authorization"])
+@pytest.mark.parametrize("lines_", [1, 2])
+def test_long_values_are_only_measured(name: bytes, filling: bytes, lines_: int) -> None:
+    """S12: of a value that is too long to hold a key, nothing is split, stripped or compared."""
+    value = Measured(filling * (1_000_000 // len(filling)))
+    assert credential([(name, value)] * lines_) in (MISSING, INVALID, TWO)
+
+
+@given(st.integers(0, 3), st.binary(max_size=2 * MAX_VALUE))
+def test_length_decides_before_content(lines_: int, value: bytes) -> None:
+    """S12: no value above the bound gives a credential, whatever is in it."""
+    found = credential([(b"x-api-key", value)] * lines_)
+    if isinstance(found, Credential):
+        assert len(value) <= MAX_VALUE
+
+
+@pytest.mark.parametrize(
+    ("names", "headers", "text"),
+    [
+        (["x-api-key"], ["authorization: Bearer infra", "x-api-key: k"], b"k"),
+        (["x-api-key"], ["authorization: Bearer a, Bearer b", "x-api-key: k"], b"k"),
+        (["x-api-key"], ["authorization: Bearer k"], None),
+        (["authorization"], ["authorization: Bearer k", "x-api-key: other"], b"k"),
+        (["authorization"], ["x-api-key: k"], None),
+        (["x-rushed-key"], ["X-Rushed-Key: k", "x-api-key: z", "authorization: Bearer z"], b"k"),
+        (["x-rushed-key", "x-api-key"], ["x-rushed-key: k", "x-api-key: k"], b"k"),
+    ],
+)
+def test_which_headers_are_read(names: list[str], headers: list[str], text: bytes | None) -> None:
+    """R1, O1: only the configured headers may hold a key; others are no business of the gate."""
+    found = CredentialHeaders(names).credential(lines(*headers))
+    assert (found.text if isinstance(found, Credential) else found) == (text or MISSING)
+
+
+def test_headers_named_for_caches_and_hidden() -> None:
+    """S23: caches are told of every header that is read; what may hold a key can be left out."""
+    assert CredentialHeaders().vary == (b"vary", b"Authorization, X-API-Key")
+    only = CredentialHeaders(["x-rushed-key"])
+    assert only.vary == (b"vary", b"X-Rushed-Key")
+    kept = lines("host: h", "x-api-key: a", "cookie: c")
+    assert only.without([*kept, (b"X-Rushed-Key", b"k")]) == kept
 
 
 # --- rate-limit fields ---------------------------------------------------------------------------
@@ -281,6 +338,18 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
         ),
     ),
     (
+        Refusal("malformed_path"),
+        400,
+        "The path must be in plain form, without empty or dot segments.",
+        None,
+    ),
+    (
+        Refusal("unruled"),
+        403,
+        "API keys are not admitted to this path by this method.",
+        None,
+    ),
+    (
         Refusal("insufficient_scope", names=("read:articles", "read:entities")),
         403,
         "The API key lacks the scope read:articles, read:entities.",
@@ -289,7 +358,13 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
     (
         Refusal("beyond_caller"),
         403,
-        "An API key can't make one that may do more than itself.",
+        "An API key can't make one that may do more than itself, or manage such.",
+        None,
+    ),
+    (
+        Refusal("too_many_keys", names=("50",)),
+        403,
+        "The account has 50 active keys, as many as its plan allows.",
         None,
     ),
     (
@@ -444,12 +519,22 @@ TRUSTED = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "2001:db8::/32"
 )
 def test_client_address(peer: str | None, forwarded_for: list[str], expected: str | None) -> None:
     """Traps: `X-Forwarded-For` counts only as far as configured proxies wrote it."""
-    assert client_address(peer, forwarded_for, TRUSTED) == expected
+    lines_ = [value.encode("latin-1") for value in forwarded_for]
+    assert client_address(peer, lines_, TRUSTED) == expected
 
 
 def test_nobody_is_trusted_by_default() -> None:
     """Traps: without configured proxies the header says nothing."""
-    assert client_address("10.0.0.1", ["1.1.1.1"], []) == "10.0.0.1"
+    assert client_address("10.0.0.1", [b"1.1.1.1"], []) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "expected"), [([], "10.0.0.1"), (TRUSTED, "9.9.9.9")], ids=["nobody", "proxies"]
+)
+def test_long_forwarded_for_is_read_from_the_right(trusted: Any, expected: str) -> None:
+    """Traps: of ten megabytes of X-Forwarded-For only the end is read, and nothing without need."""
+    value = Measured(b"1.1.1.1," * 1_250_000 + b"9.9.9.9")
+    assert client_address("10.0.0.1", [value], trusted) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keyrush.errors import ConfigurationError
 from keyrush.model import Identity, Plan, Refusal, Scopes
-from keyrush.policy import ANY_KEY, Policy, Rule, modules_in, plain
+from keyrush.policy import (
+    ANY_KEY,
+    Needs,
+    Policy,
+    Rule,
+    _pattern,
+    is_plain,
+    modules_in,
+    named_by_method_alone,
+)
 from tests.values import identity
 
 GET = frozenset({"GET"})
@@ -130,89 +142,293 @@ def test_bad_public_path(entry: str) -> None:
         ("OPTIONS", "*", ANY_KEY),
     ],
 )
-def test_rule(method: str, path: str, rule: Rule) -> None:
+def test_rule(method: str, path: str, rule: Rule | Needs) -> None:
     """The first rule for method and path counts; elsewhere any key will do."""
-    assert POLICY.rule(method, path) == rule
+    assert POLICY.needs(method, path) == (Needs.of(rule) if isinstance(rule, Rule) else rule)
 
 
 def test_first_rule_counts() -> None:
     """R19: `/api/articles/search` before `/api/articles/{id}` is its own rule, and never after."""
     search = Rule("/api/articles/search", scopes=("search",))
-    assert Policy((), [search, ARTICLE]).rule("GET", "/api/articles/search") == search
-    assert Policy((), [ARTICLE, search]).rule("GET", "/api/articles/search") == ARTICLE
+    path = "/api/articles/search"
+    assert Policy((), [search, ARTICLE]).needs("GET", path) == Needs.of(search)
+    assert Policy((), [ARTICLE, search]).needs("GET", path) == Needs.of(ARTICLE)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/api/articles/",
-        "/api/articles//",
-        "//api/articles",
-        "/api//articles",
-        "/api/./articles",
-        "/api/articles/.",
-        "/x/../api/articles",
-        "/api/x/../articles",
-        "/../api/articles",
-        "/api/articles\n",
-        "/api/articles/\n",
-    ],
-)
+@pytest.mark.parametrize("path", ["/api/articles", "/api/articles/"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "get", "Get"])
-def test_other_spellings_do_not_escape(method: str, path: str) -> None:
-    """Traps: what an app or a proxy may take for the path needs what the path needs."""
-    assert "read:articles" in POLICY.rule(method, path).scopes
+@pytest.mark.parametrize("spelled", ["/api/articles", "/api/articles/"])
+def test_a_trailing_slash_never_matters(method: str, path: str, spelled: str) -> None:
+    """Traps: neither of a rule nor of a path; what is named is never another's to close."""
+    closing = Rule("/{rest:path}", scopes=("*",))
+    policy = Policy((), [Rule(spelled, GET, ("read:articles",)), closing])
+    assert policy.needs(method, path).scopes == ("read:articles",)
+
+
+PLAIN = [
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/.well-known/x",
+    "/a/...",
+    "/a/..b",
+    "/a/b.",
+    "/é/\u2028",
+    "/a b",
+]
+
+NOT_PLAIN = [
+    "", "a", "*", "http://h/a", "x:/a", "//", "//a", "/a//", "/a//b", "/.", "/..", "/./a", "/../a",
+    "/a/.", "/a/./", "/a/..", "/a/../b", "/a\\b", "/\\a", "/a\n", "/\na", "/a\0", "/a\x7f",
+    "/a\x85b", "/a\t", "/a/\r",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PLAIN)
+def test_plain_paths(path: str) -> None:
+    """Traps: what every app takes for the same path."""
+    assert is_plain(path, None)
+    assert is_plain(path, path.encode())
+    assert is_plain(path, quote(path).encode("ascii"))
+
+
+@pytest.mark.parametrize("path", NOT_PLAIN)
+def test_paths_that_are_not_plain(path: str) -> None:
+    """Traps: what some app takes for another path, decoded or as it was sent."""
+    assert not is_plain(path, None)
+    assert not is_plain("/a", path.encode())
+    assert not is_plain(path, quote(path).encode("ascii"))
+
+
+@given(st.text(alphabet="/.ab\\\n\x80 é"), st.booleans())
+def test_plain_is_what_it_says(path: str, raw: bool) -> None:
+    """Traps: one slash first; no empty or dot segment, no backslash, no control character."""
+    segments = path[1:].split("/")
+    if segments[-1] == "":
+        del segments[-1]  # a slash at the end
+    expected = (
+        path[:1] == "/"
+        and not {"", ".", ".."} & set(segments)
+        and not any(char in path for char in "\\\n\x80")
+    )
+    assert is_plain(path, quote(path).encode("ascii") if raw else None) is expected
+
+
+# --- prefixes ------------------------------------------------------------------------------------
+
+MOUNTED = [Rule("/v1/tools", scopes=("tools",)), Rule("/api/v1/tools", scopes=("outer",))]
+
+
+@pytest.mark.parametrize(
+    ("path", "scopes"),
+    [
+        ("/api/v1/tools", {"tools", "outer"}),
+        ("/v1/tools", {"tools", "outer"}),
+        ("/api/v1/tools/", {"tools", "outer"}),
+        ("/apiv1/tools", {"tools"}),
+        ("/x/api/v1/tools", {"tools"}),
+        ("/api/api/v1/tools", {"outer"}),
+        ("/apiapi/v1/tools", {"outer"}),
+        ("/api", set()),
+        ("/elsewhere", set()),
+    ],
+)
+@pytest.mark.parametrize("where", ["server", "app", "both"])
+def test_with_a_prefix_all_rules_hold(where: str, path: str, scopes: set[str]) -> None:
+    """Traps: the rules of the path with the prefix, without it, and as apps strip it hold."""
+    policy = Policy((), MOUNTED, root_path="" if where == "server" else "/api")
+    needs = policy.needs("GET", path, "" if where == "app" else "/api")
+    assert scopes <= set(needs.scopes)
+
+
+@pytest.mark.parametrize("path", ["/apiv1/tools", "/x/api/v1/tools"])
+def test_a_path_that_only_looks_like_one_within_is_unnamed(path: str) -> None:
+    """Closed by default: a spelling that some app strips does not name what another serves."""
+    policy = Policy((), MOUNTED, unruled="refuse", root_path="/api")
+    needs = policy.needs("GET", path)
+    assert "tools" in needs.scopes
+    assert policy.authorise(identity("*"), needs, b"") == Refusal("unruled")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/health", True),
+        ("/api/health", True),
+        ("/apihealth", False),
+        ("/x/api/health", False),
+        ("/api/api/health", False),
+    ],
+)
+def test_public_within_a_prefix(path: str, expected: bool) -> None:
+    """R1: a public path is one of the app; the prefix is stripped where a segment ends."""
+    assert Policy(["/health"]).is_public("GET", path, None, "/api") is expected
+    assert Policy(["/health"], root_path="/api").is_public("GET", path, None) is expected
+
+
+@given(
+    st.lists(st.sampled_from(["/api", "api", "/v1", "/x", "/"]), max_size=6).map("".join),
+    st.sampled_from(["", "/api", "/v1", "/api/"]),
+    st.sampled_from(["", "/api", "/x"]),
+)
+def test_whatever_is_stripped_its_rule_holds(path: str, server: str, app: str) -> None:
+    """Traps: wherever an app strips the prefix, the rule of what is left holds."""
+    policy = Policy((), [Rule("/v1", scopes=("v1",))], root_path=app)
+    assume(is_plain(path, None))
+    needs = policy.needs("GET", path, server)
+    for root in (server.rstrip("/"), app):
+        if root:
+            for inner in (path.removeprefix(root), path.split(root, 1)[-1]):
+                if inner.strip("/") == "v1":
+                    assert needs.scopes == ("v1",)
+
+
+def test_rules_that_hold_together_hold_whole() -> None:
+    """R16: scopes, modules, parameters of all rules, and the highest price."""
+    one = Rule("/a", scopes=("x", "y"), modules=("m",), modules_from="include", credits=3)
+    other = Rule("/p/a", scopes=("y", "z"), modules=("n",), modules_from="with", credits=5)
+    needs = Policy((), [one, other]).needs("GET", "/p/a", "/p")
+    assert set(needs.scopes) == {"x", "y", "z"}
+    assert set(needs.modules) == {"m", "n"}
+    assert set(needs.modules_from) == {"include", "with"}
+    assert needs.credits == 5
+
+
+# --- what no rule names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_open"),
+    [
+        ("GET", "/api/articles", True),
+        ("HEAD", "/api/articles", True),
+        ("get", "/api/articles", True),
+        ("POST", "/api/articles", True),
+        ("PUT", "/api/articles", False),
+        ("TRACE", "/api/articles", False),
+        ("FOO", "/api/articles", False),
+        ("OPTIONS", "/api/articles", False),
+        ("FOO", "/admin/x", True),
+        ("GET", "/elsewhere", False),
+    ],
+)
+def test_unruled(method: str, path: str, is_open: bool) -> None:
+    """Closed by default: with `unruled = "refuse"`, a path or method that no rule names is 403."""
+    policy = Policy(["/health"], RULES, unruled="refuse")
+    refusal = policy.authorise(identity("*"), policy.needs(method, path), b"")
+    assert (refusal is None) is is_open
+    assert refusal is None or (refusal.reason, refusal.status) == ("unruled", 403)
+    assert POLICY.authorise(identity("*"), POLICY.needs(method, path), b"") is None
+
+
+def test_unruled_without_rules() -> None:
+    """Closed by default: where there are no rules at all, `refuse` refuses everything."""
+    policy = Policy((), unruled="refuse")
+    assert policy.authorise(identity("*"), policy.needs("GET", "/"), b"") == Refusal("unruled")
+
+
+def test_paths_named_by_method_alone() -> None:
+    """What is told of rules that leave other methods of their path to any key."""
+    rules = [Rule("/a", GET), Rule("/a/", frozenset({"post"})), Rule("/b", GET), Rule("/b"), ADMIN]
+    assert named_by_method_alone(rules) == {"/a": {"GET", "HEAD", "POST"}}
+
+
+# --- patterns ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/admin/x/../../elsewhere",
-        "/admin/..",
-        "/admin/x/..",
-        "/admin/../api/articles",
-        "/admin//",
-        "/admin/.",
-        "//admin/x",
+        "/{a}-{b}",
+        "/{a}{b}",
+        "/x/{a}-{b}-{c}/y",
+        "/{a:path}/{b:path}",
+        "/{a:path}x{b:path}y",
+        "/{a}-{rest:path}",
+        "/x//y",
+        "/x/../y",
+        "/x/./{a}",
+        "/a\\b",
+        "/a\n",
     ],
 )
-def test_dots_do_not_lead_out_of_a_rule(path: str) -> None:
-    """Traps: an app that does not resolve `..` serves such a path by its `/admin/…` route."""
-    assert "admin" in POLICY.rule("GET", path).scopes
+def test_paths_that_match_in_many_ways_are_refused(path: str) -> None:
+    """A rule path that could hold the event loop, or match nothing, is refused, and named."""
+    with pytest.raises(ConfigurationError, match="rule path") as raised:
+        Policy((), [Rule(path)])
+    assert repr(path) in str(raised.value)
 
 
-def test_dots_need_what_both_paths_need() -> None:
-    """A path that two rules may claim needs the scopes of both."""
-    scopes = POLICY.rule("GET", "/admin/x/../../api/articles").scopes
-    assert {"admin", "read:articles"} <= set(scopes)
+#: How the standard library reads a pattern, and the names that it gives its parts.
+PARSER: Any = import_module("re._parser")
+NAMES: Any = import_module("re._constants")
 
 
-@st.composite
-def spellings(draw: st.DrawFn) -> str:
-    """`/api/articles/7` with repeated slashes, dots and detours that lead back to it."""
-    detour = st.sampled_from(["/", "/.", "//.", "/x/..", "/x/y/../..", "/./x/.."])
-    path = ""
-    for segment in ("api", "articles", "7"):
-        path += "".join(draw(st.lists(detour, max_size=2))) + "/" + segment
-    return path + draw(st.sampled_from(["", "/", "//", "/.", "/x/..", "\n", "/\n"]))
+def steps(node: Any, text: str, at: int, count: list[int]) -> list[int]:
+    """Where a backtracking matcher may stand after `node`, and how many steps that took."""
+    ends = [at]
+    for operation, argument in node:
+        following: list[int] = []
+        for place in ends:
+            count[0] += 1
+            if operation in (NAMES.LITERAL, NAMES.NOT_LITERAL, NAMES.ANY):
+                if place < len(text) and re.fullmatch(_of(operation, argument), text[place]):
+                    following.append(place + 1)
+            elif operation is NAMES.MAX_REPEAT:
+                least, most, inner = argument
+                reached = [place]
+                turns = 0
+                while reached and turns <= most:
+                    if turns >= least:
+                        following += reached
+                    reached = [end for where in reached for end in steps(inner, text, where, count)]
+                    turns += 1
+            elif operation is NAMES.SUBPATTERN:
+                following += steps(argument[-1], text, place, count)
+            else:
+                raise AssertionError(operation)
+        ends = following
+    return ends
 
 
-@given(spellings())
-@example("/api/articles/7\n")
-def test_no_spelling_escapes(path: str) -> None:
-    """Traps: however the path is spelled, its rule holds."""
-    assert "read:articles" in POLICY.rule("GET", path).scopes
+def _of(operation: Any, argument: Any) -> str:
+    if operation is NAMES.ANY:
+        return "."
+    if operation is NAMES.LITERAL:
+        return re.escape(chr(argument))
+    return f"[^{re.escape(chr(argument))}]"
 
 
-@given(st.text(alphabet="/.ab", max_size=12).map(lambda text: f"/{text}"))
-def test_plain_is_stable_and_clean(path: str) -> None:
-    """A plain path holds no `//`, `.`, `..` or trailing slash, and is its own plain path."""
-    made = plain(path)
-    assert made.startswith("/")
-    assert plain(made) == made
-    assert "//" not in made
-    assert not {".", ".."} & set(made.split("/"))
-    assert made == "/" or not made.endswith("/")
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", ".x", "-"]),
+            st.sampled_from(["", "{n}", "{n:path}"]),
+            st.sampled_from(["", "a", ".x", "-"]),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from(["a", "-", "/a", "/-", ".x", "/a.x"]),
+)
+def test_rules_match_in_one_pass(parts: list[tuple[str, str, str]], unit: str) -> None:
+    """Every rule path that is accepted is matched in steps that grow as the path does."""
+    path = "".join(
+        f"/{before}{middle.replace('n', f'n{number}', 1)}{after}"
+        for number, (before, middle, after) in enumerate(parts)
+    )
+    try:
+        pattern = _pattern(path)
+    except ConfigurationError:
+        return
+    parsed = PARSER.parse(pattern)
+    taken = []
+    for length in (100, 200):
+        count = [0]
+        steps(parsed, "/a" + unit * length + "/", 0, count)
+        taken.append(count[0])
+    assert taken[1] <= 2.5 * taken[0] + 100
 
 
 @pytest.mark.parametrize(
@@ -229,14 +445,14 @@ def test_methods_that_nobody_knows_take_no_memory() -> None:
     policy = Policy((), RULES)
     tables = len(policy._by_method)  # noqa: SLF001  # what must not grow
     for number in range(10_000):
-        assert policy.rule(f"M{number}", "/api/articles") == ANY_KEY
+        assert policy.needs(f"M{number}", "/api/articles") == ANY_KEY
     assert len(policy._by_method) == tables  # noqa: SLF001  # as above
 
 
 @given(st.text())
 def test_any_path_has_an_answer(path: str) -> None:
     """Hostile paths get a rule, not an exception, quoted or not."""
-    assert POLICY.rule("GET", path) is not None
+    assert POLICY.needs("GET", path) is not None
     quoted = quote(path, errors="replace").encode("ascii")
     assert POLICY.is_public("GET", path, quoted) is (path in {"/health", "/", "/é:x"}) or (
         path == "/v1/capabilities"
@@ -251,7 +467,7 @@ KNOWN = frozenset({"meta", "translations", "sentiment", "scoring"})
 
 def authorise(caller: Identity, rule: Rule, query: bytes = b"") -> Refusal | None:
     """What a policy that knows these modules says."""
-    return Policy((), [rule], modules=KNOWN).authorise(caller, rule, query)
+    return Policy((), [rule], modules=KNOWN).authorise(caller, Needs.of(rule), query)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +569,7 @@ def test_gated_feature() -> None:
     """O12: where settings say so, a plan without the module is answered with 402."""
     rule = Rule("/", modules=("sentiment", "made-up"))
     policy = Policy((), [rule], modules=KNOWN, gated="gated_feature")
-    refusal = policy.authorise(identity(plan=STARTER), rule, b"")
+    refusal = policy.authorise(identity(plan=STARTER), Needs.of(rule), b"")
     assert refusal == Refusal("gated_feature", names=("sentiment",))
     assert refusal.status == 402
 
@@ -384,12 +600,6 @@ def test_wildcards_say_the_same_everywhere(granted: set[str]) -> None:
         assert scopes.covers([name]) is (name in scopes)
     anything: object = 7
     assert (anything in scopes) is ("*" in granted)
-
-
-def test_path_without_its_slash_has_its_rule() -> None:
-    """Traps: `GET admin`, which some servers pass on and some frameworks mend, needs the scope."""
-    rule = Rule("/admin", scopes=("admin",))
-    assert Policy((), [rule]).rule("GET", "admin") == rule
 
 
 @pytest.mark.parametrize("path", ["/api/*", "/api/{x"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import logging
+import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from keyrush import Gate, Refused, http
+from keyrush import Gate, Principal, Refused, http
+from keyrush.admission import Pending
 from keyrush.keys import KeyFormat
-from tests.calls import Asgi, Sent, Wsgi
+from tests.calls import Asgi, Sent, Wsgi, asgi_app, begin, decide, wsgi_app
 from tests.conftest import settings
 
 
@@ -65,15 +70,65 @@ def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
     """O22, S82: no repr on the way of a key shows more than its display prefix."""
     gate.accounts.create_account("acct_a")
     made = gate.accounts.create_key("acct_a", "k")
-    credential = http.credential([(b"x-api-key", made.text.encode())])
+    credential = http.CredentialHeaders().credential([(b"x-api-key", made.text.encode())])
     assert isinstance(credential, http.Credential)
     parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
-    admitted = gate.admission.cold(credential, gate.policy.rule("GET", "/"), b"")
-    shown = repr([made, made.key, credential, parsed, admitted, gate.settings])
+    pending = begin(gate, made.text)
+    shown = repr([made, made.key, credential, parsed, pending, pending.finish(None), gate.settings])
     assert made.key.prefix in shown
     assert made.text[-30:] not in shown
     assert made.key.hash not in shown
     assert made.key.fingerprint not in shown
+
+
+def keys_in_frames(key: str) -> list[str]:
+    """The functions of keyrush that are running in any thread, or waiting in a task, and hold the
+    key, or something that holds it, in a local.
+    """
+    frames = list(sys._current_frames().values())  # noqa: SLF001  # there is no other way
+    with contextlib.suppress(RuntimeError):
+        frames += [frame for task in asyncio.all_tasks() for frame in task.get_stack()]
+    found = []
+    for frame in frames:
+        here: FrameType | None = frame
+        while here is not None:
+            if "/keyrush/" in here.f_code.co_filename:
+                for name, value in here.f_locals.items():
+                    if holds(value, key):
+                        found.append(f"{here.f_code.co_qualname}: {name}")
+            here = here.f_back
+    return found
+
+
+def holds(value: object, key: str) -> bool:
+    """Whether a local is the key, or an object of keyrush that has it."""
+    if isinstance(value, str | bytes):
+        return key in value if isinstance(value, str) else key.encode() in value
+    if isinstance(value, http.Credential | Pending):
+        return True
+    return isinstance(value, tuple | list) and any(holds(item, key) for item in value)
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_no_frame_keeps_the_key(gate: Gate, adapter: Any, is_warm: bool) -> None:
+    """S82: while the app runs, no frame of keyrush has the key in a local: the decision is made."""
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text
+    found: list[list[str]] = []
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        found.append(keys_in_frames(key))
+        await asgi_app(scope, receive, send)
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        found.append(keys_in_frames(key))
+        return wsgi_app(environ, start_response)
+
+    through = adapter(gate, asgi if adapter is Asgi else wsgi)
+    for _ in range(1 + is_warm):
+        assert through.send(Sent(headers=[("X-API-Key", key)])).status == 200
+    assert found == [[]] * (1 + is_warm)
 
 
 def test_outage_and_refusals_log_no_key(
@@ -99,12 +154,12 @@ def test_traceback_of_a_refusal_holds_no_key(gate: Gate) -> None:
     """S82: the exception that refuses a request, printed with the frames' values, shows no key."""
     gate.accounts.create_account("acct_a")
     key = gate.accounts.create_key("acct_a", "k", scopes=["read:a"]).text
-    credential = http.credential([(b"x-api-key", key.encode())])
-    assert isinstance(credential, http.Credential)
-    admitted = gate.admission.cold(credential, gate.policy.rule("GET", "/"), b"")
+    admitted = decide(gate, key)
     assert isinstance(admitted, tuple)
+    caller = admitted[0]
+    assert isinstance(caller, Principal)
     with pytest.raises(Refused) as raised:
-        admitted[0].require_scope("read:b")
+        caller.require_scope("read:b")
     printed = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
     frames = [frame for frame in printed.stack if "keyrush" in frame.filename]
     assert frames

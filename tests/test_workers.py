@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from keyrush import Gate
+from keyrush import Gate, Principal
 from keyrush.admission import Admitted
 from keyrush.model import Refusal, month_bounds, month_of
-from keyrush.policy import ANY_KEY
 from keyrush.store import account_subject
-from tests.chaos import ACCOUNT, Heard, Load, Place, ask, count, credential, kill, load
+from tests.calls import decide
+from tests.chaos import ACCOUNT, Heard, Load, Place, ask, count, kill, load
 from tests.conftest import Clock, settings
 from tests.faults import until
 from tests.serving import Process, serve_gunicorn, serve_process
@@ -149,7 +149,7 @@ def test_counts_survive_a_stop(serve: Serve, stop: signal.Signals, place: Place)
     assert count(heard, 200) == 60
     assert_reconciled(place, heard)
     gate = place.gate()
-    assert monthly_remaining(gate.admission.cold(credential(key), ANY_KEY, b"")) == 500_000 - 61
+    assert monthly_remaining(decide(gate, key)) == 500_000 - 61
     gate.close()
 
 
@@ -254,21 +254,19 @@ class Users:
     """Threads that use one key through several gates for as long as they are let."""
 
     def __init__(self, gates: list[Gate], key: str) -> None:
-        self.admitted: list[Admitted] = []
+        self.taken_at: list[int] = []
         self.failed: list[BaseException] = []
         self._ends = threading.Event()
-        self._credential = credential(key)
+        self._key = key
         self._pool = ThreadPoolExecutor(2 * len(gates))
         self._runs = [self._pool.submit(self._use, gate) for gate in gates * 2]
 
     def _use(self, gate: Gate) -> None:
-        sent = self._credential
         while not self._ends.is_set():
-            answer = gate.admission.warm(sent, ANY_KEY, b"") or gate.admission.cold(
-                sent, ANY_KEY, b""
-            )
+            answer = decide(gate, self._key)
             assert not isinstance(answer, Refusal)
-            self.admitted.append(answer)
+            assert isinstance(answer[0], Principal)
+            self.taken_at.append(answer[0].taken_at)
 
     def stop(self) -> None:
         self._ends.set()
@@ -291,10 +289,10 @@ def test_month_changes_under_load(where: str, place: Place, request: pytest.Fixt
     gates[0].accounts.create_account(ACCOUNT, limits="100000000/day")
     key = gates[0].accounts.create_key(ACCOUNT, "production").text
     users = Users(gates, key)
-    until(lambda: len(users.admitted) > 300)
+    until(lambda: len(users.taken_at) > 300)
     for _ in range(20):
-        before = len(users.admitted)
-        until(lambda: len(users.admitted) > before + 30)  # noqa: B023  # called in this turn
+        before = len(users.taken_at)
+        until(lambda: len(users.taken_at) > before + 30)  # noqa: B023  # called in this turn
         clock.advance(100)
     users.stop()
     for gate in gates:
@@ -302,15 +300,12 @@ def test_month_changes_under_load(where: str, place: Place, request: pytest.Fixt
     old, new = month_of(midnight - 1), month_of(midnight)
     store = gates[0].store
     totals = {month: store.usage(account_subject(ACCOUNT), month) for month in (old, new)}
-    assert sum(totals.values()) == len(users.admitted)
-    by_month = {
-        month: sum(month_of(principal.taken_at) == month for principal, _ in users.admitted)
-        for month in totals
-    }
+    assert sum(totals.values()) == len(users.taken_at)
+    by_month = {month: sum(month_of(at) == month for at in users.taken_at) for month in totals}
     # A request that read the clock just before midnight may count just after it.
     assert 0 <= by_month[old] - totals[old] <= 2 * len(gates)
     store.close()
     gate = place.gate(clock)
-    answer = gate.admission.cold(credential(key), ANY_KEY, b"")
+    answer = decide(gate, key)
     assert monthly_remaining(answer) == 500_000 - totals[new] - 1
     gate.close()

@@ -224,7 +224,9 @@ def test_charging(gate: Gate, key: str) -> None:
     assert refused.status == 402
 
 
-@pytest.mark.parametrize(("status", "balance"), [("200 OK", 2), ("404 No", 5), ("500 Oops", 5)])
+@pytest.mark.parametrize(
+    ("status", "balance"), [("200 OK", 2), ("302 Found", 5), ("404 No", 5), ("500 Oops", 5)]
+)
 def test_credits_of_failed_requests(gate: Gate, key: str, status: str, balance: int) -> None:
     """O11, O15: what was charged is given back when the app answers with an error."""
 

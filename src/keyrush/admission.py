@@ -1,31 +1,37 @@
 """The way of a request through the gate: the hot path, and the cold one.
 
-`warm` answers from memory and never blocks; where it can't, `cold` answers, and may block.
-Both take what was sent and return `Admitted` or a `Refusal`. An adapter calls `warm`, then, if
-that gave None, `cold`: WSGI directly, ASGI in a worker thread.
+`begin` answers from memory and never blocks; where it can't, it gives a `Pending`, whose
+`finish` may block, and whose `finish_async` may be awaited. What comes of it is `Admitted` or a
+`Refusal`. The order: is the path in plain form, is it public, who calls, may they, limits, credits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from http import HTTPStatus
 
 from keyrush import http
 from keyrush.background import Background
 from keyrush.bridge import synchronous
-from keyrush.cache import Cache
+from keyrush.cache import Cache, Entry
 from keyrush.circuit import Away
-from keyrush.credits import Credits
+from keyrush.credits import SHORT, Credits
 from keyrush.errors import Refused, log_fault
-from keyrush.http import Credential, Header
+from keyrush.http import Credential, CredentialHeaders, Header
 from keyrush.limiter import Limiter
 from keyrush.model import Identity, Refusal, month_bounds
-from keyrush.policy import ANY_KEY, Rule
-from keyrush.principal import Caller, Principal
-from keyrush.responses import VARY, Fields, seconds_until
+from keyrush.policy import ANY_KEY, Needs, is_plain
+from keyrush.principal import Anonymous, Caller, Principal
+from keyrush.responses import Fields, seconds_until
+from keyrush.strangers import Strangers
+from keyrush.tolerance import Tolerance
 from keyrush.usage import Usage
 from keyrush.verification import UNAVAILABLE, Verification
 from keyrush.windows import Tally, Window
-from keyrush.workers import Pool
+from keyrush.workers import Busy, Workers
 
 #: A limiter's `take_at_once`.
 AtOnce = Callable[[Sequence[Window], int, int], Tally | None]
@@ -34,133 +40,326 @@ AtOnce = Callable[[Sequence[Window], int, int], Tally | None]
 TakeAsync = Callable[[Sequence[Window], int, int], Awaitable[Tally]]
 
 #: A request that is let through: who calls, and what to add to the response's headers.
-Admitted = tuple[Principal, list[Header]]
+Admitted = tuple[Caller, list[Header]]
+
+#: Where there are rules, and the path is not in plain form.
+MALFORMED_PATH = Refusal("malformed_path")
+
+#: Of an address that sends unknown keys, and of all when no thread is free: seconds.
+_SOON = 1
+
+_TOO_MANY = Refusal("rate_limited", retry_after=_SOON)
+_BUSY = Refusal("unavailable", retry_after=_SOON)
+
+_CORS = (
+    "a CORS preflight was refused, as any request without a key: put your CORS middleware "
+    "outside keyrush, so that it answers preflights itself; KEYRUSH_PREFLIGHT=pass hands them to "
+    "the app, without a key"
+)
+
+TOO_MANY_REQUESTS = HTTPStatus.TOO_MANY_REQUESTS.value
+
+_log = logging.getLogger("keyrush")
+
+
+class Pending:
+    """A request that memory alone can't answer. It holds the key: let go of it once answered."""
+
+    __slots__ = ("_admission", "_credential", "_method", "_path", "_query", "_root", "_verified")
+
+    def __init__(
+        self,
+        admission: Admission,
+        credential: Credential,
+        request: tuple[str, str, str, bytes],
+        verified: Entry | None,
+    ) -> None:
+        self._admission = admission
+        self._credential = credential
+        self._method, self._path, self._root, self._query = request
+        self._verified = verified  # where only the limiter or a charge has to be waited for
+
+    def finish(self, address: str | None) -> Admitted | Refusal:
+        """The answer; may block. `address` is the client's."""
+        verified = self._verified or self._verify(address, None)
+        if isinstance(verified, Refusal):
+            return verified
+        assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
+        return self._decide(verified.identity)
+
+    async def finish_async(self, address: str | None) -> Admitted | Refusal:
+        """The answer, awaited; what blocks is done in threads."""
+        try:
+            if self._verified is not None:
+                return await self._decide_async(self._verified.identity)
+            verified = await self._verify_async(address)
+            if not isinstance(verified, Entry):
+                return verified
+            identity = verified.identity
+            answer = self._admission.at_once(identity, self._needs(), self._query)
+            return answer or await self._decide_async(identity)
+        except Busy:
+            return _BUSY
+
+    async def _decide_async(self, identity: Identity) -> Admitted | Refusal:
+        admission, needs, query = self._admission, self._needs(), self._query
+        if admission.is_async and (answer := await admission.awaited(identity, needs, query)):
+            return answer
+        return await admission.workers.run(
+            "io", admission.decide, identity, needs, query, undo=admission.undo
+        )
+
+    async def _verify_async(self, address: str | None) -> Entry | Admitted | Refusal:
+        """The verified key, or the answer where there is one already."""
+        admission = self._admission
+        came = await admission.workers.run(
+            "io", self._verify_and_decide, address, undo=admission.undo
+        )
+        if isinstance(came, Future):
+            return await asyncio.wrap_future(came)
+        return came
+
+    def _verify_and_decide(
+        self, address: str | None
+    ) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
+        """In one go, where no proof is needed and the limiter is not better awaited."""
+        admission = self._admission
+        verified = self._verify(address, admission.workers)
+        if isinstance(verified, Entry) and not admission.is_async:
+            return self._decide(verified.identity)
+        return verified
+
+    def _verify(
+        self, address: str | None, workers: Workers | None
+    ) -> Entry | Refusal | Future[Entry | Refusal]:
+        """The key's entry; with `workers`, what has to be waited for."""
+        admission = self._admission
+        if admission.knows(self._credential):
+            return admission.verification.verify(self._credential, workers)
+        if not admission.strangers.enter(address):
+            return _TOO_MANY
+        verified: object = None
+        try:
+            verified = found = admission.verification.verify(self._credential, workers)
+        finally:
+            admission.strangers.leave(address, is_unknown=verified is http.INVALID)
+        return found
+
+    def _decide(self, identity: Identity) -> Admitted | Refusal:
+        return self._admission.decide(identity, self._needs(), self._query)
+
+    def _needs(self) -> Needs:
+        return self._admission.policy.needs(self._method, self._path, self._root)
 
 
 class Admission:
     """Decides on requests. Safe to use from any thread or event loop.
 
-    With `counts_at_once` each count is written before its answer.
+    With `counts_at_once` each count is written before its answer. `passes_preflights` lets a
+    CORS preflight through to the app, as from nobody (S76).
     """
 
     def __init__(
         self,
         limiter: Limiter,
         *,
+        credential_headers: CredentialHeaders,
         cache: Cache,
         verification: Verification,
         usage: Usage,
         credits: Credits,
         background: Background,
+        workers: Workers,
+        strangers: Strangers,
         fields: Fields,
         clock: Callable[[], int],
         counts_at_once: bool,
+        passes_preflights: bool,
     ) -> None:
         self.limiter = synchronous(limiter)
+        self.verification = verification
+        self.policy = credits.policy
+        self.workers = workers
+        self.strangers = strangers
+        self.counts_at_once = counts_at_once
+        self._credential = credential_headers.credential
+        self._vary = credential_headers.vary
         self._cache = cache
-        self._verification = verification
         self._usage = usage
         self._credits = credits
-        self._policy = credits.policy
+        self._tolerance = Tolerance()
         self._background = background
         self._fields = fields
         self._clock = clock
-        self.counts_at_once = counts_at_once
+        self._passes_preflights = passes_preflights
+        self._advises_on_cors = not passes_preflights
         self._take_at_once: AtOnce = _never
         if limiter.is_local and self.limiter is limiter:
             self._take_at_once = limiter.take
         else:
             self._take_at_once = getattr(limiter, "take_at_once", _never)
-        #: `warm_async` may know what `warm` doesn't.
+        #: The limiter is better awaited than called from a thread.
         self.is_async: bool = getattr(limiter, "is_async", False)
         # Its own, not that of the front, by which it could be called from threads alone.
         self._take_async: TakeAsync | None = getattr(limiter, "take_async", None)
 
-    def warm(self, credential: Credential, rule: Rule, query: bytes) -> Admitted | Refusal | None:
-        """The answer from memory alone, or None where only `cold` can give it.
+    def begin(  # noqa: PLR0917  # called for every request: a value to hold them would cost
+        self,
+        method: str,
+        path: str,
+        raw_path: bytes | None,
+        root: str,
+        headers: Iterable[Header],
+        query: bytes,
+    ) -> Admitted | Refusal | Pending:
+        """The answer to a request from memory alone, or what must be finished to have one.
 
-        `query` is the raw query string: modules may be named in it.
+        `path` is decoded, and may begin with `root`, the prefix that the server names;
+        `raw_path` is as it was sent, where the server tells. `headers` may be only those that
+        may hold a key, with the ones of a CORS preflight. `query` is the raw query string.
         """
+        policy = self.policy
+        if policy.has_rules and not is_plain(path, raw_path):
+            return MALFORMED_PATH
+        if policy.is_public(method, path, raw_path, root):
+            return Anonymous(), []
+        credential = self._credential(headers)
+        if isinstance(credential, Refusal):
+            if method == "OPTIONS" and credential is http.MISSING and http.is_preflight(headers):
+                if self._passes_preflights:
+                    return Anonymous(), []
+                self._advise_on_cors()
+            return credential
         entry = self._cache.get(credential.digest)
         now = self._clock()
         if entry is None:
-            return http.INVALID if self._verification.rules_out(credential, now) else None
-        if now >= entry.due and not self._verification.attend(entry, now):
+            if self.verification.rules_out(credential, now):
+                return http.INVALID
+        elif now < entry.due or self.verification.attend(entry, now):
+            needs = policy.needs(method, path, root)
+            answer = self.at_once(entry.identity, needs, query, now)
+            if answer is not None:
+                return answer
+            return Pending(self, credential, (method, path, root, query), entry)
+        return Pending(self, credential, (method, path, root, query), None)
+
+    def within(  # noqa: PLR0917  # as `begin`
+        self,
+        caller: Caller,
+        method: str,
+        path: str,
+        raw_path: bytes | None,
+        root: str,
+        query: bytes,
+    ) -> tuple[Refusal | None, int]:
+        """What the rules say of a request that has passed this gate already, on its way to an
+        app in the app: a refusal, or the credits that are left to be charged. It is counted once,
+        but never without its rules.
+        """
+        policy = self.policy
+        if policy.has_rules and not is_plain(path, raw_path):
+            return MALFORMED_PATH, 0
+        if policy.is_public(method, path, raw_path, root) or not isinstance(caller, Principal):
+            return None, 0
+        needs = policy.needs(method, path, root)
+        if needs is ANY_KEY:
+            return None, 0
+        refusal = policy.authorise(caller.resolved, needs, query)
+        return refusal, max(0, needs.credits - caller.charged)
+
+    def knows(self, credential: Credential) -> bool:
+        """True for a key that has been verified here before."""
+        return self._cache.get(credential.digest) is not None
+
+    def _advise_on_cors(self) -> None:
+        if self._advises_on_cors:
+            self._advises_on_cors = False  # once
+            _log.warning(_CORS)
+
+    # --- verified callers ---
+
+    def at_once(
+        self, identity: Identity, needs: Needs, query: bytes, now: int | None = None
+    ) -> Admitted | Refusal | None:
+        """The answer to a verified caller from memory alone, or None where I/O is needed."""
+        if now is None:
+            now = self._clock()
+        if self._tolerance.exceeded and (over := self._tolerance.over(identity, now)):
+            return self._rate_limited(identity, over, now)
+        if self.counts_at_once:
             return None
-        if rule.credits or self.counts_at_once:
-            return None
-        identity = entry.identity
         try:
-            refusal = None if rule is ANY_KEY else self._policy.authorise(identity, rule, query)
+            refusal = None
+            if needs is not ANY_KEY:
+                refusal = self._refusal(identity, needs, query)
+                if needs.credits and refusal is None:
+                    return None
             tally = self._take_at_once(identity.windows, 0 if refusal else 1, now)
             if tally is None:
                 return None
-            return self._answer(identity, credential, refusal, tally, now)
+            return self._answer(identity, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
 
-    async def warm_async(
-        self, credential: Credential, rule: Rule, query: bytes
+    async def awaited(
+        self, identity: Identity, needs: Needs, query: bytes
     ) -> Admitted | Refusal | None:
-        """`warm`, where only the limiter must be asked and that can be awaited."""
-        entry = self._cache.get(credential.digest)
-        now = self._clock()
-        if entry is None or now >= entry.due or rule.credits or self.counts_at_once:
+        """`at_once`, where only the limiter must be asked and that can be awaited."""
+        if needs.credits or self.counts_at_once or self._take_async is None:
             return None
-        if self._take_async is None:
-            return None
-        identity = entry.identity
-        try:
-            refusal = self._policy.authorise(identity, rule, query)
-            tally = await self._take_async(identity.windows, 0 if refusal else 1, now)
-            return self._answer(identity, credential, refusal, tally, now)
-        except Exception as error:
-            return _unavailable(error)
-
-    def cold(self, credential: Credential, rule: Rule, query: bytes) -> Admitted | Refusal:
-        """The answer, with whatever look-up, hashing or charge it takes."""
-        verified = self._verification.verify(credential)
-        if isinstance(verified, Refusal):
-            return verified
-        identity = verified.identity
         now = self._clock()
         if now >= identity.expires_at:
             return http.INVALID
         try:
-            refusal = self._policy.authorise(identity, rule, query)
-            tally = self.limiter.take(identity.windows, 0 if refusal else 1, now)
-            answer = self._answer(identity, credential, refusal, tally, now)
+            refusal = self._refusal(identity, needs, query)
+            tally = await self._take_async(identity.windows, 0 if refusal else 1, now)
+            return self._answer(identity, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
-        if rule.credits and not isinstance(answer, Refusal):
+
+    def decide(self, identity: Identity, needs: Needs, query: bytes) -> Admitted | Refusal:
+        """The answer to a verified caller; may block."""
+        now = self._clock()
+        if now >= identity.expires_at:
+            return http.INVALID
+        if self._tolerance.exceeded and (over := self._tolerance.over(identity, now)):
+            return self._rate_limited(identity, over, now)
+        try:
+            refusal = self._refusal(identity, needs, query)
+            tally = self.limiter.take(identity.windows, 0 if refusal else 1, now)
+            answer = self._answer(identity, refusal, tally, now)
+        except Exception as error:
+            return _unavailable(error)
+        if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
+            assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
             try:
-                self._credits.charge(principal, rule.credits)
+                self._credits.charge(principal, needs.credits)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
         return answer
 
-    def pool(self, credential: Credential) -> Pool:
-        """The threads in which `cold` should run for the credential."""
-        return "hash" if self._cache.get(credential.digest) is None else "io"
+    def _refusal(self, identity: Identity, needs: Needs, query: bytes) -> Refusal | None:
+        """Why the caller may not do what is asked for, or is known to be unable to pay it."""
+        if refusal := self.policy.authorise(identity, needs, query):
+            return refusal
+        if needs.credits and self._credits.is_short(identity, needs.credits):
+            return SHORT
+        return None
 
     def _answer(
-        self,
-        identity: Identity,
-        credential: Credential,
-        refusal: Refusal | None,
-        tally: Tally,
-        now: int,
+        self, identity: Identity, refusal: Refusal | None, tally: Tally, now: int
     ) -> Admitted | Refusal:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.turn(identity, now)
+            if refusal is SHORT and tally.window is not None and not tally.remaining:
+                return self._rate_limited(identity, tally, now)  # limits come before credits
+            self._tolerance.note(identity, now)
             fields = tuple(self._fields.of(identity, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         if not tally.admitted:
-            wait = seconds_until(tally.ready_at, now)
-            fields = tuple(self._fields.of(identity, tally, now))
-            return Refusal("rate_limited", retry_after=wait, headers=fields)
+            return self._rate_limited(identity, tally, now)
         if not self._usage.add(identity, now):
             self.limiter.give_back(identity.windows, 1, now)
             return self._quota_exceeded(identity, now)
@@ -169,9 +368,13 @@ class Admission:
         if self._background.thread is None:
             self._background.start()
         headers = self._fields.of(identity, tally, now)
-        if credential.by_header:
-            headers.append(VARY)
+        headers.append(self._vary)
         return Principal(identity, self._credits, now), headers
+
+    def _rate_limited(self, identity: Identity, tally: Tally, now: int) -> Refusal:
+        wait = seconds_until(tally.ready_at, now)
+        fields = tuple(self._fields.of(identity, tally, now))
+        return Refusal("rate_limited", retry_after=wait, headers=fields)
 
     def _count_at_once(self, identity: Identity, now: int) -> Refusal | None:
         """Write the count before the answer; a refusal where that can't be, or where with the
@@ -201,9 +404,11 @@ class Admission:
         identity = caller.resolved
         self._usage.take_back(identity, caller.taken_at)
         self._credits.uncharge(caller)
+        now = self._clock()
+        if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
+            self._tolerance.note(identity, now)
         try:
             self.limiter.give_back(identity.windows, 1, caller.taken_at)
-            now = self._clock()
             tally = self.limiter.take(identity.windows, 0, now)
             fields = tuple(self._fields.of(identity, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
@@ -213,9 +418,9 @@ class Admission:
             log_fault(f"the limiter can't take back a request of {identity.key_id}", error)
             return refusal
 
-    def undo(self, answer: Admitted | Refusal) -> None:
+    def undo(self, answer: object) -> None:
         """`refuse`, for an answer that nobody waits for any more."""
-        if not isinstance(answer, Refusal):
+        if isinstance(answer, tuple):  # `Admitted`
             self.refuse(answer[0], UNAVAILABLE)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.client import BAD_REQUEST
+from http import HTTPStatus
 from typing import Any
 
-from keyrush import http
+from keyrush.admission import Pending
 from keyrush.bridge import is_bridged, running_loop
 from keyrush.errors import ConfigurationError, KeyrushError, Refused, StoreError
 from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
-from keyrush.principal import Anonymous, Caller, Principal
+from keyrush.principal import Caller, Principal
 from keyrush.responses import Response
 from keyrush.settings import Settings
 from keyrush.stopping import when_told_to_stop
@@ -26,10 +28,25 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: The messages that start a response, or accept a WebSocket.
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
+#: The messages that carry the body; without `more_body` they are its end.
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
+
+#: Plain numbers: an enum's value is looked up anew each time.
+_OK = HTTPStatus.OK.value
+_REDIRECT = HTTPStatus.MULTIPLE_CHOICES.value
+
+_DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})
+
 _FORWARDED_FOR = b"x-forwarded-for"
 
-#: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead.
+#: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead, and for keys that end.
 POLICY_VIOLATION = 1008
+
+#: What an app receives once the gate has ended its connection.
+_LEFT: dict[str, Message] = {
+    "http": {"type": "http.disconnect"},
+    "websocket": {"type": "websocket.disconnect", "code": POLICY_VIOLATION},
+}
 
 
 class KeyrushMiddleware:
@@ -78,49 +95,59 @@ class KeyrushMiddleware:
         gate = self._gate or self.gate
         passed = scope.get(GATE)
         if passed is not None and passed.is_same(gate):
-            await self.app(scope, receive, send)
+            caller = scope["keyrush.caller"]
+            if caller.is_authenticated:
+                await self._within(caller, scope, receive, send)
+                return
+        # The key is known in there, and not here, where the app runs.
+        answer = gate.admission.begin(
+            scope.get("method", "GET"),  # a WebSocket handshake is a GET
+            scope["path"],
+            scope.get("raw_path"),
+            scope.get("root_path", ""),
+            scope["headers"],
+            scope.get("query_string", b""),
+        )
+        if isinstance(answer, Pending):
+            answer = await answer.finish_async(self._address(scope))
+        if isinstance(answer, Refusal):
+            await self._refuse(scope, receive, send, answer)
             return
-        method = scope.get("method", "GET")  # a WebSocket handshake is a GET
-        path = scope["path"]
-        if scope.get("root_path"):
-            path = _within_root(path, scope["root_path"])
-        policy = gate.policy
-        if policy.is_public(method, path, scope.get("raw_path")) or (
-            method == "OPTIONS" and http.is_preflight(scope["headers"])
-        ):
-            caller: Caller = Anonymous()
-            headers: list[Header] = []
-        else:
-            credential = http.credential(scope["headers"])
-            if isinstance(credential, Refusal):
-                await self._refuse(scope, receive, send, credential)
-                return
-            rule = policy.rule(method, path)
-            query = scope.get("query_string") or b""
-            admission = gate.admission
-            answer = admission.warm(credential, rule, query)
-            if answer is None and admission.is_async:
-                answer = await admission.warm_async(credential, rule, query)
-            if answer is None:
-                pool = admission.pool(credential)
-                answer = await gate.workers.run(
-                    pool, admission.cold, credential, rule, query, undo=admission.undo
-                )
-            if isinstance(answer, Refusal):
-                await self._refuse(scope, receive, send, answer)
-                return
-            caller, headers = answer
+        caller, headers = answer
 
-        response = _Response(gate, scope, send, caller, headers)
-        if kind == "websocket":
-            receive = response.connecting(receive)
+        response = _Response(gate, scope, receive, send, caller, headers)
         try:
-            await self.app(_inner(scope, gate, caller), receive, response.send)
+            await self.app(_inner(scope, gate, caller), response.receive, response.send)
         except Refused as raised:
             await response.refuse(raised)
-        except BaseException:
-            response.fail()
+        except BaseException as error:
+            if response.is_ended_by(error):
+                return
+            response.fail(error)
             raise
+        else:
+            if caller.charged:
+                await response.settle()
+        finally:
+            if response.is_open:
+                gate.connections.remove(response)
+
+    async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that has passed this gate before, on its way to an app within the app."""
+        gate = self.gate
+        refusal, credits = gate.admission.within(
+            caller,
+            scope.get("method", "GET"),
+            scope["path"],
+            scope.get("raw_path"),
+            scope.get("root_path", ""),
+            scope.get("query_string", b""),
+        )
+        if refusal is not None:
+            caller.refuse(refusal)  # which the outer gate answers
+        if credits:
+            await caller.charge_async(credits)
+        await self.app(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -149,72 +176,128 @@ class KeyrushMiddleware:
         else:
             gate.flush()
 
+    def _address(self, scope: Scope) -> str | None:
+        return self.gate.address(*_sender(scope))
+
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Answer a request that has not reached the app."""
-        hops = [v.decode("latin-1") for n, v in scope["headers"] if n.lower() == _FORWARDED_FOR]
-        peer = scope.get("client")
-        self.gate.log_refusal(refusal, peer and peer[0], hops)
+        self.gate.log_refusal(refusal, *_sender(scope))
         if scope["type"] == "websocket":
             await receive()  # websocket.connect (S70)
         await _respond(scope, send, self.gate.refusals.response(refusal))
 
 
 class _Response:
-    """The `send` that the app gets: decorates its response, or replaces it by a refusal.
+    """The `send` that the app gets: decorates its response, or replaces it by a refusal; and the
+    `receive`, which is told of a client that leaves.
 
-    Messages other than the start of the response pass as they are (S68).
+    Messages other than the start of the response pass as they are (S68). Once the first part of
+    a stream is out, or a WebSocket is accepted, it is a `connections.Connection`.
     """
 
-    __slots__ = (
-        "_caller",
-        "_connect",
-        "_gate",
-        "_headers",
-        "_refused",
-        "_scope",
-        "_send",
-        "_started",
-    )
+    # What most responses never change stands here: to set it for each would cost.
+    _started: Message | None = None  #: the message that has started the response
+    _is_shut = False  #: nothing that the app sends is sent any more
+    _is_refused = False  #: because it has been refused
+    _status = 0
+    _is_complete = False  #: the app has said all
+    _is_gone = False  #: the client has left
+    _is_ended = False  #: by the gate, because the key has ended
+    _is_connected = False  #: a WebSocket, with `websocket.connect`
+    is_open = False
 
-    def __init__(
-        self, gate: Gate, scope: Scope, send: Send, caller: Caller, headers: list[Header]
+    def __init__(  # noqa: PLR0917  # made for every request
+        self,
+        gate: Gate,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        caller: Caller,
+        headers: list[Header],
     ) -> None:
         self._gate = gate
         self._scope = scope
+        self._receive = receive
         self._send = send
         self._caller = caller
         self._headers = headers
-        self._started = self._refused = False
-        self._connect: Receive | None = None  # while websocket.connect has not been received
 
-    def send(self, message: Message) -> Awaitable[None]:
+    # --- what the app calls ---
+
+    async def receive(self) -> Message:
+        """The `receive` that the app gets."""
+        if self._is_ended:
+            return _LEFT[self._scope["type"]]
+        message = await self._receive()
         kind = message["type"]
+        if kind in _DISCONNECTS:
+            self._is_gone = True
+        elif kind == "websocket.connect":
+            self._is_connected = True  # else a refusal has to receive it (S70)
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:  # noqa: C901  # a table of messages
+        """The `send` that the app gets."""
+        kind = message["type"]
+        caller = self._caller
         if kind in _STARTS:
-            caller = self._caller
-            status = message.get("status", 0)
+            status = message.get("status", _OK)  # a WebSocket is accepted without
             if caller.refusal is not None and (lost := caller.lost_refusal(status)):
                 return self._replace(lost)
-            self._started = True
+            self._status = status
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-            if caller.charged and status >= BAD_REQUEST:
+            self._started = message
+            if kind == "websocket.accept":
+                self._open()
+            if caller.charged and status >= _REDIRECT:
                 return self._uncharge(message)
-        elif self._refused:
-            return _nothing()
-        elif kind == "websocket.close" and not self._started:  # the app's own refusal
-            self._started = True
-            return self._uncharge(message)
-        return self._send(message)
+        elif self._is_shut:
+            return self._shut()
+        elif kind in _BODIES:
+            if "more_body" not in message or not message["more_body"]:
+                self._is_complete = True
+            elif not self.is_open:
+                self._open()
+        elif kind == "websocket.close":
+            self._is_complete = True
+            if not self._started:  # the app's own refusal
+                self._started = message
+                return self._uncharge(message)
+        return self._sending(message) if caller.charged else self._send(message)
 
-    def connecting(self, receive: Receive) -> Receive:
-        """A WebSocket's `receive`, so that a refusal knows whether the app has connected (S70)."""
-        self._connect = receive
+    async def _shut(self) -> None:
+        """In place of a message that is not sent.
 
-        async def received() -> Message:
-            message = await receive()
-            self._connect = None
-            return message
+        Raises:
+            OSError: The gate has ended the connection, as if the client had.
+        """
+        if self._is_ended:
+            raise OSError("the key has ended, and the connection with it")
 
-        return received
+    async def _sending(self, message: Message) -> None:
+        """Send a message of a response that is paid for, and learn if the client has left."""
+        try:
+            await self._send(message)
+        except OSError:
+            self._is_gone = True
+            raise
+
+    # --- how it ends ---
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether what was charged is kept: for an answer below 300 that came to its end, or
+        that the client broke off.
+        """
+        is_answer = self._started is not None and self._status < _REDIRECT
+        is_accepted = self._scope["type"] == "websocket"
+        return is_answer and (self._is_complete or self._is_gone or is_accepted)
+
+    async def settle(self) -> None:
+        """Give credits back where the app has returned without a whole answer."""
+        if not self._is_kept:
+            gate = self._gate
+            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
 
     async def refuse(self, raised: Refused) -> None:
         """Answer with what the app raised, unless its response has started.
@@ -223,29 +306,72 @@ class _Response:
             Refused: It has.
         """
         if self._started:
+            self.fail(raised)
             raise raised
-        if not self._refused:
+        if not self._is_refused:
             await self._replace(raised.refusal)
 
-    def fail(self) -> None:
-        """Give credits back, because the app has failed before it answered; waits for nothing."""
-        if not self._started and self._caller.charged:
-            self._gate.workers.submit("io", self._gate.credits.uncharge, self._caller)
+    def fail(self, error: BaseException) -> None:
+        """Give credits back, because the app has failed; waits for nothing.
+
+        One that is cancelled in the middle of its answer has been left by its client.
+        """
+        has_left = self._is_gone or isinstance(error, asyncio.CancelledError)
+        if self._caller.charged and not (self._started and has_left):
+            gate = self._gate
+            gate.workers.submit("io", gate.credits.uncharge, self._caller, must=True)
 
     async def _replace(self, refusal: Refusal) -> None:
-        self._refused = True
+        self._is_shut = self._is_refused = True
         gate = self._gate
         if isinstance(self._caller, Principal):
-            refusal = await gate.workers.run("io", gate.admission.refuse, self._caller, refusal)
-        if self._connect is not None:
-            await self._connect()
+            refusal = await gate.workers.run(
+                "io", gate.admission.refuse, self._caller, refusal, must=True
+            )
+        if self._scope["type"] == "websocket" and not self._is_connected:
+            await self._receive()
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
 
     async def _uncharge(self, message: Message) -> None:
         if self._caller.charged:
             gate = self._gate
-            await gate.workers.run("io", gate.credits.uncharge, self._caller)
+            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
         await self._send(message)
+
+    # --- as a connection that may outlive its key ---
+
+    def _open(self) -> None:
+        caller = self._caller
+        self.is_open = True
+        if isinstance(caller, Principal):
+            self.key_id, self.account_id = caller.key_id, caller.account_id
+            self.ends_at = caller.resolved.expires_at
+            self._loop = asyncio.get_running_loop()
+            self._gate.connections.add(self)
+
+    def end(self) -> None:
+        """See `connections.Connection`."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all in it
+            self._loop.call_soon_threadsafe(self._end_soon)
+
+    def _end_soon(self) -> None:
+        if not (self._is_ended or self._is_complete):
+            self._is_shut = self._is_ended = True
+            self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        """End the connection towards the server, which then tells the app that it is gone.
+
+        A body of a promised length can't end early: its next part fails, and the server sees.
+        """
+        if self._scope["type"] == "websocket":
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
+        elif self._started and not _has_length(self._started["headers"]):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def is_ended_by(self, error: BaseException) -> bool:
+        """True where the app fails because the gate has ended its connection."""
+        return self._is_ended and isinstance(error, Exception)
 
 
 async def _respond(scope: Scope, send: Send, response: Response) -> None:
@@ -263,15 +389,13 @@ async def _respond(scope: Scope, send: Send, response: Response) -> None:
     await send({"type": f"{prefix}.body", "body": body})
 
 
-async def _nothing() -> None:
-    """In place of a message that is not sent."""
-
-
 def _inner(scope: Scope, gate: Gate, caller: Caller) -> Scope:
     """The scope that the app sees: a copy, never the server's own (S66)."""
     inner = dict(scope)
     if "state" in inner:
         inner["state"] = inner["state"].copy()
+    if gate.hides_credentials:
+        inner["headers"] = gate.credential_headers.without(inner["headers"])
     inner[GATE] = gate
     inner["keyrush.caller"] = caller  # whoever it is, whatever the app makes of "user"
     inner["keyrush"] = caller if caller.is_authenticated else None
@@ -279,11 +403,15 @@ def _inner(scope: Scope, gate: Gate, caller: Caller) -> Scope:
     return inner
 
 
-def _within_root(path: str, root: str) -> str:
-    """The path within the app: without `root_path`, which `path` includes."""
-    if path == root or path.startswith(f"{root}/"):
-        return path[len(root) :] or "/"
-    return path
+def _has_length(headers: list[Header]) -> bool:
+    return any(name.lower() == b"content-length" for name, _ in headers)
+
+
+def _sender(scope: Scope) -> tuple[str | None, list[bytes]]:
+    """Who is at the other end, and for whom they say they ask."""
+    peer = scope.get("client")
+    forwarded = [value for name, value in scope["headers"] if name.lower() == _FORWARDED_FOR]
+    return peer and peer[0], forwarded
 
 
 __all__ = ["App", "KeyrushMiddleware"]

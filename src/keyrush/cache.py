@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 
 from keyrush.forks import after_fork
-from keyrush.model import Identity
+from keyrush.model import Identity, Refusal
 
 #: Refused keys remembered; small, because their number is in the hands of whoever sends them.
 NEGATIVE_SIZE = 4096
@@ -72,6 +72,10 @@ class Entry:
             self.due = 0
 
 
+#: A look-up that is under way.
+Flight = Future[Entry | Refusal]
+
+
 class Cache:
     """At most `size` verified keys; each is fresh for `ttl` milliseconds."""
 
@@ -83,7 +87,7 @@ class Cache:
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._refused: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
-        self._in_flight: dict[bytes, Future[Entry | None]] = {}
+        self._in_flight: dict[bytes, Flight] = {}
         after_fork(self._after_fork)
 
     def _after_fork(self) -> None:
@@ -155,20 +159,20 @@ class Cache:
             if len(self._refused) > NEGATIVE_SIZE:
                 self._refused.popitem(last=False)
 
-    def single_flight(self, digest: bytes, load: Callable[[], Entry | None]) -> Entry | None:
-        """What `load` returns or raises, called once however many threads ask meanwhile."""
+    def flight(self, digest: bytes) -> tuple[Flight, bool]:
+        """The look-up of a key that is under way, and whether it is the caller's to make, and
+        then to `land`: one at a time, however many ask meanwhile.
+        """
         with self._lock:
             flight = self._in_flight.get(digest)
-            mine = flight is None
-            if flight is None:
-                flight = self._in_flight[digest] = Future()
-        if not mine:
-            return flight.result()
-        try:
-            flight.set_result(load())
-        except BaseException as error:  # whoever waits must learn of it, whatever it is
-            flight.set_exception(error)
-        finally:
-            with self._lock:
-                self._in_flight.pop(digest, None)
-        return flight.result()
+            if flight is not None:
+                return flight, False
+            flight = self._in_flight[digest] = Future()
+            flight.set_running_or_notify_cancel()  # who waits can't cancel it for the others
+            return flight, True
+
+    def land(self, digest: bytes, flight: Flight, outcome: Entry | Refusal) -> None:
+        """Tell all who wait what came of it."""
+        with self._lock:
+            self._in_flight.pop(digest, None)
+        flight.set_result(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from keyrush import http
@@ -15,6 +15,7 @@ from keyrush.background import Background
 from keyrush.bridge import synchronous
 from keyrush.cache import Cache
 from keyrush.circuit import Circuit
+from keyrush.connections import LOOK_INTERVAL, Connections
 from keyrush.credits import Credits
 from keyrush.errors import ConfigurationError, log_fault
 from keyrush.health import Health
@@ -27,6 +28,7 @@ from keyrush.policy import Policy
 from keyrush.responses import Fields, Refusals
 from keyrush.settings import Settings
 from keyrush.store import Store, open_store
+from keyrush.strangers import Strangers
 from keyrush.usage import FLUSH_INTERVAL, Usage
 from keyrush.verification import Verification
 from keyrush.watch import Watch
@@ -34,6 +36,12 @@ from keyrush.workers import Workers
 
 #: Statuses of refusals that are logged.
 _WATCHED = {400, 401}
+
+#: What a start with `KEYRUSH_PREFLIGHT=pass` warns of, and doctor.
+PASSES_PREFLIGHTS = (
+    "KEYRUSH_PREFLIGHT=pass: every OPTIONS request with the headers of a CORS preflight reaches "
+    "the app without a key; make sure that nothing in it answers OPTIONS but CORS middleware"
+)
 
 _log = logging.getLogger("keyrush")
 
@@ -69,15 +77,21 @@ class Gate:
             settings.rule_values,
             modules=settings.modules,
             gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
+            unruled=settings.unruled,
+            root_path=settings.root_path,
         )
+        #: The request headers that may hold a key.
+        self.credential_headers = http.CredentialHeaders(settings.credential_headers)
+        self.hides_credentials = settings.hide_credentials
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
-        self.circuit = Circuit("the store", monotonic_of(clock))
+        monotonic = monotonic_of(clock)
+        self.circuit = Circuit("the store", monotonic)
         self.usage = Usage(self.store, self.circuit)
         self.workers = Workers()
         self.background = Background()
         self._is_by_settings = False
-        self.credits = Credits(self.store, self.policy, self.circuit, self.workers)
+        self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
             Fingerprints(peppers),
@@ -99,14 +113,26 @@ class Gate:
         )
         self.admission = Admission(
             limiter,
+            credential_headers=self.credential_headers,
             cache=self.cache,
             verification=verification,
             usage=self.usage,
             credits=self.credits,
             background=self.background,
+            workers=self.workers,
+            strangers=Strangers(monotonic),
             fields=Fields(settings.headers),
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
+            passes_preflights=settings.preflight == "pass",
+        )
+        #: What is open, and ends when its key does.
+        self.connections = Connections(
+            self.store,
+            self.circuit,
+            clock,
+            ttl=self.cache.ttl,
+            is_told=lambda: self._hears_changes,
         )
         self.limiter = self.admission.limiter
         self.accounts = Accounts(
@@ -116,11 +142,15 @@ class Gate:
         self._publish: Callable[[str], None] | None = getattr(ledger, "publish", None)
         feeds = [source.feed() for source in (store, ledger) if hasattr(source, "feed")]  # type: ignore[union-attr]  # hasattr tells
         self._has_feeds = bool(feeds)
-        self.watch = Watch(feeds, self.cache.drop, monotonic_of(clock))
+        self.watch = Watch(feeds, self._drop, monotonic)
         self.background.every(WATCH_INTERVAL, self.watch.poll)
+        self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.usage.flush)
+        self.background.every(FLUSH_INTERVAL, self.credits.settle)
         if hasattr(limiter, "bind"):
             limiter.bind(self.background)
+        if settings.preflight == "pass":
+            _log.warning(PASSES_PREFLIGHTS)
         self._closing = _close_at_exit(self)
 
     @classmethod
@@ -183,22 +213,38 @@ class Gate:
             return True
         return self._is_by_settings and other._is_by_settings and self.settings == other.settings
 
-    def log_refusal(self, refusal: Refusal, peer: str | None, forwarded_for: list[str]) -> None:
+    def address(self, peer: str | None, forwarded_for: Sequence[bytes]) -> str | None:
+        """The client's address, as far as the trusted proxies tell it."""
+        return http.client_address(peer, forwarded_for, self.settings.networks)
+
+    def log_refusal(
+        self, refusal: Refusal, peer: str | None, forwarded_for: Sequence[bytes]
+    ) -> None:
         """Log who failed to authenticate, for those who watch for break-ins; never the key."""
-        if refusal.status in _WATCHED:
-            address = http.client_address(peer, forwarded_for, self.settings.networks)
+        if refusal.status in _WATCHED and _log.isEnabledFor(logging.INFO):
+            address = self.address(peer, forwarded_for)
             _log.info("%d %s from %s", refusal.status, refusal.reason, address)
 
     def _changed(self, account_id: str) -> None:
         """An operation of this process has changed what is cached of an account."""
-        self.cache.drop({account_id})
+        self._drop({account_id})
         if self._publish is not None:
             try:
                 self._publish(account_id)
             except Exception as error:
                 log_fault("other processes hear of a change by the store alone", error)
 
+    def _drop(self, accounts: Collection[str] | None) -> None:
+        """What is known of accounts, or with None of all, may have changed."""
+        self.cache.drop(accounts)
+        self.credits.forget(accounts)
+        self.connections.drop(accounts)
+
     # --- state ---
+
+    @property
+    def _hears_changes(self) -> bool:
+        return self._has_feeds and self.watch.is_healthy
 
     def health(self) -> Health:
         """How things stand, from what is known; does no I/O."""
@@ -213,7 +259,7 @@ class Gate:
             limiter_away=round(limiter_away, 1),
             limits_meanwhile=asked.outage if is_limiter_away else None,
             workers=place.workers if place else None,
-            hears_changes=self._has_feeds and self.watch.is_healthy,
+            hears_changes=self._hears_changes,
             unwritten=self.usage.unwritten,
         )
 
@@ -221,6 +267,7 @@ class Gate:
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
+        self.credits.settle()
         self.usage.flush()
         if flush := getattr(self.limiter, "flush", None):
             flush()
@@ -239,6 +286,7 @@ class Gate:
         """
         self.workers.close()  # first: what it undoes is to be counted
         self.background.close()
+        self.credits.settle()
         self.usage.flush()
         self.watch.close()
         self.limiter.close()

@@ -1,6 +1,7 @@
 """What HTTP asks: the credential in a request, and who sent it.
 
 Nothing here knows ASGI or WSGI. Header names and values are bytes, names in lower case (S69).
+Nothing is done to a value, beyond looking at its length, before that is known to be sane.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from keyrush import keys
-from keyrush.model import Refusal, names_of
+from keyrush.model import Refusal
 
 Header = tuple[bytes, bytes]
 
@@ -20,12 +21,11 @@ Header = tuple[bytes, bytes]
 class Credential:
     """A presented key. Its repr says nothing of it (S82); `digest` is its SHA-256."""
 
-    __slots__ = ("by_header", "digest", "text")
+    __slots__ = ("digest", "text")
 
-    def __init__(self, text: bytes, by_header: bool) -> None:
+    def __init__(self, text: bytes) -> None:
         self.text = text
         self.digest = sha256(text).digest()
-        self.by_header = by_header  #: True when it came in X-API-Key
 
     def __repr__(self) -> str:
         return "Credential(…)"
@@ -34,92 +34,146 @@ class Credential:
 #: The largest number that a header field may hold: 15 digits (S33).
 MAX_FIELD = 999_999_999_999_999
 
+#: Bytes of a header's value that may hold a key: more is not read. Room for a scheme, and for
+#: one key several times, as some servers join lines.
+MAX_VALUE = 4 * keys.MAX_LENGTH
+
 MISSING = Refusal("missing_credential")
 INVALID = Refusal("invalid_credential")
 TWO = Refusal("two_credentials")
 
-#: Lengths of the two names, looked at before the names.
-_API_KEY, _AUTHORIZATION = len("x-api-key"), len("authorization")
+#: The headers that a key may come in, unless said otherwise (contract R1, O1).
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+
+_AUTHORIZATION = b"authorization"
+
+#: The schemes of `Authorization` whose token is a key.
+_SCHEMES = (b"bearer", b"api-key")
 
 _WITH_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9-]* +\S").match
 
 
-def credential(headers: Iterable[Header]) -> Credential | Refusal:  # noqa: C901  # a table of cases
-    """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
+class CredentialHeaders:
+    """The headers that may hold a key, by `names` in lower case; others are no business of ours.
 
-    Header names may be in any case. `Authorization: Bearer` and `X-API-Key` may both be
-    present only with the same value.
+    `Authorization: Bearer …`, or `Api-Key …`; in any other header the value is the key.
     """
-    authorization: bytes | None = None
-    api_key: bytes | None = None
-    for name, value in headers:
-        size = len(name)  # looked at first, because most names are of another
-        if size == _API_KEY and name.lower() == b"x-api-key":
-            if api_key is not None and not _same(api_key, value):
-                return TWO
-            api_key = value
-        elif size == _AUTHORIZATION and name.lower() == b"authorization":
-            if authorization is not None:
-                return TWO
-            authorization = value
-    if authorization is not None:
-        bearer = _bearer(authorization)
-        if isinstance(bearer, Refusal):
-            return bearer
-        if bearer is not None:
-            if api_key is not None and not _same(bearer, api_key):
-                return TWO
-            return _credential(bearer, False)
-    if api_key is None:
-        return MISSING
-    if b"," in api_key:  # what some servers make of two lines
-        first, *others = (part.strip(b" \t") for part in api_key.split(b","))
-        if not all(_same(first, other) for other in others):
-            return TWO
-        api_key = first
-    return _credential(api_key.strip(b" \t"), True)
+
+    def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS) -> None:
+        self.names = tuple(name.lower().encode("ascii") for name in names)
+        self._names = frozenset(self.names)
+        self._lengths = frozenset(map(len, self.names))
+        spelled = ", ".join(name.title().replace("Api", "API") for name in names)
+        #: Answers depend on them, which caches should know (S23).
+        self.vary: Header = (b"vary", spelled.encode("ascii"))
+
+    def credential(self, headers: Iterable[Header]) -> Credential | Refusal:
+        """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
+
+        Header names may be in any case. Several headers may hold a key only if it is the same.
+        """
+        lengths, names = self._lengths, self._names
+        first_name = first = None
+        others: list[Header] | None = None
+        for name, value in headers:
+            # The length is looked at first, because most names are of another.
+            if len(name) in lengths and (lower := name.lower()) in names:
+                if first is None:
+                    first_name, first = lower, value
+                elif others is None:
+                    others = [(lower, value)]
+                else:
+                    others.append((lower, value))
+        if first is None:
+            return MISSING
+        if others is not None:
+            return _one_of([(first_name or b"", first), *others])
+        key = _bearer(first) if first_name == _AUTHORIZATION else _plain(first)
+        return Credential(key) if isinstance(key, bytes) else key or MISSING
+
+    def without(self, headers: Iterable[Header]) -> list[Header]:
+        """The request headers without those that may hold a key."""
+        return [header for header in headers if header[0].lower() not in self._names]
+
+
+def _one_of(headers: Sequence[Header]) -> Credential | Refusal:
+    """The credential that several headers agree upon (S7, S8)."""
+    if sum(name == _AUTHORIZATION for name, _ in headers) > 1:
+        return TWO
+    found = [_bearer(value) if n == _AUTHORIZATION else _plain(value) for n, value in headers]
+    refusals = [key for key in found if isinstance(key, Refusal)]
+    if TWO in refusals:
+        return TWO
+    texts = [key for key in found if isinstance(key, bytes)]
+    if texts and not all(hmac.compare_digest(texts[0], other) for other in texts[1:]):
+        return TWO
+    if texts and refusals:
+        return TWO  # a key, and something else in the place of one
+    return Credential(texts[0]) if texts else INVALID if refusals else MISSING
 
 
 def _bearer(value: bytes) -> bytes | Refusal | None:
-    """The token after `Bearer`, None for another scheme, a refusal for several credentials."""
+    """The token after its scheme, None for another scheme, a refusal for several credentials."""
+    if len(value) > MAX_VALUE:
+        scheme = value[:16].lstrip(b" \t").partition(b" ")[0].lower()
+        return INVALID if scheme in _SCHEMES else None
     if value[:7] == b"Bearer " and b"," not in value:  # as nearly all send it
-        return value[7:].strip(b" ")
+        return _sane(value[7:].strip(b" "))
     scheme, _, token = value.strip(b" \t").partition(b" ")
     if b"," in value:
         parts = [part.strip(b" \t") for part in value.split(b",")]
-        with_scheme = [part for part in parts if _WITH_SCHEME(part)]
-        if len(with_scheme) > 1 and any(p[:7].lower() == b"bearer " for p in with_scheme):
+        schemes = [part.partition(b" ")[0].lower() for part in parts if _WITH_SCHEME(part)]
+        if len(schemes) > 1 and any(scheme in _SCHEMES for scheme in schemes):
             return TWO
-    return token.strip(b" ") if scheme.lower() == b"bearer" else None
+    return _sane(token.strip(b" ")) if scheme.lower() in _SCHEMES else None
 
 
-def _credential(text: bytes, by_header: bool) -> Credential | Refusal:
-    if not text or len(text) > keys.MAX_LENGTH:
+def _plain(value: bytes) -> bytes | Refusal:
+    """The key in a header that holds nothing else; some servers make one of two such lines."""
+    if len(value) > MAX_VALUE:
         return INVALID
-    return Credential(text, by_header)
+    if b"," in value:
+        first, *others = (part.strip(b" \t") for part in value.split(b","))
+        if not all(hmac.compare_digest(first, other) for other in others):
+            return TWO
+        value = first
+    return _sane(value.strip(b" \t"))
 
 
-def _same(one: bytes, other: bytes) -> bool:
-    return hmac.compare_digest(one.strip(b" \t"), other.strip(b" \t"))
+def _sane(text: bytes) -> bytes | Refusal:
+    return text if 0 < len(text) <= keys.MAX_LENGTH else INVALID
 
 
 # --- who is at the other end -------------------------------------------------------------------
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
+MAX_FORWARDED = 4096
+
 
 def client_address(
-    peer: str | None, forwarded_for: Iterable[str], trusted: Sequence[Network]
+    peer: str | None, forwarded_for: Sequence[bytes], trusted: Sequence[Network]
 ) -> str | None:
     """The client's address. `X-Forwarded-For` counts only as far as trusted proxies wrote it.
 
-    `forwarded_for` are the values of that header, in order.
+    `forwarded_for` are the values of that header, in order; they are read from the right, and
+    only if the peer is trusted.
     """
     address = peer
-    for hop in reversed([*names_of(forwarded_for)]):
-        if address is None or not _is_in(address, trusted):
-            break
-        address = hop
+    if not trusted:
+        return address
+    left = MAX_FORWARDED
+    for value in reversed(forwarded_for):
+        rest: bytes | None = value[-left:] if left else b""
+        left -= len(rest or b"")
+        while rest:
+            if address is None or not _is_in(address, trusted):
+                return address
+            before, separator, hop = rest.rpartition(b",")
+            rest = before if separator else None
+            if stripped := hop.strip():
+                address = stripped.decode("latin-1")
     return address
 
 
@@ -133,6 +187,6 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
 
 
 def is_preflight(headers: Iterable[Header]) -> bool:
-    """True for an OPTIONS request with the headers of a CORS preflight (S76)."""
+    """True for the headers of a CORS preflight (S76), on an OPTIONS request."""
     names = {name.lower() for name, _ in headers}
     return b"origin" in names and b"access-control-request-method" in names

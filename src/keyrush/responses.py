@@ -19,9 +19,6 @@ from keyrush.windows import Tally
 #: A user's own refusal body: takes the refusal and its text, returns content type and body.
 Body = Callable[[Refusal, str], tuple[str, bytes]]
 
-#: What a response authorised by X-API-Key adds, since caches guard Authorization only (S23).
-VARY: Header = (b"vary", b"X-API-Key")
-
 
 # --- fields of a successful response ---------------------------------------------------------
 
@@ -168,6 +165,10 @@ class Refusals:
                 return self._key_text
             case "two_credentials":
                 return "Send exactly one credential: Authorization or X-API-Key."
+            case "malformed_path":
+                return "The path must be in plain form, without empty or dot segments."
+            case "unruled":
+                return "API keys are not admitted to this path by this method."
             case "insufficient_scope":
                 return f"The API key lacks {f'the scope {names}' if names else 'a scope'}."
             case "beyond_caller":

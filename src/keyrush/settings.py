@@ -27,11 +27,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from keyrush import http
 from keyrush.errors import ConfigurationError
 from keyrush.http import Network
 from keyrush.model import Plan, names_of
 from keyrush.plugins import attribute
-from keyrush.policy import Policy, Rule
+from keyrush.policy import Policy, Rule, Unruled, is_plain
 from keyrush.responses import Body
 from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
@@ -46,6 +47,9 @@ _WORDING = (
 
 #: Settings whose values may hold secrets, and are not shown.
 _SECRET = {"pepper", "store_url", "limiter_url"}
+
+#: Headers that are for something else, or that WSGI does not hand on as headers.
+_UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "transfer-encoding"}
 
 
 def _split(value: Any) -> Any:
@@ -91,6 +95,19 @@ class Settings(BaseSettings):
         ("test",), description="environments neither counted against quotas nor charged"
     )
     public_paths: Names = Field(("/health",), description="exact paths that need no key")
+    unruled: Unruled = Field(
+        "any_key", description="what no rule names, path or method: any valid key, or refuse it"
+    )
+    root_path: str = Field("", description="prefix of paths that is set inside the app")
+    preflight: Literal["refuse", "pass"] = Field(
+        "refuse", description="CORS preflights: refuse like any request, or pass without a key"
+    )
+    credential_headers: Names = Field(
+        http.CREDENTIAL_HEADERS, description="request headers that may hold a key"
+    )
+    hide_credentials: bool = Field(
+        False, description="take the headers that may hold a key out of what the app sees"
+    )
     scopes: Annotated[tuple[ScopeName, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="scopes that keys may have, besides those of the rules; empty for any"
     )
@@ -116,9 +133,7 @@ class Settings(BaseSettings):
         "403", description="status where the plan lacks a module"
     )
     realm: str = Field("api", description="realm of the WWW-Authenticate challenge")
-    trusted_proxies: Names = Field(
-        (), description="networks whose X-Forwarded-For is believed in the log of refusals"
-    )
+    trusted_proxies: Names = Field((), description="networks whose X-Forwarded-For is believed")
     plans: dict[Name, PlanTable] = Field(
         default_factory=built_in_plans,
         description="plans by name; the first is the default",
@@ -191,6 +206,24 @@ class Settings(BaseSettings):
         for network in value:
             ipaddress.ip_network(network)
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        stripped = value.rstrip("/")
+        if stripped and (not is_plain(stripped, None) or re.search(r"[{}*?#]", stripped)):
+            raise ValueError("must be a path such as /api, without //, .. or {")
+        return stripped
+
+    @field_validator("credential_headers")
+    @classmethod
+    def _check_credential_headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.lower() for name in value))
+        if not names or not all(re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name) for name in names):
+            raise ValueError("must be names of headers, such as authorization,x-api-key")
+        if unfit := sorted(_UNFIT.intersection(names)):
+            raise ValueError(f"{', '.join(unfit)} can't hold a key")
+        return names
 
     @field_validator("errors")
     @classmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from keyrush import http
 from keyrush.background import Background
-from keyrush.cache import Cache, Entry
+from keyrush.cache import Cache, Entry, Flight
 from keyrush.circuit import Away, Circuit
 from keyrush.errors import ConfigurationError, log_fault
 from keyrush.forks import after_fork
@@ -19,7 +20,7 @@ from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
 from keyrush.usage import TOUCH_INTERVAL, Usage
 from keyrush.windows import Window
-from keyrush.workers import cores
+from keyrush.workers import Workers, cores
 
 #: Seconds after which a client may try again when the store is away (S19).
 OUTAGE_RETRY = 5
@@ -34,6 +35,16 @@ _AHEAD = 0.6
 
 #: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
+
+
+class _Looked(NamedTuple):
+    """What a look-up brought, and marks from before it, by which it is known to be overtaken."""
+
+    found: Found | None
+    fingerprints: Sequence[str]
+    generation: int
+    mark: int
+    at: int  #: Unix milliseconds
 
 
 class Verification:
@@ -72,8 +83,14 @@ class Verification:
             or self._format.parse(credential.text) is None
         )
 
-    def verify(self, credential: Credential) -> Entry | Refusal:
-        """The key's entry in the cache, looked up and proved where it must be; may block."""
+    def verify(
+        self, credential: Credential, workers: Workers | None = None
+    ) -> Entry | Refusal | Flight:
+        """The key's entry in the cache, looked up and proved where it must be; may block.
+
+        With `workers` it blocks for look-ups alone: what else must be waited for, a proof or
+        another request's look-up of the same key, is returned.
+        """
         digest = credential.digest
         now = self._clock()
         entry = self._cache.get(digest)
@@ -82,16 +99,10 @@ class Verification:
             return entry
         if self.rules_out(credential, now):
             return http.INVALID
-        try:
-            loaded = self._cache.single_flight(digest, lambda: self._load(credential.text, digest))
-        except Exception as error:
-            if not isinstance(error, Away):  # which has been logged
-                log_fault("the store can't look a key up", error)
-            if entry is None or now >= entry.stale_until:
-                return UNAVAILABLE
-            self._cache.prolong(entry, now + _OUTAGE_PAUSE)
-            return entry
-        return loaded or http.INVALID
+        flight, is_mine = self._cache.flight(digest)
+        if is_mine:
+            self._look_up(flight, credential, workers)
+        return flight.result() if workers is None or flight.done() else flight
 
     def attend(self, entry: Entry, now: int) -> bool:
         """Do what has come due for an entry that is being used; False where it needs a look-up.
@@ -110,36 +121,57 @@ class Verification:
 
     def _refresh(self, entry: Entry) -> None:
         """Look a key up ahead of need, so that no request waits for it. Does not repeat argon2."""
-        now = self._clock()
-        generation, mark = self._cache.generation, self._usage.flushes
         try:
-            found = self._find(entry.fingerprints, now)
+            looked = self._looked(entry.fingerprints)
         except Away:
             return  # the entry may yet be used for as long as it is good
+        found = looked.found
         if found is None or found.key.hash != entry.hash:
             self._cache.distrust(entry)
         else:
-            renewed = self._entry(
-                found,
-                mark,
-                now,
-                digest=entry.digest,
-                fingerprints=entry.fingerprints,
-                known=entry,
-            )
-            self._cache.put(entry.digest, renewed, generation)
+            renewed = self._entry(looked, found, digest=entry.digest, known=entry)
+            self._cache.put(entry.digest, renewed, looked.generation)
 
-    def _load(self, text: bytes, digest: bytes) -> Entry | None:
-        """Look the key up and verify it; None, remembered, for one that is not valid."""
-        known = self._cache.get(digest)
-        if known is not None and self._clock() < known.fresh_until:
-            return known  # another request has just loaded it
+    def _look_up(self, flight: Flight, credential: Credential, workers: Workers | None) -> None:
+        """Look the key up, and prove it here, or with `workers` in their threads for that."""
+        digest, text = credential.digest, credential.text
+        try:
+            known = self._cache.get(digest)
+            if known is not None and self._clock() < known.fresh_until:
+                self._cache.land(digest, flight, known)  # another request has just loaded it
+                return
+            looked = self._looked(self._fingerprints.all(text))
+            if workers is not None and self._needs_proof(looked.found, known):
+                workers.submit("hash", self._load, flight, digest, text, known, looked)
+                return
+        except BaseException as error:  # whoever waits must learn of it, whatever it is
+            self._cache.land(digest, flight, self._without_answer(digest, error))
+            if isinstance(error, Exception):
+                return
+            raise
+        self._load(flight, digest, text, known, looked)
+
+    def _load(
+        self, flight: Flight, digest: bytes, text: bytes, known: Entry | None, looked: _Looked
+    ) -> None:
+        """Tell all who wait what came of a look-up."""
+        outcome: Entry | Refusal = UNAVAILABLE
+        try:
+            outcome = self._verified(digest, text, known, looked)
+        except Exception as error:
+            outcome = self._without_answer(digest, error)
+        finally:
+            self._cache.land(digest, flight, outcome)
+
+    def _verified(
+        self, digest: bytes, text: bytes, known: Entry | None, looked: _Looked
+    ) -> Entry | Refusal:
+        """The entry of the key that was looked up, once it is proved; a refusal, remembered,
+        for one that is not valid.
+        """
         proved = known.hash if known else None
-        fingerprints = self._fingerprints.all(text)
         for _ in range(_LOOK_UPS):
-            now = self._clock()
-            generation, mark = self._cache.generation, self._usage.flushes
-            found = self._find(fingerprints, now)
+            found = looked.found
             if found is None:
                 break
             if found.key.hash != proved:
@@ -147,16 +179,43 @@ class Verification:
                     break
                 proved = found.key.hash
                 self._renew_fingerprint(found, text)
-            entry = self._entry(
-                found, mark, now, digest=digest, fingerprints=fingerprints, known=known
-            )
-            if self._cache.put(digest, entry, generation):
+            entry = self._entry(looked, found, digest=digest, known=known)
+            if self._cache.put(digest, entry, looked.generation):
                 return entry
+            looked = self._looked(looked.fingerprints)  # something has changed meanwhile
         else:
             return entry
         self._cache.forget(digest)
-        self._cache.refuse(digest, now)
-        return None
+        self._cache.refuse(digest, looked.at)
+        return http.INVALID
+
+    def _without_answer(self, digest: bytes, error: BaseException) -> Entry | Refusal:
+        """What holds where the store can't be asked: what was known, for a while."""
+        if isinstance(error, Exception) and not isinstance(error, Away):  # which has been logged
+            log_fault("the store can't look a key up", error)
+        now = self._clock()
+        entry = self._cache.get(digest)
+        if entry is None or now >= entry.stale_until:
+            return UNAVAILABLE
+        self._cache.prolong(entry, now + _OUTAGE_PAUSE)
+        return entry
+
+    def _looked(self, fingerprints: Sequence[str]) -> _Looked:
+        """Look a key up, now.
+
+        Raises:
+            Away: The store can't answer.
+        """
+        now = self._clock()
+        generation, mark = self._cache.generation, self._usage.flushes
+        return _Looked(self._find(fingerprints, now), fingerprints, generation, mark, now)
+
+    def _needs_proof(self, found: Found | None, known: Entry | None) -> bool:
+        return (
+            found is not None
+            and self._settings.verify != "fingerprint"
+            and (known is None or found.key.hash != known.hash)
+        )
 
     def _find(self, fingerprints: Sequence[str], now: int) -> Found | None:
         """The key with one of the fingerprints, if it is valid.
@@ -184,23 +243,15 @@ class Verification:
         except Exception as error:
             log_fault(f"the fingerprint of {found.key.id} stays under an old pepper", error)
 
-    def _entry(
-        self,
-        found: Found,
-        mark: int,
-        now: int,
-        *,
-        digest: bytes,
-        fingerprints: Sequence[str],
-        known: Entry | None,
-    ) -> Entry:
-        """What is kept of a key that was looked up at `now`; `known` was kept before."""
+    def _entry(self, looked: _Looked, found: Found, *, digest: bytes, known: Entry | None) -> Entry:
+        """What is kept of a key that was looked up; `known` was kept before."""
+        now = looked.at
         fresh_until = now + self._cache.ttl
         entry = Entry(
-            self._identity(found, mark, now),
+            self._identity(found, looked.mark, now),
             digest,
             found.key.hash,
-            fingerprints,
+            looked.fingerprints,
             refresh_at=now + int(self._cache.ttl * _AHEAD),
             fresh_until=fresh_until,
             stale_until=fresh_until + int(self._settings.stale_if_error * 1000),

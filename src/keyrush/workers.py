@@ -1,7 +1,7 @@
 """Worker threads for what may block, so that an event loop never does.
 
 There are two pools, because a storm of new keys, each worth milliseconds of argon2, must not
-make a request wait whose key is already known.
+make a request wait whose key is already known, nor a look-up. Their queues are bounded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from keyrush.bridge import on_behalf_of, running_loop
+from keyrush.circuit import Away
 from keyrush.forks import after_fork
 
 T = TypeVar("T")
@@ -21,6 +22,13 @@ T = TypeVar("T")
 Pool = Literal["hash", "io"]
 
 _IO_THREADS = 16
+
+#: Calls in a pool, running or waiting, beyond which more are turned away.
+MAX_CALLS = 2048
+
+
+class Busy(Away):
+    """So many calls wait for a thread that one more would wait for too long."""
 
 
 def cores() -> int:
@@ -38,6 +46,7 @@ class Workers:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._pools: dict[Pool, ThreadPoolExecutor] = {}
+        self._calls: dict[Pool, int] = {"hash": 0, "io": 0}
 
     async def run(
         self,
@@ -45,29 +54,52 @@ class Workers:
         function: Callable[..., T],
         *args: Any,
         undo: Callable[[T], object] | None = None,
+        must: bool = False,
     ) -> T:
         """Await `function(*args)` in a thread. When the awaiting task is cancelled, `function`
         runs to its end all the same, and then `undo` with its result, in a thread too.
+
+        Raises:
+            Busy: Too many calls wait; not where it `must` be done, as with what gives back.
         """
-        future = self.submit(pool, function, *args)
+        future = self.submit(pool, function, *args, must=must)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None:
                 # In another thread's turn: this very call may run on the event loop.
-                future.add_done_callback(lambda done: self.submit("io", _undo, done, undo))
+                future.add_done_callback(
+                    lambda done: self.submit("io", _undo, done, undo, must=True)
+                )
             raise
 
-    def submit(self, pool: Pool, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Run `function(*args)` in a thread, for whom nobody need wait."""
-        return self._pool(pool).submit(on_behalf_of, running_loop(), function, *args)
+    def submit(
+        self, pool: Pool, function: Callable[..., T], *args: Any, must: bool = False
+    ) -> Future[T]:
+        """Run `function(*args)` in a thread, for whom nobody need wait.
 
-    def _pool(self, pool: Pool) -> ThreadPoolExecutor:
+        Raises:
+            Busy: Too many calls wait, and this one is none that `must` be made.
+        """
         with self._lock:
+            if self._calls[pool] >= MAX_CALLS and not must:
+                raise Busy("every thread is busy, and too many wait for one")
             if pool not in self._pools:
                 size = cores() if pool == "hash" else _IO_THREADS
                 self._pools[pool] = ThreadPoolExecutor(size, f"keyrush-{pool}")
-            return self._pools[pool]
+            executor = self._pools[pool]
+            self._calls[pool] += 1
+        try:
+            future = executor.submit(on_behalf_of, running_loop(), function, *args)
+        except BaseException:
+            self._ended(pool)
+            raise
+        future.add_done_callback(lambda _: self._ended(pool))
+        return future
+
+    def _ended(self, pool: Pool) -> None:
+        with self._lock:
+            self._calls[pool] -= 1
 
     def close(self) -> None:
         """Wait for what is under way, and for what that leaves to undo, and end the threads.

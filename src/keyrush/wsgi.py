@@ -8,12 +8,12 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from keyrush import http
+from keyrush.admission import Pending
 from keyrush.errors import Refused
 from keyrush.gate import GATE, Gate
-from keyrush.http import Header
+from keyrush.http import MAX_FORWARDED, MAX_VALUE, Header
 from keyrush.model import Refusal
-from keyrush.principal import Anonymous, Caller
+from keyrush.principal import Caller, Principal
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -22,9 +22,10 @@ Write = Callable[[bytes], object]
 StartResponse = Callable[..., Write]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_CREDENTIALS = (
-    ("HTTP_AUTHORIZATION", b"authorization"),
-    ("HTTP_X_API_KEY", b"x-api-key"),
+#: The variables of a CORS preflight, and their headers.
+_PREFLIGHT = (
+    ("HTTP_ORIGIN", b"origin"),
+    ("HTTP_ACCESS_CONTROL_REQUEST_METHOD", b"access-control-request-method"),
 )
 
 
@@ -43,35 +44,67 @@ class KeyrushMiddleware:
     ) -> None:
         self.app = app
         self.gate = Gate.chosen(settings, gate)
+        names = self.gate.credential_headers.names
+        self._credentials = tuple((_variable(name), name) for name in names)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self.gate
         passed = environ.get(GATE)
         if passed is not None and passed.is_same(gate):
-            return self.app(environ, start_response)
+            caller = environ["keyrush.caller"]
+            if caller.is_authenticated:
+                return self._within(caller, environ, start_response)
         environ[GATE] = gate
         environ["keyrush.principal"] = None
-        method = environ["REQUEST_METHOD"]
-        path = _path(environ)
-        if gate.policy.is_public(method, path, _raw_path(environ)) or _is_preflight(environ):
-            return _Passage(self, environ, start_response, Anonymous(), [])
-
-        credential = http.credential(
-            (name, environ[variable].encode("latin-1"))
-            for variable, name in _CREDENTIALS
-            if variable in environ
+        # The key is known in there, and not here, where the app runs.
+        answer = gate.admission.begin(
+            environ["REQUEST_METHOD"],
+            _path(environ, "PATH_INFO") or "/",
+            _raw_path(environ),
+            _path(environ, "SCRIPT_NAME"),
+            self._headers(environ),
+            environ.get("QUERY_STRING", "").encode("latin-1"),
         )
-        if isinstance(credential, Refusal):
-            return self.refuse(environ, start_response, credential)
-        query = environ.get("QUERY_STRING", "").encode("latin-1")
-        rule = gate.policy.rule(method, path)
-        admission = gate.admission
-        answer = admission.warm(credential, rule, query) or admission.cold(credential, rule, query)
+        if isinstance(answer, Pending):
+            answer = answer.finish(gate.address(*_sender(environ)))
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
-        principal, headers = answer
-        environ["keyrush.principal"] = principal
-        return _Passage(self, environ, start_response, principal, headers)
+        caller, headers = answer
+        environ["keyrush.caller"] = caller
+        environ["keyrush.principal"] = caller if caller.is_authenticated else None
+        if gate.hides_credentials:
+            for variable, _ in self._credentials:
+                environ.pop(variable, None)
+        return _Passage(self, environ, start_response, caller, headers)
+
+    def _headers(self, environ: Environ) -> list[Header]:
+        """The request headers that the gate looks at."""
+        wanted = self._credentials
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            wanted += _PREFLIGHT
+        return [
+            (name, environ[variable][: MAX_VALUE + 1].encode("latin-1"))  # enough to see it is long
+            for variable, name in wanted
+            if variable in environ
+        ]
+
+    def _within(
+        self, caller: Principal, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """A request that has passed this gate before, on its way to an app within the app."""
+        refusal, credits = self.gate.admission.within(
+            caller,
+            environ["REQUEST_METHOD"],
+            _path(environ, "PATH_INFO") or "/",
+            _raw_path(environ),
+            _path(environ, "SCRIPT_NAME"),
+            environ.get("QUERY_STRING", "").encode("latin-1"),
+        )
+        if refusal is not None:
+            caller.refuse(refusal)  # which the outer gate answers
+        if credits:
+            caller.charge(credits)
+        return self.app(environ, start_response)
 
     def refuse(
         self,
@@ -81,8 +114,7 @@ class KeyrushMiddleware:
         exc_info: ExcInfo | None = None,
     ) -> list[bytes]:
         """Start and return the response that says `refusal`."""
-        hops = [environ.get("HTTP_X_FORWARDED_FOR", "")]
-        self.gate.log_refusal(refusal, environ.get("REMOTE_ADDR"), hops)
+        self.gate.log_refusal(refusal, *_sender(environ))
         status, headers, body = self.gate.refusals.response(refusal)
         exc = () if exc_info is None else (exc_info,)
         start_response(f"{status} {HTTPStatus(status).phrase}", _native(headers), *exc)
@@ -92,7 +124,8 @@ class KeyrushMiddleware:
 class _Passage:
     """The response of the app on its way out: decorated, or refused after all.
 
-    Iterated by the server one item at a time; nothing is read ahead (S72).
+    Iterated by the server one item at a time; nothing is read ahead (S72). From its second item
+    on it is a `connections.Connection`.
     """
 
     def __init__(
@@ -109,7 +142,10 @@ class _Passage:
         self._caller = caller
         self._headers = _native(headers)
         self._called = False  # the app has called start_response
+        self._status = 0
         self._sent = False  # and what it said is on its way, beyond recall
+        self._is_over = False  # the app has said all, or failed
+        self._is_open = False
         self._refused: list[bytes] | None = None
         self._inner: Iterable[bytes] = ()
         self._items: Iterator[bytes] = iter(())
@@ -131,11 +167,16 @@ class _Passage:
             try:
                 item = next(self._items)
             except StopIteration:
+                self._is_over = True
+                if not self._called:  # it has not answered at all
+                    self._middleware.gate.credits.uncharge(self._caller)
                 raise
             except BaseException as error:
                 self._failed(error)
             else:
                 if self._refused is None:
+                    if self._sent and not self._is_open:
+                        self._open()
                     self._sent = self._sent or bool(item)
                     return item
         if self._refused:
@@ -143,7 +184,14 @@ class _Passage:
         raise StopIteration
 
     def close(self) -> None:
-        """Close the app's iterable, as the server would (S72)."""
+        """Close the app's iterable, as the server would (S72).
+
+        Credits are kept where the client has broken an answer off.
+        """
+        if self._is_open:
+            self._middleware.gate.connections.remove(self)
+        if not self._is_over and not self._called:
+            self._middleware.gate.credits.uncharge(self._caller)
         if close := getattr(self._inner, "close", None):
             close()
 
@@ -156,7 +204,7 @@ class _Passage:
             self._answer(lost, exc_info)
             return _discard
         self._called = True
-        if code >= HTTPStatus.BAD_REQUEST:
+        if code >= HTTPStatus.MULTIPLE_CHOICES:
             gate.credits.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
         write = self._start_response(status, [*headers, *self._headers], *exc)
@@ -167,14 +215,27 @@ class _Passage:
 
         return writing
 
+    # --- as a connection that may outlive its key ---
+
+    def _open(self) -> None:
+        self._is_open = True
+        caller = self._caller
+        if isinstance(caller, Principal):
+            self.key_id, self.account_id = caller.key_id, caller.account_id
+            self.ends_at = caller.resolved.expires_at
+            self._middleware.gate.connections.add(self)
+
+    def end(self) -> None:
+        """See `connections.Connection`. An item that is being made is still sent."""
+        self._items = iter(())
+
     def _failed(self, error: BaseException) -> None:
         """Refuse where the app raised `Refused` before its first byte; raise any other error.
 
         Either way what the request was charged is given back.
         """
-        if self._sent:
-            raise error
-        if not isinstance(error, Refused):
+        self._is_over = True
+        if self._sent or not isinstance(error, Refused):
             self._middleware.gate.credits.uncharge(self._caller)
             raise error
         if self._refused is None:
@@ -203,10 +264,15 @@ def _spelled(name: bytes) -> str:
     return title.replace("Ratelimit", "RateLimit").replace("Www-", "WWW-")
 
 
-def _path(environ: Environ) -> str:
-    """The path within the app, decoded from what PEP 3333 makes of it."""
-    path: str = environ.get("PATH_INFO", "")
-    return path.encode("latin-1").decode("utf-8", "replace") or "/"
+def _variable(name: bytes) -> str:
+    """The variable of the environ that holds a request header."""
+    return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+
+
+def _path(environ: Environ, variable: str) -> str:
+    """A path, decoded from what PEP 3333 makes of it."""
+    path: str = environ.get(variable, "")
+    return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def _raw_path(environ: Environ) -> bytes | None:
@@ -215,10 +281,7 @@ def _raw_path(environ: Environ) -> bytes | None:
     return raw.partition("?")[0].encode("latin-1") if raw else None
 
 
-def _is_preflight(environ: Environ) -> bool:
-    """A CORS preflight carries no credentials, so it passes, uncharged (S76)."""
-    return (
-        environ["REQUEST_METHOD"] == "OPTIONS"
-        and "HTTP_ORIGIN" in environ
-        and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-    )
+def _sender(environ: Environ) -> tuple[str | None, list[bytes]]:
+    """Who is at the other end, and for whom they say they ask."""
+    forwarded: str = environ.get("HTTP_X_FORWARDED_FOR", "")
+    return environ.get("REMOTE_ADDR"), [forwarded[-MAX_FORWARDED:].encode("latin-1")]
