@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from argon2.exceptions import HashingError
 
 from keyrush import Gate, Settings
+from keyrush.store import open_store
 from tests.running import Result, Runner, run_process
 
 LONG, OTHER = "l" * 32, "o" * 32
@@ -85,18 +88,18 @@ def body(_refusal: object, text: str) -> tuple[str, bytes]:
 def test_secrets_are_masked(run: Runner) -> None:
     """O22: neither peppers nor passwords in URLs are printed, wherever they stand."""
     run.env(
-        KEYRUSH_PEPPER="secret-pepper-1,secret-pepper-2",
+        KEYRUSH_PEPPER=f"{LONG},{OTHER}",
         KEYRUSH_STORE_URL="postgresql://someone:geheim@127.0.0.1:1/keys?password=geheim",
-        KEYRUSH_LIMITER_URL="package.module:Limiter",
+        KEYRUSH_LIMITER_URL=f"{__name__}:Unanswering",
     )
     for arguments in (("doctor",), ("doctor", "--json")):
         result = run(*arguments)
-        assert "secret-pepper" not in result.out + result.err
+        assert LONG not in result.out + result.err
         assert "geheim" not in result.out + result.err
-    assert result.json["settings"]["pepper"] == ["(15 bytes)", "(15 bytes)"]
-    url = "postgresql://someone:***@127.0.0.1:1/keys?…"
+    assert result.json["settings"]["pepper"] == ["(32 bytes)", "(32 bytes)"]
+    url = "postgresql://***@127.0.0.1:1/keys?…"
     assert result.json["settings"]["store_url"] == url
-    assert result.json["settings"]["limiter_url"] == "package.module:Limiter"
+    assert result.json["settings"]["limiter_url"] == f"{__name__}:Unanswering"
 
 
 def test_wrong_setting(run: Runner) -> None:
@@ -120,11 +123,13 @@ def test_unknown_variable(run: Runner) -> None:
 
 
 def test_short_pepper(run: Runner) -> None:
-    """A pepper of fewer than 32 bytes is warned of, by its number: exit code 1."""
+    """A pepper of fewer than 32 bytes is a problem, said by its number: exit code 2."""
     run.env(KEYRUSH_PEPPER=f"{LONG},short")
     result = run("doctor", "--json")
-    assert result.code == 1
-    assert findings(result, "warning") == {"pepper": "number 2 has 5 bytes; use at least 32"}
+    assert result.code == 2
+    text = findings(result, "problem")["settings"]
+    assert text.startswith("KEYRUSH_PEPPER: number 2 has 5 bytes, which can be guessed; give at")
+    assert "short" not in result.out
 
 
 def test_wrong_pepper(run: Runner) -> None:
@@ -163,13 +168,25 @@ def test_missing_pepper_file(run: Runner, tmp_path: Path) -> None:
     assert "keyrush.pepper is missing" in findings(result, "problem")["pepper"]
 
 
-def test_pepper_file_that_others_can_read(run: Runner, tmp_path: Path) -> None:
-    """A pepper file that is not private is warned of: exit code 1."""
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o601])
+@pytest.mark.parametrize(
+    "name", ["keyrush.db", "keyrush.db-wal", "keyrush.db-shm", "keyrush.pepper"]
+)
+def test_files_that_others_can_read(run: Runner, tmp_path: Path, name: str, mode: int) -> None:
+    """A file with secrets that is not private is warned of by name, with what mends it: exit 1."""
     make_key(run)
-    (tmp_path / "keyrush.pepper").chmod(0o644)
+    store = open_store(f"sqlite:///{tmp_path}/keyrush.db")
+    store.accounts()  # so that the files beside it are there
+    assert findings(run("doctor", "--json"), "warning") == {}
+    (tmp_path / name).chmod(mode)
     result = run("doctor", "--json")
     assert result.code == 1
-    assert "chmod 600" in findings(result, "warning")["pepper"]
+    (warning,) = (item for item in result.json["findings"] if item["level"] == "warning")
+    said, command = warning["text"].split(": ")
+    assert said == f"{tmp_path / name} can be read by others"
+    subprocess.run(shlex.split(command), check=True)  # noqa: S603  # it is what is tested
+    assert run("doctor").code == 0
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -306,10 +323,8 @@ def test_limits_are_away(run: Runner, outage: str, meanwhile: str) -> None:
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     """The exit code reaches scripts, and piped output is neither coloured nor wrapped."""
-    result = run_process(
-        "doctor", folder=tmp_path, env={"COLUMNS": "30", "KEYRUSH_PEPPER": "short"}
-    )
+    result = run_process("doctor", folder=tmp_path, env={"COLUMNS": "30", "KEYRUSH_COLOUR": "blue"})
     assert result.code == 1
-    assert "warning  pepper: number 1 has 5 bytes; use at least 32\n" in result.out
+    assert "warning  settings: KEYRUSH_COLOUR is no setting and has no effect\n" in result.out
     assert "\x1b" not in result.out
     assert "KEYRUSH_STORE_URL               default      sqlite:///keyrush.db" in result.out

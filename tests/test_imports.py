@@ -24,6 +24,7 @@ PURE = {
     "policy",
     "principal",
     "responses",
+    "urls",
     "windows",
 }
 #: Chosen by URL, and known to nobody else.
@@ -50,10 +51,6 @@ OUTSIDE = {
     "pydantic_settings": {"settings"},
     "rich": {"cli", "commands", "commands.accounts", "commands.keys", "demo", "doctor", "output"},
     "sqlalchemy": {
-        "cli",
-        "commands",
-        "doctor",
-        "effective",
         "limiter.sql",
         "pepper",
         "store.counts",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import threading
@@ -17,6 +16,7 @@ from keyrush import ConfigurationError, Gate, Settings
 from keyrush.keys import Fingerprints
 from keyrush.pepper import FILE_NAME, pepper_file, peppers_for
 from keyrush.store import Store, open_store
+from keyrush.store.files import make_private
 from keyrush.store.memory import MemoryStore
 from tests.conftest import settings
 from tests.values import NOW, account, api_key
@@ -130,12 +130,80 @@ def test_lasting_store_of_ones_own_needs_a_pepper(sqlite: Settings, store: Store
         Gate.open(settings(), store=store)
 
 
-def test_short_pepper_warns(caplog: pytest.LogCaptureFixture) -> None:
-    """A pepper that could be guessed is used, with a warning that does not show it."""
-    assert find(settings(pepper="hunter2"), MemoryStore()) == [b"hunter2"]
-    (record,) = caplog.records
-    assert (record.name, record.levelno) == ("keyrush", logging.WARNING)
-    assert "hunter2" not in caplog.text
+@pytest.mark.parametrize(
+    ("pepper", "which"),
+    [
+        ("hunter2", "has 7 bytes"),
+        (LONG[:-1], "has 31 bytes"),
+        ("é" * 15, "has 30 bytes"),
+        (f"hunter2,{LONG}", "number 1 has 7 bytes"),
+        (f"{LONG},{OTHER},hunter2", "number 3 has 7 bytes"),
+        (f"{LONG}{OTHER},x", "number 2 has 1 bytes"),
+    ],
+)
+def test_short_peppers_are_refused(pepper: str, which: str) -> None:
+    """A pepper that could be guessed, anywhere in the list, is no setting; and is not shown."""
+    with pytest.raises(ConfigurationError, match=f"KEYRUSH_PEPPER: {which}.*token_urlsafe") as no:
+        settings(pepper=pepper)
+    assert "hunter2" not in str(no.value)
+    assert "é" not in str(no.value)
+
+
+def test_shortest_pepper() -> None:
+    """32 bytes are enough, however many characters they are."""
+    assert find(settings(pepper="é" * 16), MemoryStore()) == [("é" * 16).encode()]
+
+
+@pytest.mark.parametrize("text", ["hunter-2", LONG[:-1], f"  {LONG[:-1]} \n"], ids=str.__len__)
+def test_short_file(sqlite: Settings, store: Store, text: str) -> None:
+    """A file with too few bytes is no pepper: it is named, with how to make one, and not shown."""
+    file_beside(sqlite).write_text(text)
+    length = len(text.strip())
+    match = rf"keyrush\.pepper has {length} bytes.*token_urlsafe"
+    with pytest.raises(ConfigurationError, match=match) as refused:
+        find(sqlite, store)
+    assert text.strip() not in str(refused.value)
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+@pytest.mark.parametrize("name", ["keyrush.db", "file:keyrush.db?uri=true", "file:///{}?uri=true"])
+def test_files_are_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, name: str
+) -> None:
+    """Database, files beside it and pepper have mode 0600, whatever the umask and the name."""
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(umask)
+    try:
+        url = f"sqlite:///{name.format(tmp_path / 'keyrush.db')}"
+        gate = Gate.open(settings(store_url=url))
+        gate.accounts.create_account("acct_a")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        gate.close()
+    finally:
+        os.umask(before)
+    beside = ("keyrush.db", "keyrush.db-wal", "keyrush.db-shm", FILE_NAME)
+    assert modes == dict.fromkeys(beside, 0o600)
+
+
+def test_files_that_exist_keep_their_mode(tmp_path: Path) -> None:
+    """Whoever shares a database with a group goes on to: only new files are made private."""
+    database = tmp_path / "keyrush.db"
+    database.touch()
+    database.chmod(0o660)
+    store = open_store(f"sqlite:///{database}")
+    store.accounts()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    store.close()
+    assert modes == dict.fromkeys(("keyrush.db", "keyrush.db-wal", "keyrush.db-shm"), 0o660)
+
+
+@pytest.mark.parametrize("options", ["mode=rw", "mode=ro", "mode=memory", "immutable=1"])
+def test_no_file_where_sqlite_makes_none(tmp_path: Path, options: str) -> None:
+    """A URI by which SQLite would make no file makes none."""
+    make_private(f"file:{tmp_path}/keyrush.db?{options}", is_uri=True)
+    make_private(":memory:", is_uri=False)
+    make_private("file::memory:", is_uri=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_pepper(sqlite: Settings, store: Store) -> None:

@@ -8,7 +8,6 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
 import keyrush
 from keyrush import output
@@ -20,6 +19,7 @@ from keyrush.errors import (
     NotFound,
     StoreError,
     TooManyKeys,
+    Unreachable,
 )
 
 _EXIT_CODES = """Exit codes: 0 done; 1 not found, or refused as things stand; 2 wrong arguments
@@ -58,7 +58,7 @@ def _exit(error: Exception) -> NoReturn:
     elif isinstance(error, StoreError | OSError):
         code = 3
     elif isinstance(error, ConfigurationError):
-        code = 3 if isinstance(error.__cause__, DBAPIError) else 2
+        code = 3 if isinstance(error, Unreachable) else 2
     elif isinstance(error, InvalidArgument):
         code = 2
     elif hasattr(error, "format_message"):  # typer's errors; it does not export their base

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from argon2.exceptions import HashingError
-from sqlalchemy.exc import ArgumentError, DBAPIError
 
 import keyrush
 from keyrush import output
 from keyrush.bridge import synchronous
 from keyrush.effective import effective, shown, source
-from keyrush.errors import ConfigurationError
+from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.forks import process_name
 from keyrush.keys import Fingerprints, Hashing
 from keyrush.limiter import open_limiter
 from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.shared import SharedWindows
 from keyrush.model import now_ms
-from keyrush.pepper import RECOMMENDED_LENGTH, pepper_file, peppers_for, uncovered
+from keyrush.pepper import FILE_NAME, database_file, peppers_for, uncovered
 from keyrush.settings import PREFIX, Settings, unknown_variables
 from keyrush.store import Store, open_store
+from keyrush.store.files import readable_by_others
 from keyrush.workers import cores
 
 #: Exit codes: as documented for all commands; 1 is for a warning.
@@ -97,18 +98,18 @@ def examine() -> Report:
         for line in str(error).splitlines():
             report.add("problem", "settings", line, _SETTINGS)
         return report
-    report.settings = effective(settings)
-    report.sources = {name: source(settings, name) for name in report.settings}
     report.add("ok", "settings", "are valid")
     store = _opened(report, settings)
     if store is not None:
         try:
             _look_at_store(report, settings, synchronous(store))
+            _look_at_files(report, settings)
             _look_at_limiter(report, settings, store)
         finally:
             synchronous(store).close()
-    _look_at_peppers(report, settings)
     _time_argon2(report, settings)
+    report.settings = effective(settings)  # now that is known which classes there are
+    report.sources = {name: source(settings, name) for name in report.settings}
     return report
 
 
@@ -124,8 +125,8 @@ def _opened(report: Report, settings: Settings) -> Store | None:
     try:
         store = open_store(settings.store_url)
     except ConfigurationError as error:
-        unreachable = isinstance(error.__cause__, DBAPIError)
-        report.add("problem", "store", str(error), _STORE if unreachable else _SETTINGS)
+        code = _STORE if isinstance(error, Unreachable) else _SETTINGS
+        report.add("problem", "store", str(error), code)
     except Exception as error:  # a store of the user's own may raise anything
         report.add("problem", "store", f"can't be opened: {type(error).__name__}", _STORE)
     else:
@@ -142,7 +143,7 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
         return
     report.active_keys = sum(in_use.values())
-    where = pepper_file(settings)
+    where = database_file(settings)
     opened = "opened" if where is None else f"opened in {where.parent}"
     text = f"{opened}; accounts: {sum(plans.values()):,}, active keys: {report.active_keys:,}"
     report.add("ok", "store", text)
@@ -173,21 +174,16 @@ def _compare_peppers(
         report.add("note", "pepper", text)
 
 
-def _look_at_peppers(report: Report, settings: Settings) -> None:
-    """What can be said of the peppers without the store."""
-    for position, pepper in enumerate(settings.pepper, 1):
-        length = len(pepper.get_secret_value().encode())
-        if length < RECOMMENDED_LENGTH:
-            text = f"number {position} has {length} bytes; use at least {RECOMMENDED_LENGTH}"
-            report.add("warning", "pepper", text)
-    if settings.pepper or settings.is_store_in_memory:
+def _look_at_files(report: Report, settings: Settings) -> None:
+    """Warn of files with secrets that others may open, each by its name."""
+    database = database_file(settings)
+    if database is None:
         return
-    try:
-        path = pepper_file(settings)
-    except ArgumentError:  # said above, where the store was opened
-        return
-    if path is not None and path.exists() and path.stat().st_mode & 0o077:
-        report.add("warning", "pepper", f"{path} can be read by others; chmod 600 it")
+    pepper = [] if settings.pepper else readable_by_others(database.with_name(FILE_NAME))
+    for about, found in (("store", readable_by_others(database)), ("pepper", pepper)):
+        for path in found:
+            text = f"{path} can be read by others: chmod 600 {shlex.quote(str(path))}"
+            report.add("warning", about, text)
 
 
 # --- what it costs ---

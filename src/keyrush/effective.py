@@ -6,11 +6,10 @@ import os
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from keyrush.notation import format_limits
 from keyrush.settings import PREFIX, Settings
+from keyrush.urls import readable
 
 
 def effective(settings: Settings) -> dict[str, Any]:
@@ -21,8 +20,8 @@ def effective(settings: Settings) -> dict[str, Any]:
         values["plans"][name]["limits"] = format_limits(table.limits)
         values["plans"][name]["modules"] = sorted(table.modules)
     values["errors"] = _name(settings.errors)
-    values["store_url"] = _without_password(settings.store_url)
-    values["limiter_url"] = _without_password(settings.limiter_url)
+    values["store_url"] = readable(settings.store_url)
+    values["limiter_url"] = readable(settings.limiter_url)
     return {name: values[name] for name in Settings.model_fields}
 
 
@@ -35,18 +34,6 @@ def _name(errors: Any) -> str:
 
 def _masked(secret: SecretStr) -> str:
     return f"({len(secret.get_secret_value().encode())} bytes)"
-
-
-def _without_password(url: str) -> str:
-    if "://" not in url:
-        return url
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return url.partition("://")[0] + "://…"
-    # Without its options: some drivers take a password among them.
-    text = parsed.set(query={}).render_as_string(hide_password=True)
-    return f"{text}?…" if parsed.query else text
 
 
 def source(settings: Settings, name: str) -> str:

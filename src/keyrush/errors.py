@@ -21,6 +21,10 @@ class ConfigurationError(KeyrushError, ValueError):
     """A setting is wrong; the message names it and says what is allowed. Raised at start-up."""
 
 
+class Unreachable(ConfigurationError):
+    """What a setting names can't be opened as things stand; the message says why."""
+
+
 class InvalidArgument(KeyrushError, ValueError):
     """An argument of an operation is wrong: `field` names it, the message says what is allowed."""
 

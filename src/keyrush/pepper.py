@@ -14,13 +14,11 @@ from sqlalchemy.engine import make_url
 from keyrush.bridge import is_bridged
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints
-from keyrush.settings import Settings
+from keyrush.settings import MAKE_PEPPER, MIN_PEPPER, Settings
 from keyrush.store import Store
+from keyrush.store.files import PRIVATE, file_of
 
 FILE_NAME = "keyrush.pepper"
-
-#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
-RECOMMENDED_LENGTH = 32
 
 _log = logging.getLogger("keyrush")
 
@@ -36,8 +34,6 @@ def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
     in_use = {} if is_bridged(store) else store.peppers(now)
     if settings.pepper:
         peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
-        if min(map(len, peppers)) < RECOMMENDED_LENGTH:
-            _log.warning("KEYRUSH_PEPPER is shorter than %d bytes", RECOMMENDED_LENGTH)
     elif getattr(store, "is_ephemeral", False):
         peppers = [secrets.token_bytes(32)]
     else:
@@ -45,7 +41,7 @@ def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
         if path is None:
             raise ConfigurationError(
                 "KEYRUSH_PEPPER: needed for this store; set it to a secret such as the output of "
-                "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+                f"{MAKE_PEPPER}"
             )
         peppers = [_read_or_make(path, may_make=not in_use)]
     lost = uncovered(peppers, in_use)
@@ -67,13 +63,18 @@ def uncovered(peppers: Sequence[bytes], in_use: Mapping[str, int]) -> int:
 
 def pepper_file(settings: Settings) -> Path | None:
     """The pepper file beside a SQLite database, None for other stores."""
+    path = database_file(settings)
+    return None if path is None else path.with_name(FILE_NAME)
+
+
+def database_file(settings: Settings) -> Path | None:
+    """The file of a SQLite database, None for other stores."""
     if "://" not in settings.store_url:
         return None
     url = make_url(settings.store_url)  # which the store has parsed before
-    if url.get_backend_name() != "sqlite" or not url.database:
+    if url.get_backend_name() != "sqlite":
         return None
-    database = url.database.removeprefix("file:").partition("?")[0]
-    return Path(database).absolute().with_name(FILE_NAME)
+    return file_of(url.database or "", is_uri="uri" in url.query)
 
 
 def _read_or_make(path: Path, *, may_make: bool) -> bytes:
@@ -93,14 +94,21 @@ def _read_or_make(path: Path, *, may_make: bool) -> bytes:
         raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from error
     if not pepper:
         raise ConfigurationError(f"{path} is empty; restore it or set KEYRUSH_PEPPER")
+    if len(pepper) < MIN_PEPPER:
+        raise ConfigurationError(
+            f"{path} has {len(pepper)} bytes, which can be guessed: a pepper has at least "
+            f"{MIN_PEPPER}; put one there such as the output of {MAKE_PEPPER}"
+        )
     return pepper
 
 
 def _make(path: Path) -> None:
     """Write a new pepper, mode 0600. Of processes that do so together, one wins."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=FILE_NAME)  # mode 0600
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=FILE_NAME)
     try:
         with os.fdopen(descriptor, "w") as file:
+            if hasattr(os, "fchmod"):  # elsewhere there are no modes
+                os.fchmod(descriptor, PRIVATE)  # whatever the umask
             file.write(secrets.token_urlsafe(32) + "\n")
         os.link(temporary, path)
     except FileExistsError:

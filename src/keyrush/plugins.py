@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Any
 
 from keyrush.errors import ConfigurationError
+from keyrush.urls import OWN
 
 
 def attribute(name: str, setting: str) -> Any:
@@ -15,13 +15,17 @@ def attribute(name: str, setting: str) -> Any:
     Raises:
         ConfigurationError: It is no such name, or can't be imported; `setting` is named.
     """
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):  # which may hold a password
+    if not OWN.fullmatch(name):  # which may hold a password
         raise ConfigurationError(f"{setting}: neither a URL nor package.module:Name")
     module, _, attr = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attr)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{setting}: can't import {name!r}: {error}") from error
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(f"{setting}: can't import {module!r}: {error}") from error
+    try:
+        return getattr(found, attr)
+    except AttributeError:  # nor shown, for "redis:password" is no name
+        raise ConfigurationError(f"{setting}: can't import it: not in {module!r}") from None
 
 
 def load(name: str, setting: str) -> Any:

@@ -38,6 +38,12 @@ from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
 PREFIX = "KEYRUSH_"
 
+#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
+MIN_PEPPER = 32
+
+#: A command that makes a pepper.
+MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
 #: What pydantic says, and what people call it.
 _WORDING = (
     ("Input should", "should"),
@@ -73,8 +79,8 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="TOML file with plans, rules and settings")
-    store_url: str = Field("sqlite:///keyrush.db", description="where keys are kept")
-    limiter_url: str = Field("store", description="where windows are counted")
+    store_url: str = Field("sqlite:///keyrush.db", repr=False, description="where keys are kept")
+    limiter_url: str = Field("store", repr=False, description="where windows are counted")
     limiter_mode: Literal["leased", "exact"] = Field(
         "leased", description="take from shared windows in blocks ahead of need, or one by one"
     )
@@ -184,6 +190,14 @@ class Settings(BaseSettings):
     def _check_pepper(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if len({pepper.get_secret_value() for pepper in value}) != len(value):
             raise ValueError("the same pepper is given twice")
+        for number, pepper in enumerate(value, 1):
+            length = len(pepper.get_secret_value().encode())
+            if length < MIN_PEPPER:
+                which = f"number {number} has" if len(value) > 1 else "has"
+                raise ValueError(
+                    f"{which} {length} bytes, which can be guessed; give at least {MIN_PEPPER}, "
+                    f"as from {MAKE_PEPPER}"
+                )
         return value
 
     @field_validator("realm")

@@ -37,7 +37,7 @@ def opened() -> Iterator[Gate]:
     settings = Settings()
     if settings.is_store_in_memory:
         raise ConfigurationError(
-            f"KEYRUSH_STORE_URL: {settings.store_url} is the memory of one process: nothing made "
+            "KEYRUSH_STORE_URL: memory:// is the memory of one process: nothing made "
             "here would reach your app; use a database such as sqlite:///keyrush.db"
         )
     gate = Gate.open(settings)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from keyrush.errors import ConfigurationError
+from keyrush.urls import doubtful
 
 try:
     import redis
@@ -92,6 +93,8 @@ def _parse(url: str) -> Server:
     parts = urlsplit(f"redis://{rest}")
     if not found or parts.fragment or (found[1] and found[2] == "unix"):
         raise ValueError
+    if "@" in parts.path + parts.query:  # the password may end there
+        raise doubtful("KEYRUSH_LIMITER_URL")
     kind = found[2] or found[3] or ""
     path = re.fullmatch(_PATHS[kind], unquote(parts.path))
     if not path:

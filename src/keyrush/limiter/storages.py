@@ -18,6 +18,7 @@ from limits.storage import (  # type: ignore[attr-defined]  # SCHEMES is there, 
 from limits.typing import MemcachedClientP
 
 from keyrush.errors import ConfigurationError
+from keyrush.urls import doubtful, is_plain
 
 #: Seconds to wait for a connection, or for an answer, where the URI doesn't say.
 PATIENCE = 1.0
@@ -93,6 +94,8 @@ class StorageAt:
         self._uri = uri
         self.scheme = uri.partition("://")[0].lower() if "://" in uri else ""
         self._storage_class = _storage_class(self.scheme)
+        if "@" in uri and not is_plain(uri):  # drivers would tell parts of it in their errors
+            raise doubtful("KEYRUSH_LIMITER_URL")
         self.is_of_limits = self._storage_class.__module__.startswith(("limits.", __name__))
         names = (name for name in _DRIVERS if self.is_of_limits and self.scheme.startswith(name))
         self.family = next(names, "")  #: "redis", "memcached", …, or nothing for others

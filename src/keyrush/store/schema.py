@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlite3
 import time
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
-from keyrush.errors import ConfigurationError
+from keyrush.errors import ConfigurationError, Unreachable
+from keyrush.store.files import file_of, make_private
+from keyrush.urls import doubtful, is_plain, is_quotable, readable
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
 SCHEMA = 3
@@ -36,6 +37,12 @@ _POSTGRESQL_WAITS = {
     f" -c idle_in_transaction_session_timeout={_PATIENCE * 1000}"
     # What the functions of the ledger rely on, whatever the database's default is.
     " -c default_transaction_isolation=read\\ committed",
+}
+
+#: What a URL may say to SQLite, and to Python's module for it.
+_SQLITE_OPTIONS = {
+    *("cache", "immutable", "mode", "nolock", "psow", "timeout", "uri", "vfs"),
+    *("cached_statements", "check_same_thread", "detect_types", "isolation_level"),
 }
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -209,13 +216,23 @@ def parse_url(url: str) -> URL:
             "postgresql://user:password@host/name or memory://"
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+psycopg")
     # By their drivers, because deadlines and the feed are theirs to keep.
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise ConfigurationError(
             f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
             "use sqlite, postgresql or memory"
         )
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.host or parsed.username is not None or parsed.port:
+            raise ConfigurationError(
+                "KEYRUSH_STORE_URL: SQLite has neither hosts nor users; write sqlite:///keyrush.db"
+            )
+        if not parsed.query.keys() <= _SQLITE_OPTIONS:  # SQLAlchemy would warn of them by name
+            allowed = ", ".join(sorted(_SQLITE_OPTIONS))
+            raise ConfigurationError(f"KEYRUSH_STORE_URL: options for SQLite are {allowed}")
+    elif not is_plain(url):
+        raise doubtful("KEYRUSH_STORE_URL")
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
@@ -234,6 +251,10 @@ def make_engine(url: URL) -> sa.Engine:
         hide_parameters=True,
         connect_args={"timeout": _PATIENCE, "check_same_thread": False},
     )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _before(_dialect: Any, _record: Any, args: Any, options: Any) -> None:
+        make_private(args[0], is_uri=bool(options.get("uri")))
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -284,11 +305,27 @@ def _use_wal(connection: Any) -> None:
             return
 
 
-def cannot_open(url: URL, shown: str, error: SQLAlchemyError) -> str:
-    """What to tell the operator when the database at `url` can't be opened."""
-    cause = str(getattr(error, "orig", None) or error).strip()
+def cannot_open(url: str, parsed: URL, error: Exception) -> ConfigurationError:
+    """What to raise when the database at `url` can't be opened.
+
+    Where what the driver says may hold a secret, neither its words nor its error are in it.
+    """
+    kind = Unreachable if isinstance(error, DBAPIError) else ConfigurationError
+    said = f"KEYRUSH_STORE_URL: can't open {readable(url)}: "
+    if not isinstance(error, SQLAlchemyError):
+        return _without_cause(kind(f"{said}an option that its driver does not take"))
+    if not is_quotable(url):
+        return _without_cause(kind(f"{said}{type(error).__name__}, which may quote a secret"))
     advice = ""
-    if isinstance(error, OperationalError) and url.get_backend_name() == "sqlite":
-        folder = Path(url.database or "").absolute().parent
-        advice = f"; the folder {folder} must exist and be writable, the file too"
-    return f"KEYRUSH_STORE_URL: can't open {shown}: {cause}{advice}"
+    path = file_of(parsed.database or "", is_uri="uri" in parsed.query)
+    if isinstance(error, OperationalError) and parsed.get_backend_name() == "sqlite" and path:
+        advice = f"; the folder {path.parent} must exist and be writable, the file too"
+    cause = str(getattr(error, "orig", None) or error).strip()
+    raised = kind(f"{said}{cause}{advice}")
+    raised.__cause__ = error
+    return raised
+
+
+def _without_cause(error: ConfigurationError) -> ConfigurationError:
+    error.__suppress_context__ = True  # as `from None` does
+    return error

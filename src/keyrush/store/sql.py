@@ -40,6 +40,7 @@ from keyrush.store.schema import (
     parse_url,
     prepare,
 )
+from keyrush.urls import readable
 
 _of_key = USAGE.alias("of_key")
 _of_account = USAGE.alias("of_account")
@@ -83,7 +84,6 @@ class SqlStore:
 
     def __init__(self, url: str) -> None:
         parsed = parse_url(url)
-        shown = parsed.set(query={}).render_as_string(hide_password=True)
         try:
             self._engine = make_engine(parsed)
             try:
@@ -93,11 +93,13 @@ class SqlStore:
                 self._engine.dispose()
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                f"KEYRUSH_STORE_URL: {shown} needs the module {error.name!r}; "
+                f"KEYRUSH_STORE_URL: {readable(url)} needs the module {error.name!r}; "
                 "for PostgreSQL: pip install 'keyrush[postgres]'"
             ) from error
-        except SQLAlchemyError as error:
-            raise ConfigurationError(cannot_open(parsed, shown, error)) from error
+        except ConfigurationError:
+            raise
+        except (SQLAlchemyError, ValueError, TypeError) as error:
+            raise cannot_open(url, parsed, error)  # noqa: B904  # it has the cause that may be shown
         self._forget_at = 0  # when to look for batches of workers that are no longer
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         after_fork(self._forget_connections)
