@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Settings
+from keyrush.errors import faults
 from tests.postgres import postgres_server, postgres_url
 from tests.valkey import (
     cluster_url,
@@ -59,6 +60,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting leaks in from the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith("KEYRUSH_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_faults() -> None:
+    """What was logged in one test is logged in the next."""
+    faults.forget()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,7 +17,7 @@ from keyrush.model import Limit, iso, month_of
 from keyrush.notation import LATEST
 from keyrush.store import account_subject, key_subject
 from tests.conftest import Clock, settings
-from tests.values import api_key
+from tests.values import HIDINGS, api_key
 
 DAY = 86_400_000
 
@@ -48,6 +50,49 @@ def accounts(gate: Gate) -> Accounts:
 def is_refused(field: str, allowed: str = "") -> Any:
     """The block raises InvalidArgument for the field, saying what is allowed."""
     return pytest.raises(InvalidArgument, match=f"^{field}: .*{re.escape(allowed)}")
+
+
+# --- keys where they don't belong ----------------------------------------------------------------
+
+#: What the operations take.
+RIGHT: dict[str, Any] = {
+    "account_id": "acct_a",
+    "name": "n",
+    "plan": "team",
+    "limits": "1/minute",
+    "credits": 1,
+    "scopes": ["read:articles"],
+}
+
+#: Every operation with each of its arguments.
+PLACES = [
+    (operation, argument)
+    for operation, function in inspect.getmembers(Accounts, inspect.isfunction)
+    if not operation.startswith("_")
+    for argument in list(inspect.signature(function).parameters)[1:]
+]
+
+
+@pytest.mark.parametrize("way", sorted(HIDINGS))
+@pytest.mark.parametrize(("operation", "argument"), PLACES)
+def test_keys_are_refused_wherever_they_are_given(
+    gate: Gate, operation: str, argument: str, way: str
+) -> None:
+    """O22: no argument of any operation takes a key: it is neither stored nor echoed."""
+    made = gate.accounts.create_key("acct_a", "n")
+    function = getattr(gate.accounts, operation)
+    given = {
+        name: made.key.id if name == "key_id" else RIGHT.get(name)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is parameter.empty
+    }
+    hidden = HIDINGS[way](made.text)
+    before = (gate.accounts.accounts(), gate.accounts.keys())
+    with pytest.raises((InvalidArgument, NotFound)) as refused:
+        function(**given | {argument: [hidden] if argument == "scopes" else hidden})
+    assert made.text[-30:] not in unquote(unquote(str(refused.value)))
+    assert hidden not in repr(refused.value)
+    assert (gate.accounts.accounts(), gate.accounts.keys()) == before
 
 
 # --- accounts ------------------------------------------------------------------------------------

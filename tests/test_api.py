@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, unquote
 
 import httpx2
 import pytest
@@ -25,6 +27,7 @@ from keyrush.paging import Place
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.serving import serve
+from tests.values import HIDINGS
 
 KEYS = "/v1/me/api-credentials"
 UNAVAILABLE = {
@@ -540,6 +543,36 @@ def test_key_in_body(gate: Gate, client: httpx2.Client, body: object) -> None:
     assert (problem["loc"], problem["input"]) == (["body"], None)
     assert caller.text not in response.text
     assert list(gate.accounts.keys("acct_a")) == [caller.key]
+
+
+@pytest.mark.parametrize("way", sorted(HIDINGS))
+@pytest.mark.parametrize(
+    "body", [{"name": "{}"}, {"name": 1, "{}": 2}, {"name": "n", "scopes": ["{}"]}, ["{}"], "{}"]
+)
+def test_key_in_disguise_in_body(gate: Gate, client: httpx2.Client, body: object, way: str) -> None:
+    """O22: a key is found in the decoded text, however JSON or percent-encoding writes it."""
+    caller = key_of(gate)
+    raw = json.dumps(body).replace("{}", HIDINGS[way](caller.text))
+    raw = raw.replace(caller.text, "".join(f"\\u{ord(char):04x}" for char in caller.text))
+    paths = (KEYS, f"{KEYS}/{caller.key.id}/rotate")
+    for path in paths:
+        response = client.post(path, headers=bearer(caller), content=raw)
+        [problem] = problems(response)
+        assert (problem["loc"], problem["input"]) == (["body"], None)
+        assert caller.text[-30:] not in unquote(response.text)
+    assert gate.accounts.keys("acct_a") == [caller.key]
+
+
+@pytest.mark.parametrize("way", sorted(HIDINGS))
+@pytest.mark.parametrize("action", ["revoke", "rotate"])
+def test_key_as_id(gate: Gate, client: httpx2.Client, action: str, way: str) -> None:
+    """O6, O22: a key is the id of no credential: 404, and not echoed."""
+    caller = key_of(gate)
+    path = quote(HIDINGS[way](caller.text), safe="")
+    response = client.post(f"{KEYS}/{path}/{action}", headers=bearer(caller))
+    assert response.status_code == 404
+    assert caller.text[-30:] not in unquote(response.text)
+    assert gate.accounts.keys("acct_a") == [caller.key]
 
 
 def test_unknown_scope(clock: Clock) -> None:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.bridge import synchronous
-from keyrush.errors import DataError, StoreError
+from keyrush.errors import DataError, StoreError, faults
 from keyrush.model import Limit, now_ms
 from keyrush.store import Batch, Feed, open_store
 from keyrush.store import feed as feeds
@@ -527,6 +527,7 @@ def test_watch_logs_each_outage(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         watch.poll()
         seconds.now += PAUSE
+        faults.forget()  # as after a second
     assert len(caplog.records) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keyrush.model import NEVER, Account, ApiKey, Count, Identity, Plan, Quota, Scopes
@@ -10,6 +11,21 @@ from keyrush.windows import Window
 #: Unix milliseconds: Thu Nov 19 2026 21:47:00 UTC, at the beginning of a minute.
 NOW = 1_795_124_820_000
 MONTH = "2026-11"
+
+
+def _encoded(text: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in text.encode())
+
+
+#: Ways in which a key may come where it does not belong.
+HIDINGS: dict[str, Callable[[str], str]] = {
+    "alone": str,
+    "in a sentence": lambda key: f" my key, {key}!",
+    "without a gap": lambda key: f"x{key}y",
+    "percent-encoded": _encoded,
+    "percent-encoded twice": lambda key: _encoded(_encoded(key)),
+    "the underscores percent-encoded": lambda key: key.replace("_", "%5F"),
+}
 
 
 def account(id: str = "acct_a", **values: Any) -> Account:

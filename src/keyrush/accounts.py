@@ -23,6 +23,7 @@ from keyrush.arguments import (
     checked_plan,
     checked_scopes,
     is_id,
+    refuse_keys,
 )
 from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound, TooManyKeys
 from keyrush.keys import ALPHABET, Keyring
@@ -102,6 +103,7 @@ class Accounts:
         Raises:
             InvalidArgument: The id is taken or malformed, the plan unknown, the limits malformed.
         """
+        refuse_keys(self._format, account=account_id, plan=plan, limits=limits)
         account = Account(
             f"acct_{_random_id()}" if account_id is None else checked_account_id(account_id),
             self._plan(next(iter(self._settings.plans)) if plan is None else plan),
@@ -118,6 +120,7 @@ class Accounts:
         Raises:
             NotFound: There is none with this id.
         """
+        refuse_keys(self._format, account=account_id)
         found = self._store.account(_account_id(account_id))
         if found is None:
             raise NotFound(f"no account {account_id!r}")
@@ -130,6 +133,7 @@ class Accounts:
         Raises:
             InvalidArgument: The limit is not from 1 to 100, or the cursor none of a page.
         """
+        refuse_keys(self._format, limit=limit, after=after)
         place = parse_cursor(after)
         return page_of(self._store.accounts(checked_limit(limit) + 1, place), limit)
 
@@ -140,6 +144,7 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: There is no such plan.
         """
+        refuse_keys(self._format, account=account_id, plan=plan)
         done = self._store.set_plan(_account_id(account_id), self._plan(plan))
         self._found(done, account_id)
         self._changed(account_id)
@@ -152,6 +157,7 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: The limits are malformed.
         """
+        refuse_keys(self._format, account=account_id, limits=limits)
         done = self._store.set_account_limits(_account_id(account_id), parse_limits(limits))
         self._found(done, account_id)
         self._changed(account_id)
@@ -164,6 +170,7 @@ class Accounts:
             NotFound: There is no such account.
             InvalidArgument: `credits` is not from 1 to 1,000,000,000.
         """
+        refuse_keys(self._format, account=account_id, credits=credits)
         if checked_credits(credits) == 0:
             raise InvalidArgument("credits", "0 would add nothing")
         balance = self._store.grant(_account_id(account_id), credits)
@@ -220,6 +227,15 @@ class Accounts:
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
             BeyondCaller: The key `by` has been replaced.
         """
+        refuse_keys(
+            self._format,
+            account=account_id,
+            name=name,
+            scopes=scopes,
+            environment=environment,
+            expires_at=expires_at,
+            limits=limits,
+        )
         now = self._clock()
         mint = partial(
             self._minted,
@@ -246,6 +262,8 @@ class Accounts:
         Raises:
             NotFound: There is none, or it is another account's (contract O6).
         """
+        if self._format.is_in((key_id, account_id)):
+            raise NotFound("no such credential: give its cred_… id, not the key")
         found = self._store.key(key_id) if is_id(key_id) else None
         if found is None or account_id not in (None, found.account_id):
             raise NotFound("no such credential")
@@ -265,6 +283,7 @@ class Accounts:
             NotFound: The id can't be an account's. One that is unknown has no keys.
             InvalidArgument: The limit is not from 1 to 100, or the cursor none of a page.
         """
+        refuse_keys(self._format, account=account_id, limit=limit, after=after)
         owner = None if account_id is None else _account_id(account_id)
         place = parse_cursor(after)
         return page_of(self._store.keys(owner, checked_limit(limit) + 1, place), limit)
@@ -330,6 +349,7 @@ class Accounts:
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
             BeyondCaller: The key `by` has been replaced.
         """
+        refuse_keys(self._format, grace=grace, expires_at=expires_at)
         ends_after = checked_grace(grace) * 1000
         old = self.key(key_id, account_id)
         now = self._clock()
@@ -365,6 +385,7 @@ class Accounts:
             NotFound: There is no such key.
             InvalidArgument: The limits are malformed.
         """
+        refuse_keys(self._format, limits=limits)
         key = self.key(key_id)
         self._store.set_key_limits(key.id, parse_limits(limits))
         self._changed(key.account_id)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from keyrush.errors import InvalidArgument
+from keyrush.keys import KeyFormat
 from keyrush.model import Scopes, iso
 from keyrush.notation import LATEST
 from keyrush.policy import MAX_CREDITS
@@ -24,6 +25,17 @@ _UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 def is_id(text: object) -> bool:
     """True for what can be the id of an account or a key; nothing else is ever looked for."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def refuse_keys(keys: KeyFormat, **given: object) -> None:
+    """Raise where an argument has a key in it: it would be stored, logged or echoed (O22).
+
+    Raises:
+        InvalidArgument: Names the argument, and says nothing of the key.
+    """
+    for field, value in given.items():
+        if keys.is_in(value):
+            raise InvalidArgument(field, "must hold no API key")
 
 
 def checked_account_id(account_id: str) -> str:

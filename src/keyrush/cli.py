@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from typing import Annotated, NoReturn
+from urllib.parse import unquote
 
 import typer
 
@@ -73,12 +74,18 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(code)
 
 
-_KEY = re.compile(r"\b([A-Za-z][A-Za-z0-9]{0,15}_(?:[A-Za-z0-9_-]{1,32}_)?[0-9A-Za-z]{6})\w{30}\b")
+#: What looks like a key of any format, whatever surrounds it.
+_KEY = re.compile(
+    r"([A-Za-z][A-Za-z0-9]{0,15}_(?:[A-Za-z0-9_-]{1,32}_)?[0-9A-Za-z]{6})[0-9A-Za-z]{30,}"
+)
 
 
 def _without_keys(text: str) -> str:
     """The text with whatever looks like a key cut to its display prefix (O22, S82)."""
-    return _KEY.sub(r"\1...", text)
+    decoded = text
+    for _ in range(4):  # so often may somebody's tools have percent-encoded it
+        decoded = unquote(decoded)
+    return _KEY.sub(r"\1...", decoded if _KEY.search(decoded) else text)
 
 
 @app.callback(invoke_without_command=True)

@@ -222,7 +222,7 @@ class Gate:
     ) -> None:
         """Log who failed to authenticate, for those who watch for break-ins; never the key."""
         if refusal.status in _WATCHED and _log.isEnabledFor(logging.INFO):
-            address = self.address(peer, forwarded_for)
+            address = http.shown_address(self.address(peer, forwarded_for))
             _log.info("%d %s from %s", refusal.status, refusal.reason, address)
 
     def _changed(self, account_id: str) -> None:

@@ -186,6 +186,14 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
     return any((mapped or parsed) in network for network in networks)
 
 
+def shown_address(address: str | None) -> str:
+    """The address for a log: as it parses, without a zone, and "-" where it is none."""
+    try:
+        return str(ipaddress.ip_address((address or "").partition("%")[0]))
+    except ValueError:
+        return "-"
+
+
 def is_preflight(headers: Iterable[Header]) -> bool:
     """True for the headers of a CORS preflight (S76), on an OPTIONS request."""
     names = {name.lower() for name, _ in headers}

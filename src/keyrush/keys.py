@@ -11,9 +11,10 @@ import hmac
 import re
 import secrets
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import argon2
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -25,6 +26,9 @@ DISPLAYED = 6  # characters of the random part that the display prefix shows
 
 #: Longer credentials are refused unread; the longest key of any allowed format is shorter.
 MAX_LENGTH = 256
+
+#: How often text may have been percent-encoded and still be looked through for keys.
+_ENCODINGS = 4
 
 
 def checksum(random: str) -> str:
@@ -62,6 +66,7 @@ class KeyFormat:
             f"[0-9A-Za-z]{{{RANDOM_LENGTH + CHECKSUM_LENGTH}}}"
         )
         self._match = re.compile(self.pattern.encode()).fullmatch
+        self._search = re.compile(self.pattern).search
 
     def mint(
         self, environment: str | None, choose: Callable[[str], str] = secrets.choice
@@ -86,6 +91,26 @@ class KeyFormat:
         mark = text[: -(RANDOM_LENGTH + CHECKSUM_LENGTH)].decode("ascii")
         environment = mark[len(self.prefix) + 1 : -1] if self.environments else None
         return KeyText(text, environment, f"{mark}{random[:DISPLAYED]}...")
+
+    def is_in(self, value: object) -> bool:
+        """True when a key is in the text, whatever surrounds it and however it is percent-encoded;
+        or in a list, or in the names or values of a mapping.
+        """
+        if isinstance(value, Mapping):
+            return any(self.is_in(item) for pair in value.items() for item in pair)
+        if isinstance(value, list | tuple | set | frozenset):
+            return any(self.is_in(item) for item in value)
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
+        if not isinstance(value, str):
+            return False
+        for _ in range(_ENCODINGS):
+            if self._search(value):
+                return True
+            if (decoded := unquote(value)) == value:
+                return False
+            value = decoded
+        return self._search(value) is not None
 
     def scanner_pattern(self) -> str:
         """A regular expression for secret scanners, bounded on both sides by non-key characters."""

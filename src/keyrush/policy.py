@@ -266,7 +266,9 @@ def _forms(path: str, roots: Iterable[str]) -> Mapping[str, bool]:
                 forms[other] = forms.get(other, False) or should
             _, found, rest = form.partition(root)
             if found:
-                forms.setdefault("/" + rest.lstrip("/"), False)
+                stripped = "/" + rest.lstrip("/")
+                forms.setdefault(stripped, False)
+                forms.setdefault(root + stripped, False)
     return forms
 
 

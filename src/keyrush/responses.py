@@ -6,6 +6,7 @@ Nothing here knows ASGI or WSGI. Header names and values are bytes, names in low
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
@@ -115,6 +116,12 @@ _ERROR: dict[Reason, str] = {
     "insufficient_scope": "insufficient_scope",
 }
 
+#: A scope-token (RFC 6749 §3.3). Other names were never granted to anybody.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+
+#: What the text may name: as RFC 6750 §3 has descriptions, and no longer than names are.
+_NAME = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,120}")
+
 _DESCRIPTION: dict[Reason, str] = {
     "invalid_credential": "The credential is invalid or expired",
     "two_credentials": "Send exactly one credential",
@@ -159,7 +166,9 @@ class Refusals:
 
     def text(self, refusal: Refusal) -> str:  # noqa: C901  # a table of cases
         """The sentence for people (R9, R10). It never echoes what the request said."""
-        reason, names = refusal.reason, ", ".join(refusal.names)
+        reason, names = refusal.reason, ""
+        if all(_NAME.fullmatch(name) for name in refusal.names):
+            names = ", ".join(refusal.names)
         match reason:
             case "missing_credential" | "invalid_credential":
                 return self._key_text
@@ -198,8 +207,9 @@ class Refusals:
             challenge += f', error="{error}"'
         if description := _DESCRIPTION.get(reason):
             challenge += f', error_description="{description}"'
-        if reason == "insufficient_scope" and refusal.names:
-            challenge += f', scope="{" ".join(refusal.names)}"'
+        names = refusal.names if reason == "insufficient_scope" else ()
+        if names and all(_SCOPE.fullmatch(name) for name in names):
+            challenge += f', scope="{" ".join(names)}"'
         return challenge
 
 
