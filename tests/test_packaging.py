@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ STRAYS = [
     "keyrush.db-wal",
     "keyrush.pepper",
     "notes.txt",
-    ".venv/lib/site.py",
+    ".venv/lib/stray.py",
     "private/key.pem",
     "src/.env",
     "src/keyrush/.env",
@@ -35,8 +36,8 @@ STRAYS = [
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files in a source archive that is made of a copy of this folder with strays in it."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archives that are made of a copy of this folder with strays in it."""
     folder = tmp_path_factory.mktemp("project") / "keyrush"
     folder.mkdir()
     for name in ("src", "tests", "examples", "benchmarks"):
@@ -50,15 +51,30 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         (folder / stray).parent.mkdir(parents=True, exist_ok=True)
         (folder / stray).write_text("secret")
     subprocess.run(  # the command is the test's own
-        [sys.executable, "-m", "hatchling", "build", "-t", "sdist"],
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-t", "wheel"],
         cwd=folder,
         check=True,
         capture_output=True,
         timeout=60,
     )
-    (archive,) = (folder / "dist").iterdir()
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def names(built: Path) -> set[str]:
+    """The files in the source archive."""
+    (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         return {member.name.partition("/")[2] for member in opened if member.isfile()}
+
+
+def test_the_wheel_holds_no_strays(built: Path) -> None:
+    """What lies about in the package's own folder is not installed with it."""
+    (archive,) = built.glob("*.whl")
+    with zipfile.ZipFile(archive) as opened:
+        names = set(opened.namelist())
+    assert "keyrush/examples/rushed.toml" in names
+    assert not {Path(name).name for name in names} & {Path(stray).name for stray in STRAYS}
 
 
 def test_the_source_archive_holds_no_strays(names: set[str]) -> None:
