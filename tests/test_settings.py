@@ -18,6 +18,7 @@ from keyrush.policy import Rule
 from keyrush.responses import Body
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-x"
+OLDER = "an older secret of 32 bytes or more"
 
 Toml = Callable[[str], Path]
 
@@ -152,13 +153,13 @@ def test_environment(
 
 def test_peppers_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """O22: peppers are a list, newest first, that no way of printing the settings shows."""
-    monkeypatch.setenv("KEYRUSH_PEPPER", f"{SECRET}, older")
+    monkeypatch.setenv("KEYRUSH_PEPPER", f"{SECRET}, {OLDER}")
     settings = Settings()
-    assert [pepper.get_secret_value() for pepper in settings.pepper] == [SECRET, "older"]
+    assert [pepper.get_secret_value() for pepper in settings.pepper] == [SECRET, OLDER]
     for shown in (repr(settings), str(settings), str(settings.model_dump()),
                   settings.model_dump_json()):  # fmt: skip
         assert SECRET not in shown
-        assert "older" not in shown
+        assert OLDER not in shown
 
 
 def test_plans_and_rules_from_the_file(toml: Toml) -> None:

@@ -831,8 +831,8 @@ def test_read_only_postgresql(postgres_url: str, options: str) -> None:
         ("user:hunter2@host/db", "neither a URL nor package.module:Name"),
         ("hunter2", "neither a URL nor package.module:Name"),
         ("", "neither a URL nor package.module:Name"),
-        ("no.such.module:Store", "can't import 'no.such.module:Store'"),
-        ("json:NoSuchStore", "can't import 'json:NoSuchStore'"),
+        ("no.such.module:Store", "can't import 'no.such.module'"),
+        ("json:NoSuchStore", "can't import it: not in 'json'"),
     ],
 )
 def test_urls_that_are_refused(url: str, cause: str) -> None:
