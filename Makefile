@@ -35,8 +35,9 @@ bench: .venv/.for-bench  ## keyrush beside its peers, in one run
 accuracy: .venv/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
 	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
 
-chaos: .venv/.for-test  ## a million random schedules, then kills and outages; 40 minutes
+chaos: .venv/.for-test  ## a million random schedules, odd paths, then kills and outages; 45 minutes
 	@$(BIN)/python -m tests.simulation --schedules 1000000
+	@$(BIN)/python -m tests.path_fuzz --paths 20000
 	@$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
 clean:
