@@ -1,6 +1,7 @@
 """Starlette: `uvicorn minimal_starlette:app`."""
 
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -18,3 +19,6 @@ async def hello(request: Request) -> JSONResponse:
 
 app = Starlette(routes=[Route("/hello", hello, methods=["GET", "POST"])])
 app.add_middleware(KeyrushMiddleware)
+app.add_middleware(  # for browsers, outside of the gate because it comes after it
+    CORSMiddleware, allow_origins=["https://app.example"], allow_headers=["X-API-Key"]
+)

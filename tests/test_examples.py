@@ -20,6 +20,9 @@ from tests.serving import serve_process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+#: The examples on WSGI, which has no CORS middleware.
+WITHOUT_CORS = ("minimal_flask", "minimal_django")
+
 #: Serves a WSGI app with nothing but the standard library, and tells on which port.
 WSGIREF = """
 import importlib, sys
@@ -37,6 +40,7 @@ class Served:
 
     client: httpx2.Client
     gate: Gate
+    has_cors: bool  #: outside of the gate
 
     def key(self, *scopes: str, limits: str | None = None) -> NewKey:
         """A new key of `acct_a`."""
@@ -68,6 +72,8 @@ def wsgi_process(target: str, env: dict[str, str]) -> Iterator[str]:
         "minimal_fastapi:app",
         "minimal_flask:app",
         "minimal_django:application",
+        "cors_flask:app",
+        "cors_django:app",
     ],
 )
 def served(
@@ -80,12 +86,17 @@ def served(
     gate = Gate.open(settings(store_url=url))
     gate.accounts.create_account("acct_a")
     with ExitStack() as stack:
-        if request.param.startswith(("minimal_flask", "minimal_django")):
+        if request.param.startswith(WITHOUT_CORS):
             base_url = stack.enter_context(wsgi_process(request.param, env))
         else:
-            process = stack.enter_context(serve_process(request.param, env=env, folder=EXAMPLES))
+            is_django = request.param.startswith("cors_django")  # which knows no lifespan
+            options = ("--lifespan", "off") if is_django else ()
+            process = stack.enter_context(
+                serve_process(request.param, *options, env=env, folder=EXAMPLES)
+            )
             base_url = process.url
-        yield Served(stack.enter_context(httpx2.Client(base_url=base_url)), gate)
+        client = stack.enter_context(httpx2.Client(base_url=base_url))
+        yield Served(client, gate, has_cors=not request.param.startswith(WITHOUT_CORS))
     gate.close()
 
 
@@ -153,3 +164,23 @@ def test_unknown_path(served: Served) -> None:
     response = served.client.get("/nothing", headers=bearer(served.key()))
     assert response.status_code == 404
     assert response.headers["x-ratelimit-remaining"] == "99"
+
+
+def test_browser(served: Served) -> None:
+    """S76: where CORS stands outside, a preflight is answered, and a refusal can be read; where it
+    does not, a preflight is refused like any request without a key.
+    """
+    origin = {"Origin": "https://app.example"}
+    asks = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-api-key"}
+    preflight = served.client.options("/hello", headers=origin | asks)
+    refused = served.client.get("/hello", headers=origin)
+    assert refused.status_code == 401
+    if served.has_cors:
+        assert preflight.status_code == 200
+        assert "x-api-key" in preflight.headers["access-control-allow-headers"].lower()
+        key = {"X-API-Key": served.key().text}
+        reply = served.client.get("/hello", headers=origin | key)
+        for response in (preflight, refused, reply):
+            assert response.headers["access-control-allow-origin"] == "https://app.example"
+    else:
+        assert (preflight.status_code, preflight.content) == (401, refused.content)
