@@ -309,6 +309,11 @@ _ENDS = (
     *("%c2%85", "%e2%80%a8", "%0b", "%0c", "%1c", "%a0", "%c2%a0", "/index.html", "/x", "%", "%2"),
 )
 
+_SEGMENTS = (
+    *(".", "..", "...", "%2e", "%2e%2e", ".%0a", "%0a", "", "%20", "%00", "\\", "%5c", ";", "a;b"),
+    *("./", "../", "%2e/", "./.", ".%2f", "%2f", "7/", "7/.", "*", "{id}", "%c3%a9", "\n", "a:b"),
+)
+
 _QUERIES = (
     *("?include=sentiment", "?include=sentiment&", "?include=x,sentiment", "?include=,sentiment"),
     *("?x=1;include=sentiment", "?x=1&include=sentiment", "?%69nclude=sentiment", "?include"),
@@ -367,6 +372,15 @@ def _insert(random: Random, text: str, prefix: str) -> str:
     return text[:at] + random.choice(_INSIDE) + text[end:]
 
 
+def _segment(random: Random, text: str, prefix: str) -> str:
+    """Another segment in the place of one, the last one mostly: where a name may be anything."""
+    path, mark, query = text.partition("?")
+    segments = path.split("/")
+    at = -1 if random.random() < 0.7 else random.randrange(len(segments))
+    segments[at] = random.choice(_SEGMENTS)
+    return "/".join(segments) + mark + query
+
+
 def _end(random: Random, text: str, prefix: str) -> str:
     path, mark, query = text.partition("?")
     return path + random.choice(_ENDS) + mark + query
@@ -420,6 +434,7 @@ _CHANGES = (
     _front,
     _root,
     _insert,
+    _segment,
     _end,
     _query,
     _quoted,
@@ -429,7 +444,7 @@ _CHANGES = (
     _spaced,
     _as_it_is,
 )
-_WEIGHTS = (14, 10, 24, 14, 8, 14, 3, 8, 2, 2, 3)
+_WEIGHTS = (14, 10, 24, 10, 14, 8, 14, 3, 8, 2, 2, 3)
 
 #: The path of every resource, as it should be.
 ORDINARY = {

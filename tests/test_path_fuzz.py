@@ -47,7 +47,7 @@ from tests.serving import serve, serve_gunicorn
 from tests.targets import ASGI_SERVERS, ORDINARY, WSGI_SERVERS, Made, Server, Target, targets
 
 #: Of each framework at the root, and of each way to stand under a prefix.
-PATHS, PATHS_UNDER_PREFIX = 2000, 800
+PATHS, PATHS_UNDER_PREFIX = 2000, 600
 
 #: Through each real server, at the root and under a prefix.
 PATHS_OVER_SOCKETS = 150
