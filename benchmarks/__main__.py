@@ -1,5 +1,7 @@
 """`python -m benchmarks [--quick] [--json]`: what a warm request costs, beside peers.
 
+`python -m benchmarks attacks` is of something else: see `attacks`.
+
 Written by the authors of keyrush, so read with that in mind. Each contender runs in a process
 of its own, the processes by turns; the figure is the best round, in microseconds per call of
 the ASGI app in process, without a socket. Requests have nine headers, as browsers and curl
@@ -16,7 +18,7 @@ import json
 import sys
 from importlib.metadata import version
 
-from benchmarks import shared
+from benchmarks import attacks, shared
 from benchmarks.apps import BASE, CONTENDERS, play
 from benchmarks.turns import serve, take_turns
 
@@ -36,6 +38,9 @@ def _measure(rounds: int, calls: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
+    if sys.argv[1:] == ["attacks"]:
+        attacks.main()
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure")
     parser.add_argument("--json", action="store_true")

@@ -112,6 +112,45 @@ def test_wrong_setting(run: Runner) -> None:
     assert "Something is wrong." in result.out
 
 
+RULED = """
+[[rules]]
+path = "/a/"
+methods = ["GET"]
+[[rules]]
+path = "/a"
+methods = ["post"]
+[[rules]]
+path = "/b"
+"""
+
+
+@pytest.mark.parametrize("unruled", ["any_key", "refuse"])
+def test_what_is_left_open(run: Runner, tmp_path: Path, unruled: str) -> None:
+    """Closed by default: paths of which rules name only some methods are listed, unless the rest is
+    refused; and it is said when a prefix must be named.
+    """
+    (tmp_path / "keyrush.toml").write_text(f'unruled = "{unruled}"{RULED}')
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    make_key(run)
+    shown = run("doctor")
+    assert shown.code == 0
+    named = "note     rules: /a is named for GET, HEAD, POST alone"
+    assert (named in shown.out) is (unruled == "any_key")
+    assert "/b is named" not in shown.out
+    assert "KEYRUSH_ROOT_PATH names it" in shown.out
+    run.env(KEYRUSH_ROOT_PATH="/api")
+    assert "KEYRUSH_ROOT_PATH names it" not in run("doctor").out
+
+
+def test_preflights_that_pass(run: Runner) -> None:
+    """S76: that preflights reach the app is a warning: exit code 1."""
+    run.env(KEYRUSH_PREFLIGHT="pass")
+    make_key(run)
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert "reaches the app without a key" in findings(result, "warning")["preflights"]
+
+
 def test_unknown_variable(run: Runner) -> None:
     """A KEYRUSH_* variable that is no setting is named: exit code 1."""
     run.env(KEYRUSH_COLOUR="blue", KEYRUSH_REALM="shop")

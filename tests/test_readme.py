@@ -116,6 +116,8 @@ def test_settings_table() -> None:
             continue
         if isinstance(default, tuple):
             default = ",".join(default)
+        if isinstance(default, bool):
+            default = str(default).lower()
         assert shown == ("" if default is None else str(default)), name
 
 

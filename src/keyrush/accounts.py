@@ -244,7 +244,7 @@ class Accounts:
             environment=checked_environment(environment, self._format.environments),
             expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
-            created_by=_caller(by),
+            created_by=self._caller(by),
         )
         account = self.account(account_id)
         most = self._max_keys(account)
@@ -318,7 +318,7 @@ class Accounts:
         self, key_id: str, account_id: str | None, *, descendants: bool, by: str | None
     ) -> Sequence[ApiKey]:
         key = self.key(key_id, account_id)
-        done = self._store.revoke(key.id, self._clock(), descendants, _caller(by))
+        done = self._store.revoke(key.id, self._clock(), descendants, self._caller(by))
         if done.outcome == "gone":
             raise NotFound("no such credential")
         _settle(done.outcome)
@@ -368,10 +368,10 @@ class Accounts:
             expires_at=checked_expiry(expires_at, now) or old.expires_at,
             limits=old.limits,
             lineage=old.lineage,
-            created_by=_caller(by) or old.created_by,
+            created_by=self._caller(by) or old.created_by,
         )
         retires_at = made.key.created_at + ends_after
-        outcome = self._store.replace(old.id, made.key, retires_at, most, _caller(by))
+        outcome = self._store.replace(old.id, made.key, retires_at, most, self._caller(by))
         if outcome == "gone":
             raise InvalidArgument("credential", _ROTATED)
         _settle(outcome, most)
@@ -432,6 +432,17 @@ class Accounts:
         """
         return self._settings.plan_values.get(account.plan, Plan(account.plan)).max_keys
 
+    def _caller(self, by: str | None) -> str | None:
+        """The id of the key that asks, None for the operator.
+
+        Raises:
+            CallerEnded: It can't be the id of a key.
+        """
+        refuse_keys(self._format, by=by)
+        if by is not None and not is_id(by):
+            raise CallerEnded("no such key may ask")
+        return by
+
     def _found(self, done: bool, account_id: str) -> None:
         if not done:
             raise NotFound(f"no account {account_id!r}")
@@ -446,12 +457,6 @@ def _account_id(account_id: str) -> str:
     if not is_id(account_id):
         raise NotFound("no such account")
     return account_id
-
-
-def _caller(by: str | None) -> str | None:
-    if by is not None and not is_id(by):
-        raise CallerEnded("no such key may ask")
-    return by
 
 
 def _settle(outcome: Outcome, max_keys: int = 0) -> None:

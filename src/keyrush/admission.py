@@ -65,23 +65,39 @@ _log = logging.getLogger("keyrush")
 class Pending:
     """A request that memory alone can't answer. It holds the key: let go of it once answered."""
 
-    __slots__ = ("_admission", "_credential", "_method", "_path", "_query", "_root", "_verified")
+    __slots__ = (
+        "_admission",
+        "_credential",
+        "_is_known",
+        "_method",
+        "_path",
+        "_query",
+        "_root",
+        "_verified",
+    )
 
     def __init__(
         self,
         admission: Admission,
         credential: Credential,
         request: tuple[str, str, str, bytes],
-        verified: Entry | None,
+        *,
+        verified: Entry | None = None,
+        is_known: bool,
     ) -> None:
         self._admission = admission
+        self._is_known = is_known  # verified here before, so that it is no stranger's
         self._credential = credential
         self._method, self._path, self._root, self._query = request
         self._verified = verified  # where only the limiter or a charge has to be waited for
 
     def finish(self, address: str | None) -> Admitted | Refusal:
         """The answer; may block. `address` is the client's."""
-        verified = self._verified or self._verify(address, None)
+        verified: object = self._verified
+        if verified is None:
+            if not self._enter(address):
+                return _TOO_MANY
+            verified = self._verify(address, None)
         if isinstance(verified, Refusal):
             return verified
         assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
@@ -112,9 +128,15 @@ class Pending:
     async def _verify_async(self, address: str | None) -> Entry | Admitted | Refusal:
         """The verified key, or the answer where there is one already."""
         admission = self._admission
-        came = await admission.workers.run(
-            "io", self._verify_and_decide, address, undo=admission.undo
-        )
+        if not self._enter(address):
+            return _TOO_MANY
+        try:
+            came = await admission.workers.run(
+                "io", self._verify_and_decide, address, undo=admission.undo
+            )
+        except Busy:
+            self._leave(address, is_unknown=False)
+            raise
         if isinstance(came, Future):
             return await asyncio.wrap_future(came)
         return came
@@ -129,21 +151,24 @@ class Pending:
             return self._decide(verified.identity)
         return verified
 
+    def _enter(self, address: str | None) -> bool:
+        """Whether a look-up may be made for the address; it ends with `_verify`."""
+        return self._is_known or self._admission.strangers.enter(address)
+
+    def _leave(self, address: str | None, *, is_unknown: bool) -> None:
+        if not self._is_known:
+            self._admission.strangers.leave(address, is_unknown=is_unknown)
+
     def _verify(
         self, address: str | None, workers: Workers | None
     ) -> Entry | Refusal | Future[Entry | Refusal]:
         """The key's entry; with `workers`, what has to be waited for."""
-        admission = self._admission
-        if admission.knows(self._credential):
-            return admission.verification.verify(self._credential, workers)
-        if not admission.strangers.enter(address):
-            return _TOO_MANY
-        verified: object = None
+        verified: Entry | Refusal | Future[Entry | Refusal] | None = None
         try:
-            verified = found = admission.verification.verify(self._credential, workers)
+            verified = self._admission.verification.verify(self._credential, workers)
+            return verified
         finally:
-            admission.strangers.leave(address, is_unknown=verified is http.INVALID)
-        return found
+            self._leave(address, is_unknown=verified is http.INVALID)
 
     def _decide(self, identity: Identity) -> Admitted | Refusal:
         return self._admission.decide(identity, self._needs(), self._query)
@@ -240,8 +265,10 @@ class Admission:
             answer = self.at_once(entry.identity, needs, query, now)
             if answer is not None:
                 return answer
-            return Pending(self, credential, (method, path, root, query), entry)
-        return Pending(self, credential, (method, path, root, query), None)
+            request = method, path, root, query
+            return Pending(self, credential, request, verified=entry, is_known=True)
+        request = method, path, root, query
+        return Pending(self, credential, request, is_known=entry is not None)
 
     def within(  # noqa: PLR0917  # as `begin`
         self,
@@ -266,10 +293,6 @@ class Admission:
             return None, 0
         refusal = policy.authorise(caller.resolved, needs, query)
         return refusal, max(0, needs.credits - caller.charged)
-
-    def knows(self, credential: Credential) -> bool:
-        """True for a key that has been verified here before."""
-        return self._cache.get(credential.digest) is not None
 
     def _advise_on_cors(self) -> None:
         if self._advises_on_cors:

@@ -18,12 +18,14 @@ from keyrush.bridge import synchronous
 from keyrush.effective import effective, shown, source
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.forks import process_name
+from keyrush.gate import PASSES_PREFLIGHTS
 from keyrush.keys import Fingerprints, Hashing
 from keyrush.limiter import open_limiter
 from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.shared import SharedWindows
 from keyrush.model import now_ms
 from keyrush.pepper import FILE_NAME, database_file, peppers_for, uncovered
+from keyrush.policy import named_by_method_alone
 from keyrush.settings import PREFIX, Settings, unknown_variables
 from keyrush.store import Store, open_store
 from keyrush.store.files import readable_by_others
@@ -99,6 +101,7 @@ def examine() -> Report:
             report.add("problem", "settings", line, _SETTINGS)
         return report
     report.add("ok", "settings", "are valid")
+    _look_at_doors(report, settings)
     store = _opened(report, settings)
     if store is not None:
         try:
@@ -116,6 +119,26 @@ def examine() -> Report:
 def _look_for_unknown_variables(report: Report) -> None:
     for variable in sorted(unknown_variables()):
         report.add("warning", "settings", f"{variable} is no setting and has no effect")
+
+
+# --- what may be got round ---
+
+
+def _look_at_doors(report: Report, settings: Settings) -> None:
+    """What the settings leave open, on purpose or not."""
+    if settings.preflight == "pass":
+        report.add("warning", "preflights", PASSES_PREFLIGHTS)
+    if not settings.rule_values:
+        return
+    if settings.unruled == "any_key":
+        for path, methods in named_by_method_alone(settings.rule_values).items():
+            named = ", ".join(sorted(methods))
+            text = f"{path} is named for {named} alone: any valid key may send other methods"
+            report.add("note", "rules", f"{text}; KEYRUSH_UNRULED=refuse closes them")
+    if not settings.root_path:
+        text = "where the app itself strips a prefix, as with FastAPI(root_path=…) or Django's "
+        text += "FORCE_SCRIPT_NAME, rules hold for it only once KEYRUSH_ROOT_PATH names it"
+        report.add("note", "rules", text)
 
 
 # --- the store and its keys ---

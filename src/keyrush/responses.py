@@ -128,6 +128,33 @@ _DESCRIPTION: dict[Reason, str] = {
 }
 
 
+_ABOUT_THE_KEY = {"missing_credential", "invalid_credential"}
+
+#: What is said to people, of each reason but those.
+_SENTENCES: dict[Reason, str] = {
+    "two_credentials": "Send exactly one credential: Authorization or X-API-Key.",
+    "malformed_path": "The path must be in plain form, without empty or dot segments.",
+    "insufficient_scope": "The API key lacks the scope {names}.",
+    "unruled": "API keys are not admitted to this path by this method.",
+    "beyond_caller": "An API key can't make one that may do more than itself, or manage such.",
+    "too_many_keys": "The account has {names} active keys, as many as its plan allows.",
+    "module_not_in_plan": "Your plan does not include {names}.",
+    "gated_feature": "Your plan does not include {names}.",
+    "rate_limited": "Rate limit exceeded. Try again in {wait} seconds.",
+    "quota_exceeded": "Monthly quota exceeded. Try again in {wait} seconds.",
+    "insufficient_credits": "Not enough credits.",
+    "not_found": "Not found.",
+    "unavailable": "Service unavailable. Try again in {wait} seconds.",
+}
+
+#: The same where there are no names, or such as can't be shown.
+_NAMELESS: dict[Reason, str] = {
+    "insufficient_scope": "The API key lacks a scope.",
+    "module_not_in_plan": "Your plan does not include a requested module.",
+    "gated_feature": "Your plan does not include a requested module.",
+}
+
+
 class Refusals:
     """Turns refusals into responses: body, challenge, Retry-After, no-store (R8–R10, S13–S27)."""
 
@@ -164,38 +191,15 @@ class Refusals:
             return _documented(refusal, text)
         return content_type, content
 
-    def text(self, refusal: Refusal) -> str:  # noqa: C901  # a table of cases
+    def text(self, refusal: Refusal) -> str:
         """The sentence for people (R9, R10). It never echoes what the request said."""
         reason, names = refusal.reason, ""
         if all(_NAME.fullmatch(name) for name in refusal.names):
             names = ", ".join(refusal.names)
-        match reason:
-            case "missing_credential" | "invalid_credential":
-                return self._key_text
-            case "two_credentials":
-                return "Send exactly one credential: Authorization or X-API-Key."
-            case "malformed_path":
-                return "The path must be in plain form, without empty or dot segments."
-            case "unruled":
-                return "API keys are not admitted to this path by this method."
-            case "insufficient_scope":
-                return f"The API key lacks {f'the scope {names}' if names else 'a scope'}."
-            case "beyond_caller":
-                return "An API key can't make one that may do more than itself, or manage such."
-            case "too_many_keys":
-                return f"The account has {names} active keys, as many as its plan allows."
-            case "module_not_in_plan" | "gated_feature":
-                return f"Your plan does not include {names or 'a requested module'}."
-            case "rate_limited":
-                return f"Rate limit exceeded. Try again in {refusal.retry_after} seconds."
-            case "quota_exceeded":
-                return f"Monthly quota exceeded. Try again in {refusal.retry_after} seconds."
-            case "insufficient_credits":
-                return "Not enough credits."
-            case "not_found":
-                return "Not found."
-            case "unavailable":
-                return f"Service unavailable. Try again in {refusal.retry_after} seconds."
+        if reason in _ABOUT_THE_KEY:
+            return self._key_text
+        sentence = _SENTENCES[reason] if names else _NAMELESS.get(reason, _SENTENCES[reason])
+        return sentence.format(names=names, wait=refusal.retry_after)
 
     def _challenge(self, refusal: Refusal) -> str | None:
         """`WWW-Authenticate`, exactly as tabled in the standards list (S4, S13–S18)."""
