@@ -26,7 +26,8 @@ def held_in_memory(secret: bytes) -> list[object]:
     text = secret.decode()
     found: list[object] = []
     for container in gc.get_objects():
-        if not isinstance(container, dict | list | tuple | set | frozenset):
+        # By its type: to be asked, some objects of frameworks would make themselves first.
+        if not issubclass(type(container), dict | list | tuple | set | frozenset):
             continue
         items = [*container, *container.values()] if isinstance(container, dict) else container
         if any(
