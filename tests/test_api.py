@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urljoin
 
 import httpx2
 import pytest
@@ -19,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from keyrush import Gate, KeyrushMiddleware, StoreError
+from keyrush import Gate, KeyrushMiddleware, StoreError, TooManyKeys
 from keyrush.accounts import NewKey
 from keyrush.api import MAX_BODY, account_api
 from keyrush.model import Account, ApiKey
@@ -408,6 +410,271 @@ def test_rotate_needs_the_environment_of_the_target(
     assert set(gate.accounts.keys("acct_a")) == {caller.key, target.key}
 
 
+# --- keys that manage keys -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["create", "rotate", "rotate itself", "revoke"])
+def test_caller_that_has_ended_meanwhile(
+    gate: Gate, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """O6, O21: a key that is revoked while its request is on the way gets what it gets from then
+    on, byte for byte, and nothing is done.
+    """
+    caller, other = key_of(gate), key_of(gate)
+    calls = {
+        "create": (KEYS, {"name": "n"}),
+        "rotate": (f"{KEYS}/{other.key.id}/rotate", {}),
+        "rotate itself": (f"{KEYS}/{caller.key.id}/rotate", {}),
+        "revoke": (f"{KEYS}/{other.key.id}/revoke", {}),
+    }
+    read = gate.store.key
+
+    def key(key_id: str) -> ApiKey | None:
+        found = read(key_id)  # as it was when it was read
+        gate.store.revoke(caller.key.id, gate.clock())
+        return found
+
+    monkeypatch.setattr(gate.store, "key", key)
+    path, body = calls[operation]
+    late = client.post(path, headers=bearer(caller), json=body)
+    monkeypatch.undo()
+    gate.cache.drop({"acct_a"})
+    after = client.post(path, headers=bearer(caller), json=body)
+    assert (late.status_code, late.content) == (after.status_code, after.content)
+    assert late.status_code == 401
+    challenge = late.headers["www-authenticate"]
+    assert challenge == after.headers["www-authenticate"]
+    assert len(gate.accounts.keys("acct_a")) == 2
+    assert gate.accounts.key(other.key.id) == other.key
+
+
+def test_caller_that_retires(gate: Gate, client: httpx2.Client) -> None:
+    """O17, R17: a key that has been replaced makes, rotates and revokes no other; itself it may
+    still revoke, but nothing along with it.
+    """
+    caller, other = key_of(gate), key_of(gate)
+    gate.accounts.rotate(caller.key.id)
+    itself = f"{KEYS}/{caller.key.id}/revoke"
+    for path, body in (
+        (KEYS, {"name": "n"}),
+        (f"{KEYS}/{other.key.id}/rotate", {}),
+        (f"{KEYS}/{caller.key.id}/rotate", {}),
+        (f"{KEYS}/{other.key.id}/revoke", {}),
+        (itself, {"descendants": True}),
+    ):
+        refused = client.post(path, headers=bearer(caller), json=body)
+        assert refused.status_code == 403, path
+        assert "www-authenticate" not in refused.headers
+    assert len(gate.accounts.keys("acct_a")) == 3
+    assert gate.accounts.key(other.key.id) == other.key
+    assert client.post(itself, headers=bearer(caller)).json()["is_active"] is False
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        (("test", "live"), 403),
+        (("test", "test"), 200),
+        (("live", "test"), 200),
+        (("live", "live"), 200),
+    ],
+)
+@pytest.mark.parametrize("descendants", [False, True])
+def test_sandbox_keys_manage_their_own_kind(
+    gate: Gate, client: httpx2.Client, kinds: tuple[str, str], status: int, descendants: bool
+) -> None:
+    """R2, O6: a sandbox key revokes sandbox keys alone; a live one any."""
+    own, other = kinds
+    caller, target = key_of(gate, environment=own), key_of(gate, environment=other)
+    path = f"{KEYS}/{target.key.id}/revoke"
+    answer = client.post(path, headers=bearer(caller), json={"descendants": descendants})
+    assert answer.status_code == status
+    assert gate.accounts.key(target.key.id).is_active(gate.clock()) == (status == 403)
+
+
+def test_revoke_with_descendants(gate: Gate, client: httpx2.Client) -> None:
+    """O6: what a key has made over the API goes along with it, and nothing else."""
+    caller, first = key_of(gate), key_of(gate)
+    made = client.post(KEYS, headers=bearer(first), json={"name": "n"}).json()
+    path = f"{KEYS}/{made['api_credential']['id']}/rotate"
+    rotated = client.post(path, headers=bearer(made["key"]), json={}).json()
+    path = f"{KEYS}/{first.key.id}/revoke"
+    revoked = client.post(path, headers=bearer(caller), json={"descendants": True})
+    assert (revoked.status_code, revoked.json()["id"]) == (200, first.key.id)
+    for key in (first.text, made["key"], rotated["key"]):
+        assert client.get("/whoami", headers=bearer(key)).status_code == 401
+    assert client.get("/whoami", headers=bearer(caller)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ({"descendants": "yes"}, ["body", "descendants"]),
+        ({"descendants": 1}, ["body", "descendants"]),
+        ({"descendant": True}, ["body", "descendant"]),
+        ([], ["body"]),
+    ],
+)
+def test_wrong_body_of_revoke(
+    gate: Gate, client: httpx2.Client, body: object, loc: list[str]
+) -> None:
+    """O16: a misspelt wish revokes nothing."""
+    caller = key_of(gate)
+    [problem] = problems(
+        client.post(f"{KEYS}/{caller.key.id}/revoke", headers=bearer(caller), json=body)
+    )
+    assert problem["loc"] == loc
+    assert gate.accounts.key(caller.key.id) == caller.key
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}"])
+def test_revoke_without_body(gate: Gate, client: httpx2.Client, body: bytes) -> None:
+    """O6: revoking needs no body, and then takes nothing along."""
+    caller = key_of(gate)
+    made = client.post(KEYS, headers=bearer(caller), json={"name": "n"}).json()["key"]
+    path = f"{KEYS}/{caller.key.id}/revoke"
+    assert client.post(path, headers=bearer(caller), content=body).status_code == 200
+    assert client.get("/whoami", headers=bearer(made)).status_code == 200
+
+
+def test_too_many_keys(clock: Clock) -> None:
+    """S18, R8: beyond what the plan allows creating is 403, without a challenge, and names the
+    number; so is rotating, once twice as many work.
+    """
+    gate = Gate.open(settings(plans={"two": {"max_keys": 2}}), clock=clock)
+    with client_of(gate) as client:
+        caller, other = key_of(gate), key_of(gate)
+        for path, number in (
+            (KEYS, 2),
+            (f"{KEYS}/{other.key.id}/rotate", None),
+            (f"{KEYS}/{caller.key.id}/rotate", None),
+        ):
+            answer = client.post(
+                path, headers=bearer(caller), json={"name": "n"} if path == KEYS else {}
+            )
+            assert answer.status_code == (403 if number else 201)
+            if number:
+                assert answer.json() == {
+                    "success": False,
+                    "error": "The account has 2 active keys, as many as its plan allows.",
+                    "statusCode": 403,
+                }
+                assert "www-authenticate" not in answer.headers
+        newest = list(gate.accounts.keys("acct_a"))
+        [fresh, *_] = [key for key in newest if key.retires_at is None]
+        with pytest.raises(TooManyKeys, match="4 active keys"):
+            gate.accounts.rotate(fresh.id)
+    gate.close()
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def mounted(gate: Gate, root_path: str) -> Iterator[httpx2.Client]:
+    """A client of the account API, mounted twice over and told of a prefix by its server."""
+    inner = Starlette(routes=[Mount("/inner", app=account_api)])
+    app = Starlette(routes=[Mount("/outer", app=inner)])
+    app.add_middleware(KeyrushMiddleware, gate=gate)
+    with serve(app, root_path=root_path) as url, httpx2.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("limit", [None, 1, 7, 24, 25, 100])
+def test_pages(gate: Gate, client: httpx2.Client, clock: Clock, limit: int | None) -> None:
+    """O5: pages are lists as ever; the `Link` header leads from each to the next, to the last."""
+    caller = key_of(gate)
+    for number in range(24):
+        clock.advance(number % 3)
+        key_of(gate)
+    key_of(gate, "acct_b")
+    path: str | None = KEYS if limit is None else f"{KEYS}?limit={limit}&other=1"
+    seen, pages = [], 0
+    while path:
+        answer = client.get(path, headers=bearer(caller))
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        seen += [item["id"] for item in answer.json()]
+        pages += 1
+        assert len(answer.json()) <= (limit or 50)
+        following = answer.links.get("next", {}).get("url")
+        path = following and urljoin(str(answer.request.url), following)
+    assert pages == -(-25 // (limit or 50))
+    assert seen == [key.id for key in gate.accounts.keys("acct_a")]
+    assert len(set(seen)) == 25
+
+
+@pytest.mark.parametrize("root_path", ["", "/prefix"])
+def test_next_page_wherever_it_is_mounted(gate: Gate, root_path: str) -> None:
+    """O5: the reference to the next page is relative, and so holds under any mount or prefix."""
+    caller = key_of(gate)
+    key_of(gate)
+    with mounted(gate, root_path) as client:
+        first = client.get("/outer/inner/me/api-credentials?limit=1", headers=bearer(caller))
+        link = first.headers["link"]
+        assert re.fullmatch(r'<\?limit=1&cursor=[A-Za-z0-9_-]+>; rel="next"', link)
+        url = urljoin(str(first.request.url), first.links["next"]["url"])
+        second = client.get(url, headers=bearer(caller))
+    assert len(second.json()) == 1
+    assert second.json() != first.json()
+    assert "link" not in second.headers
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "given"),
+    [
+        ("limit=0", "greater_than_equal", "0"),
+        ("limit=-1", "greater_than_equal", "-1"),
+        ("limit=101", "less_than_equal", "101"),
+        ("limit=", "int_parsing", ""),
+        ("limit=many", "int_parsing", "many"),
+        ("limit=1.5", "int_parsing", "1.5"),
+        ("limit=" + "9" * 5000, "int_parsing_size", "9" * 5000),
+        ("cursor=", "value_error", ""),
+        ("cursor=x", "value_error", "x"),
+        ("cursor=%00", "value_error", "\0"),
+        ("cursor=%ff", "value_error", "\ufffd"),
+        ("cursor=" + "a" * 5000, "value_error", "a" * 5000),
+    ],
+)
+def test_wrong_query(gate: Gate, client: httpx2.Client, query: str, kind: str, given: str) -> None:
+    """O16: a wrong limit or cursor is named, with what was given."""
+    answer = client.get(f"{KEYS}?{query}", headers=bearer(key_of(gate)))
+    [problem] = problems(answer)
+    name = query.partition("=")[0]
+    assert (problem["type"], problem["loc"], problem["input"]) == (kind, ["query", name], given)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_key_in_query(gate: Gate, client: httpx2.Client) -> None:
+    """O22: a key in the query is not echoed."""
+    caller = key_of(gate)
+    answer = client.get(f"{KEYS}?cursor={caller.text}", headers=bearer(caller))
+    [problem] = problems(answer)
+    assert (problem["loc"], problem["input"]) == (["query"], None)
+    assert caller.text not in answer.text
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["revoke", "rotate"])
+@pytest.mark.parametrize(
+    "key_id", ["%00", "cred_%00", "%ED%A0%80", "%ff", "a" * 65, "a b", "'--", "%E2%80%AE"]
+)
+def test_ids_that_can_not_be_ids(clock: Clock, operation: str, key_id: str) -> None:
+    """O6, O15: what can't be an id is 404 as any unknown one, without a question to the store."""
+    store = Faulty()
+    gate = Gate.open(settings(), store=store, clock=clock)
+    with client_of(gate) as client:
+        caller = key_of(gate)
+        store.error = AssertionError("asked")
+        answer = client.post(f"{KEYS}/{key_id}/{operation}", headers=bearer(caller))
+    store.error = None
+    assert (answer.status_code, answer.json()) == (404, NOT_FOUND)
+    gate.close()
+
+
 # --- bodies that are wrong ---
 
 
@@ -794,8 +1061,12 @@ class Faulty(MemoryStore):
         ("GET", "/v1/me/usage"),
     ],
 )
-def test_store_away(clock: Clock, error: Exception, method: str, path: str) -> None:
-    """O15, S19: while the store is away the answer is 503 with Retry-After, and costs nothing."""
+def test_store_away(
+    clock: Clock, caplog: pytest.LogCaptureFixture, error: Exception, method: str, path: str
+) -> None:
+    """O15, S19: while the store is away the answer is 503 with Retry-After, and costs nothing; it
+    is one line in the log.
+    """
     store = Faulty()
     gate = Gate.open(settings(), store=store, clock=clock)
     with client_of(gate) as client:
@@ -809,6 +1080,9 @@ def test_store_away(clock: Clock, error: Exception, method: str, path: str) -> N
     assert response.headers["retry-after"] == "5"
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-ratelimit-remaining"] == "100"
+    lines = [one for one in caplog.records if one.name == "keyrush" and one.levelno > logging.INFO]
+    assert [line.exc_info for line in lines] == [None]
+    assert lines[0].getMessage().startswith("the store can't answer the account API")
     store.error = None
     gate.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -272,6 +273,172 @@ def test_revoke(run: Runner) -> None:
     revoked_at = run("keys", "show", made, "--json").json["revoked_at"]
     assert f"{made} (kr_live_" in run("keys", "revoke", made).out
     assert run("keys", "show", made, "--json").json["revoked_at"] == revoked_at
+
+
+def with_descendants(run: Runner, tmp_path: Path) -> list[str]:
+    """The ids of a key, of one that it has made, and of one that this one has."""
+    first = key_id(run)
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    ids = [first]
+    for _ in range(2):
+        ids.append(gate.accounts.create_key("acct_x", "n", by=ids[-1]).key.id)
+    gate.close()
+    return ids
+
+
+def test_revoke_with_descendants(run: Runner, tmp_path: Path) -> None:
+    """O6: what a key has made goes along when that is asked for, and its number is told."""
+    ids = with_descendants(run, tmp_path)
+    assert run("keys", "show", ids[1], "--json").json["created_by"] == ids[0]
+    assert "Made by      the operator" in run("keys", "show", ids[0]).out
+    run("keys", "revoke", ids[0])
+    active = {key["id"] for key in run("keys", "list", "--json").json if key["is_active"]}
+    assert active == set(ids[1:])
+    said = run("keys", "revoke", ids[0], "--with-descendants")
+    assert said.code == 0
+    assert said.out.startswith(f"{ids[0]} (kr_live_")
+    assert said.out.endswith("With it, 2 keys that it had made, directly or not.\n")
+    assert not [key for key in run("keys", "list", "--json").json if key["is_active"]]
+
+
+def test_revoke_with_descendants_json(run: Runner, tmp_path: Path) -> None:
+    """O6: --json lists all that were revoked, the key itself first."""
+    ids = with_descendants(run, tmp_path)
+    revoked = run("keys", "revoke", ids[0], "--with-descendants", "--json").json
+    assert revoked[0]["id"] == ids[0]
+    assert {item["id"] for item in revoked} == set(ids)
+    assert all(list(item) == CREDENTIAL and not item["is_active"] for item in revoked)
+    again = run("keys", "revoke", ids[0], "--with-descendants", "--json").json
+    assert again == revoked[:1]
+
+
+def test_too_many_keys(run: Runner, tmp_path: Path) -> None:
+    """The plan's number of keys is the most for the operator too: exit code 1, and the number."""
+    (tmp_path / "keyrush.toml").write_text("[plans.two]\nmax_keys = 2\n")
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    create(run)
+    made = key_id(run)
+    result = run("keys", "create", "--account", "acct_x", "--name", "n")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: the account has 2 active keys, as many as its plan allows\n"
+    assert "2 of 2" in run("accounts", "show", "acct_x").out
+    shown = run("accounts", "show", "acct_x", "--json").json
+    assert (shown["active_keys"], shown["max_keys"]) == (2, 2)
+    assert run("keys", "rotate", made).code == 0
+
+
+def test_whose_quota(run: Runner, tmp_path: Path) -> None:
+    """R12: what limits and the quota are counted of is told apart."""
+    (tmp_path / "keyrush.toml").write_text(
+        '[plans.team]\nlimits = "60/minute"\nmonthly_quota = 10\nquota_per = "account"\n'
+    )
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    create(run)
+    shown = run("accounts", "show", "acct_x", "--json").json
+    assert (shown["counted_per"], shown["quota_per"]) == ("key", "account")
+    assert "usage" not in shown["keys"][0]
+    people = run("accounts", "show", "acct_x").out
+    assert "60/minute per key" in people
+    assert "0 of 10 requests" in people
+
+
+def followed(run: Runner, *command: str) -> tuple[list[str], int]:
+    """The ids of all pages, each asked for as the one before says, and how many there were."""
+    ids: list[str] = []
+    for number in range(1, 20):
+        result = run(*command, "--json")
+        assert result.code == 0, result.err
+        ids += [item["id"] for item in result.json]
+        if not result.err:
+            return ids, number
+        found = re.fullmatch(r"There are more: keyrush (.+) --json\n", result.err)
+        assert found, result.err
+        command = tuple(shlex.split(found[1]))
+    raise AssertionError("it does not end")
+
+
+@pytest.mark.parametrize(
+    "command", [("keys", "list"), ("keys", "list", "--account", "acct_x"), ("accounts", "list")]
+)
+def test_pages(run: Runner, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Lists come by pages; each says the command for the next, --all lists all."""
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    gate.accounts.create_account("acct_x")
+    for number in range(109):
+        made = gate.accounts.create_account()
+        gate.accounts.create_key("acct_x" if number < 49 else made.id, "n")
+    gate.close()
+    everything = [item["id"] for item in run(*command, "--all", "--json").json]
+    total = 110 if command[0] == "accounts" else 49 if "--account" in command else 109
+    assert len(everything) == len(set(everything)) == total
+    assert followed(run, *command) == (everything, -(-total // 50))
+    assert followed(run, *command, "--limit", "20") == (everything, -(-total // 20))
+    first = run(*command, "--limit", "3").out.splitlines()
+    assert len(first) == 5
+    assert first[-1].startswith(f"There are more: keyrush {' '.join(command)} --limit 3 --cursor ")
+    second = run(*shlex.split(first[-1].partition(": keyrush ")[2]), "--json").json
+    assert [item["id"] for item in second] == everything[3:6]
+    rest = run(*shlex.split(first[-1].partition(": keyrush ")[2]), "--all", "--json").json
+    assert [item["id"] for item in rest] == everything[3:]
+    assert "There are more" not in run(*command, "--all").out
+
+
+@pytest.mark.parametrize("group", ["keys", "accounts"])
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--limit", "0"), "limit: must be a whole number from 1 to 100"),
+        (("--limit", "101"), "limit: must be a whole number from 1 to 100"),
+        (("--cursor", "x"), "cursor: is none that a list has given"),
+        (("--cursor", "\udcff"), "cursor: is none that a list has given"),
+    ],
+)
+def test_wrong_pages(run: Runner, group: str, arguments: tuple[str, ...], error: str) -> None:
+    """A limit or a cursor that can't be is exit code 2."""
+    result = run(group, "list", *arguments)
+    assert (result.code, result.err) == (2, f"Error: {error}\n")
+
+
+def test_account_with_many_keys(run: Runner, tmp_path: Path) -> None:
+    """An account with more keys than a page holds is shown with the first, and how to go on."""
+    (tmp_path / "keyrush.toml").write_text("[plans.wide]\nmax_keys = 90\n")
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    gate.accounts.create_account("acct_x")
+    for _ in range(52):
+        gate.accounts.create_key("acct_x", "n")
+    gate.close()
+    shown = run("accounts", "show", "acct_x", "--json")
+    assert len(shown.json["keys"]) == 50
+    command = shown.err.partition(": keyrush ")[2]
+    assert len(run(*shlex.split(command)).json) == 2
+    assert "There are more: keyrush keys list" in run("accounts", "show", "acct_x").out
+
+
+@pytest.mark.parametrize("word", ["\udcff", "a\udcffb", "a b", "\u202e", "x" * 10_000, "a\x07"])
+def test_words_that_are_no_ids(run: Runner, word: str) -> None:
+    """Whatever bytes are given where an id belongs, the answer is one line and exit code 1 or 2."""
+    create(run)
+    for command in (
+        ("keys", "show", word),
+        ("keys", "revoke", word),
+        ("keys", "rotate", word),
+        ("keys", "limits", word, "1/minute"),
+        ("keys", "list", "--account", word),
+        ("keys", "create", "--account", word, "--name", "n"),
+        ("keys", "create", "--account", "acct_x", "--name", f"<{word}"),
+        ("accounts", "create", word),
+        ("accounts", "show", word),
+        ("accounts", "plan", word, "pro"),
+        ("accounts", "plan", "acct_x", word),
+        ("accounts", "limits", word, "1/minute"),
+        ("accounts", "limits", "acct_x", word),
+        ("accounts", "credits", word, "--grant", "5"),
+    ):
+        result = run(*command)
+        assert result.code in (1, 2), command
+        assert result.err.count("\n") == 1, command
+    assert len(run("keys", "list", "--json").json) == 1
 
 
 def test_rotate(run: Runner) -> None:

@@ -40,7 +40,7 @@ from keyrush.notation import parse_limits
 from keyrush.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
-from keyrush.store.decisions import RETIRING, Outcome, judge_room, judge_rotation
+from keyrush.store.decisions import RETIRING, Outcome, judge_caller, judge_room, judge_rotation
 
 #: Seconds for which a rotated key goes on working, unless said otherwise.
 DEFAULT_GRACE = 86_400
@@ -353,6 +353,8 @@ class Accounts:
         ends_after = checked_grace(grace) * 1000
         old = self.key(key_id, account_id)
         now = self._clock()
+        if by == old.id:
+            _settle(judge_caller(old, old.account_id, now))
         if not old.is_active(now):
             raise InvalidArgument("credential", "is revoked or expired; create a new one")
         if old.retires_at is not None:
