@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush import model
-from keyrush.model import STATUS, Count, Reason, Refusal, iso, month_bounds, month_of, names_of
+from keyrush.model import (
+    STATUS,
+    Count,
+    Plan,
+    Reason,
+    Refusal,
+    iso,
+    month_bounds,
+    month_of,
+    names_of,
+)
 from keyrush.notation import LATEST
+from keyrush.tables import PlanTable
 from tests.values import NOW, account, api_key, identity
 
 instants = st.integers(0, LATEST)
@@ -154,3 +165,18 @@ def test_count_total() -> None:
 def test_names_of(values: list[str], names: list[str]) -> None:
     """Lists are split at commas, stripped, and empty parts dropped."""
     assert list(names_of(values)) == names
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("key", "key", 50)),
+        ({"per": "account"}, ("account", "account", 50)),
+        ({"quota_per": "account"}, ("key", "account", 50)),
+        ({"per": "account", "quota_per": "key", "max_keys": 3}, ("account", "key", 3)),
+    ],
+)
+def test_what_a_plan_counts(values: dict[str, Any], expected: tuple[str, str, int]) -> None:
+    """R6, O13: the quota counts what limits count, unless the plan says otherwise; 50 keys."""
+    for plan in (Plan("p", **values), PlanTable(**values).plan("p")):
+        assert (plan.per, plan.quota_per, plan.max_keys) == expected
