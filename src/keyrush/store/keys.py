@@ -25,6 +25,7 @@ from keyrush.store.feed import tell
 from keyrush.store.rows import key_of, row_of
 from keyrush.store.schema import ACCOUNTS, KEYS
 
+#: A key without what proves it, which nothing is decided by: so it is in no log of rows.
 _JUDGED = sa.select(
     *(
         sa.literal("").label(column.name) if column.name in ("fingerprint", "hash") else column
@@ -132,7 +133,6 @@ def _judge_caller(connection: sa.Connection, by: str | None, account_id: str, no
 
 
 def _read(connection: sa.Connection, key_id: str) -> ApiKey | None:
-    """The key, without what proves it: nothing is decided by that."""
     row = connection.execute(_JUDGED.where(KEYS.c.id == key_id)).one_or_none()
     return None if row is None else key_of(row)
 
