@@ -48,7 +48,7 @@ OUTSIDE = {
     "psycopg": {"store.patience"},
     "redis": {"limiter.redis_server"},
     "pydantic": {"settings", "tables", "api", "effective"},
-    "pydantic_settings": {"settings"},
+    "pydantic_settings": {"settings", "sources"},
     "rich": {"cli", "commands", "commands.accounts", "commands.keys", "demo", "doctor", "output"},
     "sqlalchemy": {
         "limiter.sql",

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import tempfile
+import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from keyrush import ConfigurationError, Settings
+from keyrush import ConfigurationError, Settings, sources
 from keyrush.keys import Hashing
 from keyrush.model import Limit, Plan, Quota, Refusal
 from keyrush.policy import Rule
 from keyrush.responses import Body
+from keyrush.tables import PlanTable
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-x"
 OLDER = "an older secret of 32 bytes or more"
@@ -127,6 +132,88 @@ def test_file_by_argument(tmp_path: Path) -> None:
     path.write_text('realm = "mcp"')
     assert Settings(config=path).realm == "mcp"
     assert Settings(config=str(path)).realm == "mcp"
+
+
+@pytest.mark.parametrize("variable", ["KEYRUSH_PLANS", "keyrush_plans", "Keyrush_Plans"])
+@pytest.mark.parametrize(
+    "plans",
+    [{"free": {"limits": "5/minute"}}, {"starter": {}}, {"starter": {"limits": "5/minute"}}],
+)
+def test_tables_are_never_mixed(
+    toml: Toml, monkeypatch: pytest.MonkeyPatch, variable: str, plans: dict[str, Any]
+) -> None:
+    """Plans of the environment, or of an argument, stand in place of all of the file's, and none
+    of them keeps a line of the one that had its name.
+    """
+    toml('[plans.starter]\nmonthly_quota = 9\nlimits = "7/minute"\n[plans.pro]\n')
+    wanted = {name: PlanTable(**table) for name, table in plans.items()}
+    for argument in (plans, wanted):
+        assert Settings(plans=argument).plans == wanted
+    monkeypatch.setenv(variable, json.dumps(plans))
+    assert Settings().plans == wanted
+    other = {"other": {"limits": "1/minute"}}
+    assert list(Settings(plans=other).plans) == ["other"]
+
+
+def test_rules_of_the_environment_replace_those_of_the_file(
+    toml: Toml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do rules, which are a list of tables."""
+    toml('[[rules]]\npath = "/a"\nscopes = ["a"]\n[[rules]]\npath = "/b"\n')
+    monkeypatch.setenv("KEYRUSH_RULES", '[{"path": "/c"}]')
+    assert Settings().rule_values == (Rule("/c"),)
+
+
+# --- the file that is found ---------------------------------------------------------------------
+
+
+def test_file_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `keyrush.toml` in the working folder is used without being named; `config` is its path."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings().config is None
+    (tmp_path / "keyrush.toml").write_text('realm = "here"')
+    assert Settings().realm == "here"
+    assert Settings().config == tmp_path / "keyrush.toml"
+
+
+def test_file_that_is_named_comes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named stands in its place, and an empty name is for none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keyrush.toml").write_text('realm = "here"')
+    (tmp_path / "other.toml").write_text('verify = "fingerprint"')
+    assert Settings(config="other.toml").realm == "api"
+    assert Settings(config=None).realm == "api"
+    for name in ("KEYRUSH_CONFIG", "keyrush_config"):
+        monkeypatch.setenv(name, "other.toml")
+        assert (Settings().realm, Settings().verify) == ("api", "fingerprint")
+        monkeypatch.setenv(name, "")
+        assert (Settings().realm, Settings().config) == ("api", None)
+        monkeypatch.delenv(name)
+
+
+def test_folder_with_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder called keyrush.toml is no file that could be meant."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keyrush.toml").mkdir()
+    assert Settings().config is None
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_files_of_any_editor(toml: Toml, mark: bytes, end: bytes) -> None:
+    """A byte order mark, and the ends of lines that Windows writes, are no part of the text."""
+    toml("").write_bytes(mark + end.join([b'realm = "a"', b"[plans.p]", b"per = 'account'"]))
+    assert Settings().realm == "a"
+    assert Settings().plan_values["p"].per == "account"
+
+
+def test_file_that_names_a_file(toml: Toml) -> None:
+    """`config` has no effect in a file, so it is refused there."""
+    path = toml('config = "other.toml"')
+    assert wrong() == f"config: {path} can't name another file"
+
+
+# --- values of every kind -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,6 +444,86 @@ def test_wrong_table(toml: Toml, table: str, named: str, allowed: str) -> None:
     assert named in message
     assert allowed in message
     assert "hunter2" not in message
+
+
+PLACES = """\
+# a comment
+realm = "a"
+
+[plans.p]  # 4
+limits = [
+    "5/minute",
+    "100/hour",
+]
+per = "key"
+
+[plans]
+q = { limits = "1/minute", per = "account" }
+r.limits = "1/minute"
+
+[[rules]]  # 15
+path = "/a"
+credits = 1
+
+[[rules]]  # 19
+path = "/b"
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "mistake", "said", "line"),
+    [
+        ('realm = "a"', 'realm = ""', "KEYRUSH_REALM: '' must be 1 to 64 printable", 2),
+        ('realm = "a"', "relam = 1", "relam: is no setting; did you mean realm?", 2),
+        ('"100/hour"', '"100/ages"', "plans.p.limits: ['5/minute', '100/ages']", 5),
+        ('per = "key"', "module = []", "plans.p.module: is no setting; did you mean modules?", 9),
+        ('per = "account"', "x = 1", "plans.q.x: is no setting", 12),
+        ("r.limits", "r.limit", "plans.r.limit: is no setting; did you mean limits?", 13),
+        ("credits = 1", "credit = 1", "rules.0.credit: is no setting; did you mean credits?", 17),
+        ('path = "/b"', 'paths = "/b"', "rules.1.paths: is no setting; did you mean path?", 20),
+        ('path = "/b"', "", "rules.1.path: {} Field required", 19),
+        ('path = "/b"', 'path = "b"', "KEYRUSH_RULES: ", 15),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_mistakes_in_the_file_have_a_place(
+    toml: Toml, *, right: str, mistake: str, said: str, line: int, end: str
+) -> None:
+    """What is wrong in the file is said with its name, the line, and the name that was meant."""
+    assert right in PLACES
+    path = toml("")
+    path.write_bytes(PLACES.replace(right, mistake, 1).replace("\n", end).encode())
+    lines = wrong().splitlines()
+    (found,) = (one for one in lines if one.startswith(said))
+    assert found.endswith(f" ({path}, line {line})")
+
+
+def test_mistakes_elsewhere_have_no_place(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment or an argument says wrong is not looked for in the file."""
+    toml("realm = 'a'\nheaders = 'both'")
+    monkeypatch.setenv("KEYRUSH_REALM", "")
+    assert "line" not in wrong()
+    monkeypatch.setenv("KEYRUSH_REALM", "b")
+    assert "line" not in wrong(headers="none")
+
+
+@given(tables=st.lists(st.sampled_from(["path = '/{n}'", "#", "", "scopes = [\n'a',\n]"])))
+def test_places_in_any_file(tables: list[str]) -> None:
+    """However a file is laid out, the line that is named is where the mistake begins."""
+    text = "\n".join(["[[rules]]", "path = '/'", *tables, "wrong = [", "]", *tables])
+    text = text.replace("path = '/{n}'", "[[rules]]\npath = '/n'")
+    text = text.replace("'a',", "'a', # ]")
+    parts = text.split("\nwrong = [", 1)
+    try:
+        rules = tomllib.loads(text)["rules"]
+    except tomllib.TOMLDecodeError:  # the same name twice in one table
+        assume(False)
+    number = next(n for n, rule in enumerate(rules) if "wrong" in rule)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "keyrush.toml"
+        path.write_text(text)
+        place = sources.place(("rules", number, "wrong"), {"config": path})
+    assert place == f"{path}, line {parts[0].count(chr(10)) + 2}"
 
 
 def test_all_mistakes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

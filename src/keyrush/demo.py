@@ -27,6 +27,7 @@ from keyrush.accounts import NewKey
 from keyrush.gate import Gate
 from keyrush.keys import KeyFormat
 from keyrush.settings import PREFIX, Settings
+from keyrush.tables import PlanTable
 
 #: Requests per month on the demo's own plan, small enough to go over it.
 QUOTA = 3
@@ -69,10 +70,11 @@ def run(*, serve: bool, as_json: bool) -> int:
         del os.environ[name]  # the demo is the same everywhere
     folder = _examples()
     with tempfile.TemporaryDirectory(prefix="keyrush-demo-") as temporary:
+        tiny = PlanTable(limits="100/minute", monthly_quota=QUOTA)
         settings = Settings(
             config=folder / "rushed.toml",
             store_url=f"sqlite:///{temporary}/demo.db",
-            plans={"tiny": {"limits": "100/minute", "monthly_quota": QUOTA}},
+            plans=Settings(config=folder / "rushed.toml").plans | {"tiny": tiny},
         )
         gate = Gate.open(settings)
         try:

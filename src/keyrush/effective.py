@@ -37,9 +37,11 @@ def _masked(secret: SecretStr) -> str:
 
 
 def source(settings: Settings, name: str) -> str:
-    """Where a setting comes from: environment, file or default."""
+    """Where a setting comes from: environment, file or default; the file itself may be found."""
     if any(variable.lower() == (PREFIX + name).lower() for variable in os.environ):
         return "environment"
+    if name == "config":
+        return "found" if settings.config else "default"
     return "file" if name in settings.model_fields_set else "default"
 
 

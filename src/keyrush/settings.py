@@ -1,4 +1,4 @@
-"""Every setting, its default and its unit: `KEYRUSH_*`, then the TOML file in `KEYRUSH_CONFIG`."""
+"""Every setting, its default and its unit; `sources` says where they come from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 import os
 import re
-import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keyrush import http
+from keyrush import http, sources
 from keyrush.errors import ConfigurationError
 from keyrush.http import Network
 from keyrush.model import Plan, names_of
@@ -36,7 +36,7 @@ from keyrush.policy import Policy, Rule, Unruled, is_plain
 from keyrush.responses import Body
 from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
-PREFIX = "KEYRUSH_"
+PREFIX = sources.PREFIX
 
 #: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
 MIN_PEPPER = 32
@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    config: Path | None = Field(None, description="TOML file with plans, rules and settings")
+    config: Path | None = Field(
+        None, description="TOML file; keyrush.toml in the working folder, if there is one"
+    )
     store_url: str = Field("sqlite:///keyrush.db", repr=False, description="where keys are kept")
     limiter_url: str = Field("store", repr=False, description="where windows are counted")
     limiter_mode: Literal["leased", "exact"] = Field(
@@ -151,7 +153,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigurationError(_explained(error)) from None
+            raise ConfigurationError(_explained(error, values)) from None
         except SettingsError as error:
             name = str(error).partition('"')[2].partition('"')[0]
             raise ConfigurationError(f"{PREFIX}{name.upper()}: must be JSON here") from None
@@ -166,10 +168,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the TOML file."""
-        return init_settings, env_settings, _TomlFile(settings_cls, init_settings)
+        """Arguments, then the environment, then the TOML file; the first gives a setting whole."""
+        file = sources.TomlFile(settings_cls, init_settings)
+        env, rest = (sources.Whole(settings_cls, source) for source in (env_settings, file))
+        return init_settings, env, rest
 
     # --- checks ---
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _check_config(cls, value: object) -> object:
+        return value or None
 
     @field_validator("key_prefix")
     @classmethod
@@ -333,37 +342,10 @@ class Settings(BaseSettings):
         return body
 
 
-class _TomlFile(PydanticBaseSettingsSource):
-    """The file in `KEYRUSH_CONFIG`, or in the argument `config`."""
-
-    def __init__(self, settings_cls: type[BaseSettings], init: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._path = init().get("config") or os.environ.get(f"{PREFIX}CONFIG")
-
-    def get_field_value(
-        self,
-        field: Any,  # noqa: ARG002  # named by pydantic
-        field_name: str,
-    ) -> tuple[Any, str, bool]:
-        """Nothing: the file is read as a whole."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        if not self._path:
-            return {}
-        try:
-            with Path(self._path).open("rb") as file:
-                return tomllib.load(file)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{PREFIX}CONFIG: can't read {self._path}: {error.strerror}"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{PREFIX}CONFIG: {self._path}: {error}") from None
-
-
-def _explained(error: ValidationError) -> str:
-    """One line for each wrong setting: its name, its value unless secret, what is allowed."""
+def _explained(error: ValidationError, given: dict[str, Any]) -> str:
+    """One line for each wrong setting: its name, its value unless secret, what is allowed, and
+    where in the file it stands, if it does.
+    """
     lines = []
     for problem in error.errors(include_url=False):
         location = [str(part) for part in problem["loc"]]
@@ -380,16 +362,28 @@ def _explained(error: ValidationError) -> str:
         if name in _SECRET or value in f" {message}":
             value = ""
         if problem["type"] == "extra_forbidden":
-            close = similar_setting(name) if len(location) == 1 else None
+            close = _similar(location[-1], _names_at(location[:-1]))
             value, message = "", "is no setting" + (f"; did you mean {close}?" if close else "")
             shown = ".".join(location)
-        lines.append(f"{shown}:{value} {message}")
+        place = sources.place(problem["loc"], given)
+        lines.append(f"{shown}:{value} {message}" + (f" ({place})" if place else ""))
     return "\n".join(lines)
+
+
+def _names_at(tables: list[str]) -> Iterable[str]:
+    """The names that may stand in a table, by the names of what is around them."""
+    if tables and tables[0] in {"plans", "rules"}:
+        return (PlanTable if tables[0] == "plans" else RuleTable).model_fields
+    return Settings.model_fields
 
 
 def similar_setting(name: str) -> str | None:
     """The setting whose name is nearly `name`, if there is one."""
-    close = difflib.get_close_matches(name.lower(), Settings.model_fields, 1, cutoff=0.75)
+    return _similar(name, Settings.model_fields)
+
+
+def _similar(name: str, names: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name.lower()[:100], names, 1, cutoff=0.75)
     return close[0] if close else None
 
 
