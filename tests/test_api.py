@@ -880,22 +880,24 @@ def test_usage(gate: Gate, client: httpx2.Client) -> None:
         "limit": 500_000,
         "remaining": 499_998,
         "overage": 0,
-        "overage_price_per_1000": "0.50",
+        "overage_price_per_1000": None,
         "resets_at": "2026-12-01T00:00:00Z",
     }
     assert response.headers["x-ratelimit-monthly-remaining"] == "499998"
 
 
 def test_usage_over_the_quota(clock: Clock) -> None:
-    """R13: what is above the quota is the overage; nothing remains."""
-    gate = Gate.open(settings(plans={"one": {"monthly_quota": 1}}), clock=clock)
+    """R13: what is above the quota is the overage, at the plan's price; nothing remains."""
+    gate = Gate.open(
+        settings(plans={"one": {"monthly_quota": 1, "overage_price": 0.5}}), clock=clock
+    )
     with client_of(gate) as client:
         caller = key_of(gate)
         for _ in range(2):
             client.get("/whoami", headers=bearer(caller))
         used = client.get("/v1/me/usage", headers=bearer(caller)).json()
     assert (used["counted"], used["remaining"], used["overage"]) == (3, 0, 2)
-    assert used["overage_price_per_1000"] is None
+    assert used["overage_price_per_1000"] == "0.5"
     gate.close()
 
 

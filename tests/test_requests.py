@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,9 @@ INVALID = (
 TWO = 'Bearer realm="api", error="invalid_request", error_description="Send exactly one credential"'
 NO_SCOPE = 'Bearer realm="api", error="insufficient_scope", scope="read:entities"'
 UNKNOWN = "rsh_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq17"  # well-formed: the vector of S80
+
+#: Contract R6 and R16.
+PLANS = tomllib.loads((Path(__file__).parent.parent / "examples/rushed.toml").read_text())["plans"]
 
 
 class CountingStore:
@@ -55,6 +60,7 @@ class World:
                 key_prefix="rsh",
                 keys_url=KEYS_URL,
                 public_paths="GET /health",
+                plans=PLANS,
                 rules=[
                     {
                         "path": "/api/articles",
@@ -590,7 +596,7 @@ def test_own_error_body(clock: Clock, style: str, expected: bytes | None) -> Non
 def test_gated_feature(clock: Clock, status: int, text: str) -> None:
     """R7, O12: what the plan lacks is 403, or 402 by GATED_STATUS, without a challenge."""
     rules = [{"path": "/x", "modules": ["scoring"]}]
-    gate = Gate.open(settings(gated_status=text, rules=rules), clock=clock)
+    gate = Gate.open(settings(gated_status=text, rules=rules, plans=PLANS), clock=clock)
     gate.accounts.create_account("acct_a")
     key = gate.accounts.create_key("acct_a", "k").text
     reply = Asgi(gate).send(Sent("/x", [("X-API-Key", key)]))

@@ -98,19 +98,17 @@ def test_defaults() -> None:
 
 
 def test_built_in_plans() -> None:
-    """R6, R13, R16: Starter, Pro and Business as documented; the first is the default."""
-    basic = frozenset({"translations", "classification", "meta"})
-    full = basic | {"sentiment", "market_impact", "entities", "scoring"}
+    """R6: Starter, Pro and Business limit as documented, the first is the default; modules and
+    prices are those of one service, and in no plan that it has not named.
+    """
     plans = Settings().plan_values
     assert list(plans) == ["starter", "pro", "business"]
     assert plans == {
-        "starter": Plan(
-            "starter", (Limit(100, 60),), Quota(500_000), basic, "key", Decimal("0.50")
-        ),
-        "pro": Plan("pro", (Limit(500, 60),), Quota(3_000_000), full, "key", Decimal("0.15")),
-        "business": Plan("business", (Limit(2000, 60),), None, full, "key", None),
+        "starter": Plan("starter", (Limit(100, 60),), Quota(500_000)),
+        "pro": Plan("pro", (Limit(500, 60),), Quota(3_000_000)),
+        "business": Plan("business", (Limit(2000, 60),)),
     }
-    assert Settings().modules == full
+    assert Settings().modules == frozenset()
 
 
 def test_argument_then_environment_then_file(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:

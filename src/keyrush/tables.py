@@ -81,20 +81,9 @@ class RuleTable(_Table):
 
 
 def built_in_plans() -> dict[str, PlanTable]:
-    """Starter, Pro and Business (contract R6, R13, R16)."""
-    basic = frozenset({"translations", "classification", "meta"})
-    full = basic | {"sentiment", "market_impact", "entities", "scoring"}
+    """Starter, Pro and Business, by what they limit alone (contract R6)."""
     return {
-        "starter": _plan("100/minute", 500_000, basic, "0.50"),
-        "pro": _plan("500/minute", 3_000_000, full, "0.15"),
-        "business": _plan("2000/minute", None, full, None),
+        "starter": PlanTable(limits="100/minute", monthly_quota=500_000),
+        "pro": PlanTable(limits="500/minute", monthly_quota=3_000_000),
+        "business": PlanTable(limits="2000/minute"),
     }
-
-
-def _plan(limits: str, quota: int | None, modules: frozenset[str], price: str | None) -> PlanTable:
-    return PlanTable(
-        limits=limits,
-        monthly_quota=quota,
-        modules=modules,
-        overage_price=None if price is None else Decimal(price),
-    )
