@@ -162,6 +162,8 @@ def test_drivers_are_chosen_by_url(module: str) -> None:
         "health",
         "pepper",
         "settings",
+        "sources",
+        "starting",
         "stopping",
         "usage",
         "verification",

@@ -27,6 +27,7 @@ from keyrush.pepper import peppers_for
 from keyrush.policy import Policy
 from keyrush.responses import Fields, Refusals
 from keyrush.settings import Settings
+from keyrush.starting import say_started
 from keyrush.store import Store, open_store
 from keyrush.strangers import Strangers
 from keyrush.usage import FLUSH_INTERVAL, Usage
@@ -171,6 +172,7 @@ class Gate:
         """
         settings = settings or Settings()
         is_by_settings = store is None and limiter is None
+        given = limiter
         chosen = open_store(settings.store_url) if store is None else store
         front = synchronous(chosen)
         try:
@@ -187,6 +189,7 @@ class Gate:
             if store is None:  # no connection is carried across a fork: they come with use
                 front.close()
         gate = cls(settings, chosen, limiter, peppers, clock)
+        say_started(settings, store, limiter, is_own=given is not None)
         gate._is_by_settings = is_by_settings
         return gate
 
