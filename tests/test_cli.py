@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import sqlalchemy as sa
 import typer
 
 import keyrush
@@ -33,6 +36,9 @@ CREDENTIAL = [
     "last_used_at",
     "expires_at",
 ]
+
+#: What the command line says of a key beside these.
+MORE = ["environment", "scopes", "limits", "revoked_at", "created_by"]
 
 
 @pytest.fixture
@@ -65,18 +71,36 @@ def test_version(run: Runner) -> None:
     assert (result.code, result.out) == (0, f"keyrush {keyrush.__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("keys", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("keys", "--help"), ("keys",), ("accounts",)]
+)
 def test_help_documents_exit_codes(run: Runner, arguments: tuple[str, ...]) -> None:
-    """Help, also what no arguments at all print, says what the exit codes mean."""
+    """Help, which a group alone prints too, says what the exit codes mean."""
     result = run(*arguments)
-    assert result.code == 0
+    assert (result.code, result.err) == (0, "")
     assert "0 done; 1 not found" in result.out
+    assert run(*arguments[:1], "--help").out == result.out
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_help_is_whole(run: Runner, columns: str) -> None:
+    """No help cuts a sentence, or speaks of Python's types, however narrow the terminal."""
+    run.env(COLUMNS=columns)
+    for path in sorted({path for path, _ in _places()}):
+        shown = run(*path, "--help").out
+        command = typer.main.get_command(app)
+        for part in path:
+            command = command.commands[part]  # type: ignore[attr-defined]  # groups have it
+        for name, inner in getattr(command, "commands", {}).items():
+            summary = inner.help.partition(". ")[0].partition("\n")[0].removesuffix(".")
+            assert f"{name} {summary}." in " ".join(shown.split())
+        assert "..." not in shown.replace("[ARGS]...", "").replace("kr_live_abc123...", "")
+        assert not re.search(r"<|>|\{|\}|\bstr\b|\blist\[", shown)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("keys",), "Error: Missing command."),
         (("keys", "lst"), "Error: No such command 'lst'."),
         (("keys", "create", "--name", "a"), "Error: Missing option '--account'"),
         (
@@ -117,12 +141,16 @@ def test_created_key_is_let_in(run: Runner, tmp_path: Path) -> None:
 
 
 def test_create_json_is_the_documented_object(run: Runner) -> None:
-    """O4: `keys create --json` prints exactly `key` and `api_credential`."""
+    """O4: `keys create --json` prints exactly `key` and `api_credential`, this with what else is
+    known of the key after the documented fields.
+    """
     result = run("keys", "create", "--account", "acct_x", "--name", "production", "--json")
     created = result.json
     assert list(created) == ["key", "api_credential"]
     credential = created["api_credential"]
-    assert list(credential) == CREDENTIAL
+    assert list(credential) == CREDENTIAL + MORE
+    assert (credential["environment"], credential["scopes"]) == ("live", ["*"])
+    assert credential["limits"] is None
     assert credential["account_id"] == "acct_x"
     assert credential["name"] == "production"
     assert credential["is_active"] is True
@@ -157,6 +185,199 @@ def test_expiry_is_kept(run: Runner, expires: str) -> None:
 def test_expiry_of_none(run: Runner) -> None:
     """R5: `--expires none` is valid until revoked."""
     assert create(run, "--expires", "none")["expires_at"] is None
+
+
+# --- finding a key ---
+
+
+@pytest.mark.parametrize("dots", ["", "...", "…"])
+def test_show_by_what_people_have(run: Runner, monkeypatch: pytest.MonkeyPatch, dots: str) -> None:
+    """A key is found by its id, by its whole text, also from standard input, and by its display
+    prefix; S82: its text is in nothing that is printed.
+    """
+    text = run("keys", "create", "--account", "a", "--name", "n", "--json").json["key"]
+    create(run, account="b")
+    (wanted, _) = run("keys", "list", "--json").json
+    prefix = wanted["prefix"].removesuffix("...") + dots
+    for given in (wanted["id"], text, prefix, "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
+        assert run("keys", "show", given, "--json").json == wanted
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        result = run("keys", "show", given)
+        assert wanted["id"] in result.out
+        assert text not in result.out + result.err
+    run("keys", "revoke", wanted["id"])
+    assert run("keys", "show", text, "--json").json["is_active"] is False
+
+
+def test_keys_that_begin_alike(run: Runner, tmp_path: Path) -> None:
+    """Several keys of one display prefix are listed, on whatever page they stand."""
+    ids = [key_id(run, account=account) for account in ("a", "b", "c")]
+    with closing(sqlite3.connect(tmp_path / "keyrush.db")) as database, database:
+        database.execute("UPDATE keyrush_keys SET prefix = 'kr_live_abc123...'")
+    create(run, account="d")
+    assert [key["id"] for key in run("keys", "show", "kr_live_abc123", "--json").json] == ids
+    shown = run("keys", "show", "kr_live_abc123...")
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["ID", *ids]
+
+
+def test_key_on_the_last_page(run: Runner, tmp_path: Path) -> None:
+    """A display prefix is looked for among all keys, page by page."""
+    create(run)
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    gate.accounts.create_account("many")
+    for _ in range(49):
+        gate.accounts.create_key("many", "n")
+    gate.accounts.create_account("more")
+    for _ in range(50):
+        gate.accounts.create_key("more", "n")
+    gate.accounts.create_account("last")
+    wanted = gate.accounts.create_key("last", "n").key
+    gate.close()
+    assert run("keys", "show", wanted.prefix, "--json").json["id"] == wanted.id
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("kr_live_zQWBuT", "no such credential"),
+        ("kr_live_", "no such credential"),
+        ("kr_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq17", "none was made with this text"),
+        ("kr_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq18", "has a typing error"),
+        ("kr_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq", "no such credential"),
+        ("cred_é", "no such credential"),
+        ("", "no such credential"),
+    ],
+)
+def test_key_that_is_not_found(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    """What belongs to no key is exit code 1, and is not repeated."""
+    create(run)
+    for argument in (given, "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        result = run("keys", "show", argument)
+        assert (result.code, result.out) == (1, "")
+        assert said in result.err
+        assert not given or given not in result.err
+
+
+# --- what a new key says ---
+
+
+def test_new_account_is_said_first(run: Runner) -> None:
+    """That an account is new comes before all else, with its plan, once."""
+    create_args = ("keys", "create", "--account", "acct_shop", "--name", "n")
+    first, second = run(*create_args, "--plan", "pro").out, run(*create_args).out
+    assert first.startswith("New account acct_shop on plan pro.\n")
+    assert "New account" not in second
+    beside = run("keys", "create", "--account", "acct_7", "--name", "n", "--json")
+    assert beside.err.startswith("New account acct_7 on plan starter.\n")
+
+
+@pytest.mark.parametrize(
+    ("account", "meant"),
+    [
+        ("acct_shopp", "acct_shop"),
+        ("acct_sohp", "acct_shop"),
+        ("acct-shop", "acct_shop"),
+        ("acct_42", None),
+        ("acct_2", None),
+        ("other", None),
+    ],
+)
+def test_account_that_may_be_meant(run: Runner, account: str, meant: str | None) -> None:
+    """A new account whose name is nearly another's is asked about; one of a series is not."""
+    for existing in ("acct_shop", "acct_1", "acct_41"):
+        run("accounts", "create", existing)
+    lines = run("keys", "create", "--account", account, "--name", "n").out.splitlines()
+    asked = [line for line in lines if line.startswith("Did you mean")]
+    assert asked == ([f"Did you mean {meant}?"] if meant else [])
+    assert not asked or lines.index(asked[0]) == 1
+
+
+def test_full_access_is_said(run: Runner) -> None:
+    """R4: that no scope is every scope is said, unless it was asked for."""
+    common = ("keys", "create", "--account", "a", "--name", "n")
+    said = "Full access: no --scope given.\n"
+    assert said in run(*common).out
+    assert said in run(*common, "--json").err
+    for scope in ("*", "read"):
+        result = run(*common, "--scope", scope)
+        assert said not in result.out + result.err
+
+
+# --- where ---
+
+
+WRITING = [
+    ("accounts", "create", "acct_y"),
+    ("accounts", "plan", "acct_x", "pro"),
+    ("accounts", "limits", "acct_x", "1/minute"),
+    ("accounts", "credits", "acct_x", "--grant", "1"),
+    ("keys", "create", "--account", "acct_x", "--name", "n"),
+    ("keys", "limits", "ID", "1/minute"),
+    ("keys", "rotate", "ID"),
+    ("keys", "revoke", "ID"),
+]
+READING = [
+    ("accounts", "list"),
+    ("accounts", "show", "acct_x"),
+    ("accounts", "credits", "acct_x"),
+    ("keys", "list"),
+    ("keys", "show", "ID"),
+]
+
+
+def test_all_commands_read_or_write() -> None:
+    """The two lists are of all commands that have to do with the store."""
+    known = {command[:2] for command in WRITING + READING} | {("keys", "pattern")}
+    assert {path for path, _ in _places() if len(path) == 2} == known
+
+
+@pytest.mark.parametrize("command", WRITING + READING)
+def test_writing_says_where(run: Runner, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Each command that writes says into which file, away from JSON; no other does."""
+    made = key_id(run)
+    arguments = [made if word == "ID" else word for word in command]
+    plain, json_ = run(*arguments), None
+    if command[:2] != ("accounts", "create") and command[:2] != ("keys", "rotate"):
+        json_ = run(*arguments, "--json")
+        assert isinstance(json_.json, dict | list)
+    said = f"Written to {tmp_path}/keyrush.db\n"
+    assert plain.code == 0
+    assert plain.out.endswith(said) is (command in WRITING)
+    assert json_ is None or json_.err.endswith(said) is (command in WRITING)
+
+
+@pytest.mark.parametrize("json_", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "command", [one for one in WRITING + READING if one[1] != "create"] + [("keys", "show", "-")]
+)
+def test_wrong_folder(
+    run: Runner, tmp_path: Path, command: tuple[str, ...], json_: tuple[str, ...]
+) -> None:
+    """Where there is no store, only what creates makes one: else exit code 1, and its place."""
+    result = run(*command, *json_)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"Error: there is no store yet at {tmp_path}/keyrush.db; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_makes_no_tables(run: Runner, tmp_path: Path, url: str) -> None:
+    """A database without keyrush's tables is left as it is by a command that reads."""
+    run.env(KEYRUSH_STORE_URL=url, KEYRUSH_PEPPER="p" * 32)
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(tmp_path / "keyrush.db")) as database:
+            database.execute("CREATE TABLE notes (text)")
+    result = run("keys", "list")
+    assert (result.code, result.out) == (1, "")
+    assert "there is no store yet at" in result.err
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    assert not [name for name in sa.inspect(engine).get_table_names() if "keyrush" in name]
+    engine.dispose()
+    run("accounts", "create", "acct_x")
+    assert run("keys", "list").out == "No keys.\n"
 
 
 def test_new_account_is_on_the_first_plan(run: Runner) -> None:
@@ -226,12 +447,13 @@ def test_list(run: Runner) -> None:
     mine, other = create(run), create(run, account="acct_y")
     everything = run("keys", "list", "--json").json
     assert {item["id"] for item in everything} == {mine["id"], other["id"]}
-    assert all(list(item) == CREDENTIAL for item in everything)
+    assert all(list(item) == CREDENTIAL + MORE for item in everything)
     assert run("keys", "list", "--account", "acct_y", "--json").json == [other]
 
 
 def test_list_for_people(run: Runner) -> None:
     """Without --json keys are a table, or a sentence where there are none."""
+    run("accounts", "create", "acct_x")
     assert run("keys", "list").out == "No keys.\n"
     made = key_id(run)
     run("keys", "revoke", key_id(run))
@@ -540,6 +762,7 @@ def test_malformed_limits(run: Runner, group: str, limits: str) -> None:
 )
 def test_unknown_ids(run: Runner, arguments: tuple[str, ...]) -> None:
     """An unknown credential or account is exit code 1 and one line."""
+    run("accounts", "create", "acct_x")
     result = run(*arguments)
     assert (result.code, result.out) == (1, "")
     assert re.fullmatch(r"Error: no (such credential|account 'acct_y')\n", result.err)
@@ -557,6 +780,7 @@ def test_unknown_ids(run: Runner, arguments: tuple[str, ...]) -> None:
 )
 def test_keys_are_not_echoed(run: Runner, command: str) -> None:
     """O22, S82: a key given in the wrong place shows as its display prefix at most."""
+    run("accounts", "create", "acct_x")
     minted = KeyFormat("kr", ("live", "test")).mint("live")
     result = run(*command.replace("KEY", minted.text.decode()).split())
     assert result.code in (1, 2)
@@ -669,6 +893,7 @@ def test_wrong_accounts(run: Runner, arguments: tuple[str, ...], code: int, erro
 
 def test_accounts_for_people(run: Runner) -> None:
     """Accounts are a table, or a sentence where there are none."""
+    assert run("accounts", "create", "acct_x", "--limit", "many").code == 2
     assert run("accounts", "list").out == "No accounts.\n"
     assert "starter" in run("accounts", "create", "acct_x").out
     assert "acct_x" in run("accounts", "list").out
@@ -804,7 +1029,7 @@ def test_several_wrong_settings(run: Runner) -> None:
 def test_postgresql_needs_a_pepper(run: Runner, postgres_url: str) -> None:
     """A store that is not a file beside its pepper needs KEYRUSH_PEPPER: exit code 2."""
     run.env(KEYRUSH_STORE_URL=postgres_url)
-    result = run("keys", "list")
+    result = run("accounts", "create")
     assert result.code == 2
     assert result.err.startswith("Error: KEYRUSH_PEPPER: needed for this store")
 
@@ -827,9 +1052,10 @@ def test_unreadable_sqlite_path(run: Runner, tmp_path: Path, path: str) -> None:
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "text.db").write_text("no database, but long enough to be taken for one" * 30)
     run.env(KEYRUSH_STORE_URL=f"sqlite:///{path}")
-    result = run("keys", "list")
-    assert result.code == 3
-    assert f"can't open sqlite:///{path}" in result.err
+    for command in (("keys", "list"), ("accounts", "create")):
+        result = run(*command)
+        assert result.code == 3
+        assert f"can't open sqlite:///{path}" in result.err
 
 
 def test_newer_schema(run: Runner, tmp_path: Path) -> None:
@@ -885,6 +1111,7 @@ def test_unforeseen_errors_are_raised(run: Runner) -> None:
 
 def test_interrupted(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends a command with exit code 130 and without a traceback."""
+    run("accounts", "create")
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -901,7 +1128,11 @@ def test_as_scripts_use_it(tmp_path: Path) -> None:
     made = run_process(
         *("keys", "create", "--account", "acct_x", "--name", "ci", "--json"), folder=tmp_path
     )
-    assert (made.code, made.err) == (0, "")
+    assert made.code == 0
+    assert made.err == (
+        "New account acct_x on plan starter.\nFull access: no --scope given.\n"
+        f"Written to {tmp_path}/keyrush.db\n"
+    )
     credential = json.loads(made.out)["api_credential"]
     listed = run_process("keys", "list", folder=tmp_path, env={"COLUMNS": "30"})
     assert credential["id"] in listed.out

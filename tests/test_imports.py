@@ -35,6 +35,7 @@ DRIVERS = {
     "limiter.redis",
     "limiter.sql",
     "store.memory",
+    "store.presence",
     "store.sql",
 }
 ADAPTERS = {"asgi", "wsgi", "api", "fastapi", "cli", "demo", "doctor"}
@@ -49,7 +50,16 @@ OUTSIDE = {
     "redis": {"limiter.redis_server"},
     "pydantic": {"settings", "tables", "api", "effective"},
     "pydantic_settings": {"settings", "sources"},
-    "rich": {"cli", "commands", "commands.accounts", "commands.keys", "demo", "doctor", "output"},
+    "rich": {
+        "cli",
+        "commands",
+        "commands.accounts",
+        "commands.help",
+        "commands.keys",
+        "demo",
+        "doctor",
+        "output",
+    },
     "sqlalchemy": {
         "limiter.sql",
         "pepper",
@@ -57,12 +67,22 @@ OUTSIDE = {
         "store.feed",
         "store.keys",
         "store.patience",
+        "store.presence",
         "store.rows",
         "store.schema",
         "store.sql",
     },
     "starlette": {"api", "demo"},
-    "typer": {"cli", "commands", "commands.accounts", "commands.keys", "demo", "doctor", "output"},
+    "typer": {
+        "cli",
+        "commands",
+        "commands.accounts",
+        "commands.help",
+        "commands.keys",
+        "demo",
+        "doctor",
+        "output",
+    },
     "uvicorn": {"demo"},
 }
 

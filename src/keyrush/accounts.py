@@ -269,6 +269,20 @@ class Accounts:
             raise NotFound("no such credential")
         return found
 
+    def find(self, text: str) -> ApiKey:
+        """The key of which this is the whole text, revoked and expired ones too.
+
+        Raises:
+            NotFound: There is none; says nothing of the text.
+        """
+        if self._format.parse(text.encode(errors="replace")) is None:
+            raise NotFound("no such key: it is not whole, or has a typing error")
+        fingerprints = self._fingerprints.all(text.encode())
+        found = self._store.find(fingerprints, month_of(self._clock()))
+        if found is None:
+            raise NotFound("no such key: none was made with this text and this pepper")
+        return found.key
+
     def keys(
         self,
         account_id: str | None = None,

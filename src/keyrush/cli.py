@@ -13,6 +13,7 @@ import typer
 import keyrush
 from keyrush import output
 from keyrush.commands import CommandError, Json, accounts, keys
+from keyrush.commands.help import Command, Group
 from keyrush.errors import (
     ConfigurationError,
     DataError,
@@ -27,6 +28,7 @@ _EXIT_CODES = """Exit codes: 0 done; 1 not found, or refused as things stand; 2 
 or settings; 3 the store is unavailable."""
 
 app = typer.Typer(
+    cls=Group,
     help="API keys, scopes, plan limits and quotas. Configured by KEYRUSH_* variables.",
     epilog=_EXIT_CODES,
     add_completion=False,
@@ -100,7 +102,7 @@ def _root(
         output.say(context.get_help())
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(json: Json = False) -> None:
     """Check settings, store and pepper, and say what they cost. Exit 0: nothing is wrong."""
     from keyrush import doctor as examination  # noqa: PLC0415  # only this command needs it
@@ -108,7 +110,7 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(examination.run(as_json=json))
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     serve: Annotated[bool, typer.Option("--serve", help="Keep serving until Ctrl-C.")] = False,
     json: Json = False,

@@ -28,9 +28,9 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
-def note(text: str) -> None:
-    """One line for people beside what programs read, on standard error."""
-    typer.echo(text, err=True)
+def aside(text: str, *, json: bool) -> None:
+    """One line for people, out of the way of JSON."""
+    typer.echo(text, err=json)
 
 
 def dump(value: object) -> None:

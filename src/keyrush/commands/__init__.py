@@ -10,15 +10,24 @@ from typing import Annotated, TypeVar
 import typer
 
 from keyrush import output
+from keyrush.commands.help import NUMBER, TEXT
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate import Gate
 from keyrush.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
 from keyrush.settings import Settings
+from keyrush.starting import place_of
+from keyrush.store import is_made
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limits = Annotated[str | None, typer.Argument(help='As in "60/minute;1000/hour", or unlimited.')]
-PageLimit = Annotated[int, typer.Option("--limit", help=f"How many, {MAX_LIMIT} at most.")]
-Cursor = Annotated[str | None, typer.Option(help="Where to go on, as the page before says.")]
+Limits = Annotated[
+    str | None, typer.Argument(metavar="LIMITS", help='As in "60/minute;1000/hour", or unlimited.')
+]
+PageLimit = Annotated[
+    int, typer.Option("--limit", metavar=NUMBER, help=f"How many, {MAX_LIMIT} at most.")
+]
+Cursor = Annotated[
+    str | None, typer.Option(metavar=TEXT, help="Where to go on, as the page before says.")
+]
 All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
 Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
 
@@ -28,11 +37,12 @@ class CommandError(KeyrushError):
 
 
 @contextmanager
-def opened() -> Iterator[Gate]:
-    """The gate that `KEYRUSH_*` names, closed afterwards.
+def opened(*, make: bool = False) -> Iterator[Gate]:
+    """The gate that `KEYRUSH_*` names, closed afterwards; with `make` its store may be a new one.
 
     Raises:
         ConfigurationError: A setting is wrong, or the store is nowhere but in memory.
+        CommandError: There is no store yet, as in the wrong folder, and none is to be made.
     """
     settings = Settings()
     if settings.is_store_in_memory:
@@ -40,11 +50,21 @@ def opened() -> Iterator[Gate]:
             "KEYRUSH_STORE_URL: memory:// is the memory of one process: nothing made "
             "here would reach your app; use a database such as sqlite:///keyrush.db"
         )
+    if not make and not is_made(settings.store_url):
+        raise CommandError(
+            f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
+            "'keyrush keys create' makes this one"
+        )
     gate = Gate.open(settings)
     try:
         yield gate
     finally:
         gate.close()
+
+
+def say_where(gate: Gate, json: bool) -> None:
+    """Say where something has been written."""
+    output.aside(f"Written to {place_of(gate.settings)}", json=json)
 
 
 T = TypeVar("T", bound=Listed)
@@ -72,10 +92,8 @@ def say_more(page: Page[T], command: Sequence[str], limit: int, json: bool) -> N
         return
     own_limit = [] if limit == DEFAULT_LIMIT else ["--limit", str(limit)]
     words = ["keyrush", *command, *own_limit, "--cursor", page.cursor]
-    if json:
-        output.note(f"There are more: {shlex.join([*words, '--json'])}")
-    else:
-        output.say(f"There are more: {shlex.join(words)}")
+    words += ["--json"] if json else []
+    output.aside(f"There are more: {shlex.join(words)}", json=json)
 
 
 def limits_or_inherit(limits: str | None, inherit: bool) -> str | None:

@@ -20,32 +20,38 @@ from keyrush.commands import (
     listed,
     opened,
     say_more,
+    say_where,
 )
+from keyrush.commands.help import NUMBER, TEXT, Command, group
 from keyrush.model import Account
 from keyrush.notation import format_limits
 from keyrush.paging import DEFAULT_LIMIT
 
 AccountId = Annotated[str, typer.Argument(metavar="ID", help="An account's id.")]
 
-app = typer.Typer(help="Create accounts, set plans, grant credits.", rich_markup_mode=None)
+app = group("Create accounts, set plans, grant credits.")
 
 
-@app.command("create")
+@app.command("create", cls=Command)
 def create_account(
     account_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Else one is made up.")
+        str | None, typer.Argument(metavar="ID", help="Else one is made up.")
     ] = None,
-    plan: Annotated[str | None, typer.Option(help="Else the first of the table.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="Else the first of the table.")
+    ] = None,
     limit: Annotated[
-        str | None, typer.Option(help='Instead of the plan\'s, as in "60/minute;1000/hour".')
+        str | None,
+        typer.Option(metavar=TEXT, help='Instead of the plan\'s, as in "60/minute;1000/hour".'),
     ] = None,
     json: Json = False,
 ) -> None:
     """Create an account."""
-    with opened() as gate:
+    with opened(make=True) as gate:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
         _show_account(gate.accounts.create_account(account_id, plan=plan, limits=limit), json)
+        say_where(gate, json)
 
 
 def _show_account(account: Account, json: bool) -> None:
@@ -65,7 +71,7 @@ def _account_details(account: Account) -> list[tuple[str, str]]:
     ]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_accounts(
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -101,7 +107,7 @@ def list_accounts(
     say_more(found, ["accounts", "list"], limit, json)
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show_account(account_id: AccountId, json: Json = False) -> None:
     """Show an account: plan, limits, credits, this month's usage, keys."""
     with opened() as gate:
@@ -157,7 +163,7 @@ def _keys_of(account: Account) -> list[str]:
     return ["keys", "list", "--account", account.id]
 
 
-@app.command("plan")
+@app.command("plan", cls=Command)
 def set_plan(
     account_id: AccountId,
     plan: Annotated[str, typer.Argument(help="A plan of the table.")],
@@ -166,9 +172,10 @@ def set_plan(
     """Put an account on a plan; its counts stay."""
     with opened() as gate:
         _show_account(gate.accounts.set_plan(account_id, plan), json)
+        say_where(gate, json)
 
 
-@app.command("limits")
+@app.command("limits", cls=Command)
 def limit_account(
     account_id: AccountId, limits: Limits = None, inherit: Inherit = False, json: Json = False
 ) -> None:
@@ -176,12 +183,13 @@ def limit_account(
     wanted = limits_or_inherit(limits, inherit)
     with opened() as gate:
         _show_account(gate.accounts.set_account_limits(account_id, wanted), json)
+        say_where(gate, json)
 
 
-@app.command("credits")
+@app.command("credits", cls=Command)
 def credits_of_account(
     account_id: AccountId,
-    grant: Annotated[int | None, typer.Option(help="Credits to add.")] = None,
+    grant: Annotated[int | None, typer.Option(metavar=NUMBER, help="Credits to add.")] = None,
     json: Json = False,
 ) -> None:
     """Show an account's credits, after adding some with --grant."""
@@ -194,3 +202,5 @@ def credits_of_account(
         output.dump({"balance": balance})
     else:
         output.say(f"{account_id} has {balance:,} credits.")
+    if grant is not None:
+        say_where(gate, json)

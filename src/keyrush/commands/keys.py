@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keyrush import output
-from keyrush.accounts import DEFAULT_GRACE, NewKey, as_json
+from keyrush.accounts import DEFAULT_GRACE, NewKey
 from keyrush.arguments import is_id
 from keyrush.commands import (
     All,
@@ -22,10 +22,14 @@ from keyrush.commands import (
     listed,
     opened,
     say_more,
+    say_where,
 )
+from keyrush.commands.finding import account_meant, keys_meant
+from keyrush.commands.help import TEXT, Command, group
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.gate import Gate
 from keyrush.keys import KeyFormat
+from keyrush.model import ApiKey
 from keyrush.notation import parse_duration, parse_expiry
 from keyrush.paging import DEFAULT_LIMIT
 from keyrush.settings import Settings
@@ -35,28 +39,44 @@ _NOTE = "Copy the key now: it is shown this once, and can't be shown again."
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="A cred_… id.")]
 Expires = Annotated[
     str | None,
-    typer.Option(help="30d, 90d, 1y, a date (its beginning, UTC), a time with a zone, or none."),
+    typer.Option(
+        metavar=TEXT, help="30d, 90d, 1y, a date (its beginning, UTC), a time with a zone, or none."
+    ),
 ]
 
-app = typer.Typer(help="Create, list, rotate and revoke keys.", rich_markup_mode=None)
+app = group("Create, list, rotate and revoke keys.")
 
 
-@app.command("create")
+@app.command("create", cls=Command)
 def create_key(
     *,
-    account: Annotated[str, typer.Option(help="Whose key; made where there is none yet.")],
-    name: Annotated[str, typer.Option(help="What the key is for, 1 to 120 characters.")],
-    plan: Annotated[str | None, typer.Option(help="Plan of a new account; else the first.")] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="May be repeated; none is *.")] = None,
-    environment: Annotated[str | None, typer.Option(help="As in live or test.")] = None,
+    account: Annotated[
+        str, typer.Option(metavar=TEXT, help="Whose key; made where there is none yet.")
+    ],
+    name: Annotated[
+        str, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
+    ],
+    plan: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="Plan of a new account; else the first.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=TEXT, help="What it may do; may be repeated. Without any: everything."
+        ),
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="As in live or test.")
+    ] = None,
     expires: Expires = None,
     limit: Annotated[
-        str | None, typer.Option(help='Limits of its own, as in "60/minute;1000/hour".')
+        str | None,
+        typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
     ] = None,
     json: Json = False,
 ) -> None:
     """Create a key. It is printed once."""
-    with opened() as gate:
+    with opened(make=True) as gate:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
@@ -71,9 +91,16 @@ def create_key(
         try:
             created = create()
         except NotFound:  # with all that the key needs in order
-            gate.accounts.create_account(account, plan=plan)
+            near = account_meant(gate, account)
+            made = gate.accounts.create_account(account, plan=plan)
+            output.aside(f"New account {made.id} on plan {made.plan}.", json=json)
+            if near:
+                output.aside(f"Did you mean {near}?", json=json)
             created = create()
+        if not scope:
+            output.aside("Full access: no --scope given.", json=json)
         _show_new(gate, created, json)
+        say_where(gate, json)
 
 
 def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
@@ -87,17 +114,19 @@ def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
 
 def _show_new(gate: Gate, created: NewKey, json: bool) -> None:
     if json:
-        credential = as_json(created.key, gate.clock())
+        credential = output.key_json(created.key, gate.clock())
         output.dump({"key": created.text, "api_credential": credential})
-        return
-    output.details([("Key", created.text), *output.key_details(created.key, gate.clock())])
-    output.say()
-    output.say(_NOTE)
+    else:
+        output.details([("Key", created.text), *output.key_details(created.key, gate.clock())])
+        output.say()
+        output.say(_NOTE)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_keys(
-    account: Annotated[str | None, typer.Option(help="Only the keys of this account.")] = None,
+    account: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="Only the keys of this account.")
+    ] = None,
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
     everything: All = False,
@@ -114,29 +143,47 @@ def list_keys(
             everything,
         )
         if json:
-            output.dump([as_json(key, gate.clock()) for key in found])
+            output.dump([output.key_json(key, gate.clock()) for key in found])
         else:
             output.key_table(found, gate.clock())
     of_account = [] if account is None else ["--account", account]
     say_more(found, ["keys", "list", *of_account], limit, json)
 
 
-@app.command("show")
-def show_key(key_id: KeyId, json: Json = False) -> None:
-    """Show what is known of a key; the key itself can't be shown again."""
+@app.command("show", cls=Command)
+def show_key(
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="A cred_… id, a whole key, or how one begins: kr_live_abc123..."
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Show what is known of a key; the key itself can't be shown again.
+
+    A whole key is looked up by its fingerprint, and never printed. With - it is read from
+    standard input, so that it is in no history and in no list of processes. Where several keys
+    begin alike, they are listed.
+    """
     with opened() as gate:
-        _show_key(gate, key_id, json)
+        found = keys_meant(gate, key)
+        if len(found) == 1:
+            _show_key(gate, found[0], json)
+        elif json:
+            output.dump([output.key_json(one, gate.clock()) for one in found])
+        else:
+            output.key_table(found, gate.clock())
 
 
-def _show_key(gate: Gate, key_id: str, json: bool) -> None:
-    key = gate.accounts.key(key_id)
+def _show_key(gate: Gate, key: ApiKey, json: bool) -> None:
     if json:
         output.dump(output.key_json(key, gate.clock()))
     else:
         output.details(output.key_details(key, gate.clock()))
 
 
-@app.command("revoke")
+@app.command("revoke", cls=Command)
 def revoke_key(
     key_id: KeyId,
     with_descendants: Annotated[
@@ -157,20 +204,24 @@ def revoke_key(
             key, *others = operation.revoke_with_descendants(key_id)
         now = gate.clock()
     if json:
-        shown = [as_json(one, now) for one in (key, *others)]
+        shown = [output.key_json(one, now) for one in (key, *others)]
         output.dump(shown if with_descendants else shown[0])
-        return
-    output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
-    if with_descendants:
-        noun = "key" if len(others) == 1 else "keys"
-        output.say(f"With it, {len(others):,} {noun} that it had made, directly or not.")
+    else:
+        output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
+        if with_descendants:
+            noun = "key" if len(others) == 1 else "keys"
+            output.say(f"With it, {len(others):,} {noun} that it had made, directly or not.")
+    say_where(gate, json)
 
 
-@app.command("rotate")
+@app.command("rotate", cls=Command)
 def rotate_key(
     key_id: KeyId,
     grace: Annotated[
-        str, typer.Option(help="How long the old key goes on working: 0, 45s, 30m, 24h, 7d.")
+        str,
+        typer.Option(
+            metavar=TEXT, help="How long the old key goes on working: 0, 45s, 30m, 24h, 7d."
+        ),
     ] = f"{DEFAULT_GRACE // 3600}h",
     expires: Expires = None,
     json: Json = False,
@@ -195,20 +246,21 @@ def rotate_key(
         if not json:
             ends = output.when(gate.accounts.key(key_id).ends_at)
             output.say(f"The old key, {old.prefix}, works until {ends}.")
+        say_where(gate, json)
 
 
-@app.command("limits")
+@app.command("limits", cls=Command)
 def limit_key(
     key_id: KeyId, limits: Limits = None, inherit: Inherit = False, json: Json = False
 ) -> None:
     """Give a key limits of its own, or with --inherit its account's again."""
     wanted = limits_or_inherit(limits, inherit)
     with opened() as gate:
-        gate.accounts.set_key_limits(key_id, wanted)
-        _show_key(gate, key_id, json)
+        _show_key(gate, gate.accounts.set_key_limits(key_id, wanted), json)
+        say_where(gate, json)
 
 
-@app.command("pattern")
+@app.command("pattern", cls=Command)
 def print_pattern(json: Json = False) -> None:
     """Print a regular expression with which secret scanners find keys."""
     settings = Settings()

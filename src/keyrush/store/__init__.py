@@ -228,6 +228,20 @@ def open_store(url: str) -> Store:
     return store
 
 
+def is_made(url: str) -> bool:
+    """False where `open_store` would make a store that is not there yet; makes nothing.
+
+    Raises:
+        ConfigurationError: The URL is malformed.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme == "memory":
+        return True
+    from keyrush.store import presence
+
+    return presence.is_made(url)
+
+
 __all__ = [
     "Batch",
     "Feed",
@@ -237,6 +251,7 @@ __all__ = [
     "Revocation",
     "Store",
     "account_subject",
+    "is_made",
     "key_subject",
     "open_store",
 ]
