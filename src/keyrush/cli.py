@@ -13,6 +13,7 @@ import typer
 import keyrush
 from keyrush import output
 from keyrush.commands import CommandError, Json, accounts, keys
+from keyrush.commands import init as beginning
 from keyrush.commands.help import Command, Group
 from keyrush.errors import (
     ConfigurationError,
@@ -100,6 +101,12 @@ def _root(
         output.say(f"keyrush {keyrush.__version__}")
     elif context.invoked_subcommand is None:
         output.say(context.get_help())
+
+
+@app.command(cls=Command)
+def init(json: Json = False) -> None:
+    """Write a commented keyrush.toml into this folder, and say what to type next."""
+    beginning.run(as_json=json)
 
 
 @app.command(cls=Command)
