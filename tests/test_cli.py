@@ -1003,6 +1003,7 @@ def test_store_in_memory(run: Runner, url: str, error: str) -> None:
         ({"KEYRUSH_CACHE_TTL": "long"}, "KEYRUSH_CACHE_TTL: 'long'"),
         ({"KEYRUSH_STORE_URL": "mysql://u:secret@host/x"}, "KEYRUSH_STORE_URL: 'mysql'"),
         ({"KEYRUSH_STORE_URL": "not a url"}, "KEYRUSH_STORE_URL: neither a URL"),
+        ({"KEYRUSH_STORE_URL": "sqlite://keys.db"}, "KEYRUSH_STORE_URL: SQLite has neither hosts"),
         ({"KEYRUSH_STORE_URL": "://"}, "KEYRUSH_STORE_URL: not a database URL"),
         ({"KEYRUSH_CONFIG": "absent.toml"}, "KEYRUSH_CONFIG: can't read absent.toml"),
     ],
@@ -1014,6 +1015,7 @@ def test_wrong_settings(run: Runner, variables: dict[str, str], error: str) -> N
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"Error: {error}")
     assert "secret" not in result.err
+    assert ("three slashes, as in sqlite:///keyrush.db" in result.err) is ("SQLite" in error)
 
 
 def test_several_wrong_settings(run: Runner) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import socket
 import sqlite3
@@ -47,8 +46,44 @@ def test_nothing_is_wrong(run: Runner) -> None:
     assert "Nothing is wrong." in result.out
     for name in Settings.model_fields:
         assert f"KEYRUSH_{name.upper()} " in result.out
-    assert re.search("ok       store: opened in /.*; accounts: 1, active keys: 1\n", result.out)
-    assert "ok       pepper: fits every active key" in result.out
+    here = Path.cwd()
+    assert f"ok       store: {here}/keyrush.db: 1 account, 1 active key\n" in result.out
+    assert f"ok       pepper: {here}/keyrush.pepper fits every active key" in result.out
+
+
+@pytest.mark.parametrize("limiter", ["store", "memory://"])
+def test_no_store_yet(run: Runner, tmp_path: Path, limiter: str) -> None:
+    """Where there is no store, that and its place is said, and none is made; all else is looked at
+    as far as it needs none.
+    """
+    run.env(KEYRUSH_LIMITER_URL=limiter)
+    result = run("doctor", "--json")
+    assert result.code == 0
+    said = f"there is none yet at {tmp_path}/keyrush.db; the app makes it, or the first key"
+    assert findings(result, "note")["store"] == said
+    assert ("limits" in findings(result, "note")) is (limiter == "memory://")
+    assert result.json["active_keys"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("made", [0, 1, 2])
+def test_each_thing_is_said_once(run: Runner, made: int) -> None:
+    """No two findings at one level are about the same, numbers and nouns agree, and a variable that
+    stops the start is one problem, not a warning as well.
+    """
+    run("accounts", "create", "acct_x")
+    for _ in range(made):
+        make_key(run)
+    result = run("doctor", "--json")
+    said = [(one["level"], one["about"]) for one in result.json["findings"]]
+    assert len(said) == len(set(said))
+    keys = "1 active key" if made == 1 else f"{made} active keys"
+    assert findings(result, "ok")["store"].endswith(f": 1 account, {keys}")
+    run.env(KEYRUSH_VERFIY="fingerprint")
+    result = run("doctor", "--json")
+    (found,) = result.json["findings"]
+    assert found["text"] == "KEYRUSH_VERFIY: is no setting; did you mean KEYRUSH_VERIFY?"
+    assert result.code == 2
 
 
 def test_json(run: Runner) -> None:
@@ -177,8 +212,8 @@ def test_wrong_pepper(run: Runner) -> None:
     run.env(KEYRUSH_PEPPER=OTHER)
     result = run("doctor", "--json")
     assert result.code == 2
-    assert "none of the 1 active keys" in findings(result, "problem")["pepper"]
-    assert "active keys: 1" in findings(result, "ok")["store"]
+    assert "it fits no key in the store (1 active key)" in findings(result, "problem")["pepper"]
+    assert "1 active key" in findings(result, "ok")["store"]
     assert "argon2" in findings(result, "ok")
     assert result.err == ""
 
@@ -191,11 +226,14 @@ def test_pepper_that_some_keys_need(run: Runner) -> None:
     make_key(run)
     rotating = run("doctor", "--json")
     assert rotating.code == 0
-    assert "1 active keys still need an older pepper" in findings(rotating, "note")["pepper"]
+    assert "an older one is still needed by 1 active key;" in findings(rotating, "note")["pepper"]
     run.env(KEYRUSH_PEPPER=OTHER)
     result = run("doctor", "--json")
     assert result.code == 2
-    assert "1 active keys were made with a pepper" in findings(result, "problem")["pepper"]
+    assert (
+        "another than KEYRUSH_PEPPER is needed by 1 active key,"
+        in findings(result, "problem")["pepper"]
+    )
 
 
 def test_missing_pepper_file(run: Runner, tmp_path: Path) -> None:
@@ -293,7 +331,9 @@ def test_accounts_on_a_plan_that_left_the_table(run: Runner, tmp_path: Path) -> 
     run.env(KEYRUSH_CONFIG="keyrush.toml")
     result = run("doctor", "--json")
     assert result.code == 2
-    assert findings(result, "problem")["plans"].startswith("'starter' is not in the table; 1 ")
+    assert findings(result, "problem")["plans"].startswith(
+        "'starter' is not in the table; the keys of 1 "
+    )
 
 
 def test_cold_start(run: Runner, tmp_path: Path) -> None:
@@ -306,13 +346,15 @@ def test_cold_start(run: Runner, tmp_path: Path) -> None:
     result = run("doctor", "--json")
     notes = [item["text"] for item in result.json["findings"] if item["about"] == "cold start"]
     assert result.json["active_keys"] == 1
-    assert notes[0].startswith("1 active keys, each used once: 0.0")
-    assert "KEYRUSH_VERIFY=fingerprint would save it" in notes[1]
+    (note,) = notes
+    assert note.startswith("1 active key, each used once: 0.0")
+    assert "KEYRUSH_VERIFY=fingerprint would save it" in note
 
 
 def test_cold_start_without_argon2(run: Runner) -> None:
     """VERIFY=fingerprint is said to save the hashing."""
     run.env(KEYRUSH_VERIFY="fingerprint")
+    run("accounts", "create")
     notes = findings(run("doctor", "--json"), "note")
     assert notes["cold start"].startswith("KEYRUSH_VERIFY=fingerprint saves this: 0 active keys")
 
@@ -339,6 +381,7 @@ def test_limits_in_several_workers(run: Runner) -> None:
 
 def test_limits_are_counted_together(run: Runner) -> None:
     """By default windows are in the store; what is asked there leaves no process behind."""
+    run("accounts", "create")
     for _ in range(2):
         text = findings(run("doctor", "--json"), "ok")["limits"]
         assert "counted together with the keys, leased; processes at work: 0;" in text

@@ -209,7 +209,9 @@ def test_no_file_where_sqlite_makes_none(tmp_path: Path, options: str) -> None:
 def test_wrong_pepper(sqlite: Settings, store: Store) -> None:
     """A pepper that would refuse every key stops the start-up, and is not shown."""
     store.add_key(api_key(pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0]))
-    with pytest.raises(ConfigurationError, match="none of the 1 active keys") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"fits no key in the store \(1 active key\)"
+    ) as caught:
         find(settings(store_url=sqlite.store_url, pepper=OTHER), store)
     assert OTHER not in str(caught.value)
     assert find(settings(store_url=sqlite.store_url, pepper=f"{OTHER},{LONG}"), store)
@@ -229,7 +231,7 @@ def test_some_keys_under_a_lost_pepper(
     store.add_key(api_key("cred_a", pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0]))
     store.add_key(api_key("cred_b", pepper_id="lost"))
     assert find(settings(store_url=sqlite.store_url, pepper=LONG), store)
-    assert "1 active keys were made with a pepper that is not in KEYRUSH_PEPPER" in caplog.text
+    assert "a pepper that is not in KEYRUSH_PEPPER is needed by 1 active key" in caplog.text
 
 
 def test_lost_file(sqlite: Settings, store: Store) -> None:

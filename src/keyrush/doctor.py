@@ -24,10 +24,12 @@ from keyrush.limiter import open_limiter
 from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.shared import SharedWindows
 from keyrush.model import now_ms
-from keyrush.pepper import FILE_NAME, database_file, peppers_for, uncovered
+from keyrush.notation import counted
+from keyrush.pepper import FILE_NAME, database_file, pepper_file, peppers_for, uncovered
 from keyrush.policy import named_by_method_alone
-from keyrush.settings import PREFIX, Settings, unknown_variables
-from keyrush.store import Store, open_store
+from keyrush.settings import PREFIX, Settings, similar_setting, unknown_variables
+from keyrush.starting import place_of
+from keyrush.store import Store, is_made, open_store
 from keyrush.store.files import readable_by_others
 from keyrush.workers import cores
 
@@ -110,6 +112,8 @@ def examine() -> Report:
             _look_at_limiter(report, settings, store)
         finally:
             synchronous(store).close()
+    elif report.exit_code < _SETTINGS and settings.limiter_url != "store":
+        _look_at_limiter(report, settings, open_store("memory://"))
     _time_argon2(report, settings)
     report.settings = effective(settings)  # now that is known which classes there are
     report.sources = {name: source(settings, name) for name in report.settings}
@@ -118,6 +122,8 @@ def examine() -> Report:
 
 def _look_for_unknown_variables(report: Report) -> None:
     for variable in sorted(unknown_variables()):
+        if similar_setting(variable.removeprefix(PREFIX)):
+            continue  # which stops the start, and is said with what was meant
         report.add("warning", "settings", f"{variable} is no setting and has no effect")
 
 
@@ -146,6 +152,10 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
 
 def _opened(report: Report, settings: Settings) -> Store | None:
     try:
+        if not is_made(settings.store_url):
+            text = f"there is none yet at {place_of(settings)}; the app makes it, or the first key"
+            report.add("note", "store", text)
+            return None
         store = open_store(settings.store_url)
     except ConfigurationError as error:
         code = _STORE if isinstance(error, Unreachable) else _SETTINGS
@@ -166,14 +176,14 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
         return
     report.active_keys = sum(in_use.values())
-    where = database_file(settings)
-    opened = "opened" if where is None else f"opened in {where.parent}"
-    text = f"{opened}; accounts: {sum(plans.values()):,}, active keys: {report.active_keys:,}"
+    accounts = counted(sum(plans.values()), "account")
+    text = f"{place_of(settings)}: {accounts}, {counted(report.active_keys, 'active key')}"
     report.add("ok", "store", text)
     if settings.is_store_in_memory:
         report.add("note", "store", "in memory: gone with the process, out of reach of commands")
     for plan in sorted(plans.keys() - settings.plans.keys()):
-        text = f"{plan!r} is not in the table; {plans[plan]:,} accounts on it are refused with 503"
+        number = counted(plans[plan], "account")
+        text = f"{plan!r} is not in the table; the keys of {number} on it are refused with 503"
         report.add("problem", "plans", text, _SETTINGS)
     _compare_peppers(report, settings, store, in_use, now)
 
@@ -187,14 +197,24 @@ def _compare_peppers(
         report.add("problem", "pepper", str(error), _SETTINGS)
         return
     if lost := uncovered(peppers, in_use):
-        text = f"{lost:,} active keys were made with a pepper that is not configured: all refused"
+        keys = counted(lost, "active key")
+        text = f"another than {_pepper(settings)} is needed by {keys}, refused without it"
         report.add("problem", "pepper", text, _SETTINGS)
     else:
-        report.add("ok", "pepper", "fits every active key")
+        report.add("ok", "pepper", f"{_pepper(settings)} fits every active key")
     older = sum(in_use.get(pepper_id, 0) for pepper_id in Fingerprints(peppers).pepper_ids[1:])
     if older:
-        text = f"{older:,} active keys still need an older pepper; each moves with its next use"
+        keys = counted(older, "active key")
+        text = f"an older one is still needed by {keys}; each moves with its next use"
         report.add("note", "pepper", text)
+
+
+def _pepper(settings: Settings) -> str:
+    """Where the pepper comes from."""
+    if settings.pepper:
+        return f"{PREFIX}PEPPER"
+    path = pepper_file(settings)
+    return "one of this process" if path is None else str(path)
 
 
 def _look_at_files(report: Report, settings: Settings) -> None:
@@ -224,15 +244,17 @@ def _time_argon2(report: Report, settings: Settings) -> None:
         return
     report.argon2_ms = round((time.perf_counter() - start) * 1000, 2)
     report.add("ok", "argon2", f"one hash takes {report.argon2_ms:g} ms on one of {_cores(report)}")
-    number = report.active_keys or 0
+    if report.active_keys is None:
+        return
+    number = report.active_keys
     seconds = number * report.argon2_ms / 1000 / report.cores
-    cost = f"{number:,} active keys, each used once: {seconds:,.2f} s of hashing in each process"
+    keys = counted(number, "active key")
+    cost = f"{keys}, each used once: {seconds:,.2f} s of hashing in each process"
     if settings.verify == "fingerprint":
-        report.add("note", "cold start", f"KEYRUSH_VERIFY=fingerprint saves this: {cost}")
+        text = f"KEYRUSH_VERIFY=fingerprint saves this: {cost}"
     else:
-        report.add("note", "cold start", cost)
-        text = "KEYRUSH_VERIFY=fingerprint would save it: the HMAC under the pepper is the proof"
-        report.add("note", "cold start", text)
+        text = f"{cost}; KEYRUSH_VERIFY=fingerprint would save it: the pepper's HMAC is the proof"
+    report.add("note", "cold start", text)
 
 
 def _cores(report: Report) -> str:

@@ -20,6 +20,11 @@ _LONGEST = 500  # characters; more than any limits need
 _ZERO_LENGTH = re.compile(r"(/|per)\s*0+\s*[a-z]", re.IGNORECASE)  # taken for 1 by `limits`
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things for people, as in `"1 key"` or `"2,000 keys"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @lru_cache(1024)
 def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] | None:
     """The limits in `text`, shortest first; None for None, `()` for `"unlimited"`.

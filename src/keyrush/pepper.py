@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from keyrush.bridge import is_bridged
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints
+from keyrush.notation import counted
 from keyrush.settings import MAKE_PEPPER, MIN_PEPPER, Settings
 from keyrush.store import Store
 from keyrush.store.files import PRIVATE, file_of
@@ -47,11 +48,12 @@ def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
     lost = uncovered(peppers, in_use)
     if in_use and lost == sum(in_use.values()):
         raise ConfigurationError(
-            f"KEYRUSH_PEPPER: none of the {lost} active keys in the store was made "
-            "with this pepper, so all would be refused; restore the pepper they were made with"
+            f"KEYRUSH_PEPPER: it fits no key in the store ({counted(lost, 'active key')}), so all "
+            "would be refused; restore the pepper they were made with"
         )
     if lost:
-        _log.warning("%d active keys were made with a pepper that is not in KEYRUSH_PEPPER", lost)
+        keys = counted(lost, "active key")
+        _log.warning("a pepper that is not in KEYRUSH_PEPPER is needed by %s", keys)
     return peppers
 
 

@@ -30,7 +30,7 @@ from keyrush.errors import InvalidArgument, NotFound
 from keyrush.gate import Gate
 from keyrush.keys import KeyFormat
 from keyrush.model import ApiKey
-from keyrush.notation import parse_duration, parse_expiry
+from keyrush.notation import counted, parse_duration, parse_expiry
 from keyrush.paging import DEFAULT_LIMIT
 from keyrush.settings import Settings
 
@@ -209,8 +209,8 @@ def revoke_key(
     else:
         output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
         if with_descendants:
-            noun = "key" if len(others) == 1 else "keys"
-            output.say(f"With it, {len(others):,} {noun} that it had made, directly or not.")
+            keys = counted(len(others), "key")
+            output.say(f"With it, {keys} that it had made, directly or not.")
     say_where(gate, json)
 
 

@@ -226,7 +226,8 @@ def parse_url(url: str) -> URL:
     if parsed.get_backend_name() == "sqlite":
         if parsed.host or parsed.username is not None or parsed.port:
             raise ConfigurationError(
-                "KEYRUSH_STORE_URL: SQLite has neither hosts nor users; write sqlite:///keyrush.db"
+                "KEYRUSH_STORE_URL: SQLite has neither hosts nor users; a file comes after three "
+                "slashes, as in sqlite:///keyrush.db"
             )
         if not parsed.query.keys() <= _SQLITE_OPTIONS:  # SQLAlchemy would warn of them by name
             allowed = ", ".join(sorted(_SQLITE_OPTIONS))
