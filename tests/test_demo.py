@@ -22,6 +22,10 @@ from tests.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+#: The commands that README shows, with an ellipsis in place of what is new each time.
+SAID = re.sub(r":\d{4,5}", "…", (EXAMPLES.parent / "README.md").read_text()).splitlines()
+
+
 @pytest.fixture
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -49,9 +53,29 @@ def test_every_answer_is_as_documented(run: Runner, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table(tmp_path: Path) -> None:
-    """In a process of its own: a table with every row, no key in full, exit code 0."""
+def test_a_line_a_check(tmp_path: Path) -> None:
+    """By default every check is one line: whether it is right, the status and what it was."""
     result = run_process("demo", folder=tmp_path, env={"COLUMNS": "40"})
+    assert (result.code, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if line.startswith(("ok", "WRONG"))]
+    assert len(lines) == 22
+    assert all(re.fullmatch(r"ok     (200|401|403|429)  \S.*", line) for line in lines)
+    assert "22 of 22 answers are as documented." in result.out
+    assert "{" not in result.out
+
+
+@pytest.mark.parametrize("arguments", [(), ("--verbose",), ("--json",)])
+def test_nobodys_address(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """No address in what is printed belongs to anybody."""
+    result = run_process("demo", *arguments, folder=tmp_path)
+    hosts = set(re.findall(r"https?://([\w.-]+)", result.out))
+    assert hosts <= {"127.0.0.1", "keys.example"}
+    assert ".com" not in result.out
+
+
+def test_table(tmp_path: Path) -> None:
+    """With --verbose, a table with every row, headers and bodies, no key in full, exit code 0."""
+    result = run_process("demo", "--verbose", folder=tmp_path, env={"COLUMNS": "40"})
     assert result.code == 0, result.out
     assert result.err == ""
     assert "22 of 22 answers are as documented." in result.out
@@ -68,10 +92,13 @@ def test_table(tmp_path: Path) -> None:
         assert text in result.out
 
 
-def test_wrong_answers_are_told(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--verbose",)])
+def test_wrong_answers_are_told(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
     """A gate that goes on letting revoked keys in is found out: exit code 1."""
     monkeypatch.setattr(Accounts, "revoke", lambda *_: None)
-    result = run("demo")
+    result = run("demo", *arguments)
     assert result.code == 1
     assert "20 of 22 answers are as documented." in result.out
     assert "WRONG" in result.out
@@ -170,6 +197,9 @@ def test_serve(tmp_path: Path) -> None:
             if command.startswith("curl ")
         }
         live, test, limited = commands.values()
+        for line in lines:
+            if line.startswith(("# ", "curl ")):
+                assert re.sub(r"(_\w+_)\w{36}|:\d{4,5}", r"\1…", line) in SAID
         assert [about.split()[1] for about in commands] == ["live", "test", "limit"]
         assert curl(live).json()["data"][0]["id"] == "art_1"
         assert curl(test).json()["data"][0]["id"] == "test_art_1"

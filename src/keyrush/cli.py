@@ -120,13 +120,16 @@ def doctor(json: Json = False) -> None:
 @app.command(cls=Command)
 def demo(
     serve: Annotated[bool, typer.Option("--serve", help="Keep serving until Ctrl-C.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show requests, headers and bodies, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Serve the Rushed example, send it requests and check every answer."""
+    """Serve an example, a news API, send it requests and check every answer."""
     if serve and json:
         raise InvalidArgument("demo", "give either --serve or --json")
     try:
         from keyrush import demo as demonstration  # noqa: PLC0415  # needs an extra
     except ModuleNotFoundError as error:
         raise CommandError(f"the demo needs {error.name}: pip install 'keyrush[demo]'") from error
-    raise typer.Exit(demonstration.run(serve=serve, as_json=json))
+    raise typer.Exit(demonstration.run(serve=serve, as_json=json, verbose=verbose))

@@ -36,6 +36,9 @@ QUOTA = 3
 LIMITED = "3/2second"
 _LIMITED_MS = 2000
 
+#: Where people would get keys: nobody's address (RFC 6761 §6.5).
+KEYS_URL = "https://keys.example/new"
+
 _PATH = "/api/articles"
 _PLAIN_WIDTH = 100  # characters, where the output is no terminal
 _SHOWN_BODY = 135  # characters
@@ -64,8 +67,11 @@ class Row:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(*, serve: bool, as_json: bool) -> int:
-    """Run the demo and print it; 0 if every row was as documented, else 1."""
+def run(*, serve: bool, as_json: bool, verbose: bool = False) -> int:
+    """Run the demo and print it; 0 if every row was as documented, else 1.
+
+    A line a row; with `verbose` also what was sent, and headers and body of what came back.
+    """
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         del os.environ[name]  # the demo is the same everywhere
     folder = _examples()
@@ -74,6 +80,7 @@ def run(*, serve: bool, as_json: bool) -> int:
         settings = Settings(
             config=folder / "rushed.toml",
             store_url=f"sqlite:///{temporary}/demo.db",
+            keys_url=KEYS_URL,
             plans=Settings(config=folder / "rushed.toml").plans | {"tiny": tiny},
         )
         gate = Gate.open(settings)
@@ -84,7 +91,7 @@ def run(*, serve: bool, as_json: bool) -> int:
                     output.say(f"{folder / 'rushed.py'} is served at http://127.0.0.1:{port}")
                     output.say("Sending requests; one of them waits some seconds for its limit …")
                 demo.walk()
-                _show(demo.rows, as_json)
+                _show(demo.rows, as_json, verbose)
                 if serve:
                     _keep_serving(demo)
         finally:
@@ -305,10 +312,32 @@ def _begins_with(body: Any, first: str) -> bool:
     return body.get("success") is True and bool(body["data"]) and body["data"][0]["id"] == first
 
 
-def _show(rows: list[Row], as_json: bool) -> None:
+def _show(rows: list[Row], as_json: bool, verbose: bool) -> None:
     if as_json:
         output.dump([asdict(row) for row in rows])
         return
+    if verbose:
+        _show_table(rows)
+    else:
+        for row in rows:
+            output.say(f"{_mark(row):5}  {row.status}  {row.what}")
+            for line in _differences(row):
+                output.say(f"{'':10}  {line}")
+    right = sum(not row.wrong for row in rows)
+    output.say(f"{right} of {len(rows)} answers are as documented.")
+    if not verbose:
+        output.say("What was sent and came back: keyrush demo --verbose")
+
+
+def _mark(row: Row) -> str:
+    return "WRONG" if row.wrong else "ok"
+
+
+def _differences(row: Row) -> list[str]:
+    return [f"NOT AS DOCUMENTED: expected {expected}" for expected in row.wrong]
+
+
+def _show_table(rows: list[Row]) -> None:
     out = output.console()
     if not out.is_terminal:
         out = output.console(_PLAIN_WIDTH)
@@ -319,13 +348,10 @@ def _show(rows: list[Row], as_json: bool) -> None:
             f"{row.status} {http.client.responses[row.status]}",
             *(f"{name}: {value}" for name, value in row.headers.items()),
             _shortened(json.dumps(row.body)),
-            *(f"NOT AS DOCUMENTED: expected {expected}" for expected in row.wrong),
+            *_differences(row),
         ]
-        mark = "WRONG" if row.wrong else "ok"
-        table.add_row(mark, "\n".join(request), "\n".join(answer))
+        table.add_row(_mark(row), "\n".join(request), "\n".join(answer))
     out.print(table)
-    right = sum(not row.wrong for row in rows)
-    output.say(f"{right} of {len(rows)} answers are as documented.")
 
 
 def _shortened(text: str) -> str:
