@@ -23,6 +23,7 @@ PURE = {
     "paging",
     "policy",
     "principal",
+    "protocols",
     "responses",
     "urls",
     "windows",

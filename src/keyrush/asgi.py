@@ -15,6 +15,7 @@ from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
 from keyrush.principal import Caller, Principal
+from keyrush.protocols import is_wsgi
 from keyrush.responses import Response
 from keyrush.settings import Settings
 from keyrush.stopping import when_told_to_stop
@@ -58,11 +59,16 @@ class KeyrushMiddleware:
     Raises:
         ConfigurationError: A setting is wrong. When a framework makes the middleware only as
             it starts up, inside the event loop, the lifespan start-up fails with it instead.
+        TypeError: The app is one of WSGI.
     """
 
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
+        if is_wsgi(app):
+            raise TypeError(
+                f"{type(app).__name__} is a WSGI app: use KeyrushMiddleware from keyrush.wsgi"
+            )
         self.app = app
         self._gate: Gate | None = None
         self._wrong: KeyrushError | None = None

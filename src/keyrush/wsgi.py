@@ -14,6 +14,7 @@ from keyrush.gate import GATE, Gate
 from keyrush.http import MAX_FORWARDED, MAX_VALUE, Header
 from keyrush.model import Refusal
 from keyrush.principal import Caller, Principal
+from keyrush.protocols import is_asgi
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -29,6 +30,9 @@ _PREFLIGHT = (
 )
 
 
+_ASGI_ADVICE = "use KeyrushMiddleware from keyrush for ASGI apps, a WSGI server for WSGI apps"
+
+
 class KeyrushMiddleware:
     """Puts a gate in front of a WSGI app.
 
@@ -37,17 +41,24 @@ class KeyrushMiddleware:
 
     Raises:
         ConfigurationError: A setting is wrong.
+        TypeError: The app is one of ASGI.
     """
 
     def __init__(
         self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
     ) -> None:
+        if is_asgi(app):
+            raise TypeError(f"{type(app).__name__} is an ASGI app: {_ASGI_ADVICE}")
         self.app = app
         self.gate = Gate.chosen(settings, gate)
         names = self.gate.credential_headers.names
         self._credentials = tuple((_variable(name), name) for name in names)
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(
+        self, environ: Environ, start_response: StartResponse | None = None, *more: object
+    ) -> Iterable[bytes]:
+        if start_response is None or more:
+            raise TypeError(f"called by an ASGI server, as WSGI has it not: {_ASGI_ADVICE}")
         gate = self.gate
         passed = environ.get(GATE)
         if passed is not None and passed.is_same(gate):
