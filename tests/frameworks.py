@@ -6,6 +6,7 @@ resource was served, behind the gate or bare, at the root or under a prefix.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,10 +69,18 @@ RESOURCES = (
     Resource("generate", "/v1/generate", ("GET", "POST")),
     Resource("files", "/v1/files/{rest:path}"),
     Resource("items", "/v1/items/"),
+    Resource("docs", "/v1/docs"),
+    Resource("page", "/v1/docs/{rest:path}"),
+    Resource("hooks", "/v1/hooks"),
+    Resource("hook", "/v1/hooks/{id}", ("GET", "POST")),
+    Resource("secret", "/v1/hooks/{id}/secret"),
 )
 
-#: What a caller needs for what is marked so: a scope, a module, or credits. Of the others
-#: `health` is public and the rest take any key.
+#: What is open, and what the settings say of it.
+PUBLIC = {"health": "/health", "page": "/v1/docs/*", "hook": "/v1/hooks/{id}"}
+
+#: What a caller needs for what is marked so: a scope, a module, or credits. The others take any
+#: key, where they are not public.
 NEEDS = {
     "audit": "run:audit",
     "articles.read": "read:articles",
@@ -134,6 +143,18 @@ def bare_asgi() -> Any:
                 headers = [(SERVED.encode(), said.encode())] if is_known else []
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def resolving_asgi() -> Any:
+    """An ASGI app that resolves dots and merges slashes, as proxies and file servers do."""
+    inner = bare_asgi()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        end = "/" if scope["path"].endswith("/") else ""
+        path = posixpath.normpath("/" + scope["path"].lstrip("/").replace("\\", "/"))
+        await inner({**scope, "path": path.rstrip("/") + end}, receive, send)
 
     return app
 
@@ -371,6 +392,7 @@ _FORCED = (("FORCE_SCRIPT_NAME", PREFIX),)
 
 PLAIN = (
     Framework("bare ASGI", _outside(bare_asgi)),
+    Framework("ASGI that resolves dots", _outside(resolving_asgi)),
     Framework("Starlette", _starlette_added),
     Framework("FastAPI", _outside(fastapi)),
     Framework("Litestar", _outside(litestar_app)),
@@ -464,7 +486,8 @@ def gate_for(framework: Framework, prefix: str, **values: Any) -> Gate:
     """A gate in memory with the rules for paths that begin with `prefix`."""
     if framework.setting_root:
         values["root_path"] = framework.setting_root
-    given = {"plans": plans(), "rules": rules(prefix), "scopes": ["see:nothing"], **values}
+    given = {"plans": plans(), "rules": rules(prefix), "scopes": ["see:nothing"]}
+    given |= {"public_paths": list(PUBLIC.values()), **values}
     return Gate.open(settings(cache_ttl=3600, **given))
 
 

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from keyrush import Gate
-from tests.frameworks import FRAMEWORKS, NEEDS, SERVED, Framework, Keys, gate_for
+from tests.frameworks import FRAMEWORKS, NEEDS, PUBLIC, SERVED, Framework, Keys, gate_for
 from tests.targets import (
     ASGI_SERVERS,
     WSGI_SERVERS,
@@ -140,7 +140,7 @@ def may_see(served: str | None, key: str | None, keys: Keys, wants: str) -> bool
     """True where nothing was served, or what this key may see: it has all but what `wants` needs,
     or nothing at all, or there is none.
     """
-    if served is None or served == "health":
+    if served is None or served in PUBLIC:
         return True
     if key is None:
         return False
@@ -159,6 +159,42 @@ def fuzz(framework: Framework, spelling: str, paths: int, seed: int = SEED) -> R
     finally:
         gate.close()
     return run.report
+
+
+def fuzz_open(framework: Framework, paths: int, seed: int = SEED) -> Report:
+    """Send `paths` targets without a key to a gate without rules: what is open is all that may be
+    served. The same once more where keys are optional on what is open.
+    """
+    report = Report()
+    random = Random(f"{seed} {framework.name} open")  # noqa: S311  # repeatable, not secret
+    opened = list(PUBLIC.values())
+    ways = [{"public_paths": opened}, {"public_paths": [], "optional_paths": opened}]
+    gates = [gate_for(framework, "", rules=[], **way) for way in ways]
+
+    async def send() -> None:
+        callers = [Caller(framework, framework.make(gate)) for gate in gates]
+        bare = Caller(framework, framework.make(None))
+        for server, made, target in islice(_made(random, framework, open_too=True), paths):
+            headers = PREFLIGHT if target.method == "OPTIONS" else []
+            for caller in callers:
+                answer = await caller.send(made, target.method, headers)
+                report.sent += 1
+                report.statuses[answer.status] += 1
+                where = f"{framework} on {server.name}, {target}"
+                if answer.served:
+                    report.served[answer.served] += 1
+                if answer.served and answer.served not in PUBLIC:
+                    report.failures.append(f"{where} served {answer.served} to nobody")
+                elif answer.status not in REFUSALS or answer.raised:
+                    expected = await bare.send(made, target.method, headers)
+                    if answer != expected:
+                        report.failures.append(f"{where} gave {answer}, and bare {expected}")
+
+    with framework.around():
+        asyncio.run(send())
+    for gate in gates:
+        gate.close()
+    return report
 
 
 class _Run:
@@ -217,10 +253,12 @@ class _Run:
         self.report.failures.append(words)
 
 
-def _made(random: Random, framework: Framework) -> Iterator[tuple[Server, Made, Target]]:
+def _made(
+    random: Random, framework: Framework, *, open_too: bool = False
+) -> Iterator[tuple[Server, Made, Target]]:
     """Targets, each with what one of the servers makes of it; those it refuses are left out."""
     servers = WSGI_SERVERS if framework.is_wsgi else ASGI_SERVERS
-    streams = {one: targets(random, front_of(framework, one)) for one in servers}
+    streams = {one: targets(random, front_of(framework, one), open_too=open_too) for one in servers}
     while True:
         server = random.choice(servers)
         target = next(streams[server])
@@ -254,6 +292,10 @@ def main() -> None:
             found = f"{report.sent} requests, {len(report.failures)} failures"
             words = [f"{framework}, rules {spelling or '/'}…: {found}; all rights: {served}"]
             print("\n  ".join(words + report.failures[:20]), flush=True)  # noqa: T201  # the table
+        report = fuzz_open(framework, options.paths, options.seed)
+        failed = failed or bool(report.failures)
+        words = [f"{framework}, no rules: {report.sent} requests, {len(report.failures)} failures"]
+        print("\n  ".join(words + report.failures[:20]), flush=True)  # noqa: T201  # the table
     sys.exit(failed)
 
 

@@ -264,6 +264,30 @@ _WANTED = (
     ("items", "GET", "/v1/items/"),
 )
 
+#: The same of what is open, and what stands beside it.
+_OPEN = (
+    ("page", "GET", "/v1/docs/a/b.css"),
+    ("page", "GET", "/v1/docs/x"),
+    ("docs", "GET", "/v1/docs"),
+    ("hook", "POST", "/v1/hooks/7"),
+    ("hooks", "GET", "/v1/hooks"),
+    ("secret", "GET", "/v1/hooks/7/secret"),
+    ("health", "GET", "/health"),
+)
+
+#: Ways into what is open and out again.
+_DETOURS = (
+    *("/v1/docs/..", "/v1/docs/x/../..", "/v1/docs/%2e%2e", "/v1/docs/..%2f..", "/v1/docs/..;"),
+    *(
+        "/v1/docs//..",
+        "/v1/docs/.%0a/..",
+        "/v1/docs/%252e%252e",
+        "/v1/hooks/..",
+        "/v1/hooks/%2e%2e",
+    ),
+    *("/v1/docs/x", "/v1/docs", "/v1/hooks/7", "/v1/docs\\..", "/v1/docs/%5c..", "/v1/docs/api"),
+)
+
 _FRONTS = (
     *("http://h", "HTTP://h", "https://h:443", "http://u@h", "http://", "http:", "http:/h", "x:"),
     *("x:/", "x://h", "//h", "/", "//", "///", "/.", "/./", "/..", "/../", "/x/..", "\\", "/\\"),
@@ -339,11 +363,19 @@ _QUERIES = (
 _METHODS = ("get", "pOsT", "HEAD", "OPTIONS", "PATCH", "TRACE", "put")
 
 
-def targets(random: Random, prefix: str) -> Iterator[Target]:
-    """Targets without end: each a good one, under `prefix`, changed once to three times."""
+def targets(random: Random, prefix: str, *, open_too: bool = False) -> Iterator[Target]:
+    """Targets without end: each a good one, under `prefix`, changed once to three times.
+
+    With `open_too` also what needs no key, and what is asked for by way of that.
+    """
+    wanted = _WANTED + 2 * _OPEN if open_too else _WANTED
     while True:
-        wants, method, good = random.choice(_WANTED)
+        wants, method, good = random.choice(wanted)
         text = prefix + good
+        if open_too and random.random() < 0.3:
+            text = (
+                random.choice((prefix, "")) + random.choice(_DETOURS) + random.choice((good, text))
+            )
         for change in random.choices(_CHANGES, _WEIGHTS, k=random.choice((1, 1, 2, 3))):
             text = change(random, text, prefix)
         if random.random() < 0.1:

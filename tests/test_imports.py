@@ -21,6 +21,7 @@ PURE = {
     "model",
     "notation",
     "paging",
+    "paths",
     "policy",
     "principal",
     "protocols",

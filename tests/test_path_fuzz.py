@@ -31,6 +31,7 @@ from tests.frameworks import (
     PLAIN,
     PREFIX,
     PREFIXED,
+    PUBLIC,
     SCOPES,
     SERVED,
     Framework,
@@ -42,12 +43,15 @@ from tests.frameworks import (
     plans,
     rules,
 )
-from tests.path_fuzz import SEED, Answer, Caller, front_of, fuzz, may_see, spellings
+from tests.path_fuzz import SEED, Answer, Caller, front_of, fuzz, fuzz_open, may_see, spellings
 from tests.serving import serve, serve_gunicorn
 from tests.targets import ASGI_SERVERS, ORDINARY, WSGI_SERVERS, Made, Server, Target, targets
 
 #: Of each framework at the root, and of each way to stand under a prefix.
 PATHS, PATHS_UNDER_PREFIX = 2000, 600
+
+#: Of each framework, without a key.
+PATHS_OPEN = 1000
 
 #: Through each real server, at the root and under a prefix.
 PATHS_OVER_SOCKETS = 150
@@ -71,12 +75,23 @@ def test_no_spelling_escapes(framework: Framework, spelling: str) -> None:
     assert report.served, "nothing was served to who has all rights: it tests nothing"
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS, ids=str)
+def test_nothing_else_is_open(framework: Framework) -> None:
+    """Traps: without a key no spelling of a public or optional pattern, with no rule in the way,
+    gets at what is beside it, above it, or elsewhere.
+    """
+    report = fuzz_open(framework, PATHS_OPEN)
+    assert report.failures == [], f"seed {SEED}"
+    assert set(report.served) == set(PUBLIC), "what is open was not served: it tests nothing"
+
+
 def _requests(framework: Framework) -> Iterator[tuple[Made, str, str]]:
     """Every resource by each of its methods, with and without a slash at its end, as each server
     hands it on: scope or environ, method, marker.
     """
     servers = WSGI_SERVERS if framework.is_wsgi else ASGI_SERVERS
     methods = {"articles": ("GET", "HEAD", "PUT", "POST"), "generate": ("GET", "POST")}
+    methods["hook"] = ("GET", "POST")
     seen: list[Made] = []  # what another server has handed on
     for server in servers:
         for name, path in ORDINARY.items():
@@ -113,17 +128,16 @@ def test_nobody_is_locked_out(framework: Framework, spelling: str) -> None:
     with framework.around():
         asyncio.run(run())
     gate.close()
-    assert seen >= {*NEEDS, "health", "me", "search"}
+    assert seen >= {*NEEDS, *PUBLIC, "me", "search", "docs", "hooks", "secret"}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=str)
-def test_only_the_public_path_is_open(framework: Framework) -> None:
-    """S4: without a key the public path answers as the bare app does, and all else is 401."""
+def test_only_the_public_paths_are_open(framework: Framework) -> None:
+    """S4: without a key public paths answer as the bare app does, and all else is 401."""
     gate = gate_for(framework, "")
-    is_open = False
+    opened = set()
 
     async def run() -> None:
-        nonlocal is_open
         gated, bare = (
             Caller(framework, framework.make(gate)),
             Caller(framework, framework.make(None)),
@@ -131,14 +145,14 @@ def test_only_the_public_path_is_open(framework: Framework) -> None:
         for made, method, marked in _requests(framework):
             answer = await gated.send(made, method, [])
             if answer != Answer(401):
-                assert marked == "health"
+                assert marked in PUBLIC
                 assert answer == await bare.send(made, method, [])
-                is_open = is_open or answer.served == "health"
+                opened.add(answer.served)
 
     with framework.around():
         asyncio.run(run())
     gate.close()
-    assert is_open or framework.setting_root  # where public paths are given with the prefix
+    assert opened >= set(PUBLIC)
 
 
 _METHODS = (
@@ -177,14 +191,14 @@ def test_methods_that_no_rule_names(framework: Framework, unruled: str) -> None:
             for method in _METHODS:
                 expected = await bare.send(made, method, owner)
                 is_ruled = name == "articles" and method.upper() in {"GET", "HEAD"}
-                is_open = name == "health" or unruled == "any_key"
+                is_open = name in PUBLIC or unruled == "any_key"
                 for headers in (owner, weak):
                     answer = await gated.send(made, method, headers)
                     if (is_ruled and headers == owner) or (not is_ruled and is_open):
                         assert answer == expected, (path, method)
                     else:
                         assert answer == Answer(403), (path, method)
-                unknown = expected if name == "health" else Answer(401)
+                unknown = expected if name in PUBLIC else Answer(401)
                 assert await gated.send(made, method, []) == unknown, (path, method)
 
     with framework.around():

@@ -3,6 +3,7 @@
 `begin` answers from memory and never blocks; where it can't, it gives a `Pending`, whose
 `finish` may block, and whose `finish_async` may be awaited. What comes of it is `Admitted` or a
 `Refusal`. The order: is the path in plain form, is it public, who calls, may they, limits, credits.
+Where keys are optional, a request without one is let through as from nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from keyrush.errors import Refused, log_fault
 from keyrush.http import Credential, CredentialHeaders, Header
 from keyrush.limiter import Limiter
 from keyrush.model import Identity, Refusal, month_bounds
-from keyrush.policy import ANY_KEY, Needs, is_plain
+from keyrush.paths import is_plain
+from keyrush.policy import ANY_KEY, Needs
 from keyrush.principal import Anonymous, Caller, Principal
 from keyrush.responses import Fields, seconds_until
 from keyrush.strangers import Strangers
@@ -250,10 +252,8 @@ class Admission:
             return Anonymous(), []
         credential = self._credential(headers)
         if isinstance(credential, Refusal):
-            if method == "OPTIONS" and credential is http.MISSING and http.is_preflight(headers):
-                if self._passes_preflights:
-                    return Anonymous(), []
-                self._advise_on_cors()
+            if credential is http.MISSING:
+                return self._from_nobody(method, path, raw_path, root, headers)
             return credential
         entry = self._cache.get(credential.digest)
         now = self._clock()
@@ -293,6 +293,23 @@ class Admission:
             return None, 0
         refusal = policy.authorise(caller.resolved, needs, query)
         return refusal, max(0, needs.credits - caller.charged)
+
+    def _from_nobody(
+        self,
+        method: str,
+        path: str,
+        raw_path: bytes | None,
+        root: str,
+        headers: Iterable[Header],
+    ) -> Admitted | Refusal:
+        """The answer to a request without a key."""
+        if self.policy.is_optional(method, path, raw_path, root):
+            return Anonymous(), [self._vary]  # with a key it would be another answer (S23)
+        if method == "OPTIONS" and http.is_preflight(headers):
+            if self._passes_preflights:
+                return Anonymous(), []
+            self._advise_on_cors()
+        return http.MISSING
 
     def _advise_on_cors(self) -> None:
         if self._advises_on_cors:

@@ -76,6 +76,7 @@ class Gate:
         self.policy = Policy(
             settings.public_paths,
             settings.rule_values,
+            optional_paths=settings.optional_paths,
             modules=settings.modules,
             gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
             unruled=settings.unruled,

@@ -1,9 +1,9 @@
 """Rules and plans: which path needs what, and whether a caller has it.
 
-Paths are closed unless listed public, and a public path is matched exactly as it was sent. Apps
-differ in what they take a path to be: some merge `//`, some resolve dots or strip a prefix. So
-where there are rules, only paths in plain form are judged at all (`is_plain`), a trailing slash
-never matters, and with a prefix the rules of every path that an app may see hold together.
+Paths are closed unless listed public, or optional: then nobody needs a key, but who sends one is
+known by it. Where there are rules, only paths in plain form are judged at all (`paths.is_plain`),
+a trailing slash never matters, and with a prefix the rules of every path that an app may see hold
+together.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Literal
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
-from keyrush.errors import ConfigurationError
 from keyrush.model import Identity, Refusal, names_of
+from keyrush.paths import PathList, forms, pattern, with_head, without_slash
 
 #: Credits that one request may cost at most; a bound against a slip in the configuration.
 MAX_CREDITS = 1_000_000_000
@@ -77,22 +77,22 @@ class Needs:
 #: A valid key and nothing more: where no rule names the request.
 ANY_KEY = Needs(is_named=False)
 
+#: The same where what no rule names is refused, but not there.
+_NOTHING = Needs()
+
 #: A plan without the module: 403 (contract R7), or 402 (O12).
 Gated = Literal["module_not_in_plan", "gated_feature"]
 
 #: What a request gets that no rule names: any valid key passes, or none (403).
 Unruled = Literal["any_key", "refuse"]
 
-#: What clients leave unquoted in a path (RFC 3986 §3.3).
-_UNQUOTED = "/:@!$&'()*+,;=~-._"
-
 
 class Policy:
-    """Public paths and rules, compiled. The first rule that matches counts.
+    """Public and optional paths (see `paths.PathList`) and rules, compiled. The first rule that
+    matches counts.
 
-    A public path is `"/health"` (any method) or `"GET /health"` (GET and HEAD only). `modules`
-    are all that some plan includes; `gated` is why a plan without one is refused. `root_path`
-    is a prefix that the app itself strips, in addition to what the server says of one.
+    `modules` are all that some plan includes; `gated` is why a plan without one is refused.
+    `root_path` is a prefix that the app itself strips, in addition to what the server says of one.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Policy:
         public_paths: Iterable[str] = (),
         rules: Sequence[Rule] = (),
         *,
+        optional_paths: Iterable[str] = (),
         modules: frozenset[str] = frozenset(),
         gated: Gated = "module_not_in_plan",
         unruled: Unruled = "any_key",
@@ -111,42 +112,15 @@ class Policy:
         # Where nothing is asked for, that is known by the one object.
         self._unnamed = Needs(is_named=False) if self._refuses_unruled else ANY_KEY
         self._root_path = root_path
-        self._public: dict[str, frozenset[str] | None] = {}
-        for entry in public_paths:
-            method, _, path = entry.rpartition(" ")
-            path = path.strip()
-            if not _is_plain(path) or _without_slash(path) != path or re.search(r"[{}*]", path):
-                raise ConfigurationError(
-                    f"public path {entry!r}: must be one exact path, without //, .., a trailing /, "
-                    "{ or *"
-                )
-            known = self._public.get(path, frozenset())
-            if not method.strip() or known is None:
-                self._public[path] = None
-            else:
-                self._public[path] = known | _with_head({method.strip().upper()})
+        #: `PathList.holds` of the public paths itself, because it is asked of every request.
+        self.is_public = PathList("public", public_paths, root_path).holds
+        #: The same of paths that nobody needs a key for, but whoever sends one is known by it.
+        self.is_optional = PathList("optional", optional_paths, root_path).holds
         #: Whether paths are judged by more than being public.
         self.has_rules = bool(rules) or self._refuses_unruled
-        methods = {method for rule in rules for method in _with_head(rule.methods)}
+        methods = {method for rule in rules for method in with_head(rule.methods)}
         self._by_method = {method: _Table(rules, method) for method in methods}
         self._any_method = _Table(rules, None)
-
-    def is_public(self, method: str, path: str, raw_path: bytes | None, root: str = "") -> bool:
-        """True for a public path spelled exactly so: `//`, `%2f`, `..`, a trailing `/` are not it.
-
-        `raw_path`, where the server gives it, must be the plain quoting of `path`. `root` is the
-        prefix that the server names, with which `path` may begin.
-        """
-        if root or self._root_path:
-            path = _within(_within(path, root), self._root_path)
-        methods = self._public.get(path, ())
-        if methods is not None and method not in methods:
-            return False
-        return (
-            raw_path is None
-            or b"%" not in raw_path
-            or raw_path.upper().endswith(quote(path, safe=_UNQUOTED).encode("ascii").upper())
-        )
 
     def needs(self, method: str, path: str, root: str = "") -> Needs:
         """What the rules for the path need, or `ANY_KEY`; `path` is in plain form.
@@ -159,13 +133,19 @@ class Policy:
         if rules is None:  # some frameworks take `get` for GET
             rules = self._by_method.get(method.upper(), self._any_method)
         if not root and not self._root_path:
-            return rules.find(path) or self._unnamed
-        forms = _forms(path, [root, self._root_path])
-        found = {form: needs for form in forms if (needs := rules.find(form))}
+            return rules.find(path) or self._unless_optional(method, path, root)
+        taken = forms(path, [root, self._root_path])
+        found = {form: needs for form in taken if (needs := rules.find(form))}
         if not found:
-            return self._unnamed
-        is_named = any(forms[form] for form in found)
+            return self._unless_optional(method, path, root)
+        is_named = any(taken[form] for form in found) or self.is_optional(method, path, None, root)
         return replace(reduce(or_, found.values()), is_named=is_named)
+
+    def _unless_optional(self, method: str, path: str, root: str) -> Needs:
+        """What is needed where no rule names the path: with a key, never more than without."""
+        if self._refuses_unruled and self.is_optional(method, path, None, root):
+            return _NOTHING
+        return self._unnamed
 
     def authorise(self, identity: Identity, needs: Needs, query: bytes) -> Refusal | None:
         """None when the caller has the scopes and modules needed, else why not (R7, S17, S18).
@@ -201,109 +181,15 @@ class _Table:
     """The rules that hold for one method as one alternation, so that a look-up is one match."""
 
     def __init__(self, rules: Sequence[Rule], method: str | None) -> None:
-        held = [rule for rule in rules if not rule.methods or method in _with_head(rule.methods)]
+        held = [rule for rule in rules if not rule.methods or method in with_head(rule.methods)]
         self._needs = [Needs.of(rule) for rule in held]
-        patterns = "|".join(f"({_pattern(rule.path)})" for rule in held)
+        patterns = "|".join(f"({pattern(rule.path)})" for rule in held)
         self._match = re.compile(patterns).fullmatch
 
     def find(self, path: str) -> Needs | None:
-        if self._needs and (found := self._match(_without_slash(path))) and found.lastindex:
+        if self._needs and (found := self._match(without_slash(path))) and found.lastindex:
             return self._needs[found.lastindex - 1]
         return None
-
-
-# --- paths -------------------------------------------------------------------------------------
-
-#: One slash, then segments that are neither empty nor dots; a slash may end them.
-_PLAIN = re.compile(r"/(?:(?!\.{1,2}(?:/|\Z))[^/\\\x00-\x1f\x7f-\x9f]+(?:/|\Z))*").fullmatch
-
-
-def is_plain(path: str, raw_path: bytes | None) -> bool:
-    """True for a path in plain form, decoded and as it was sent, where the server gives that.
-
-    It begins with one `/` and has no empty, `.` or `..` segment, no backslash and no control
-    character, so that no two apps take it for different things.
-    """
-    if not _is_plain(path):
-        return False
-    if raw_path is None or raw_path == path.encode("utf-8", "replace"):
-        return True
-    return _is_plain(raw_path.decode("latin-1"))
-
-
-def _is_plain(path: str) -> bool:
-    is_simple = path[:1] == "/" and "//" not in path and "/." not in path and "\\" not in path
-    if is_simple and path.isprintable():  # as nearly all are
-        return True
-    return _PLAIN(path) is not None
-
-
-def _without_slash(path: str) -> str:
-    """The path without a slash at its end, which never matters to a rule."""
-    return path[:-1] if path[-1:] == "/" and len(path) > 1 else path
-
-
-def _within(path: str, root: str) -> str:
-    """The path within an app at `root`, with which it may begin."""
-    if root and (path == root or path.startswith(f"{root}/")):
-        return path[len(root) :] or "/"
-    return path
-
-
-def _forms(path: str, roots: Iterable[str]) -> Mapping[str, bool]:
-    """The paths that an app may take `path` for, and whether it should.
-
-    Some strip a prefix without looking where a segment ends, or wherever it occurs.
-    """
-    forms = {path: True}
-    prefixes = [*dict.fromkeys(stripped for root in roots if (stripped := root.rstrip("/")))]
-    if len(prefixes) > 1:  # whichever is stripped first
-        prefixes *= 2
-    for root in prefixes:
-        for form, should in list(forms.items()):
-            inner = _within(form, root)
-            for other in (inner, form if inner != form else root + form):
-                forms[other] = forms.get(other, False) or should
-            _, found, rest = form.partition(root)
-            if found:
-                stripped = "/" + rest.lstrip("/")
-                forms.setdefault(stripped, False)
-                forms.setdefault(root + stripped, False)
-    return forms
-
-
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
-
-
-def _pattern(path: str) -> str:
-    """The regular expression of a rule's path, which is matched in one pass over any path."""
-    if not path.startswith("/") or re.search(r"[{}*]", _PLACEHOLDER.sub("", path)):
-        raise ConfigurationError(
-            f"rule path {path!r}: must start with /; write {{name}} for one segment and "
-            "{name:path} for the rest"
-        )
-    if not _is_plain(_PLACEHOLDER.sub("x", path)):
-        raise ConfigurationError(
-            f"rule path {path!r}: no request is let in by such a path; it must have no //, no . "
-            "or .. segment, no backslash and no control character"
-        )
-    # Two in one segment, or two that go over several, could be matched in very many ways.
-    placeholders = [*_PLACEHOLDER.finditer(path)]
-    segments = [path.count("/", 0, found.start()) for found in placeholders]
-    if len(set(segments)) < len(segments) or sum(bool(found[2]) for found in placeholders) > 1:
-        raise ConfigurationError(
-            f"rule path {path!r}: may have one {{name}} in a segment and one {{name:path}} in all"
-        )
-    path = _without_slash(path)
-    pattern, end = "", 0
-    for found in placeholders:
-        before = path[end : found.start()]
-        end = found.end()
-        if found[2] and end == len(path) and before.endswith("/"):
-            pattern += re.escape(before[:-1]) + "(?:/.*)?"  # what is mounted there, too
-        else:
-            pattern += re.escape(before) + (".*" if found[2] else "[^/]+")
-    return pattern + re.escape(path[end:])
 
 
 def named_by_method_alone(rules: Iterable[Rule]) -> Mapping[str, frozenset[str]]:
@@ -311,18 +197,12 @@ def named_by_method_alone(rules: Iterable[Rule]) -> Mapping[str, frozenset[str]]
     named: dict[str, frozenset[str]] = {}
     every: set[str] = set()
     for rule in rules:
-        path = _without_slash(rule.path)
+        path = without_slash(rule.path)
         if rule.methods:
-            named[path] = named.get(path, frozenset()) | _with_head(rule.methods)
+            named[path] = named.get(path, frozenset()) | with_head(rule.methods)
         else:
             every.add(path)
     return {path: methods for path, methods in named.items() if path not in every}
-
-
-def _with_head(methods: Iterable[str]) -> frozenset[str]:
-    """GET rules hold for HEAD too: it is answered by the same handler."""
-    upper = frozenset(method.upper() for method in methods)
-    return upper | {"HEAD"} if "GET" in upper else upper
 
 
 def modules_in(query: bytes, parameter: str) -> Iterable[str]:

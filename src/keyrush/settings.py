@@ -31,8 +31,9 @@ from keyrush import http, sources
 from keyrush.errors import ConfigurationError
 from keyrush.http import Network
 from keyrush.model import Plan, names_of
+from keyrush.paths import PathList, is_plain
 from keyrush.plugins import attribute
-from keyrush.policy import Policy, Rule, Unruled, is_plain
+from keyrush.policy import Policy, Rule, Unruled
 from keyrush.responses import Body
 from keyrush.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 
@@ -102,7 +103,12 @@ class Settings(BaseSettings):
     unmetered_environments: Names = Field(
         ("test",), description="environments neither counted against quotas nor charged"
     )
-    public_paths: Names = Field(("/health",), description="exact paths that need no key")
+    public_paths: Names = Field(
+        ("/health",), description="paths that need no key; {name} is one segment, * what is beneath"
+    )
+    optional_paths: Names = Field(
+        (), description="paths where whoever sends a key is known, and nobody needs one"
+    )
     unruled: Unruled = Field(
         "any_key", description="what no rule names, path or method: any valid key, or refuse it"
     )
@@ -265,7 +271,13 @@ class Settings(BaseSettings):
     @field_validator("public_paths")
     @classmethod
     def _check_public_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        Policy(value)
+        PathList("public", value)
+        return value
+
+    @field_validator("optional_paths")
+    @classmethod
+    def _check_optional_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        PathList("optional", value)
         return value
 
     @field_validator("rules")
