@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urljoin
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -734,6 +735,26 @@ def test_wrong_body(
     assert list(gate.accounts.keys("acct_a")) == [caller.key]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "allowed"),
+    [
+        (KEYS, {"name": "n", "expire_at": "x"}, "name, expires_at, scopes"),
+        (KEYS, [], "name, expires_at, scopes"),
+        (f"{KEYS}/{{id}}/rotate", {"Grace": 5}, "grace, expires_at"),
+        (f"{KEYS}/{{id}}/rotate", "x", "grace, expires_at"),
+        (f"{KEYS}/{{id}}/revoke", {"all": True}, "descendants"),
+    ],
+)
+def test_allowed_fields_are_named(
+    gate: Gate, client: httpx2.Client, path: str, body: object, allowed: str
+) -> None:
+    """O16: who has mistyped a field reads what there is."""
+    caller = key_of(gate)
+    path = path.format(id=caller.key.id)
+    [problem] = problems(client.post(path, headers=bearer(caller), json=body))
+    assert problem["msg"].endswith(f"; allowed are {allowed}")
+
+
 def test_all_that_is_wrong_is_named(gate: Gate, client: httpx2.Client) -> None:
     """O16: one answer names every wrong field."""
     caller = key_of(gate)
@@ -794,7 +815,8 @@ def test_body_too_large(gate: Gate, client: httpx2.Client) -> None:
     for content in (fits + b" ", chunks()):
         response = client.post(KEYS, headers=bearer(caller), content=content)
         assert response.status_code == 413
-        assert response.json()["detail"][0]["loc"] == ["body"]
+        text = "The request body has more than 65,536 bytes."
+        assert response.json() == {"success": False, "error": text, "statusCode": 413}
         assert response.headers["cache-control"] == "no-store"
 
 
@@ -1000,8 +1022,54 @@ def test_alone_behind_the_middleware(gate: Gate) -> None:
 def test_wrong_method(gate: Gate, client: httpx2.Client) -> None:
     """O15: paths answer to their own methods alone."""
     caller = bearer(key_of(gate))
-    assert client.delete(KEYS, headers=caller).status_code == 405
-    assert client.get(f"{KEYS}/cred_x/revoke", headers=caller).status_code == 405
+    said = {"success": False, "error": "Method not allowed.", "statusCode": 405}
+    for method, path, allowed in (
+        ("DELETE", KEYS, "GET, HEAD, POST"),
+        ("GET", f"{KEYS}/cred_x/revoke", "POST"),
+        ("PUT", f"{KEYS}/cred_x/rotate", "POST"),
+        ("POST", "/v1/me/credits", "GET, HEAD"),
+        ("OPTIONS", "/v1/me/usage", "GET, HEAD"),
+        ("PATCH", "/v1/capabilities", "GET, HEAD, POST"),
+    ):
+        response = client.request(method, path, headers=caller)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)
+        assert response.json() == said
+        assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/", "/v1/me", "/v1/me/nothing", f"{KEYS}/cred_x", "/v1/x"]
+)
+@pytest.mark.parametrize("framework", [Starlette, FastAPI])
+def test_no_such_path(gate: Gate, framework: Any, path: str) -> None:
+    """R8, O15: what is not there is 404 in the documented form, whatever framework is around."""
+    app = framework()
+    app.mount("/v1", account_api)
+    app.add_middleware(KeyrushMiddleware, gate=gate)
+    caller = bearer(key_of(gate))
+    with serve(app) as url, httpx2.Client(base_url=url, follow_redirects=True) as client:
+        response = client.get(path, headers=caller)
+        wrong = client.delete(KEYS, headers=caller)
+    assert (response.status_code, response.json()) == (404, NOT_FOUND)
+    assert response.headers["cache-control"] == "no-store"
+    assert (wrong.status_code, wrong.json()["statusCode"]) == (405, 405)
+
+
+def test_errors_of_ones_own(clock: Clock) -> None:
+    """S25: they have the form that is chosen, all but the 422."""
+    gate = Gate.open(settings(errors="problem"), clock=clock)
+    with client_of(gate) as client:
+        caller = bearer(key_of(gate))
+        for method, path, body in (
+            ("GET", "/v1/nothing", b""),
+            ("DELETE", KEYS, b""),
+            ("POST", KEYS, b" " * (MAX_BODY + 1)),
+            ("POST", f"{KEYS}/cred_x/revoke", b""),
+        ):
+            response = client.request(method, path, headers=caller, content=body)
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.json()["status"] == response.status_code
+    gate.close()
 
 
 def test_head(gate: Gate, client: httpx2.Client) -> None:

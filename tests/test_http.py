@@ -398,6 +398,13 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
         None,
     ),
     (Refusal("insufficient_credits"), 402, "Not enough credits.", None),
+    (Refusal("method_not_allowed"), 405, "Method not allowed.", None),
+    (
+        Refusal("body_too_large", names=("65,536",)),
+        413,
+        "The request body has more than 65,536 bytes.",
+        None,
+    ),
     (Refusal("not_found"), 404, "Not found.", None),
     (
         Refusal("unavailable", retry_after=5),

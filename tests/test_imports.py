@@ -40,7 +40,7 @@ DRIVERS = {
     "store.presence",
     "store.sql",
 }
-ADAPTERS = {"asgi", "wsgi", "api", "fastapi", "cli", "demo", "doctor"}
+ADAPTERS = {"asgi", "wsgi", "api", "bodies", "openapi", "fastapi", "cli", "demo", "doctor"}
 
 #: Who may import what does not come with Python.
 OUTSIDE = {
@@ -50,7 +50,7 @@ OUTSIDE = {
     "limits": {"notation", "limiter.limits", "limiter.storages"},
     "psycopg": {"store.patience"},
     "redis": {"limiter.redis_server"},
-    "pydantic": {"settings", "tables", "api", "effective"},
+    "pydantic": {"settings", "tables", "bodies", "effective", "openapi"},
     "pydantic_settings": {"settings", "sources"},
     "rich": {
         "cli",

@@ -142,6 +142,8 @@ def test_every_reason_has_a_status() -> None:
         "quota_exceeded": 429,
         "insufficient_credits": 402,
         "not_found": 404,
+        "method_not_allowed": 405,
+        "body_too_large": 413,
         "unavailable": 503,
     }
 

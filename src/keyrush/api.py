@@ -12,6 +12,10 @@ serves, under that path:
 - `POST /me/api-credentials/{id}/rotate` `{"grace"?: seconds, "expires_at"?}`
 - `GET /me/credits` and `GET /me/usage`
 - `GET` or `POST /capabilities`: tools and their prices. Public once `public_paths` lists it.
+- `GET /openapi.json`: what `openapi` gives
+
+A body or a query that is wrong is answered 422 (O16); every other error, an unknown path and a
+wrong method too, in the documented form (R8), or the one that `KEYRUSH_ERRORS` names.
 
 No key makes one that may do more than itself: what is created or rotated has no scope that the
 caller lacks, the caller's environment, and no later end; a key with limits of its own makes no
@@ -23,15 +27,26 @@ and one that ends while it asks gets nothing done.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import pydantic_core
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from keyrush import accounts, http
-from keyrush.arguments import MAX_GRACE, MAX_NAME, is_id
+from keyrush.arguments import is_id
+from keyrush.bodies import (
+    MAX_BODY,
+    BadBody,
+    Creation,
+    Model,
+    Revocation,
+    Rotation,
+    TooLarge,
+    paging,
+    read,
+    wrong,
+)
 from keyrush.errors import (
     BeyondCaller,
     CallerEnded,
@@ -46,9 +61,8 @@ from keyrush.errors import (
 from keyrush.gate import GATE, Gate
 from keyrush.keys import KeyFormat
 from keyrush.model import ApiKey, Refusal, iso
-from keyrush.paging import DEFAULT_LIMIT, MAX_LIMIT
+from keyrush.openapi import add_openapi, openapi
 from keyrush.principal import Principal
-from keyrush.tables import ScopeName
 from keyrush.verification import UNAVAILABLE
 from keyrush.workers import Pool
 
@@ -56,140 +70,18 @@ try:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route, Router
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.websockets import WebSocketClose
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "keyrush.api needs Starlette: pip install 'keyrush[api]'", name=error.name
     ) from error
-
-#: Bytes; a larger request body is refused with 413, unread.
-MAX_BODY = 65_536
 
 #: Keys are shown once and balances change: nothing under /me may be kept by a cache.
 _NO_STORE = {"Cache-Control": "no-store"}
 
 T = TypeVar("T")
 Handler = Callable[[Request, Gate, Principal], Awaitable[object]]
-
-
-# --- what a body or a query may say ------------------------------------------------------------
-
-#: Dates at the end of the calendar overflow in some time zone.
-Expiry = Annotated[AwareDatetime, Field(lt=datetime(9999, 1, 1, tzinfo=UTC))]
-
-
-class _Body(BaseModel):
-    # A misspelt expires_at must not make a key that never expires.
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Creation(_Body):
-    name: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME),
-    ]
-    expires_at: Expiry | None = None
-    scopes: Annotated[list[ScopeName], Field(max_length=100)] | None = None
-
-
-class _Rotation(_Body):
-    grace: Annotated[int, Field(ge=0, le=MAX_GRACE, strict=True)] = accounts.DEFAULT_GRACE
-    expires_at: Expiry | None = None
-
-
-class _Revocation(_Body):
-    descendants: Annotated[bool, Field(strict=True)] = False
-
-
-class _Paging(BaseModel):
-    """The query of a list; what it says besides is no matter, as usual with queries."""
-
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
-    cursor: str | None = None
-
-
-Model = TypeVar("Model", bound=_Body)
-
-
-class _BadBody(Exception):  # never seen outside this module
-    """A body that is answered with `detail`, as FastAPI does (contract O16)."""
-
-    def __init__(self, detail: list[dict[str, Any]], status: int = 422) -> None:
-        super().__init__(status)
-        self.detail = detail
-        self.status = status
-
-
-def _problem(kind: str, loc: list[str | int], message: str, given: object) -> dict[str, Any]:
-    return {"type": kind, "loc": loc, "msg": message, "input": given}
-
-
-async def _read(request: Request, gate: Gate, model: type[Model]) -> Model:
-    """The request's body.
-
-    Raises:
-        _BadBody: It is too large, no JSON, or not what `model` says.
-    """
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            message = f"Body should have at most {MAX_BODY} bytes"
-            raise _BadBody([_problem("too_long", ["body"], message, None)], status=413)
-    try:
-        values = pydantic_core.from_json(bytes(raw), allow_inf_nan=False) if raw.strip() else None
-    except ValueError as error:
-        problem = _problem("json_invalid", ["body"], f"JSON decode error: {error}", {})
-        raise _BadBody([problem]) from None
-    if _holds_key(gate, values):
-        raise _BadBody([_problem("value_error", ["body"], "Body should hold no key", None)])
-    if values is None:
-        if any(field.is_required() for field in model.model_fields.values()):
-            raise _BadBody([_problem("missing", ["body"], "Field required", None)])
-        values = {}
-    try:
-        return model.model_validate(values, from_attributes=True)
-    except ValidationError as error:
-        raise _invalid("body", error) from None
-
-
-def _query(request: Request, gate: Gate) -> _Paging:
-    """The request's query.
-
-    Raises:
-        _BadBody: It is not what `_Paging` says.
-    """
-    values = dict(request.query_params)
-    if _holds_key(gate, values):
-        raise _BadBody([_problem("value_error", ["query"], "Query should hold no key", None)])
-    try:
-        return _Paging.model_validate(values)
-    except ValidationError as error:
-        raise _invalid("query", error) from None
-
-
-def _holds_key(gate: Gate, values: object) -> bool:
-    """Whoever pastes a key where a name belongs must find it neither echoed nor stored (O22)."""
-    keys = KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
-    return keys.is_in(values)
-
-
-def _invalid(where: str, error: ValidationError) -> _BadBody:
-    return _BadBody(
-        [
-            _problem(found["type"], [where, *found["loc"]], found["msg"], found["input"])
-            for found in error.errors(include_url=False, include_context=False)
-        ]
-    )
-
-
-def _wrong(error: InvalidArgument, body: _Body) -> _BadBody:
-    given = getattr(body, error.field, None)
-    return _BadBody([_problem("value_error", ["body", error.field], error.message, given)])
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
 
 
 # --- the frame around every handler ------------------------------------------------------------
@@ -204,10 +96,12 @@ def _me(handler: Handler, status: int = 200) -> Callable[[Request], Awaitable[Re
             return _refused(gate, http.MISSING)
         try:
             answer = await handler(request, gate, principal)
-        except _BadBody as bad:
+        except BadBody as bad:
             # An input such as 1e999 is no JSON when written as it was understood.
             content = pydantic_core.to_json({"detail": bad.detail}, inf_nan_mode="null")
-            return Response(content, bad.status, _NO_STORE, "application/json")
+            return Response(content, 422, _NO_STORE, "application/json")
+        except TooLarge:
+            return _refused(gate, Refusal("body_too_large", (f"{MAX_BODY:,}",)))
         except NotFound:
             # An answer and no refusal: it counts, so that ids can't be guessed for nothing.
             return _refused(gate, Refusal("not_found"))
@@ -229,6 +123,14 @@ def _refused(gate: Gate, refusal: Refusal) -> Response:
     response = Response(body, status)
     response.raw_headers = headers
     return response
+
+
+def _keys(gate: Gate) -> KeyFormat:
+    return KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
+
+
+async def _read(request: Request, gate: Gate, model: type[Model]) -> Model:
+    return await read(request.stream(), _keys(gate), model)
 
 
 async def _run(
@@ -254,7 +156,7 @@ async def _run(
 
 
 async def _create(request: Request, gate: Gate, principal: Principal) -> object:
-    wanted = await _read(request, gate, _Creation)
+    wanted = await _read(request, gate, Creation)
     caller = await _run(gate, principal, "io", _caller, gate, principal)
     if caller.limits is not None:  # each new key would be as much again
         principal.refuse(Refusal("beyond_caller"))
@@ -279,7 +181,7 @@ async def _create(request: Request, gate: Gate, principal: Principal) -> object:
     try:
         return _shown_once(gate, await _run(gate, principal, "hash", create))
     except InvalidArgument as error:
-        raise _wrong(error, wanted) from None
+        raise wrong(error, wanted) from None
 
 
 def _caller(gate: Gate, principal: Principal) -> ApiKey:
@@ -313,7 +215,7 @@ def _credential_id(request: Request) -> str:
 
 
 async def _list(request: Request, gate: Gate, principal: Principal) -> object:
-    wanted = _query(request, gate)
+    wanted = paging(request.query_params, _keys(gate))
     list_keys = partial(
         gate.accounts.keys, principal.account_id, limit=wanted.limit, after=wanted.cursor
     )
@@ -321,8 +223,7 @@ async def _list(request: Request, gate: Gate, principal: Principal) -> object:
         page = await _run(gate, principal, "io", list_keys)
     except InvalidArgument as error:
         loc: list[str | int] = ["query", error.field]
-        problem = _problem("value_error", loc, error.message, wanted.cursor)
-        raise _BadBody([problem]) from None
+        raise BadBody("value_error", loc, error.message, wanted.cursor) from None
     now = gate.clock()
     headers = dict(_NO_STORE)
     if page.cursor is not None:  # relative to what was asked for, wherever that is mounted
@@ -332,7 +233,7 @@ async def _list(request: Request, gate: Gate, principal: Principal) -> object:
 
 async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
     key_id = _credential_id(request)
-    wanted = await _read(request, gate, _Revocation)
+    wanted = await _read(request, gate, Revocation)
 
     def revoke() -> ApiKey:
         key = gate.accounts.key(key_id, principal.account_id)
@@ -348,7 +249,7 @@ async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
 
 async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
     key_id = _credential_id(request)
-    wanted = await _read(request, gate, _Rotation)
+    wanted = await _read(request, gate, Rotation)
     caller = await _run(gate, principal, "io", _caller, gate, principal)
     key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
     principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
@@ -370,25 +271,29 @@ async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
         return _shown_once(gate, await _run(gate, principal, "hash", rotate))
     except InvalidArgument as error:
         if error.field != "credential":
-            raise _wrong(error, wanted) from None
+            raise wrong(error, wanted) from None
         loc: list[str | int] = ["path", "credential_id"]
-        raise _BadBody([_problem("value_error", loc, error.message, key_id)]) from None
+        raise BadBody("value_error", loc, error.message, key_id) from None
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
 def _no_later(
-    ends_at: int | None, wanted: _Creation | _Rotation, *, default: int | None = None
+    ends_at: int | None, wanted: Creation | Rotation, *, default: int | None = None
 ) -> int | None:
     """When the new key is to expire: as wanted, but not later than the caller itself ends.
 
     Raises:
-        _BadBody: It is wanted to live longer.
+        BadBody: It is wanted to live longer.
     """
     expires_at = _milliseconds(wanted.expires_at) or default
     if ends_at is None or (expires_at is not None and expires_at <= ends_at):
         return expires_at
     if wanted.expires_at is not None:
         message = f"should not be later than the calling key's own end, {iso(ends_at)}"
-        raise _wrong(InvalidArgument("expires_at", message), wanted)
+        raise wrong(InvalidArgument("expires_at", message), wanted)
     return ends_at
 
 
@@ -433,16 +338,53 @@ async def _capabilities(request: Request) -> Response:
     return JSONResponse({"tools": tools, "sources": list(settings.sources)})
 
 
+async def _document(request: Request) -> Response:
+    return JSONResponse(openapi(request.scope.get("root_path", "")))
+
+
+# --- what is served where ----------------------------------------------------------------------
+
+
+class _WrongMethod:
+    """Answers what none of a path's routes do, with the documented body (R8)."""
+
+    def __init__(self, methods: set[str]) -> None:
+        self._allow = (b"allow", ", ".join(sorted(methods)).encode("ascii"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = Refusal("method_not_allowed", headers=(self._allow,))
+        await _refused(scope[GATE], refusal)(scope, receive, send)
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    answer: ASGIApp = WebSocketClose()
+    if scope["type"] == "http":
+        answer = _refused(scope[GATE], Refusal("not_found"))
+    await answer(scope, receive, send)
+
+
+_routes = [
+    Route("/me/api-credentials", _me(_create, 201), methods=["POST"]),
+    Route("/me/api-credentials", _me(_list), methods=["GET"]),
+    Route("/me/api-credentials/{credential_id}/revoke", _me(_revoke), methods=["POST"]),
+    Route("/me/api-credentials/{credential_id}/rotate", _me(_rotate, 201), methods=["POST"]),
+    Route("/me/credits", _me(_credits), methods=["GET"]),
+    Route("/me/usage", _me(_usage), methods=["GET"]),
+    Route("/capabilities", _capabilities, methods=["GET", "POST"]),
+    Route("/openapi.json", _document, methods=["GET"]),
+]
+
+
+def _methods(path: str) -> set[str]:
+    return set[str]().union(*(one.methods or () for one in _routes if one.path == path))
+
+
 _router = Router(
     [
-        Route("/me/api-credentials", _me(_create, 201), methods=["POST"]),
-        Route("/me/api-credentials", _me(_list), methods=["GET"]),
-        Route("/me/api-credentials/{credential_id}/revoke", _me(_revoke), methods=["POST"]),
-        Route("/me/api-credentials/{credential_id}/rotate", _me(_rotate, 201), methods=["POST"]),
-        Route("/me/credits", _me(_credits), methods=["GET"]),
-        Route("/me/usage", _me(_usage), methods=["GET"]),
-        Route("/capabilities", _capabilities, methods=["GET", "POST"]),
-    ]
+        *_routes,
+        *(Route(path, _WrongMethod(_methods(path))) for path in {one.path: 0 for one in _routes}),
+    ],
+    default=_no_route,
 )
 
 
@@ -458,3 +400,6 @@ async def account_api(scope: Scope, receive: Receive, send: Send) -> None:
             "app.add_middleware(KeyrushMiddleware)"
         )
     await _router(scope, receive, send)
+
+
+__all__ = ["MAX_BODY", "account_api", "add_openapi", "openapi"]

@@ -258,6 +258,8 @@ Reason = Literal[
     "quota_exceeded",
     "insufficient_credits",
     "not_found",
+    "method_not_allowed",
+    "body_too_large",
     "unavailable",
 ]
 
@@ -277,6 +279,8 @@ STATUS: dict[Reason, int] = {
     "quota_exceeded": 429,
     "insufficient_credits": 402,
     "not_found": 404,
+    "method_not_allowed": 405,
+    "body_too_large": 413,
     "unavailable": 503,
 }
 

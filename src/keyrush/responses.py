@@ -144,6 +144,8 @@ _SENTENCES: dict[Reason, str] = {
     "quota_exceeded": "Monthly quota exceeded. Try again in {wait} seconds.",
     "insufficient_credits": "Not enough credits.",
     "not_found": "Not found.",
+    "method_not_allowed": "Method not allowed.",
+    "body_too_large": "The request body has more than {names} bytes.",
     "unavailable": "Service unavailable. Try again in {wait} seconds.",
 }
 
