@@ -54,7 +54,7 @@ def test_code_comes_first() -> None:
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python block runs as it stands."""
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": "app"}  # as in a file of that name
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, "README.md", "exec"), namespace)  # noqa: S102  # our own text
     assert "app" in namespace

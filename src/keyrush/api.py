@@ -339,7 +339,11 @@ async def _capabilities(request: Request) -> Response:
 
 
 async def _document(request: Request) -> Response:
-    return JSONResponse(openapi(request.scope.get("root_path", "")))
+    mounted_at: str = request.scope.get("root_path", "")
+    if not mounted_at:  # some frameworks tell by the path as it was sent, or not at all
+        sent: bytes = request.scope.get("raw_path") or b""
+        mounted_at = sent.decode("ascii", "replace").removesuffix("/openapi.json")
+    return JSONResponse(openapi(mounted_at))
 
 
 # --- what is served where ----------------------------------------------------------------------
@@ -385,6 +389,7 @@ _router = Router(
         *(Route(path, _WrongMethod(_methods(path))) for path in {one.path: 0 for one in _routes}),
     ],
     default=_no_route,
+    redirect_slashes=False,
 )
 
 
@@ -399,6 +404,9 @@ async def account_api(scope: Scope, receive: Receive, send: Send) -> None:
             "keyrush.api.account_api must not be reached but through KeyrushMiddleware: "
             "app.add_middleware(KeyrushMiddleware)"
         )
+    path = scope.get("path", "")
+    if path.endswith("/"):  # which never matters, and which Litestar puts at the end of a mount's
+        scope = {**scope, "path": path[:-1]}
     await _router(scope, receive, send)
 
 
