@@ -51,6 +51,15 @@ def test_nothing_is_wrong(run: Runner) -> None:
     assert f"ok       pepper: {here}/keyrush.pepper fits every active key" in result.out
 
 
+def test_file_that_is_found(run: Runner, tmp_path: Path) -> None:
+    """A keyrush.toml of the working folder is shown as found, by its path."""
+    assert run("doctor", "--json").json["sources"]["config"] == "default"
+    (tmp_path / "keyrush.toml").write_text("cache_size = 10\n")
+    report = run("doctor", "--json").json
+    assert report["settings"]["config"] == str(tmp_path / "keyrush.toml")
+    assert (report["sources"]["config"], report["sources"]["cache_size"]) == ("found", "file")
+
+
 @pytest.mark.parametrize("limiter", ["store", "memory://"])
 def test_no_store_yet(run: Runner, tmp_path: Path, limiter: str) -> None:
     """Where there is no store, that and its place is said, and none is made; all else is looked at
