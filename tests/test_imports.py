@@ -40,7 +40,19 @@ DRIVERS = {
     "store.presence",
     "store.sql",
 }
-ADAPTERS = {"asgi", "wsgi", "api", "bodies", "openapi", "fastapi", "cli", "demo", "doctor"}
+ADAPTERS = {
+    "asgi",
+    "wsgi",
+    "api",
+    "bodies",
+    "openapi",
+    "fastapi",
+    "cli",
+    "demo",
+    "doctor",
+    "testing",
+    "fixtures",
+}
 
 #: Who may import what does not come with Python.
 OUTSIDE = {
@@ -52,6 +64,7 @@ OUTSIDE = {
     "redis": {"limiter.redis_server"},
     "pydantic": {"settings", "tables", "bodies", "effective", "openapi"},
     "pydantic_settings": {"settings", "sources"},
+    "pytest": {"fixtures"},
     "rich": {
         "cli",
         "commands",

@@ -199,7 +199,8 @@ class PathList:
         if root or self._root_path:
             inner = within(within(path, root), self._root_path)
         # The exact ones come first, so that nobody else pays for patterns.
-        if not self._names(method, inner):
+        methods = self._exact.get(inner, ())
+        if methods is not None and method not in methods:
             if not self._has_patterns or not self._matches(method, inner):
                 return False
             if not is_plain(path, raw_path) or not self._is_alike(method, path, root):
