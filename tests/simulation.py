@@ -18,9 +18,9 @@ from random import Random
 
 from keyrush import windows
 from keyrush.circuit import PAUSE, Away
+from keyrush.cpus import cores
 from keyrush.limiter.leases import LeasedLimiter
 from keyrush.windows import Taken, Tally, Window
-from keyrush.workers import cores
 from tests import oracle
 from tests.ledgers import Fault
 from tests.oracle import Oracle, Violation

@@ -16,10 +16,10 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal, Refused, wsgi
+from keyrush.cpus import cores
 from keyrush.keys import Hashing
 from keyrush.policy import Needs
 from keyrush.store.memory import MemoryStore
-from keyrush.workers import cores
 from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
 from tests.conftest import Clock, settings
 

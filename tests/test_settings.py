@@ -20,6 +20,7 @@ from keyrush.keys import Hashing
 from keyrush.model import Limit, Plan, Quota, Refusal
 from keyrush.policy import Rule
 from keyrush.responses import Body
+from keyrush.settings import unknown_variables
 from keyrush.tables import PlanTable
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-x"
@@ -87,6 +88,7 @@ def test_defaults() -> None:
         "argon2_time_cost": 2,
         "argon2_memory_cost": 19_456,
         "argon2_parallelism": 1,
+        "argon2_slots": None,
         "headers": "x-ratelimit",
         "errors": "documented",
         "gated_status": "403",
@@ -614,3 +616,31 @@ def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.realm = "other"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LIMITER_PORT",
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "STORE_SERVICE_HOST",
+        "PORT",
+        "PORT_80_TCP",
+        "PORT_80_TCP_ADDR",
+        "PORT_80_TCP_PORT",
+        "PORT_53_UDP_PROTO",
+    ],
+)
+def test_service_links_are_passed_over(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What Kubernetes says of a service that is named like keyrush is none of its settings."""
+    monkeypatch.setenv(f"KEYRUSH_{name}", "tcp://10.0.0.1:80")
+    assert Settings().limiter_url == "store"
+    assert unknown_variables() == []
+
+
+def test_typing_errors_still_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is nearly a setting, and no service link, stops the start."""
+    monkeypatch.setenv("KEYRUSH_LIMITER_ULR", "memory://")
+    assert "did you mean KEYRUSH_LIMITER_URL?" in wrong()

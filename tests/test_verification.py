@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from keyrush import Gate
+from keyrush.cpus import hashing_slots
 from keyrush.keys import Hashing
 from keyrush.store.memory import MemoryStore
-from keyrush.workers import cores
 from tests.calls import Asgi, Reply, Sent, Wsgi
 from tests.conftest import Clock, settings
 
@@ -239,7 +239,7 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
     key = make_key(gate)
     verification = gate.admission.verification
     slots = verification._argon2_slots  # noqa: SLF001  # see above
-    for _ in range(cores()):
+    for _ in range(hashing_slots()):
         slots.acquire()
     locks = (gate.cache._lock, gate.usage._lock, gate.limiter._lock)  # noqa: SLF001  # see above
     for lock in locks:
@@ -249,7 +249,7 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
         os._exit(0 if get(gate, key).status == 200 else 1)
     for lock in locks:
         lock.release()
-    for _ in range(cores()):
+    for _ in range(hashing_slots()):
         slots.release()
     assert os.waitstatus_to_exitcode(_waited(pid)) == 0
 

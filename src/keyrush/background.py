@@ -15,6 +15,9 @@ Job = Callable[[], object]
 #: Seconds between two looks at what there is to do, where nothing is due before.
 _IDLE = 1.0
 
+#: Seconds before a thread that could not be started is tried again.
+RETRY = 1.0
+
 
 class Background:
     """Runs jobs again and again, and others once. Starts with the first request, and anew in a
@@ -32,6 +35,7 @@ class Background:
         self._wake = threading.Event()
         #: None while it does not run; looked at by every request.
         self.thread: threading.Thread | None = None
+        self._retry_at = 0.0  # where the machine had no thread left; 0: it never did
 
     def every(self, seconds: float, job: Job) -> None:
         """Run `job` when the thread starts, and from then on every so many seconds."""
@@ -44,12 +48,26 @@ class Background:
         if self.thread is None:
             self.start()
 
+    @property
+    def is_missing(self) -> bool:
+        """True while the thread is wanted and can't be started."""
+        return self.thread is None and bool(self._retry_at)
+
     def start(self) -> None:
-        """Start the thread, unless it runs."""
+        """Start the thread, unless it runs; where that can't be, it is tried again later."""
+        if time.monotonic() < self._retry_at:
+            return
         with self._lock:
-            if self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="keyrush", daemon=True)
-                self.thread.start()
+            if self.thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="keyrush", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # "can't start new thread"
+                self._retry_at = time.monotonic() + RETRY
+                log_fault("no thread for the work in the background; counts are kept", error)
+                return
+            self.thread, self._retry_at = thread, 0.0  # once it runs
 
     def close(self) -> None:
         """Stop the thread; it starts again when needed. What is still queued is not run."""
@@ -63,6 +81,8 @@ class Background:
     def _run(self) -> None:
         me = threading.current_thread()
         due: dict[int, float] = {}
+        self._lock.acquire()  # held by `start` until this is known to be the one
+        self._lock.release()
         while self.thread is me:  # there may be another by the time that this one ends
             self._run_queued(me)
             for number, (seconds, job) in enumerate(self._jobs):

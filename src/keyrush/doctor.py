@@ -15,6 +15,7 @@ from argon2.exceptions import HashingError
 import keyrush
 from keyrush import output
 from keyrush.bridge import synchronous
+from keyrush.cpus import cores
 from keyrush.effective import effective, shown, source
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.forks import process_name
@@ -31,7 +32,6 @@ from keyrush.settings import PREFIX, Settings, similar_setting, unknown_variable
 from keyrush.starting import place_of
 from keyrush.store import Store, is_made, open_store
 from keyrush.store.files import readable_by_others
-from keyrush.workers import cores
 
 #: Exit codes: as documented for all commands; 1 is for a warning.
 _WARNING, _SETTINGS, _STORE = 1, 2, 3

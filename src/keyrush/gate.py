@@ -16,6 +16,7 @@ from keyrush.bridge import synchronous
 from keyrush.cache import Cache
 from keyrush.circuit import Circuit
 from keyrush.connections import LOOK_INTERVAL, Connections
+from keyrush.cpus import hashing_slots
 from keyrush.credits import Credits
 from keyrush.errors import ConfigurationError, log_fault
 from keyrush.health import Health
@@ -90,7 +91,7 @@ class Gate:
         monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
         self.usage = Usage(self.store, self.circuit)
-        self.workers = Workers()
+        self.workers = Workers(hashing_slots(settings.argon2_slots))
         self.background = Background()
         self._is_by_settings = False
         self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
@@ -258,7 +259,9 @@ class Gate:
         limiter_away = circuit.seconds_away if circuit else 0.0
         place: Place | None = getattr(asked, "place", None)
         return Health(
-            is_well=self.circuit.is_closed and not is_limiter_away and self.watch.is_healthy,
+            is_well=self.circuit.is_closed
+            and not is_limiter_away
+            and not self.background.is_missing,
             store_away=round(self.circuit.seconds_away, 1),
             limiter_away=round(limiter_away, 1),
             limits_meanwhile=asked.outage if is_limiter_away else None,
@@ -288,13 +291,19 @@ class Gate:
 
         Runs by itself when the process ends. The gate may be used again afterwards.
         """
-        self.workers.close()  # first: what it undoes is to be counted
-        self.background.close()
-        self.credits.settle()
-        self.usage.flush()
-        self.watch.close()
-        self.limiter.close()
-        self.store.close()
+        for step in (
+            self.workers.close,  # first: what it undoes is to be counted
+            self.background.close,
+            self.credits.settle,
+            self.usage.flush,
+            self.watch.close,
+            self.limiter.close,
+            self.store.close,
+        ):
+            try:
+                step()
+            except Exception as error:  # whatever became of one, the next is taken
+                log_fault(f"closing: {step.__qualname__} failed", error)
 
 
 def _close_at_exit(gate: Gate) -> weakref.ref[Gate]:

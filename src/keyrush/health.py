@@ -12,10 +12,10 @@ class Health:
     Something is known to be away from the first call that failed until one succeeds.
     """
 
-    is_well: bool  #: nothing is known to be away
+    is_well: bool  #: nothing that requests or counts depend on is known to be away
     store_away: float  #: seconds for which the store has not answered; 0 when it does
     limiter_away: float  #: the same of shared windows; 0 also where they are not shared
     limits_meanwhile: str | None  #: `KEYRUSH_LIMITER_OUTAGE` while they are away, else None
     workers: int | None  #: processes that count in the same windows; None where that's not known
-    hears_changes: bool  #: changes by other processes arrive at once, not within CACHE_TTL
+    hears_changes: bool  #: changes by other processes arrive at once; else within CACHE_TTL, still
     unwritten: int  #: requests counted here and not yet in the store

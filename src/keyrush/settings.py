@@ -55,6 +55,11 @@ _WORDING = (
 #: Settings whose values may hold secrets, and are not shown.
 _SECRET = {"pepper", "store_url", "limiter_url"}
 
+#: What Kubernetes and Docker put into the environment for a service that is named like keyrush.
+_SERVICE_LINK = re.compile(
+    r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z"
+)
+
 #: Headers that are for something else, or that WSGI does not hand on as headers.
 _UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "transfer-encoding"}
 
@@ -136,6 +141,9 @@ class Settings(BaseSettings):
     argon2_time_cost: int = Field(2, ge=1, le=100, description="argon2id passes")
     argon2_memory_cost: int = Field(19_456, ge=8, le=2**22, description="argon2id memory, KiB")
     argon2_parallelism: int = Field(1, ge=1, le=16, description="argon2id lanes")
+    argon2_slots: int | None = Field(
+        None, ge=1, le=64, description="argon2 at once; else by cores and quota, at most 4"
+    )
     headers: Literal["x-ratelimit", "ietf", "both"] = Field(
         "x-ratelimit", description="rate-limit header fields"
     )
@@ -402,7 +410,12 @@ def _similar(name: str, names: Iterable[str]) -> str | None:
 def unknown_variables() -> list[str]:
     """Variables that begin like settings and are none; they may be meant for something else."""
     names = (name for name in os.environ if name.startswith(PREFIX))
-    return [n for n in names if n.removeprefix(PREFIX).lower() not in Settings.model_fields]
+    return [
+        name
+        for name in names
+        if name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        and not _SERVICE_LINK.search(name)
+    ]
 
 
 def _look_for_typing_errors() -> None:

@@ -11,6 +11,7 @@ from keyrush import http
 from keyrush.background import Background
 from keyrush.cache import Cache, Entry, Flight
 from keyrush.circuit import Away, Circuit
+from keyrush.cpus import hashing_slots
 from keyrush.errors import ConfigurationError, log_fault
 from keyrush.forks import after_fork
 from keyrush.http import Credential
@@ -20,7 +21,7 @@ from keyrush.settings import Settings
 from keyrush.store import Store, account_subject, key_subject
 from keyrush.usage import TOUCH_INTERVAL, Usage
 from keyrush.windows import Window
-from keyrush.workers import Workers, cores
+from keyrush.workers import Workers
 
 #: Seconds after which a client may try again when the store is away (S19).
 OUTAGE_RETRY = 5
@@ -74,7 +75,7 @@ class Verification:
         after_fork(self._renew_slots)
 
     def _renew_slots(self) -> None:
-        self._argon2_slots = threading.BoundedSemaphore(cores())
+        self._argon2_slots = threading.BoundedSemaphore(hashing_slots(self._settings.argon2_slots))
 
     def rules_out(self, credential: Credential, now: int) -> bool:
         """True when the credential is no key, for all that can be told without a look-up."""

@@ -7,10 +7,10 @@ make a request wait whose key is already known, nor a look-up. Their queues are 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from keyrush.bridge import on_behalf_of, running_loop
@@ -31,15 +31,14 @@ class Busy(Away):
     """So many calls wait for a thread that one more would wait for too long."""
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Workers:
-    """Threads, started when first needed and again after a fork. Belongs to no event loop."""
+    """Threads, started when first needed and again after a fork. Belongs to no event loop.
 
-    def __init__(self) -> None:
+    `hashing` is how many proofs run at once.
+    """
+
+    def __init__(self, hashing: int = 1) -> None:
+        self._sizes: dict[Pool, int] = {"hash": hashing, "io": _IO_THREADS}
         self._forget()
         after_fork(self._forget)
 
@@ -85,16 +84,25 @@ class Workers:
             if self._calls[pool] >= MAX_CALLS and not must:
                 raise Busy("every thread is busy, and too many wait for one")
             if pool not in self._pools:
-                size = cores() if pool == "hash" else _IO_THREADS
-                self._pools[pool] = ThreadPoolExecutor(size, f"keyrush-{pool}")
+                self._pools[pool] = ThreadPoolExecutor(self._sizes[pool], f"keyrush-{pool}")
             executor = self._pools[pool]
             self._calls[pool] += 1
-        try:
-            future = executor.submit(on_behalf_of, running_loop(), function, *args)
-        except BaseException:
-            self._ended(pool)
-            raise
+        future: Future[T] = Future()
         future.add_done_callback(lambda _: self._ended(pool))
+        call = partial(_fulfil, future, running_loop(), function, *args)
+        try:
+            executor.submit(call)
+        except RuntimeError as error:  # "can't start new thread": but the call is queued
+            if future.cancel():
+                if not must:
+                    raise Busy(f"there is no thread for it: {error}") from error
+                return self._here(function, *args)
+        return future
+
+    def _here(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Make the call in this thread: it must be made, and there is no other."""
+        future: Future[T] = Future()
+        _fulfil(future, None, function, *args)
         return future
 
     def _ended(self, pool: Pool) -> None:
@@ -111,6 +119,23 @@ class Workers:
                 pools, self._pools = self._pools, {}
             for pool in pools.values():
                 pool.shutdown()
+
+
+def _fulfil(
+    future: Future[T],
+    loop: asyncio.AbstractEventLoop | None,
+    function: Callable[..., T],
+    *args: Any,
+) -> None:
+    """Make a call, unless nobody wants it any more, and tell what came of it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = on_behalf_of(loop, function, *args)
+    except BaseException as error:  # as executors do: who waits must learn of it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def _undo(done: Future[T], undo: Callable[[T], object]) -> None:
