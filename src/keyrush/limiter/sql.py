@@ -56,6 +56,8 @@ class SqlLedger:
             finally:
                 pooled.close()
         except self._errors as error:
+            if _ends_connections(error):
+                self._engine.dispose()  # those that are idle are no better
             raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
 
     def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
@@ -76,6 +78,14 @@ class SqlLedger:
 
     def close(self) -> None:
         """Nothing to let go of: the connections are the engine's."""
+
+
+def _ends_connections(error: BaseException) -> bool:
+    if getattr(error, "sqlstate", None) is None:  # SQLite's has none
+        return False
+    from keyrush.store.patience import ends_connections  # noqa: PLC0415  # its driver is an extra
+
+    return ends_connections(error)
 
 
 _FIND = "SELECT period, current, previous FROM keyrush_windows WHERE key = ?"

@@ -66,10 +66,13 @@ class SqlFeed:
     def _forget(self) -> None:
         self._connection: sa.Connection | None = None
         self._driver: Any = None  # the connection as the driver knows it
+        self._pool: Any = None  # the one that it was taken from
         self._mark = 0  # of the newest change that has been read
 
     def poll(self) -> Collection[str] | None:
         try:
+            if self._connection is not None and self._engine.pool is not self._pool:
+                self.close()  # the pool was made anew: its connections were of no use
             if self._connection is None:
                 self._open()
                 return None
@@ -85,6 +88,7 @@ class SqlFeed:
             driver.close()  # at once: SQLAlchemy would say good-bye to the server
 
     def _open(self) -> None:
+        self._pool = self._engine.pool
         connection = self._engine.connect()
         connection.detach()
         self._driver = connection.connection.dbapi_connection
