@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from asgiref.testing import ApplicationCommunicator
@@ -124,22 +125,90 @@ def test_streaming_passes_item_by_item(gate: Gate, key: str) -> None:
     assert events == ["made a", "sent a", "made b", "sent b"]
 
 
-def test_scope_is_copied(gate: Gate, key: str) -> None:
-    """S66: the server's scope and its state stay as they were."""
+def test_what_the_app_adds_is_seen_outside(gate: Gate, key: str) -> None:
+    """S66: what the app adds to the scope, and to `state`, is seen by middleware outside; what the
+    gate adds does not change what an outer layer decides.
+    """
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope)
+        seen.append(dict(scope))
+        scope["route"] = "/articles/{id}"
         scope["state"]["mine"] = 1
         await PlainTextResponse("ok")(scope, receive, send)
 
-    scope = scope_of(Sent(headers=[("X-API-Key", key)]), state={"shared": 2})
-    before = dict(scope)
-    asyncio.run(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
-    assert scope == before
-    assert scope["state"] == {"shared": 2}
-    assert seen[0]["state"] == {"shared": 2, "mine": 1}
+    state = {"shared": 2}
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]), state=state)
+    headers = scope["headers"]
+    asgi = KeyrushMiddleware(app, gate=gate)
+    for left in ("99", "98"):  # sent through once more, it is counted once more
+        assert asyncio.run(asgi_call(asgi, scope))["x-ratelimit-remaining"] == left
+        assert scope["route"] == "/articles/{id}"
+        assert scope["state"] is state
+        assert scope["headers"] is headers
+    assert state == {"shared": 2, "mine": 1}
     assert seen[0]["keyrush"] is seen[0]["user"] is seen[0]["auth"]
+
+
+OWN_FIELDS = [
+    (b"X-RateLimit-Limit", b"7"),
+    (b"x-ratelimit-remaining", b"6"),
+    (b"RateLimit", b'"m";r=1;t=1'),
+    (b"ratelimit-policy", b'"m";q=1;w=1'),
+    (b"x-ratelimit-monthly-overage", b"1"),
+    (b"x-request-id", b"1"),
+    (b"retry-after", b"3"),
+    (b"set-cookie", b"a=1"),
+    (b"set-cookie", b"b=2"),
+]
+
+
+def test_one_set_of_fields(gate: Gate, key: str) -> None:
+    """S69: of the rate-limit fields there is one set, this gate's, where the app is a proxy; all
+    else is kept, duplicates too, and the app's list stays as it was.
+    """
+    own = list(OWN_FIELDS)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": own})
+        await send({"type": "http.response.body"})
+
+    scope = scope_of(Sent(headers=[("X-API-Key", key)]))
+    start, _ = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
+    names = [name.lower() for name, _ in start["headers"]]
+    assert [n for n in names if b"ratelimit" in n] == [
+        b"x-ratelimit-limit",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+        b"x-ratelimit-monthly-limit",
+        b"x-ratelimit-monthly-remaining",
+    ]
+    assert dict(start["headers"])[b"x-ratelimit-limit"] == b"100"
+    assert start["headers"][:4] == OWN_FIELDS[5:]
+    assert own == OWN_FIELDS
+    public, _ = asyncio.run(
+        messages_of(KeyrushMiddleware(app, gate=gate), scope_of(Sent("/health")), [])
+    )
+    assert public["headers"] == OWN_FIELDS
+
+
+def test_one_set_of_fields_of_two_gates(clock: Clock) -> None:
+    """S69: of two gates that both count, the outermost one's fields are seen."""
+    store = MemoryStore()
+    outer, inner = (
+        Gate.open(
+            settings(pepper="p" * 32, plans={"starter": {"limits": limits}}),
+            store=store,
+            clock=clock,
+        )
+        for limits in ("9/minute", "5/minute")
+    )
+    outer.accounts.create_account("acct_a")
+    key = outer.accounts.create_key("acct_a", "k").text
+    reply = call(KeyrushMiddleware(Asgi(inner).middleware, gate=outer), key)
+    assert (reply.status, reply["x-ratelimit-limit"]) == (200, "9")
+    outer.close()
+    inner.close()
 
 
 def test_root_path_is_not_part_of_the_path(gate: Gate, key: str) -> None:
@@ -462,6 +531,72 @@ def test_refusal_raised_in_a_handler(gate: Gate, key: str) -> None:
     assert reply.headers["x-ratelimit-remaining"] == "100"
     assert reply.headers["x-ratelimit-monthly-remaining"] == "500000"
     assert gate.accounts.account("acct_a").balance == 5
+
+
+def _in_a_group(scope: Any) -> None:
+    try:
+        scope["keyrush"].require_scope("write:articles")
+    except Refused as refused:
+        raise ExceptionGroup("of a task group", [ExceptionGroup("within", [refused])]) from None
+
+
+def _from_it(scope: Any) -> None:
+    try:
+        scope["keyrush"].require_scope("write:articles")
+    except Refused as refused:
+        raise ValueError("not permitted") from refused
+
+
+async def _in_tasks(scope: Any) -> None:
+    async def work() -> None:
+        scope["keyrush"].require_scope("write:articles")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        group.start_soon(anyio.sleep, 60)
+
+
+@pytest.mark.parametrize("framework", ["bare", "Starlette"])
+@pytest.mark.parametrize("way", [_in_a_group, _from_it, _in_tasks])
+def test_refusal_in_disguise(gate: Gate, key: str, framework: str, way: Any) -> None:
+    """R8: a refusal that a task group or another error carries is the refusal still."""
+    reader = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        done = way(scope)
+        if done is not None:
+            await done
+
+    async def endpoint(request: Any) -> PlainTextResponse:
+        done = way(request.scope)
+        if done is not None:
+            await done
+        return PlainTextResponse("never")
+
+    inner: Any = bare if framework == "bare" else Starlette(routes=[Route("/", endpoint)])
+    app = KeyrushMiddleware(inner, gate=gate)
+    reply = TestClient(app).get("/", headers={"X-API-Key": reader})
+    assert (reply.status_code, reply.headers["x-ratelimit-remaining"]) == (403, "100")
+    assert reply.json()["error"] == "The API key lacks the scope write:articles."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ExceptionGroup("mixed", [Refused(Refusal("not_found")), ZeroDivisionError()]),
+        ExceptionGroup("another", [ZeroDivisionError()]),
+        ValueError("its own"),
+    ],
+    ids=repr,
+)
+def test_other_errors_are_no_refusals(gate: Gate, key: str, error: Exception) -> None:
+    """What is not a refusal alone is the app's own error, and gets out."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        call(KeyrushMiddleware(app, gate=gate), key)
 
 
 def test_refusal_after_the_start_gets_out(gate: Gate, key: str) -> None:

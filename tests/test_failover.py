@@ -58,8 +58,13 @@ def test_all_is_well_soon_after_a_failover(
     """S19: whatever counts the windows, charges are made and counts are written again within
     seconds, nothing is lost, and what other processes revoke is heard of.
     """
-    values = {"store_url": postgres_url, "limiter_url": limiter, "limiter_mode": mode}
-    values |= {"pepper": "p" * 32, "rules": [{"path": "/paid", "credits": 1}]}
+    values: dict[str, Any] = {
+        "store_url": postgres_url,
+        "limiter_url": limiter,
+        "limiter_mode": mode,
+        "pepper": "p" * 32,
+        "rules": [{"path": "/paid", "credits": 1}],
+    }
     gate = Gate.open(settings(**values))
     gate.accounts.create_account("acct_a")
     gate.accounts.grant("acct_a", 1000)

@@ -31,7 +31,8 @@ def held_in_memory(secret: bytes) -> list[object]:
             continue
         items = [*container, *container.values()] if isinstance(container, dict) else container
         if any(
-            (isinstance(item, bytes) and secret in item) or (isinstance(item, str) and text in item)
+            (issubclass(type(item), bytes) and secret in item)
+            or (issubclass(type(item), str) and text in item)
             for item in list(items)
         ):
             found.append(container)

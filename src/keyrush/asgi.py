@@ -10,13 +10,13 @@ from typing import Any
 
 from keyrush.admission import Pending
 from keyrush.bridge import is_bridged, running_loop
-from keyrush.errors import ConfigurationError, KeyrushError, Refused, StoreError
+from keyrush.errors import ConfigurationError, KeyrushError, StoreError, refused_in
 from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
 from keyrush.principal import Caller, Principal
 from keyrush.protocols import is_wsgi
-from keyrush.responses import Response
+from keyrush.responses import Response, is_foreign
 from keyrush.settings import Settings
 from keyrush.stopping import when_told_to_stop
 
@@ -123,18 +123,16 @@ class KeyrushMiddleware:
 
         response = _Response(gate, scope, receive, send, caller, headers)
         try:
-            await self.app(_inner(scope, gate, caller), response.receive, response.send)
-        except Refused as raised:
-            await response.refuse(raised)
+            await self.app(_entered(scope, gate, caller), response.receive, response.send)
         except BaseException as error:
-            if response.is_ended_by(error):
-                return
-            response.fail(error)
-            raise
+            if not await response.failed(error):
+                raise
         else:
             if caller.charged:
                 await response.settle()
         finally:
+            # Who sends the same scope through once more has not passed this gate (S66).
+            scope[GATE] = passed
             if response.is_open:
                 gate.connections.remove(response)
 
@@ -251,9 +249,15 @@ class _Response:
             if caller.refusal is not None and (lost := caller.lost_refusal(status)):
                 return self._replace(lost)
             self._status = status
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            headers = message.get("headers", ())
+            if self._headers:  # of the rate-limit fields one set, the outermost gate's (S69)
+                others = [h for h in headers if h[0][:1] not in b"xXrR" or is_foreign(h[0])]
+                message = {**message, "headers": others + self._headers}
+            else:
+                message = {**message, "headers": [*headers]}
             self._started = message
             if kind == "websocket.accept":
+                message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
                 self._open()
             if caller.charged and status >= _REDIRECT:
                 return self._uncharge(message)
@@ -305,19 +309,21 @@ class _Response:
             gate = self._gate
             await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
 
-    async def refuse(self, raised: Refused) -> None:
-        """Answer with what the app raised, unless its response has started.
-
-        Raises:
-            Refused: It has.
+    async def failed(self, error: BaseException) -> bool:
+        """The app has raised: True where that is dealt with. A refusal is answered, unless the
+        response has started; what fails because the gate has ended the connection is no fault.
         """
-        if self._started:
-            self.fail(raised)
-            raise raised
-        if not self._is_refused:
-            await self._replace(raised.refusal)
+        refused = refused_in(error)
+        if refused is not None and not self._started:
+            if not self._is_refused:
+                await self._replace(refused.refusal)
+            return True
+        if self._is_ended and isinstance(error, Exception):
+            return True
+        self._give_back(error)
+        return False
 
-    def fail(self, error: BaseException) -> None:
+    def _give_back(self, error: BaseException) -> None:
         """Give credits back, because the app has failed; waits for nothing.
 
         One that is cancelled in the middle of its answer has been left by its client.
@@ -375,10 +381,6 @@ class _Response:
         elif self._started and not _has_length(self._started["headers"]):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def is_ended_by(self, error: BaseException) -> bool:
-        """True where the app fails because the gate has ended its connection."""
-        return self._is_ended and isinstance(error, Exception)
-
 
 async def _respond(scope: Scope, send: Send, response: Response) -> None:
     """Send a whole response, on a WebSocket in the form that the server offers (S70)."""
@@ -395,18 +397,19 @@ async def _respond(scope: Scope, send: Send, response: Response) -> None:
     await send({"type": f"{prefix}.body", "body": body})
 
 
-def _inner(scope: Scope, gate: Gate, caller: Caller) -> Scope:
-    """The scope that the app sees: a copy, never the server's own (S66)."""
-    inner = dict(scope)
-    if "state" in inner:
-        inner["state"] = inner["state"].copy()
+def _entered(scope: Scope, gate: Gate, caller: Caller) -> Scope:
+    """The scope with what the app finds in it.
+
+    It is the server's own, not a copy, so that what the app adds (`route`, `endpoint`, `state`)
+    is seen by middleware outside (S66); but where credentials are hidden from the app alone.
+    """
     if gate.hides_credentials:
-        inner["headers"] = gate.credential_headers.without(inner["headers"])
-    inner[GATE] = gate
-    inner["keyrush.caller"] = caller  # whoever it is, whatever the app makes of "user"
-    inner["keyrush"] = caller if caller.is_authenticated else None
-    inner["user"] = inner["auth"] = caller
-    return inner
+        scope = {**scope, "headers": gate.credential_headers.without(scope["headers"])}
+    scope[GATE] = gate
+    scope["keyrush.caller"] = caller  # whoever it is, whatever the app makes of "user"
+    scope["keyrush"] = caller if caller.is_authenticated else None
+    scope["user"] = scope["auth"] = caller
+    return scope
 
 
 def _has_length(headers: list[Header]) -> bool:

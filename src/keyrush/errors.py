@@ -77,6 +77,26 @@ class Refused(KeyrushError):
         self.refusal = refusal
 
 
+def refused_in(error: BaseException) -> Refused | None:
+    """The refusal that an error stands for: it is one, was raised from one, or is a group of
+    nothing else, as task groups make; the first, where there are several.
+    """
+    for _ in range(_DEPTH):
+        if isinstance(error, Refused):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            found = [refused_in(one) for one in error.exceptions]
+            if all(found):
+                return found[0]
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__
+    return None
+
+
+#: Causes of causes that are looked at: more are nobody's, and might be a circle.
+_DEPTH = 16
+
 # --- the log -----------------------------------------------------------------------------------
 
 #: What begins a line of its own, moves the cursor, or turns the direction of text.

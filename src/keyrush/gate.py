@@ -86,6 +86,7 @@ class Gate:
         #: The request headers that may hold a key.
         self.credential_headers = http.CredentialHeaders(settings.credential_headers)
         self.hides_credentials = settings.hide_credentials
+        self.vary = self.credential_headers.vary
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
         monotonic = monotonic_of(clock)

@@ -24,6 +24,26 @@ Body = Callable[[Refusal, str], tuple[str, bytes]]
 # --- fields of a successful response ---------------------------------------------------------
 
 
+#: Every rate-limit field, whichever style is set: of them a response has one set (S69).
+_FIELDS = frozenset(
+    {
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"x-ratelimit-limit",
+        b"x-ratelimit-monthly-limit",
+        b"x-ratelimit-monthly-overage",
+        b"x-ratelimit-monthly-remaining",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+    }
+)
+
+
+def is_foreign(name: bytes) -> bool:
+    """True for a header that is no rate-limit field; names may be in any case."""
+    return name.lower() not in _FIELDS
+
+
 class Fields:
     """The rate-limit fields of authenticated responses: `x-ratelimit`, `ietf` or `both`."""
 

@@ -9,12 +9,13 @@ from types import TracebackType
 from typing import Any
 
 from keyrush.admission import Pending
-from keyrush.errors import Refused
+from keyrush.errors import Refused, refused_in
 from keyrush.gate import GATE, Gate
 from keyrush.http import MAX_FORWARDED, MAX_VALUE, Header
 from keyrush.model import Refusal
 from keyrush.principal import Caller, Principal
 from keyrush.protocols import is_asgi
+from keyrush.responses import is_foreign
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -218,6 +219,8 @@ class _Passage:
         if code >= HTTPStatus.MULTIPLE_CHOICES:
             gate.credits.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
+        if self._headers:  # of the rate-limit fields one set, the outermost gate's (S69)
+            headers = [h for h in headers if is_foreign(h[0].encode("latin-1", "replace"))]
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
         def writing(data: bytes) -> None:
@@ -246,12 +249,13 @@ class _Passage:
         Either way what the request was charged is given back.
         """
         self._is_over = True
-        if self._sent or not isinstance(error, Refused):
+        refused = refused_in(error)
+        if self._sent or refused is None:
             self._middleware.gate.credits.uncharge(self._caller)
             raise error
         if self._refused is None:
-            exc_info = (Refused, error, error.__traceback__) if self._called else None
-            self._answer(error.refusal, exc_info)
+            exc_info = (Refused, refused, refused.__traceback__) if self._called else None
+            self._answer(refused.refusal, exc_info)
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
