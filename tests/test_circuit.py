@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -202,3 +203,18 @@ def test_fork() -> None:
         """
     )
     assert out == "True\n"
+
+
+def test_a_cancelled_call_says_nothing() -> None:
+    """A call that is cancelled, as when an event loop ends under it, opens nothing: the next one is
+    made at once, so that the last counts are written.
+    """
+    circuit = Circuit("the store", lambda: 0.0)
+
+    def cancelled() -> None:
+        raise CancelledError
+
+    with pytest.raises(Away):
+        circuit.call(cancelled)
+    assert circuit.is_closed
+    assert circuit.call(lambda: "answer") == "answer"

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TypeVar
 
 from keyrush.errors import DataError, KeyrushError, log_fault
@@ -69,6 +70,10 @@ class Circuit:
         except DataError:
             self.succeeded()
             raise
+        except CancelledError as error:
+            # The event loop that should have answered has ended: that says nothing of what is
+            # behind it, and the last counts are to be written yet.
+            raise Away(f"{self.name} has not been heard") from error
         except Exception as error:
             self.failed(error)
             raise Away(f"{self.name} is away") from error
