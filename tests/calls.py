@@ -171,7 +171,7 @@ def decide(gate: Gate, key: str, path: str = "/", method: str = "GET") -> Admitt
     """What the gate says to a request with the key, whatever it takes."""
     answer: Any = begin(gate, key, path, method)
     decided: Admitted | Refusal = (
-        answer.finish("127.0.0.1") if isinstance(answer, Pending) else answer
+        answer.finish(lambda: "127.0.0.1") if isinstance(answer, Pending) else answer
     )
     return decided
 

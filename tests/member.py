@@ -63,7 +63,7 @@ class Member:
             answer = begin(self.gate, key)
             if isinstance(answer, Pending):
                 self.cold += 1
-                answer = answer.finish(None)
+                answer = answer.finish(lambda: None)
             is_refused = isinstance(answer, Refusal)
             told = [answer.status if is_refused else 200, self._limit(answer)]
             if told != before:

@@ -184,3 +184,19 @@ def test_unknown_keys_are_remembered_within_bounds(world: World, adapter: Any) -
     for _ in range(5):
         assert world.send(adapter, key).status == 401
     assert world.store.finds == 1
+
+
+@both
+def test_the_address_is_looked_for_only_where_it_matters(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch, adapter: Any
+) -> None:
+    """X-Forwarded-For is read for a key that was never seen here, and for the log, and else not."""
+    assert world.send(adapter, world.good).status == 200
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("the address was looked for")
+
+    monkeypatch.setattr(world.gate, "address", never)
+    assert world.send(adapter, world.good).status == 200
+    clock.advance(6000)  # past CACHE_TTL
+    assert world.send(adapter, world.good).status == 200

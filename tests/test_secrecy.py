@@ -76,7 +76,9 @@ def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
     assert isinstance(credential, http.Credential)
     parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
     pending = begin(gate, made.text)
-    shown = repr([made, made.key, credential, parsed, pending, pending.finish(None), gate.settings])
+    shown = repr(
+        [made, made.key, credential, parsed, pending, pending.finish(lambda: None), gate.settings]
+    )
     assert made.key.prefix in shown
     assert made.text[-30:] not in shown
     assert made.key.hash not in shown

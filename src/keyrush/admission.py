@@ -44,6 +44,9 @@ TakeAsync = Callable[[Sequence[Window], int, int], Awaitable[Tally]]
 #: A request that is let through: who calls, and what to add to the response's headers.
 Admitted = tuple[Caller, list[Header]]
 
+#: Says a client's address.
+Address = Callable[[], str | None]
+
 #: Where there are rules, and the path is not in plain form.
 MALFORMED_PATH = Refusal("malformed_path")
 
@@ -68,6 +71,7 @@ class Pending:
     """A request that memory alone can't answer. It holds the key: let go of it once answered."""
 
     __slots__ = (
+        "_address",
         "_admission",
         "_credential",
         "_is_known",
@@ -91,21 +95,22 @@ class Pending:
         self._is_known = is_known  # verified here before, so that it is no stranger's
         self._credential = credential
         self._method, self._path, self._root, self._query = request
+        self._address: str | None = None  # the client's, where it is looked for
         self._verified = verified  # where only the limiter or a charge has to be waited for
 
-    def finish(self, address: str | None) -> Admitted | Refusal:
-        """The answer; may block. `address` is the client's."""
+    def finish(self, address: Address) -> Admitted | Refusal:
+        """The answer; may block. `address` says the client's, where that matters."""
         verified: object = self._verified
         if verified is None:
             if not self._enter(address):
                 return _TOO_MANY
-            verified = self._verify(address, None)
+            verified = self._verify(None)
         if isinstance(verified, Refusal):
             return verified
         assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
         return self._decide(verified.identity)
 
-    async def finish_async(self, address: str | None) -> Admitted | Refusal:
+    async def finish_async(self, address: Address) -> Admitted | Refusal:
         """The answer, awaited; what blocks is done in threads."""
         try:
             if self._verified is not None:
@@ -127,50 +132,47 @@ class Pending:
             "io", admission.decide, identity, needs, query, undo=admission.undo
         )
 
-    async def _verify_async(self, address: str | None) -> Entry | Admitted | Refusal:
+    async def _verify_async(self, address: Address) -> Entry | Admitted | Refusal:
         """The verified key, or the answer where there is one already."""
         admission = self._admission
         if not self._enter(address):
             return _TOO_MANY
         try:
-            came = await admission.workers.run(
-                "io", self._verify_and_decide, address, undo=admission.undo
-            )
+            came = await admission.workers.run("io", self._verify_and_decide, undo=admission.undo)
         except Busy:
-            self._leave(address, is_unknown=False)
+            self._leave(is_unknown=False)
             raise
         if isinstance(came, Future):
             return await asyncio.wrap_future(came)
         return came
 
-    def _verify_and_decide(
-        self, address: str | None
-    ) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
+    def _verify_and_decide(self) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
         """In one go, where no proof is needed and the limiter is not better awaited."""
         admission = self._admission
-        verified = self._verify(address, admission.workers)
+        verified = self._verify(admission.workers)
         if isinstance(verified, Entry) and not admission.is_async:
             return self._decide(verified.identity)
         return verified
 
-    def _enter(self, address: str | None) -> bool:
+    def _enter(self, address: Address) -> bool:
         """Whether a look-up may be made for the address; it ends with `_verify`."""
-        return self._is_known or self._admission.strangers.enter(address)
+        if self._is_known:
+            return True
+        self._address = address()
+        return self._admission.strangers.enter(self._address)
 
-    def _leave(self, address: str | None, *, is_unknown: bool) -> None:
+    def _leave(self, *, is_unknown: bool) -> None:
         if not self._is_known:
-            self._admission.strangers.leave(address, is_unknown=is_unknown)
+            self._admission.strangers.leave(self._address, is_unknown=is_unknown)
 
-    def _verify(
-        self, address: str | None, workers: Workers | None
-    ) -> Entry | Refusal | Future[Entry | Refusal]:
+    def _verify(self, workers: Workers | None) -> Entry | Refusal | Future[Entry | Refusal]:
         """The key's entry; with `workers`, what has to be waited for."""
         verified: Entry | Refusal | Future[Entry | Refusal] | None = None
         try:
             verified = self._admission.verification.verify(self._credential, workers)
             return verified
         finally:
-            self._leave(address, is_unknown=verified is http.INVALID)
+            self._leave(is_unknown=verified is http.INVALID)
 
     def _decide(self, identity: Identity) -> Admitted | Refusal:
         return self._admission.decide(identity, self._needs(), self._query)

@@ -115,7 +115,7 @@ class KeyrushMiddleware:
             scope.get("query_string", b""),
         )
         if isinstance(answer, Pending):
-            answer = await answer.finish_async(self._address(scope))
+            answer = await answer.finish_async(lambda: gate.address(*_sender(scope)))
         if isinstance(answer, Refusal):
             await self._refuse(scope, receive, send, answer)
             return
@@ -179,9 +179,6 @@ class KeyrushMiddleware:
             await gate.workers.run("io", gate.flush)
         else:
             gate.flush()
-
-    def _address(self, scope: Scope) -> str | None:
-        return self.gate.address(*_sender(scope))
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Answer a request that has not reached the app."""

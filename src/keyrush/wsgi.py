@@ -78,7 +78,7 @@ class KeyrushMiddleware:
             environ.get("QUERY_STRING", "").encode("latin-1"),
         )
         if isinstance(answer, Pending):
-            answer = answer.finish(gate.address(*_sender(environ)))
+            answer = answer.finish(lambda: gate.address(*_sender(environ)))
         if isinstance(answer, Refusal):
             return self.refuse(environ, start_response, answer)
         caller, headers = answer
