@@ -14,7 +14,11 @@ from argon2.exceptions import HashingError
 
 from keyrush import Gate, Settings
 from keyrush.store import open_store
+from tests.calls import decide
+from tests.conftest import settings
+from tests.faults import until
 from tests.running import Result, Runner, run_process
+from tests.valkey import Valkey
 
 LONG, OTHER = "l" * 32, "o" * 32
 
@@ -419,3 +423,41 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert "warning  settings: KEYRUSH_COLOUR is no setting and has no effect\n" in result.out
     assert "\x1b" not in result.out
     assert "KEYRUSH_STORE_URL               default      sqlite:///keyrush.db" in result.out
+
+
+@pytest.fixture
+def user_without_channels(own_valkey: Valkey) -> str:
+    """The URL of a server, for a user as Redis makes them: with no right to any channel."""
+    own_valkey.run("ACL", "SETUSER", "app", "on", ">geheim", "~*", "+@all", "resetchannels")
+    return own_valkey.url.replace("redis://", "redis://app:geheim@")
+
+
+def test_changes_that_are_heard(run: Runner, own_valkey: Valkey) -> None:
+    """What is published is heard: doctor tries it as the app will do."""
+    run.env(KEYRUSH_LIMITER_URL=own_valkey.url)
+    make_key(run)
+    result = run("doctor", "--json")
+    assert result.code == 0
+    assert findings(result, "ok")["changes"] == "made by other processes are heard of at once"
+
+
+def test_a_user_without_channels(run: Runner, user_without_channels: str) -> None:
+    """Without channels all works, but changes hold later: a warning that says so, exit code 1."""
+    run.env(KEYRUSH_LIMITER_URL=user_without_channels)
+    make_key(run)
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert "hold within KEYRUSH_CACHE_TTL, not at once" in findings(result, "warning")["changes"]
+    assert "geheim" not in result.out + result.err
+
+
+def test_health_without_channels(user_without_channels: str) -> None:
+    """A missing comfort is no illness: health is well, and says that changes are not heard."""
+    gate = Gate.open(settings(limiter_url=user_without_channels))
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "k").text
+    assert isinstance(decide(gate, key), tuple)
+    until(lambda: gate.health().workers)
+    assert gate.health().is_well
+    assert not gate.health().hears_changes
+    gate.close()

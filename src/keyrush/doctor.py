@@ -36,6 +36,9 @@ from keyrush.store.files import readable_by_others
 #: Exit codes: as documented for all commands; 1 is for a warning.
 _WARNING, _SETTINGS, _STORE = 1, 2, 3
 
+#: An account that nobody has, and seconds to wait for the news of it.
+_NOBODY, _NEWS = "acct_of_nobody", 2.0
+
 Level = Literal["ok", "note", "warning", "problem"]
 
 
@@ -308,6 +311,31 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
         f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
     )
     report.add("ok", "limits", text)
+    _look_at_news(report, ledger)
+
+
+def _look_at_news(report: Report, ledger: Any) -> None:
+    """Whether changes are heard of at once, in the way in which the app hears of them."""
+    if not hasattr(ledger, "publish"):
+        return
+    feed = ledger.feed()
+    try:
+        feed.poll()  # begins to listen
+        ledger.publish(_NOBODY)
+        deadline = time.monotonic() + _NEWS
+        while _NOBODY not in (feed.poll() or ()) and time.monotonic() < deadline:
+            time.sleep(_NEWS / 100)  # the news are on their way
+        is_heard = time.monotonic() < deadline
+        why = "nothing that is published arrives"
+    except Exception as error:  # whatever stands between here and the server
+        is_heard, why = False, str(error)
+    finally:
+        feed.close()
+    if is_heard:
+        report.add("ok", "changes", "made by other processes are heard of at once")
+    else:
+        text = f"made by other processes hold within KEYRUSH_CACHE_TTL, not at once: {why}"
+        report.add("warning", "changes", f"{text}; the user needs the right to the channels")
 
 
 def _warn_of_processes(report: Report) -> None:
