@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from keyrush import Gate
 from keyrush.model import month_of, now_ms
+from keyrush.sqlstate import ends_connections
 from keyrush.store import account_subject
-from keyrush.store.patience import ends_connections
 from tests.calls import Asgi, Sent
 from tests.conftest import settings
 

@@ -26,6 +26,7 @@ PURE = {
     "principal",
     "protocols",
     "responses",
+    "sqlstate",
     "urls",
     "windows",
 }

@@ -34,7 +34,7 @@ class Charging(Protocol):
 class Caller:
     """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
 
-    __slots__ = ("charged", "refusal")
+    __slots__ = ("charged", "is_left", "refusal")
 
     is_authenticated = False
 
@@ -43,8 +43,17 @@ class Caller:
         self.refusal: Refusal | None = None  #: what this request was refused with, in the app
 
     def lost_refusal(self, status: int) -> Refusal | None:
-        """What the app raised, where a framework has made an internal error of it."""
-        return self.refusal if status == INTERNAL_SERVER_ERROR else None
+        """What the app raised, where a framework has made an internal error of it, or its adapter
+        has left the answer to the gate.
+        """
+        if status == INTERNAL_SERVER_ERROR or hasattr(self, "is_left"):
+            return self.refusal
+        return None
+
+    def leave(self, refusal: Refusal) -> None:
+        """Leave the answer to the gate, which says `refusal` whatever the framework answers now."""
+        self.refusal = refusal
+        self.is_left = True  # set here alone: every request would pay for it
 
     def refuse(self, refusal: Refusal) -> NoReturn:
         """Refuse this request with `refusal`.

@@ -18,6 +18,7 @@ from keyrush import windows
 from keyrush.errors import StoreError
 from keyrush.limiter.ledger import WORKER_TTL, Place
 from keyrush.model import now_ms
+from keyrush.sqlstate import ends_connections
 from keyrush.windows import Counter, Taken, Window
 
 #: Idle counters that one `enlist` deletes at most.
@@ -56,7 +57,7 @@ class SqlLedger:
             finally:
                 pooled.close()
         except self._errors as error:
-            if _ends_connections(error):
+            if ends_connections(error):
                 self._engine.dispose()  # those that are idle are no better
             raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
 
@@ -78,14 +79,6 @@ class SqlLedger:
 
     def close(self) -> None:
         """Nothing to let go of: the connections are the engine's."""
-
-
-def _ends_connections(error: BaseException) -> bool:
-    if getattr(error, "sqlstate", None) is None:  # SQLite's has none
-        return False
-    from keyrush.store.patience import ends_connections  # noqa: PLC0415  # its driver is an extra
-
-    return ends_connections(error)
 
 
 _FIND = "SELECT period, current, previous FROM keyrush_windows WHERE key = ?"

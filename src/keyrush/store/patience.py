@@ -18,15 +18,10 @@ import sqlalchemy as sa
 from psycopg.abc import PQGen
 from sqlalchemy.exc import DisconnectionError
 
+from keyrush.sqlstate import ends_connections
+
 #: Seconds without a byte from the server, while its answer is waited for.
 ANSWER = 2.0
-
-#: SQLSTATE classes of errors that another connection would give, too: about the data, the
-#: statement, or the moment (a deadlock, a lock, a statement that took too long).
-_OF_THE_CALL = ("22", "23", "42", "P0", "40", "55", "57014")
-
-#: Of class 42 what the server has to answer for, not the statement: a right that was taken away.
-_FORBIDDEN = "42501"
 
 _NOTHING = 0  # what psycopg sends its generators, every 0.1 s, when the socket is not ready
 
@@ -80,17 +75,6 @@ def _watched(steps: PQGen[Any]) -> Generator[Any, Any, Any]:
                 raise NoAnswer(f"no answer from the server for {ANSWER} seconds")
     except StopIteration as done:
         return done.value
-
-
-def ends_connections(error: BaseException | None) -> bool:
-    """True when the server has said that its connections are of no use: not for this call alone.
-
-    After a failover the old server goes on with those that it has, and refuses every write.
-    """
-    state = getattr(error, "sqlstate", None)
-    if not isinstance(state, str):  # the driver's own error: it knows whether it has closed
-        return False
-    return state == _FORBIDDEN or not state.startswith(_OF_THE_CALL)
 
 
 def make_patient(engine: sa.Engine) -> None:
