@@ -68,7 +68,7 @@ RIGHT: dict[str, Any] = {
 PLACES = [
     (operation, argument)
     for operation, function in inspect.getmembers(Accounts, inspect.isfunction)
-    if not operation.startswith("_")
+    if not operation.startswith("_") and operation != "find"  # which is given keys, to find them
     for argument in list(inspect.signature(function).parameters)[1:]
 ]
 

@@ -45,6 +45,7 @@ OPERATIONS: dict[str, Callable[[Accounts, str, str], object]] = {
     ),
     "create_key limits": lambda accounts, text, _: accounts.create_key("acct_a", "n", limits=text),
     "create_key by": lambda accounts, text, _: accounts.create_key("acct_a", "n", by=text),
+    "find text": lambda accounts, text, _: accounts.find(text),
     "key": lambda accounts, text, _: accounts.key(text),
     "key account": lambda accounts, text, key: accounts.key(key, text),
     "keys account": lambda accounts, text, _: accounts.keys(text),

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+from weakref import WeakSet
+
+#: Pools whose connections were given up, as long as somebody holds one of them.
+_given_up: WeakSet[Any] = WeakSet()
+
 #: Classes of errors that another connection would give, too: about the data, the statement, or
 #: the moment (a deadlock, a lock, a statement that took too long).
 _OF_THE_CALL = ("22", "23", "42", "P0", "40", "55", "57014")
@@ -19,3 +25,17 @@ def ends_connections(error: BaseException | None) -> bool:
     if not isinstance(state, str):  # the driver's own error: it knows whether it has closed
         return False
     return state == _FORBIDDEN or not state.startswith(_OF_THE_CALL)
+
+
+def give_up(engine: Any) -> None:
+    """Use no connection any more that the SQLAlchemy engine has: new ones come with use.
+
+    Whoever has taken one out of the pool for good sees it by `is_given_up`.
+    """
+    _given_up.add(engine.pool)
+    engine.dispose()
+
+
+def is_given_up(pool: Any) -> bool:
+    """True for a pool whose connections were given up."""
+    return pool in _given_up

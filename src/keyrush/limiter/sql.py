@@ -18,7 +18,7 @@ from keyrush import windows
 from keyrush.errors import StoreError
 from keyrush.limiter.ledger import WORKER_TTL, Place
 from keyrush.model import now_ms
-from keyrush.sqlstate import ends_connections
+from keyrush.sqlstate import ends_connections, give_up
 from keyrush.windows import Counter, Taken, Window
 
 #: Idle counters that one `enlist` deletes at most.
@@ -58,7 +58,7 @@ class SqlLedger:
                 pooled.close()
         except self._errors as error:
             if ends_connections(error):
-                self._engine.dispose()  # those that are idle are no better
+                give_up(self._engine)  # those that are idle are no better
             raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
 
     def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:

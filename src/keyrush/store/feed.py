@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from keyrush.errors import StoreError
 from keyrush.forks import after_fork
 from keyrush.model import SECOND
+from keyrush.sqlstate import is_given_up
 from keyrush.store.schema import CHANGES
 
 #: PostgreSQL's channel. What a notification says does not matter; all is read from the table.
@@ -71,8 +72,8 @@ class SqlFeed:
 
     def poll(self) -> Collection[str] | None:
         try:
-            if self._connection is not None and self._engine.pool is not self._pool:
-                self.close()  # the pool was made anew: its connections were of no use
+            if self._connection is not None and is_given_up(self._pool):
+                self.close()
             if self._connection is None:
                 self._open()
                 return None

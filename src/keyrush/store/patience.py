@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from psycopg.abc import PQGen
 from sqlalchemy.exc import DisconnectionError
 
-from keyrush.sqlstate import ends_connections
+from keyrush.sqlstate import ends_connections, give_up
 
 #: Seconds without a byte from the server, while its answer is waited for.
 ANSWER = 2.0
@@ -86,7 +86,7 @@ def make_patient(engine: sa.Engine) -> None:
     def _judge(context: sa.engine.ExceptionContext) -> None:
         if ends_connections(context.original_exception):
             context.is_disconnect = True
-            engine.dispose()  # those that are idle are no better; the feed sees it, too
+            give_up(engine)  # those that are idle, and the feed's, are no better
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> PatientConnection:
