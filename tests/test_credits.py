@@ -106,6 +106,8 @@ ANSWERS = [
     ("it leaves, and the app fails before", [LISTEN, KeyError()], GIVEN_BACK),
     ("cancelled in the middle", [start(), part(more=True), asyncio.CancelledError()], KEPT),
     ("cancelled before", [asyncio.CancelledError()], GIVEN_BACK),
+    ("cancelled in an error", [start(503), part(more=True), asyncio.CancelledError()], GIVEN_BACK),
+    ("it fails after the end", [start(), part(more=False), ZeroDivisionError()], KEPT),
 ]
 
 
@@ -183,7 +185,7 @@ WEBSOCKETS = [
     ("accepted and closed", ["accept", "close"], KEPT),
     ("accepted, and the client leaves", ["accept", LISTEN, KeyError()], KEPT),
     ("accepted, and it returns", ["accept"], KEPT),
-    ("accepted, and it fails", ["accept", KeyError()], GIVEN_BACK),
+    ("accepted, and it fails", ["accept", KeyError()], KEPT),
     ("denied", ["close"], GIVEN_BACK),
     ("neither", [], GIVEN_BACK),
     ("it fails", [KeyError()], GIVEN_BACK),
@@ -195,7 +197,7 @@ WEBSOCKETS = [
     ("steps", "balance"), [row[1:] for row in WEBSOCKETS], ids=[row[0] for row in WEBSOCKETS]
 )
 def test_credits_of_websockets(world: World, steps: list[Any], balance: int) -> None:
-    """O11, S70: a handshake that is accepted is paid, unless the app then fails by itself."""
+    """O11, S70: a handshake that is accepted is paid: what a client sends may make the app fail."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -22,32 +22,34 @@ def test_as_many_as_requests() -> None:
     """Refusals have a window of their own, as wide as the plan's."""
     tolerance, caller = Tolerance(), identity(windows=MINUTE)
     for _ in range(5):
-        assert tolerance.over(caller, NOW) is None
-        tolerance.note(caller, NOW)
-    tally = tolerance.over(caller, NOW)
+        assert tolerance.over(caller, "app", NOW) is None
+        tolerance.note(caller, "app", NOW)
+    tally = tolerance.over(caller, "app", NOW)
     assert tally is not None
     assert tally.ready_at > NOW
-    assert tolerance.over(caller, tally.ready_at - 1) is tally
-    assert tolerance.over(caller, tally.ready_at) is None
-    assert not tolerance.exceeded
+    assert tolerance.over(caller, "rules", NOW) is None
+    assert tolerance.over(caller, "app", tally.ready_at - 1) is tally
+    assert tolerance.over(caller, "app", tally.ready_at) is None
 
 
 def test_callers_without_limits() -> None:
     """A caller whom no limit holds has a bound here all the same."""
     tolerance, caller = Tolerance(), identity()
     for _ in range(OTHERWISE):
-        assert tolerance.over(caller, NOW) is None
-        tolerance.note(caller, NOW)
-    assert tolerance.over(caller, NOW) is not None
+        assert tolerance.over(caller, "app", NOW) is None
+        tolerance.note(caller, "app", NOW)
+    assert tolerance.over(caller, "app", NOW) is not None
 
 
 def test_memory_is_bounded() -> None:
     """Callers whose refusals count no more are forgotten as others come."""
     tolerance = Tolerance()
     for number in range(10_000):
-        window = Window(f"key:{number}:60", 60_000, 5, "minute")
-        tolerance.note(identity(windows=(window,)), NOW + number * 1000)
+        window = Window(f"key:{number}:60", 60_000, 1, "minute")
+        caller = identity(windows=(window,), key_id=f"cred_{number}")
+        tolerance.note(caller, "app", NOW + number * 1000)
     assert len(tolerance._counters) < 1000  # noqa: SLF001  # what must not grow
+    assert len(tolerance.exceeded) < 1000
 
 
 class CountingStore(MemoryStore):
@@ -176,3 +178,34 @@ def test_limits_come_before_credits(world: World, adapter: Any) -> None:
     for _ in range(5):
         world.get(send, "/other")
     assert world.get(send, "/paid").status == 429
+
+
+def test_what_is_rightful_passes(world: World, adapter: Any) -> None:
+    """R7: whoever is refused too often for what it may not do is let in where it may, and so are
+    other keys of the account.
+    """
+    through, _ = adapter
+    send = through(world.gate)
+    while world.get(send, "/closed").status == 403:
+        pass
+    assert world.get(send, "/other").status == 200
+    while world.get(send, "/paid").status == 402:
+        pass
+    world.gate.accounts.grant("acct_a", 100)
+    assert world.get(send, "/paid").status == 200
+
+
+def test_other_keys_of_the_account_are_not_concerned(clock: Clock, adapter: Any) -> None:
+    """O13: where an account's keys share limits, they don't share refusals."""
+    through, app = adapter
+    gate = Gate.open(
+        settings(plans={"shared": {"limits": "5/minute", "per": "account"}}), clock=clock
+    )
+    gate.accounts.create_account("acct_a")
+    bad, good = (gate.accounts.create_key("acct_a", name).text for name in ("bad", "good"))
+    refusing_app = through(gate, app)
+    for _ in range(6):
+        last = refusing_app.send(Sent("/x", [("X-API-Key", bad)]))
+    assert last.status == 429
+    assert through(gate).send(Sent("/x", [("X-API-Key", good)])).status == 200
+    gate.close()

@@ -29,7 +29,7 @@ from keyrush.policy import ANY_KEY, Needs
 from keyrush.principal import Anonymous, Caller, Principal
 from keyrush.responses import Fields, seconds_until
 from keyrush.strangers import Strangers
-from keyrush.tolerance import Tolerance
+from keyrush.tolerance import By, Tolerance
 from keyrush.usage import Usage
 from keyrush.verification import UNAVAILABLE, Verification
 from keyrush.windows import Tally, Window
@@ -326,7 +326,7 @@ class Admission:
         """The answer to a verified caller from memory alone, or None where I/O is needed."""
         if now is None:
             now = self._clock()
-        if self._tolerance.exceeded and (over := self._tolerance.over(identity, now)):
+        if self._tolerance.exceeded and (over := self._tolerance.over(identity, "app", now)):
             return self._rate_limited(identity, over, now)
         if self.counts_at_once:
             return None
@@ -336,6 +336,8 @@ class Admission:
                 refusal = self._refusal(identity, needs, query)
                 if needs.credits and refusal is None:
                     return None
+                if refusal and (refused := self._over(identity, now)):
+                    return refused
             tally = self._take_at_once(identity.windows, 0 if refusal else 1, now)
             if tally is None:
                 return None
@@ -364,10 +366,12 @@ class Admission:
         now = self._clock()
         if now >= identity.expires_at:
             return http.INVALID
-        if self._tolerance.exceeded and (over := self._tolerance.over(identity, now)):
+        if self._tolerance.exceeded and (over := self._tolerance.over(identity, "app", now)):
             return self._rate_limited(identity, over, now)
         try:
             refusal = self._refusal(identity, needs, query)
+            if refusal and (refused := self._over(identity, now)):
+                return refused
             tally = self.limiter.take(identity.windows, 0 if refusal else 1, now)
             answer = self._answer(identity, refusal, tally, now)
         except Exception as error:
@@ -397,7 +401,7 @@ class Admission:
             self._usage.turn(identity, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
                 return self._rate_limited(identity, tally, now)  # limits come before credits
-            self._tolerance.note(identity, now)
+            self._tolerance.note(identity, "rules", now)
             fields = tuple(self._fields.of(identity, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         if not tally.admitted:
@@ -412,6 +416,11 @@ class Admission:
         headers = self._fields.of(identity, tally, now)
         headers.append(self._vary)
         return Principal(identity, self._credits, now), headers
+
+    def _over(self, identity: Identity, now: int) -> Refusal | None:
+        """429 for what the rules refuse once more, where that has been often enough."""
+        over = self._tolerance.over(identity, "rules", now) if self._tolerance.exceeded else None
+        return self._rate_limited(identity, over, now) if over else None
 
     def _rate_limited(self, identity: Identity, tally: Tally, now: int) -> Refusal:
         wait = seconds_until(tally.ready_at, now)
@@ -448,7 +457,9 @@ class Admission:
         self._credits.uncharge(caller)
         now = self._clock()
         if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
-            self._tolerance.note(identity, now)
+            # A short balance is remembered, so that the next such refusal needs no I/O.
+            by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
+            self._tolerance.note(identity, by, now)
         try:
             self.limiter.give_back(identity.windows, 1, caller.taken_at)
             tally = self.limiter.take(identity.windows, 0, now)

@@ -60,7 +60,7 @@ from keyrush.errors import (
 )
 from keyrush.gate import GATE, Gate
 from keyrush.keys import KeyFormat
-from keyrush.model import ApiKey, Refusal, iso
+from keyrush.model import SECOND, ApiKey, Refusal, iso
 from keyrush.openapi import add_openapi, openapi
 from keyrush.principal import Principal
 from keyrush.verification import UNAVAILABLE
@@ -253,8 +253,7 @@ async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
     caller = await _run(gate, principal, "io", _caller, gate, principal)
     key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
     principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
-    has_more_requests = caller.limits not in {None, key.limits}
-    if key.environment != principal.environment or has_more_requests:
+    if key.environment != principal.environment or _may_ask_more(key, caller, principal):
         principal.refuse(Refusal("beyond_caller"))
     expires_at = _no_later(caller.ends_at, wanted, default=key.expires_at)
 
@@ -280,6 +279,14 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1000)
 
 
+def _may_ask_more(key: ApiKey, caller: ApiKey, principal: Principal) -> bool:
+    """Whether a key may make more requests than the calling one, in any of its windows."""
+    if key.limits is None:
+        return caller.limits is not None
+    own = {limit.seconds * SECOND: limit.amount for limit in key.limits}
+    return any(own.get(w.length, w.amount + 1) > w.amount for w in principal.resolved.windows)
+
+
 def _no_later(
     ends_at: int | None, wanted: Creation | Rotation, *, default: int | None = None
 ) -> int | None:
@@ -288,7 +295,8 @@ def _no_later(
     Raises:
         BadBody: It is wanted to live longer.
     """
-    expires_at = _milliseconds(wanted.expires_at) or default
+    given = _milliseconds(wanted.expires_at)
+    expires_at = default if given is None else given
     if ends_at is None or (expires_at is not None and expires_at <= ends_at):
         return expires_at
     if wanted.expires_at is not None:

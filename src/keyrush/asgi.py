@@ -108,7 +108,7 @@ class KeyrushMiddleware:
         # The key is known in there, and not here, where the app runs.
         answer = gate.admission.begin(
             scope.get("method", "GET"),  # a WebSocket handshake is a GET
-            scope["path"],
+            scope["path"] or "/",
             scope.get("raw_path"),
             scope.get("root_path", ""),
             scope["headers"],
@@ -142,7 +142,7 @@ class KeyrushMiddleware:
         refusal, credits = gate.admission.within(
             caller,
             scope.get("method", "GET"),
-            scope["path"],
+            scope["path"] or "/",
             scope.get("raw_path"),
             scope.get("root_path", ""),
             scope.get("query_string", b""),
@@ -291,18 +291,20 @@ class _Response:
 
     # --- how it ends ---
 
-    @property
-    def _is_kept(self) -> bool:
-        """Whether what was charged is kept: for an answer below 300 that came to its end, or
-        that the client broke off.
+    def _is_kept(self, error: BaseException | None = None) -> bool:
+        """Whether what was charged is kept: for an answer below 300 that came to its end, or that
+        the client broke off. A WebSocket that was accepted is such an answer; an app that is
+        cancelled in the middle of one, or ended by the gate, has been left by its client.
         """
-        is_answer = self._started is not None and self._status < _REDIRECT
-        is_accepted = self._scope["type"] == "websocket"
-        return is_answer and (self._is_complete or self._is_gone or is_accepted)
+        if self._started is None or self._status >= _REDIRECT:
+            return False
+        is_whole = self._is_complete or self._scope["type"] == "websocket"
+        has_left = self._is_gone or self._is_ended or isinstance(error, asyncio.CancelledError)
+        return is_whole or has_left
 
     async def settle(self) -> None:
         """Give credits back where the app has returned without a whole answer."""
-        if not self._is_kept:
+        if not self._is_kept():
             gate = self._gate
             await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
 
@@ -321,12 +323,8 @@ class _Response:
         return False
 
     def _give_back(self, error: BaseException) -> None:
-        """Give credits back, because the app has failed; waits for nothing.
-
-        One that is cancelled in the middle of its answer has been left by its client.
-        """
-        has_left = self._is_gone or isinstance(error, asyncio.CancelledError)
-        if self._caller.charged and not (self._started and has_left):
+        """Give credits back, where the app has failed to answer; waits for nothing."""
+        if self._caller.charged and not self._is_kept(error):
             gate = self._gate
             gate.workers.submit("io", gate.credits.uncharge, self._caller, must=True)
 
@@ -366,7 +364,11 @@ class _Response:
     def _end_soon(self) -> None:
         if not (self._is_ended or self._is_complete):
             self._is_shut = self._is_ended = True
-            self._ending = self._loop.create_task(self._end())
+            self._ending = self._loop.create_task(self._end_quietly())
+
+    async def _end_quietly(self) -> None:
+        with contextlib.suppress(Exception):  # a server that has ended it meanwhile says so
+            await self._end()
 
     async def _end(self) -> None:
         """End the connection towards the server, which then tells the app that it is gone.

@@ -1,13 +1,16 @@
-"""How many refusals a caller may have: as many as requests, in windows of their own.
+"""How many refusals a key may have: as many as requests, in windows of their own.
 
 A refused request consumes nothing, so without this a key of five requests a minute could have
-any number of refusals, each with its store calls. Beyond the number the caller gets 429 from
-memory alone. Refusals by a limit are not counted: they must not lengthen the wait (S35).
+any number of refusals, each with its store calls. Beyond the number it gets 429 from memory alone.
+Of refusals by the rules the next one is known without I/O, so that only those become 429; what the
+app itself refuses is known only once it runs, so there every request of the key does. Refusals by a
+limit are not counted: they must not lengthen the wait (S35).
 """
 
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 from keyrush import windows
 from keyrush.forks import after_fork
@@ -15,8 +18,11 @@ from keyrush.limiter.counters import Counters
 from keyrush.model import SECOND, Identity
 from keyrush.windows import Tally, Window
 
-#: Refusals a minute of callers whom no limit holds.
+#: Refusals a minute of keys that no limit holds.
 OTHERWISE = 1000
+
+#: Who has refused: the rules (or a balance that is known), or the app.
+By = Literal["rules", "app"]
 
 
 class Tolerance:
@@ -24,36 +30,31 @@ class Tolerance:
 
     def __init__(self) -> None:
         self._counters = Counters()
-        #: Until when callers have had enough, by subject; empty as long as all behave.
-        self.exceeded: dict[str, Tally] = {}
+        #: Until when keys have had enough, by who has refused them and by their ids; empty as
+        #: long as all behave.
+        self.exceeded: dict[tuple[By, str], Tally] = {}
         self._renew_lock()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
-    def note(self, identity: Identity, now: int) -> None:
-        """The caller was refused something that it may not do or can't pay."""
-        wanted = identity.windows or (
-            Window(f"{identity.key_id}:60", 60 * SECOND, OTHERWISE, "minute"),
-        )
+    def note(self, identity: Identity, by: By, now: int) -> None:
+        """The key was refused something that it may not do or can't pay."""
+        plans = identity.windows or (Window("", 60 * SECOND, OTHERWISE, "minute"),)
+        wanted = [
+            window._replace(key=f"{by}:{identity.key_id}:{window.length}") for window in plans
+        ]
         with self._lock:
             tally, changes = windows.take(wanted, self._counters, 1, now)
             self._counters.update(changes)
             if len(self._counters) > len(self._counters.lengths):
                 self._counters.sweep(wanted, now)
             if tally.remaining == 0:
-                self.exceeded[_subject(identity)] = tally
+                still = {key: it for key, it in self.exceeded.items() if now < it.ready_at}
+                self.exceeded = still | {(by, identity.key_id): tally}
 
-    def over(self, identity: Identity, now: int) -> Tally | None:
-        """The tally of a caller who has had enough refusals for now; else None."""
-        subject = _subject(identity)
-        tally = self.exceeded.get(subject)
-        if tally is not None and now >= tally.ready_at:
-            self.exceeded.pop(subject, None)
-            return None
-        return tally
-
-
-def _subject(identity: Identity) -> str:
-    return identity.windows[0].key if identity.windows else identity.key_id
+    def over(self, identity: Identity, by: By, now: int) -> Tally | None:
+        """The tally of a key that has had enough refusals for now; else None."""
+        tally = self.exceeded.get((by, identity.key_id))
+        return tally if tally is not None and now < tally.ready_at else None

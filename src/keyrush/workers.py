@@ -63,7 +63,8 @@ class Workers:
         """
         future = self.submit(pool, function, *args, must=must)
         try:
-            return await asyncio.wrap_future(future)
+            # Shielded, because a call that still waits for its thread would be cancelled, too.
+            return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             if undo is not None:
                 # In another thread's turn: this very call may run on the event loop.

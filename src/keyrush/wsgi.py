@@ -158,6 +158,8 @@ class _Passage:
         self._sent = False  # and what it said is on its way, beyond recall
         self._is_over = False  # the app has said all, or failed
         self._is_open = False
+        self._is_ended = False  # by the gate, because the key has ended
+        self._has_left = False  # the client
         self._refused: list[bytes] | None = None
         self._inner: Iterable[bytes] = ()
         self._items: Iterator[bytes] = iter(())
@@ -224,8 +226,16 @@ class _Passage:
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
         def writing(data: bytes) -> None:
+            if self._is_ended:
+                raise OSError("the key has ended, and the connection with it")
+            if self._sent and not self._is_open:
+                self._open()
             self._sent = True
-            write(data)
+            try:
+                write(data)
+            except OSError:
+                self._has_left = True
+                raise
 
         return writing
 
@@ -241,6 +251,7 @@ class _Passage:
 
     def end(self) -> None:
         """See `connections.Connection`. An item that is being made is still sent."""
+        self._is_ended = True
         self._items = iter(())
 
     def _failed(self, error: BaseException) -> None:
@@ -251,7 +262,8 @@ class _Passage:
         self._is_over = True
         refused = refused_in(error)
         if self._sent or refused is None:
-            self._middleware.gate.credits.uncharge(self._caller)
+            if not (self._called and (self._has_left or self._is_ended)):
+                self._middleware.gate.credits.uncharge(self._caller)
             raise error
         if self._refused is None:
             exc_info = (Refused, refused, refused.__traceback__) if self._called else None
