@@ -1167,3 +1167,16 @@ def test_starlette_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "keyrush.api")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keyrush\[api\]'"):
         importlib.import_module("keyrush.api")
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"), [(None, 201), ("2/minute", 201), ("100000/minute", 403), ("5/hour", 403)]
+)
+def test_no_key_rotates_one_that_may_ask_more(
+    gate: Gate, client: httpx2.Client, limits: str | None, status: int
+) -> None:
+    """R3: what is rotated may make no more requests than the key that asks, in any window."""
+    caller = key_of(gate)
+    other = gate.accounts.create_key("acct_a", "other", limits=limits)
+    response = client.post(f"{KEYS}/{other.key.id}/rotate", headers=bearer(caller))
+    assert response.status_code == status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush import Gate, KeyrushMiddleware, wsgi
+from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
 from keyrush.store import Batch
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Sent, Wsgi, environ_of, scope_of
@@ -383,3 +384,34 @@ def test_nothing_owed_costs_nothing(world: World) -> None:
     for _ in range(10):
         world.gate.flush()
     assert not world.store.batches
+
+
+@pytest.mark.parametrize("how", ["answers 500", "refuses"])
+def test_a_task_that_is_cancelled_gives_back_all_the_same(world: World, how: str) -> None:
+    """O11: what is given back may wait for a thread: a task that is cancelled loses nothing."""
+    go = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["keyrush"].charge_async(3)
+        for _ in range(16):  # every thread is busy
+            world.gate.workers.submit("io", go.wait, 10)
+        if how == "refuses":
+            scope["keyrush"].refuse(Refusal("not_found"))
+        await send(start(500))
+
+    async def run() -> None:
+        async def receive() -> Any: ...
+
+        async def send(_: Any) -> None: ...
+
+        scope = scope_of(Sent("/free", world.sent.headers))
+        middleware = KeyrushMiddleware(app, gate=world.gate)
+        task = asyncio.ensure_future(middleware(scope, receive, send))
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        assert not done
+        task.cancel()
+        await asyncio.wait([task])
+        go.set()
+
+    asyncio.run(run())
+    assert world.balance == GIVEN_BACK
