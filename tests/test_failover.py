@@ -11,11 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush import Gate
+from keyrush.errors import StoreError
 from keyrush.model import month_of, now_ms
 from keyrush.sqlstate import ends_connections
 from keyrush.store import account_subject
+from keyrush.store.sql import SqlStore
 from tests.calls import Asgi, Sent
 from tests.conftest import settings
+from tests.faults import until
+from tests.values import account
 
 #: Seconds until all must be well again, without anybody's help.
 SOON = 5.0
@@ -95,6 +99,31 @@ def test_all_is_well_soon_after_a_failover(
         assert time.monotonic() < deadline + SOON, "the revocation is not heard of"
         time.sleep(0.05)  # as above
     gate.close()
+
+
+def test_who_only_reads_moves_too(postgres_url: str, failing_over: Any) -> None:
+    """The old server can be read from for ever, and nothing changes there: the feed finds out, and
+    with it whoever else reads.
+    """
+    store = SqlStore(postgres_url)
+    store.add_account(account())
+    feed = store.feed()
+    until(lambda: feed.poll() is None)
+    before = session(store)
+    failing_over()
+    with pytest.raises(StoreError):
+        until(lambda: feed.poll() is None)
+    assert session(store) != before
+    assert feed.poll() is None
+    feed.close()
+    store.close()
+
+
+def session(store: SqlStore) -> int:
+    """Which of the server's processes a connection of the store's leads to."""
+    with store.engine.connect() as connection:
+        pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        return pid
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,14 @@ def _row(key: str, length: int, counter: Counter) -> tuple[str, int, int, int, i
     return key, index, current, previous, (index + 2) * length
 
 
+#: Before each call, in the same message, and so in the same transaction: what the functions rely
+#: on, whatever the database's default is; and a server that is well ends what takes too long
+#: before the client does, which would not know whether it was done.
+_FIRST = (
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+    "SET LOCAL statement_timeout = 1800; "  # milliseconds
+)
+
 _TAKE = """
     SELECT keyrush_take(
         %s::text[], %s::bigint[], %s::bigint[],
@@ -170,7 +178,9 @@ _ENLIST_HERE = "SELECT keyrush_enlist(%s::text, %s::bigint, %s::bigint, %s::bigi
 
 
 class _OnPostgreSQL(NamedTuple):
-    """The calls on PostgreSQL: a statement each, in autocommit mode, so one round trip each."""
+    """The calls on PostgreSQL: a message each, so one round trip each. The connection is in
+    autocommit mode.
+    """
 
     clock: Callable[[], int] | None
 
@@ -201,10 +211,13 @@ class _OnPostgreSQL(NamedTuple):
 
 
 def _ask(connection: Any, statement: str, *values: Any) -> Any:
-    """What a statement returns, in autocommit mode: no BEGIN and no COMMIT travels."""
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)
+    """What a statement returns: one message, and so one transaction, without BEGIN and COMMIT.
+
+    Several statements in one message have their values written into them, by the driver.
+    """
+    with connection.literal_cursor() as cursor:
+        cursor.execute(_FIRST + statement, values)
+        while cursor.nextset():
+            pass
         (answer,) = cursor.fetchone() or (None,)
-    connection.autocommit = False  # as the store's transactions need it
     return answer

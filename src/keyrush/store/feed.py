@@ -131,8 +131,13 @@ def _data_version(connection: sa.Connection) -> int:
     return version
 
 
+#: A write that changes nothing: what has become read-only, as the old server after a failover,
+#: says so here, where it could still be read from for ever.
+_IS_WRITABLE = sa.update(CHANGES).where(sa.false()).values(account_id=CHANGES.c.account_id)
+
+
 class PostgresqlFeed(SqlFeed):
-    """Listens for notifications."""
+    """Listens for notifications. Behind a pooler, where none would come, it reads the table."""
 
     def __init__(self, engine: sa.Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__(engine)
@@ -143,19 +148,24 @@ class PostgresqlFeed(SqlFeed):
         self._look_at = self._monotonic() + LOOK
         # For those that come while the table is read.
         self._driver.add_notify_handler(self._hear)
-        connection.exec_driver_sql(f"LISTEN {CHANNEL}")
+        connection.execute(_IS_WRITABLE)
+        if self._driver.is_direct:  # or it would be the session of somebody else
+            connection.exec_driver_sql(f"LISTEN {CHANNEL}")
 
     def _hear(self, _notification: object) -> None:
         self._heard = True
 
-    def _has_news(self, _connection: sa.Connection) -> bool:
+    def _has_news(self, connection: sa.Connection) -> bool:
         if self._driver.has_unread():
             self._driver.pgconn.consume_input()
             while self._driver.pgconn.notifies():
                 self._heard = True
         now = self._monotonic()
-        if not self._heard and now < self._look_at:
+        is_due = now >= self._look_at
+        if not self._heard and not is_due:
             return False
+        if is_due:
+            connection.execute(_IS_WRITABLE)
         self._heard = False
         self._look_at = now + LOOK
         return True

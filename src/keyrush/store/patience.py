@@ -44,6 +44,10 @@ class PatientConnection(psycopg.Connection[Any]):
             self.close()  # or a late answer would be taken for that to the next statement
             raise
 
+    def literal_cursor(self) -> psycopg.ClientCursor[Any]:
+        """A cursor that writes values into the statement, of which there may be several."""
+        return psycopg.ClientCursor(self)
+
     def has_unread(self) -> bool:
         """True when the server has sent something that nobody has read; needs no round trip.
 
@@ -53,6 +57,14 @@ class PatientConnection(psycopg.Connection[Any]):
         with selectors.DefaultSelector() as selector:
             selector.register(self.fileno(), selectors.EVENT_READ)
             return bool(selector.select(0))
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the server itself is at the other end, and no pooler that shares sessions out;
+        asks the server.
+        """
+        row = self.execute("SELECT pg_backend_pid()").fetchone()
+        return row is not None and row[0] == self.info.backend_pid
 
     def __del__(self, *args: Any) -> None:
         if getattr(self, "_opened_in", None) == os.getpid():  # a forked child has none to close

@@ -26,24 +26,39 @@ _OVERFLOW = 20
 
 _PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait for
 
-#: The same for PostgreSQL, where the URL says nothing else (libpq, "Parameter Key Words").
-_POSTGRESQL_WAITS = {
+#: The same for PostgreSQL, where the URL says nothing else (libpq, "Parameter Key Words"; the
+#: second part is psycopg's). Of these only the encoding is sent, which every pooler takes.
+_POSTGRESQL_OPTIONS = {
     "connect_timeout": _PATIENCE,
     "tcp_user_timeout": _PATIENCE * 1000,
     "keepalives_idle": 30,  # seconds; so that nobody on the way forgets an idle connection
-    # A little less than the client's own patience, so that a server that is well speaks first;
-    # and whoever is stopped in a transaction does not keep its locks.
-    "options": f"-c statement_timeout={_PATIENCE * 900}"
-    f" -c idle_in_transaction_session_timeout={_PATIENCE * 1000}"
-    # What the functions of the ledger rely on, whatever the database's default is.
-    " -c default_transaction_isolation=read\\ committed",
+    "client_encoding": "utf8",  # whatever the database's own is
+    # Behind a pooler the next transaction may be another server connection's, which knows
+    # nothing of statements that were prepared on this one.
+    "prepare_threshold": None,
 }
+
+#: What psycopg's `connect` takes besides, and is not for a URL to say.
+_NOT_FOR_URLS = {"autocommit", "context", "cursor_factory", "row_factory"}
 
 #: What a URL may say to SQLite, and to Python's module for it.
 _SQLITE_OPTIONS = {
     *("cache", "immutable", "mode", "nolock", "psow", "timeout", "uri", "vfs"),
     *("cached_statements", "check_same_thread", "detect_types", "isolation_level"),
 }
+
+_UTF8 = {"utf8", "unicode"}  # as PostgreSQL spells it
+
+_NEVER = {"none", "None", ""}
+
+#: One message, so one round trip. Nothing of it outlives the transaction, because behind a pooler
+#: a session is another's in the next. A little less than the client's own patience, so that a
+#: server that is well speaks first; and whoever is stopped in a transaction keeps no locks.
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    f"SET LOCAL statement_timeout = {_PATIENCE * 900}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {_PATIENCE * 1000}"
+)
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
 
@@ -234,6 +249,8 @@ def parse_url(url: str) -> URL:
             raise ConfigurationError(f"KEYRUSH_STORE_URL: options for SQLite are {allowed}")
     elif not is_plain(url):
         raise doubtful("KEYRUSH_STORE_URL")
+    else:
+        _check_postgresql_options(parsed)
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
@@ -273,18 +290,44 @@ def make_engine(url: URL) -> sa.Engine:
     return engine
 
 
+def _check_postgresql_options(url: URL) -> None:
+    if found := _NOT_FOR_URLS & url.query.keys():
+        raise ConfigurationError(f"KEYRUSH_STORE_URL: {min(found)} is not for the URL to say")
+    encoding = url.query.get("client_encoding", "utf8")
+    if not isinstance(encoding, str) or encoding.lower().replace("-", "") not in _UTF8:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: client_encoding can be nothing but utf8, which is the default "
+            "whatever the encoding of the database"
+        )
+    threshold = url.query.get("prepare_threshold", "none")
+    if not isinstance(threshold, str) or not (threshold.isdecimal() or threshold in _NEVER):
+        raise ConfigurationError("KEYRUSH_STORE_URL: prepare_threshold is a number, or none")
+
+
 def _make_postgresql_engine(url: URL) -> sa.Engine:
-    waits = {name: value for name, value in _POSTGRESQL_WAITS.items() if name not in url.query}
+    options = {n: value for n, value in _POSTGRESQL_OPTIONS.items() if n not in url.query}
+    threshold = url.query.get("prepare_threshold")
+    if isinstance(threshold, str):  # as all options of a URL are; libpq has none of that name
+        url = url.difference_update_query(["prepare_threshold"])
+        options["prepare_threshold"] = None if threshold in _NEVER else int(threshold)
     engine = sa.create_engine(
         url,
         max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
-        connect_args=waits,
+        # The driver begins no transactions: that is done below.
+        isolation_level="AUTOCOMMIT",
+        connect_args=options,
     )
     from keyrush.store.patience import make_patient  # noqa: PLC0415  # its driver is an extra
 
     make_patient(engine)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql(_BEGIN)
+
     return engine
 
 
