@@ -79,6 +79,7 @@ OUTSIDE = {
     "sqlalchemy": {
         "limiter.sql",
         "pepper",
+        "sqlstate",
         "store.counts",
         "store.feed",
         "store.keys",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -698,9 +699,11 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
         with pytest.raises(StoreError) as caught:
             call()
         dialect = sql_url.partition(":")[0]
-        assert str(caught.value) == f"{type(caught.value.__cause__).__name__} from {dialect}"
-        assert api_key().fingerprint not in repr(caught.value.__cause__)
-        assert api_key().hash not in repr(caught.value.__cause__)
+        cause = caught.value.__cause__
+        assert str(caught.value).startswith(f"{type(cause).__name__} from {dialect}: ")
+        for shown in (str(caught.value), repr(cause)):
+            assert api_key().fingerprint not in shown
+            assert api_key().hash not in shown
     store.close()
 
 
@@ -736,7 +739,8 @@ def test_data_is_no_outage(sql_url: str, call: str) -> None:
         with pytest.raises(DataError) as caught:
             circuit.call((DATA | POSTGRESQL_DATA)[call], store)
         assert not isinstance(caught.value, StoreError)
-        assert str(caught.value).endswith(f"from {sql_url.partition(':')[0]}")
+        dialect = sql_url.partition(":")[0]
+        assert re.fullmatch(rf"\w+ from {dialect}(: 2[23]\w{{3}} \w+)?", str(caught.value))
     else:
         circuit.call(POSTGRESQL_DATA[call], store)
     assert circuit.is_closed

@@ -15,10 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush import windows
-from keyrush.errors import StoreError
 from keyrush.limiter.ledger import WORKER_TTL, Place
 from keyrush.model import now_ms
-from keyrush.sqlstate import ends_connections, give_up
+from keyrush.sqlstate import ends_connections, give_up, told
 from keyrush.windows import Counter, Taken, Window
 
 #: Idle counters that one `enlist` deletes at most.
@@ -59,7 +58,7 @@ class SqlLedger:
         except self._errors as error:
             if ends_connections(error):
                 give_up(self._engine)  # those that are idle are no better
-            raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
+            raise told(error, self._engine) from error
 
     def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
         with self._connection() as connection:

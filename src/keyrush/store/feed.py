@@ -9,10 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keyrush.errors import StoreError
 from keyrush.forks import after_fork
 from keyrush.model import SECOND
-from keyrush.sqlstate import is_given_up
+from keyrush.sqlstate import is_given_up, told
 from keyrush.store.schema import CHANGES
 
 #: PostgreSQL's channel. What a notification says does not matter; all is read from the table.
@@ -80,7 +79,7 @@ class SqlFeed:
             return self._read(self._connection) if self._has_news(self._connection) else ()
         except Exception as error:
             self.close()
-            raise StoreError(f"{type(error).__name__} from {self._engine.dialect.name}") from error
+            raise told(error, self._engine) from error
 
     def close(self) -> None:
         driver = self._driver

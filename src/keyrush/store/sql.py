@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError as SqlDataError
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush.errors import ConfigurationError, DataError, KeyrushError, StoreError
+from keyrush.errors import ConfigurationError
 from keyrush.forks import after_fork
 from keyrush.model import Account, ApiKey, Found, Limit, now_ms
 from keyrush.notation import format_limits, parse_limits
 from keyrush.paging import DEFAULT_LIMIT, Place
+from keyrush.sqlstate import told
 from keyrush.store import Batch, Feed, Usage, account_subject, key_subject, keys
 from keyrush.store.counts import (
     FORGET_INTERVAL,
@@ -133,7 +133,7 @@ class SqlStore:
             with self._engine.begin() if atomic else self._each.connect() as connection:
                 yield connection
         except (SQLAlchemyError, UnicodeError, OverflowError) as error:
-            raise _told(error, self._engine.dialect.name) from error
+            raise told(error, self._engine) from error
 
     def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
         with self._run() as connection:
@@ -346,15 +346,3 @@ def _page(table: sa.Table, limit: int, after: Place | None) -> sa.Select[Any]:
     if after is not None:
         select = select.where(sa.tuple_(*order) > sa.tuple_(*after))
     return select
-
-
-def _told(error: Exception, dialect: str) -> KeyrushError:
-    """What has gone wrong, in short: messages of drivers quote parameters."""
-    text = f"{type(error).__name__} from {dialect}"
-    cause = getattr(error, "orig", None)
-    # Integrity and data are SQLSTATE's classes 23 and 22, or what SQLite's driver takes for such;
-    # lone surrogates and numbers beyond 64 bits it says by Python's own errors.
-    about_data = (IntegrityError, SqlDataError, UnicodeError, OverflowError)
-    if isinstance(error, about_data) or isinstance(cause, UnicodeError | OverflowError):
-        return DataError(text)
-    return StoreError(text)
