@@ -34,15 +34,21 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def serve(app: Any, **options: Any) -> Iterator[str]:
-    """Serve `app` in a thread; gives the base URL. `options` are those of `uvicorn.Config`.
+    """Serve `app` in a thread; gives the base URL, or none for a Unix socket at the path `uds`.
+    `options` are those of `uvicorn.Config`.
 
     Raises:
         RuntimeError: The server did not start, as when the app's lifespan fails.
     """
     # With the protocol named, asyncio turns Nagle's algorithm off, as for a socket of its own.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    if "uds" in options:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(options["uds"])
+        url = ""
+    else:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     defaults = {
         "log_config": None,
         "ws": "websockets-sansio",  # the other one warns of its deprecation
@@ -66,7 +72,7 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
     try:
         if not server.started:
             raise RuntimeError("uvicorn did not start") from next(iter(failures), None)
-        yield f"http://127.0.0.1:{port}"
+        yield url
     finally:
         server.should_exit = True
         thread.join()

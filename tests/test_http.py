@@ -530,6 +530,21 @@ def test_client_address(peer: str | None, forwarded_for: list[str], expected: st
     assert client_address(peer, lines_, TRUSTED) == expected
 
 
+@pytest.mark.parametrize("peer", [None, "", "localhost", "/run/app.sock", "@app", "unix:"])
+def test_unix_sockets(peer: str | None) -> None:
+    """Traps: `unix` is whoever the server says to be at a Unix socket; no hop is, whatever its
+    name, and nobody is who has an address.
+    """
+    trusted = (*TRUSTED, "unix")
+    assert client_address(peer, [b"6.6.6.6, 1.1.1.1"], trusted) == "1.1.1.1"
+    assert client_address(peer, [b"6.6.6.6, 1.1.1.1, 10.0.0.2"], trusted) == "1.1.1.1"
+    assert client_address(peer, [b"6.6.6.6, unix:"], trusted) == "unix:"
+    assert client_address(peer, [b"6.6.6.6, localhost"], trusted) == "localhost"
+    assert client_address(peer, [b"6.6.6.6, /, , "], trusted) == "/"
+    assert client_address(peer, [b"1.1.1.1"], TRUSTED) == peer
+    assert client_address("9.9.9.9", [b"1.1.1.1"], trusted) == "9.9.9.9"
+
+
 def test_nobody_is_trusted_by_default() -> None:
     """Traps: without configured proxies the header says nothing."""
     assert client_address("10.0.0.1", [b"1.1.1.1"], []) == "10.0.0.1"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import socket
+import tempfile
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from keyrush.errors import Faults, faults, log_fault
 from keyrush.http import shown_address
 from tests.calls import Asgi, Sent, Wsgi
 from tests.conftest import settings
+from tests.serving import serve
 
 #: What begins a line, moves the cursor or turns text, however a file or a terminal reads it.
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -166,3 +169,20 @@ def test_faults_are_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     for number in [*range(300), 0, 299]:
         quiet.log(f"fault {number}", ValueError())
     assert len(caplog.records) == 301
+
+
+def test_proxy_at_a_unix_socket(caplog: pytest.LogCaptureFixture) -> None:
+    """A real server at a Unix socket: who is logged is whom the trusted proxy passes on."""
+    caplog.set_level(logging.INFO, "keyrush")
+    gate = Gate.open(settings(trusted_proxies=["unix"]))
+    with tempfile.TemporaryDirectory(prefix="keyrush-") as folder:  # short, as a socket's path
+        path = f"{folder}/app.sock"
+        with serve(Asgi(gate).middleware, uds=path, lifespan="off", loop="asyncio"):
+            request = b"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: wrong\r\nConnection: close\r\n"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                client.sendall(request + b"X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n\r\n")
+                answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert "401 invalid_credential from 192.0.2.7" in caplog.text
+    gate.close()

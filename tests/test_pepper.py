@@ -80,6 +80,40 @@ def test_made_by_many_at_once(sqlite: Settings, store: Store) -> None:
     assert found == [find(sqlite, store)] * 8
 
 
+#: What a file system without hard links says, by its kind; and Python where none has any.
+NO_LINKS = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, None]
+
+
+@pytest.mark.parametrize("code", NO_LINKS)
+def test_made_where_there_are_no_hard_links(
+    sqlite: Settings, store: Store, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """Without them too there is one pepper, whole, for all that start together, and a mode 0600."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(code, "no hard links")
+
+    if code is None:
+        monkeypatch.delattr(os, "link")
+    else:
+        monkeypatch.setattr(os, "link", refuse)
+    test_made_by_many_at_once(sqlite, store)
+    path = file_beside(sqlite)
+    assert len(path.read_bytes()) > 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {entry.name for entry in path.parent.glob(f"{FILE_NAME}*")} == {FILE_NAME}
+
+
+def test_file_that_is_being_made(sqlite: Settings, store: Store) -> None:
+    """Who finds the file empty, because another process is just making it, waits for that."""
+    path = file_beside(sqlite)
+    path.touch()
+    writer = threading.Timer(0.1, path.write_text, [LONG])
+    writer.start()
+    assert find(sqlite, store) == [LONG.encode()]
+    writer.join()
+
+
 def test_setting_wins_over_the_file(sqlite: Settings, store: Store) -> None:
     """`KEYRUSH_PEPPER` is used where it is given, newest first, and no file is made."""
     configured = settings(store_url=sqlite.store_url, pepper=f"{LONG},{OTHER}")
@@ -262,10 +296,11 @@ def test_folder_that_takes_no_file(
     """A file that can't be written is named, with the reason, and leaves nothing behind."""
 
     def refuse(*_: object) -> NoReturn:
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(ConfigurationError, match=r"can't be written: Operation not permitted"):
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # in the middle of what is done without links
+    with pytest.raises(ConfigurationError, match=r"can't be written: No space left on device"):
         find(sqlite, store)
     assert not list(tmp_path.glob(f"{FILE_NAME}*"))
 

@@ -323,7 +323,8 @@ def test_errors_by_name() -> None:
 
 
 def test_networks() -> None:
-    """Proxies are addresses or networks."""
+    """Proxies are addresses or networks, or whoever is at a Unix socket."""
+    assert Settings(trusted_proxies="unix").networks == ("unix",)
     networks = Settings(trusted_proxies="10.0.0.0/8,::1").networks
     assert networks == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))
 

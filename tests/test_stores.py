@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from keyrush.circuit import Circuit
 from keyrush.errors import ConfigurationError, DataError, StoreError
+from keyrush.limiter.sql import SqlLedger
 from keyrush.model import DAY, SECOND, Found, Limit
 from keyrush.store import Batch, Store, account_subject, key_subject, open_store
 from keyrush.store.memory import MemoryStore
 from keyrush.store.schema import SCHEMA
 from keyrush.store.sql import SqlStore
+from keyrush.windows import Window
 from tests.scripts import finish, run, start
 from tests.stores import empty, in_threads, store
 from tests.values import MONTH, NOW, account, api_key
@@ -862,6 +866,41 @@ def test_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs the module 'psycopg'" in message
     assert "keyrush[postgres]" in message
     assert "hunter2" not in message
+
+
+def test_driver_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where psycopg finds no libpq, that is what the message says, with what brings it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "psycopg"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("PSYCOPG_IMPL", "python")  # which looks for the system's own
+    monkeypatch.setattr("ctypes.util.find_library", lambda _name: None)
+    message = refused("postgresql://user:hunter2@host/db")
+    assert "needs libpq" in message
+    assert "keyrush[postgres]" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_databases_of_other_encodings(postgres_url: str, encoding: str) -> None:
+    """What the database can hold is kept in whatever encoding; the rest is an error about data."""
+    name = f"in_{encoding.lower()}"
+    create = f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(create.encode())
+    store = SqlStore(sa.make_url(postgres_url).set(database=name).render_as_string())
+    store.add_account(account())
+    store.add_key(api_key("cred_a", name="Zoë"))
+    assert store.key("cred_a") == api_key("cred_a", name="Zoë")
+    assert SqlLedger(store.engine).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted == 1
+    if encoding == "LATIN1":
+        with pytest.raises(DataError, match="22P05 UntranslatableCharacter"):
+            store.add_key(api_key("cred_b", name="Łódź"))
+    else:
+        store.add_key(api_key("cred_b", name="Łódź"))
+        assert store.key("cred_b") == api_key("cred_b", name="Łódź")
+    store.close()
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def test_no_key_in_the_log_of_sqlalchemy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from keyrush.store import Store
 from keyrush.store.files import PRIVATE, file_of
 
 FILE_NAME = "keyrush.pepper"
+
+#: Seconds to wait for another process to fill the file, and between two looks at it.
+_PATIENCE, _PAUSE = 1.0, 0.01
 
 _log = logging.getLogger("keyrush")
 
@@ -91,7 +95,7 @@ def _read_or_make(path: Path, *, may_make: bool) -> bytes:
         except OSError as error:
             raise ConfigurationError(f"{path}: can't be written: {error.strerror}") from error
     try:
-        pepper = path.read_bytes().strip()
+        pepper = _read(path)
     except OSError as error:
         raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from error
     if not pepper:
@@ -112,8 +116,33 @@ def _make(path: Path) -> None:
             if hasattr(os, "fchmod"):  # elsewhere there are no modes
                 os.fchmod(descriptor, PRIVATE)  # whatever the umask
             file.write(secrets.token_urlsafe(32) + "\n")
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
+        try:
+            os.link(temporary, path)  # whole from the beginning, and never over another
+        except FileExistsError:
+            pass
+        except (OSError, AttributeError):  # no hard links, as on exFAT and some shared folders
+            _copy(Path(temporary), path)
     finally:
         Path(temporary).unlink()
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Make the file unless it is there; for a moment it is empty (see `_read`)."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    except FileExistsError:
+        return
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(source.read_bytes())
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _read(path: Path) -> bytes:
+    """What the file holds, once whoever is making it has done so."""
+    deadline = time.monotonic() + _PATIENCE
+    while not (pepper := path.read_bytes().strip()) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return pepper

@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from keyrush import http, sources
 from keyrush.errors import ConfigurationError
-from keyrush.http import Network
+from keyrush.http import UNIX, Network
 from keyrush.model import Plan, names_of
 from keyrush.paths import PathList, is_plain
 from keyrush.plugins import attribute
@@ -155,7 +155,9 @@ class Settings(BaseSettings):
         "403", description="status where the plan lacks a module"
     )
     realm: str = Field("api", description="realm of the WWW-Authenticate challenge")
-    trusted_proxies: Names = Field((), description="networks whose X-Forwarded-For is believed")
+    trusted_proxies: Names = Field(
+        (), description="networks, or unix, whose X-Forwarded-For is believed"
+    )
     plans: dict[Name, PlanTable] = Field(
         default_factory=built_in_plans,
         description="plans by name; the first is the default",
@@ -241,7 +243,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
-            ipaddress.ip_network(network)
+            if network != UNIX:
+                ipaddress.ip_network(network)
         return value
 
     @field_validator("root_path")
@@ -351,9 +354,12 @@ class Settings(BaseSettings):
         return frozenset(self.scopes).union(*(rule.scopes for rule in self.rules))
 
     @cached_property
-    def networks(self) -> tuple[Network, ...]:
+    def networks(self) -> tuple[Network | str, ...]:
         """`trusted_proxies`, parsed."""
-        return tuple(ipaddress.ip_network(network) for network in self.trusted_proxies)
+        return tuple(
+            UNIX if network == UNIX else ipaddress.ip_network(network)
+            for network in self.trusted_proxies
+        )
 
     @property
     def error_body(self) -> str | Body:

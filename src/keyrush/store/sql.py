@@ -96,6 +96,11 @@ class SqlStore:
                 f"KEYRUSH_STORE_URL: {readable(url)} needs the module {error.name!r}; "
                 "for PostgreSQL: pip install 'keyrush[postgres]'"
             ) from error
+        except ImportError as error:  # psycopg is there, what it works with is not
+            raise ConfigurationError(
+                f"KEYRUSH_STORE_URL: {readable(url)} needs libpq, PostgreSQL's own library; "
+                "it comes with pip install 'keyrush[postgres]'"
+            ) from error
         except ConfigurationError:
             raise
         except (SQLAlchemyError, ValueError, TypeError) as error:
