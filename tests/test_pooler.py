@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +171,28 @@ def test_whatever_the_default_isolation_is(
 
 def test_doctor(pgbouncer: PgBouncer, tmp_path: Path) -> None:
     """`keyrush doctor` finds nothing wrong behind a pooler."""
+    SqlStore(pgbouncer.url).close()  # or it would find none, and make none
     env = {
         "KEYRUSH_STORE_URL": pgbouncer.url,
         "KEYRUSH_LIMITER_URL": "store",
         "KEYRUSH_PEPPER": PEPPER,
     }
     assert run_process("doctor", folder=tmp_path, env=env).code == 0
+
+
+def test_doctor_tries_often_enough(pgbouncer: PgBouncer, tmp_path: Path) -> None:
+    """What goes wrong only once the driver has done it often is found, and said why."""
+    with ExitStack() as others:  # so that the pooler has several sessions already
+        for _ in range(4):
+            others.enter_context(psycopg.connect(pgbouncer.url)).execute("SELECT 1")
+    url = f"{pgbouncer.url}?prepare_threshold=2"
+    env = {"KEYRUSH_STORE_URL": url, "KEYRUSH_PEPPER": PEPPER}
+    SqlStore(pgbouncer.url).close()  # or the doctor would find none, and make none
+    found = run_process("doctor", folder=tmp_path, env=env)
+    assert found.code == 3
+    # A statement that is not there, or is there already.
+    said = " ".join(found.out.split())
+    assert re.search(r"can't answer: StoreError: \w+ from postgresql: (26000|42P05) ", said)
 
 
 # --- options of the URL --------------------------------------------------------------------------

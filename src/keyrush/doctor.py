@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -17,14 +18,14 @@ from keyrush import output
 from keyrush.bridge import synchronous
 from keyrush.cpus import cores
 from keyrush.effective import effective, shown, source
-from keyrush.errors import ConfigurationError, Unreachable
+from keyrush.errors import ConfigurationError, StoreError, Unreachable
 from keyrush.forks import process_name
 from keyrush.gate import PASSES_PREFLIGHTS
 from keyrush.keys import Fingerprints, Hashing
 from keyrush.limiter import open_limiter
 from keyrush.limiter.ledger import Ledger
 from keyrush.limiter.shared import SharedWindows
-from keyrush.model import now_ms
+from keyrush.model import month_of, now_ms
 from keyrush.notation import counted
 from keyrush.pepper import FILE_NAME, database_file, pepper_file, peppers_for, uncovered
 from keyrush.policy import named_by_method_alone
@@ -32,9 +33,17 @@ from keyrush.settings import PREFIX, Settings, similar_setting, unknown_variable
 from keyrush.starting import place_of
 from keyrush.store import Store, is_made, open_store
 from keyrush.store.files import readable_by_others
+from keyrush.windows import Window
 
 #: Exit codes: as documented for all commands; 1 is for a warning.
 _WARNING, _SETTINGS, _STORE = 1, 2, 3
+
+#: How often what requests do is tried, of a store by how many at once: drivers do it in another
+#: way once they have done it often, and poolers mix up the sessions of several.
+_TRIES, _THREADS = 12, 4
+
+#: A window that is nobody's.
+_WINDOW = Window("doctor:60", 60_000, 1000, "minute")
 
 #: An account that nobody has, and seconds to wait for the news of it.
 _NOBODY, _NEWS = "acct_of_nobody", 2.0
@@ -175,8 +184,10 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
     try:
         in_use = store.peppers(now)
         plans = store.plans()
+        _find_as_the_app_does(store, month_of(now))
     except Exception as error:  # a store of the user's own may raise anything
-        report.add("problem", "store", f"can't answer: {type(error).__name__}", _STORE)
+        why = f"StoreError: {error}" if isinstance(error, StoreError) else type(error).__name__
+        report.add("problem", "store", f"can't answer: {why}", _STORE)
         return
     report.active_keys = sum(in_use.values())
     accounts = counted(sum(plans.values()), "account")
@@ -189,6 +200,14 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         text = f"{plan!r} is not in the table; the keys of {number} on it are refused with 503"
         report.add("problem", "plans", text, _SETTINGS)
     _compare_peppers(report, settings, store, in_use, now)
+
+
+def _find_as_the_app_does(store: Store, month: str) -> None:
+    """Look up a key that there is not, as often as it takes until it might go wrong."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        looking = [pool.submit(store.find, [_NOBODY], month) for _ in range(_THREADS * _TRIES)]
+        for one in looking:
+            one.result()
 
 
 def _compare_peppers(
@@ -300,6 +319,9 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
     try:
         place = ledger.enlist(name)
         milliseconds = (time.perf_counter() - start) * 1000
+        for _ in range(_TRIES):
+            taken = ledger.take([_WINDOW], 1, 0)
+            ledger.give_back([_WINDOW], taken.granted, taken.now)
         ledger.leave(name)
     except Exception as error:  # whatever stands between here and the server
         text = f"can't be counted: {type(error).__name__}: {error}; meanwhile "
