@@ -55,6 +55,12 @@ def settings(**values: Any) -> Settings:
     return Settings(**{"store_url": "memory://", **CHEAP, **values})
 
 
+def still(gate: Gate) -> Gate:
+    """The gate without its thread in the background: what happens is what the test does."""
+    gate.background.start = lambda: None  # type: ignore[method-assign]  # for this one alone
+    return gate
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting leaks in from the shell that runs the tests."""

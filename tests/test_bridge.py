@@ -17,7 +17,7 @@ from keyrush.model import month_of
 from keyrush.store import Store, account_subject
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Sent, Wsgi
-from tests.conftest import Clock, settings
+from tests.conftest import Clock, settings, still
 
 STORE = frozenset(name for name in vars(Store) if not name.startswith("_"))
 LIMITER = frozenset({"take", "give_back", "close"})
@@ -178,7 +178,7 @@ def test_empty_objects_are_used(clock: Clock) -> None:
 def test_awaited_on_the_loop_of_the_app(clock: Clock) -> None:
     """Under ASGI the coroutines run on the app's own loop, where its connections belong."""
     store = AsyncStore()
-    gate = opened(clock, store=store)
+    gate = still(opened(clock, store=store))
     key = gate.accounts.create_key("acct_a", "production").text
     asgi = Asgi(gate).middleware
     loops = []
@@ -199,7 +199,7 @@ def test_awaited_on_the_loop_of_the_app(clock: Clock) -> None:
 def test_plain_store_is_kept_off_the_loop(clock: Clock) -> None:
     """Under ASGI plain methods, which may block, run in another thread than the loop."""
     store = PlainStore()
-    gate = opened(clock, store=store)
+    gate = still(opened(clock, store=store))
     key = gate.accounts.create_key("acct_a", "production").text
     store.threads.clear()
     assert get(Asgi(gate), key) == 200

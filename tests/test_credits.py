@@ -16,7 +16,7 @@ from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
 from keyrush.store import Batch
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Sent, Wsgi, environ_of, scope_of
-from tests.conftest import Clock, settings
+from tests.conftest import Clock, settings, still
 
 RULES = [{"path": "/paid", "credits": 3}]
 KEPT, GIVEN_BACK = 7, 10
@@ -45,7 +45,7 @@ class World:
 
     def __init__(self, clock: Clock) -> None:
         self.store = FaultyStore()
-        self.gate = Gate.open(settings(rules=RULES), store=self.store, clock=clock)
+        self.gate = still(Gate.open(settings(rules=RULES), store=self.store, clock=clock))
         self.gate.accounts.create_account("acct_a")
         self.gate.accounts.grant("acct_a", 10)
         key = self.gate.accounts.create_key("acct_a", "k").text
