@@ -14,6 +14,7 @@ from keyrush.errors import ConfigurationError, KeyrushError, StoreError, refused
 from keyrush.gate import GATE, Gate
 from keyrush.http import Header
 from keyrush.model import Refusal
+from keyrush.opening import UNOPENED, Opening
 from keyrush.principal import Caller, Principal
 from keyrush.protocols import is_wsgi
 from keyrush.responses import Response, is_foreign
@@ -58,7 +59,8 @@ class KeyrushMiddleware:
 
     Raises:
         ConfigurationError: A setting is wrong. When a framework makes the middleware only as
-            it starts up, inside the event loop, the lifespan start-up fails with it instead.
+            it starts up, inside the event loop, the lifespan start-up fails with it instead;
+            where the server sends no lifespan events, it is logged, and requests are 503.
         TypeError: The app is one of WSGI.
     """
 
@@ -70,6 +72,8 @@ class KeyrushMiddleware:
                 f"{type(app).__name__} is a WSGI app: use KeyrushMiddleware from keyrush.wsgi"
             )
         self.app = app
+        #: The gate, once it is known how it will learn of a stop; looked at by every request.
+        self._begun: Gate | None = None
         self._gate: Gate | None = None
         self._wrong: KeyrushError | None = None
         try:
@@ -79,6 +83,7 @@ class KeyrushMiddleware:
             if running_loop() is None:
                 raise
             self._wrong = error
+            self._opening = Opening(settings, error)
 
     @property
     def gate(self) -> Gate:
@@ -91,14 +96,19 @@ class KeyrushMiddleware:
             raise self._wrong or ConfigurationError("there is no gate")
         return self._gate
 
-    async def __call__(  # noqa: C901  # one straight line, read from top to bottom
+    async def __call__(  # noqa: C901, PLR0912  # one straight line, read from top to bottom
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kind = scope["type"]
         if kind not in {"http", "websocket"}:
             await self._other(scope, receive, send)
             return
-        gate = self._gate or self.gate
+        gate = self._begun
+        if gate is None:
+            gate = self._begin()
+            if gate is None:
+                await _unavailable(scope, receive, send)
+                return
         passed = scope.get(GATE)
         if passed is not None and passed.is_same(gate):
             caller = scope["keyrush.caller"]
@@ -161,13 +171,22 @@ class KeyrushMiddleware:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(self._wrong)})
             raise self._wrong
+        self._begun = self.gate  # its stop is the end of the lifespan
         try:
             await self.app(scope, receive, send)
-        except Exception:  # an app without lifespan
-            when_told_to_stop(self.gate.prepare_to_stop)
-            raise
         finally:
+            # Or this is an app without lifespan, and requests are still to come.
+            self._begun = None
             await self._flush()
+
+    def _begin(self) -> Gate | None:
+        """The gate, at a request that no lifespan event has preceded; None where there is none."""
+        if self._gate is None:
+            self._gate = self._opening.gate()
+        if self._gate is not None:
+            when_told_to_stop(self._gate.prepare_to_stop)
+            self._begun, self._wrong = self._gate, None
+        return self._gate
 
     async def _flush(self) -> None:
         """Write the counts, now that the app has shut down.
@@ -379,6 +398,13 @@ class _Response:
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
         elif self._started and not _has_length(self._started["headers"]):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that meets no gate, because there is none."""
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect (S70)
+    await _respond(scope, send, UNOPENED)
 
 
 async def _respond(scope: Scope, send: Send, response: Response) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -12,13 +10,14 @@ from keyrush import http
 from keyrush.accounts import Accounts
 from keyrush.admission import Admission
 from keyrush.background import Background
-from keyrush.bridge import synchronous
+from keyrush.bridge import is_bridged, running_loop, synchronous
 from keyrush.cache import Cache
 from keyrush.circuit import Circuit
 from keyrush.connections import LOOK_INTERVAL, Connections
 from keyrush.cpus import hashing_slots
 from keyrush.credits import Credits
 from keyrush.errors import ConfigurationError, log_fault
+from keyrush.exits import close_at_exit
 from keyrush.health import Health
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, monotonic_of, open_limiter
@@ -155,7 +154,7 @@ class Gate:
             limiter.bind(self.background)
         if settings.preflight == "pass":
             _log.warning(PASSES_PREFLIGHTS)
-        self._closing = _close_at_exit(self)
+        close_at_exit(self)
 
     @classmethod
     def open(
@@ -283,9 +282,14 @@ class Gate:
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
         process may end without another word.
+
+        In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.admission.counts_at_once = True
-        self.flush()
+        if is_bridged(self.store) and running_loop() is not None:
+            self.workers.submit("io", self.flush, must=True)
+        else:
+            self.flush()
 
     def close(self) -> None:
         """Write what is not yet stored and let go of threads and connections.
@@ -305,17 +309,3 @@ class Gate:
                 step()
             except Exception as error:  # whatever became of one, the next is taken
                 log_fault(f"closing: {step.__qualname__} failed", error)
-
-
-def _close_at_exit(gate: Gate) -> weakref.ref[Gate]:
-    def forget(_: weakref.ref[Gate]) -> None:
-        atexit.unregister(close)
-
-    reference = weakref.ref(gate, forget)
-
-    def close() -> None:
-        if found := reference():
-            found.close()
-
-    atexit.register(close)
-    return reference

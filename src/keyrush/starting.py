@@ -14,7 +14,7 @@ from keyrush.urls import readable
 
 #: Where the line goes, the first that somebody has given a handler: the defaults of servers show
 #: their own loggers alone, and the root's shows warnings alone.
-_LOGGERS = ("keyrush", "uvicorn.error", "gunicorn.error", "hypercorn.error")
+_LOGGERS = ("keyrush", "uvicorn.error", "gunicorn.error", "hypercorn.error", "_granian")
 
 #: Names of one kind in the line.
 _SHOWN = 8
