@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,13 +17,23 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal, Refused, wsgi
+from keyrush import (
+    ConfigurationError,
+    Gate,
+    KeyrushMiddleware,
+    Refusal,
+    Refused,
+    opening,
+    wsgi,
+)
 from keyrush.cpus import cores
 from keyrush.keys import Hashing
 from keyrush.policy import Needs
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
 from tests.conftest import Clock, settings
+from tests.faults import until
+from tests.serving import serve_process
 
 
 @pytest.fixture
@@ -293,6 +304,97 @@ def test_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     (failed,) = asyncio.run(start())
     assert failed["type"] == "lifespan.startup.failed"
     assert "KEYRUSH_HEADERS" in failed["message"]
+
+
+# --- no lifespan, and no gate ---
+
+
+def made_late(**values: Any) -> KeyrushMiddleware:
+    """Middleware that a framework makes within the event loop."""
+
+    async def make() -> KeyrushMiddleware:
+        return KeyrushMiddleware(PlainTextResponse("ok"), settings(**values))
+
+    return asyncio.run(make())
+
+
+def test_wrong_setting_without_lifespan(tmp_path: Path) -> None:
+    """S19: where the server sends no lifespan events, a wrong setting is logged at CRITICAL, once,
+    and every request is 503 in the documented form, to the public paths too.
+    """
+    (tmp_path / "app.py").write_text(
+        "from keyrush import KeyrushMiddleware\n"
+        "from starlette.applications import Starlette\n"
+        "app = Starlette()\n"
+        "app.add_middleware(KeyrushMiddleware)\n"
+    )
+    env = {"KEYRUSH_HEADERS": "nonsense"}
+    with serve_process("app:app", "--lifespan", "off", env=env, folder=tmp_path) as server:
+        for path in ("/health", "/", "/health"):
+            reply = httpx2.get(server.url + path)
+            assert reply.status_code == 503
+            assert reply.json()["statusCode"] == 503
+            assert reply.json()["success"] is False
+            assert reply.headers["retry-after"] == "5"
+            assert reply.headers["cache-control"] == "no-store"
+    (line,) = (line for line in server.lines if "KEYRUSH_HEADERS" in line)
+    assert "every request is answered 503: KEYRUSH_HEADERS: 'nonsense'" in line
+
+
+@pytest.mark.parametrize("has_denial", [True, False])
+def test_websocket_without_a_gate(has_denial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S70: without a gate a handshake is refused too, in the form that the server offers."""
+    monkeypatch.setenv("KEYRUSH_HEADERS", "nonsense")
+
+    async def make() -> KeyrushMiddleware:
+        return KeyrushMiddleware(chat)
+
+    extensions: dict[str, Any] = {"websocket.http.response": {}} if has_denial else {}
+    scope = websocket_scope(None, extensions=extensions)
+    connect = [{"type": "websocket.connect"}]
+    sent = asyncio.run(messages_of(asyncio.run(make()), scope, connect))
+    if has_denial:
+        assert [message["type"] for message in sent] == [
+            "websocket.http.response.start",
+            "websocket.http.response.body",
+        ]
+        assert sent[0]["status"] == 503
+    else:
+        assert sent == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+
+
+def test_store_that_was_away_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S19: a store that was away as the first request came needs no restart."""
+    monkeypatch.setattr(opening, "RETRY", 0.0)
+    folder = tmp_path / "mounted later"
+    middleware = made_late(store_url=f"sqlite:///{folder}/keyrush.db")
+    statuses = [call(middleware, "no key", "/health").status for _ in range(3)]
+    assert statuses == [503] * 3
+    assert [one.levelname for one in caplog.records].count("CRITICAL") == 1
+    folder.mkdir()
+    until(lambda: call(middleware, "no key", "/health").status == 200)
+    assert call(middleware, "no key").status == 401
+    middleware.gate.close()
+
+
+def test_want_of_threads_at_a_second_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S19: a moment without threads does not end the trying."""
+    monkeypatch.setattr(opening, "RETRY", 0.0)
+    folder = tmp_path / "mounted later"
+    middleware = made_late(store_url=f"sqlite:///{folder}/keyrush.db")
+    folder.mkdir()
+    with monkeypatch.context() as no_threads:
+        no_threads.setattr(threading.Thread, "start", raising)
+        assert call(middleware, "no key", "/health").status == 503
+    until(lambda: call(middleware, "no key", "/health").status == 200)
+    middleware.gate.close()
+
+
+def raising(thread: threading.Thread) -> None:
+    """As `Thread.start` does where the machine has none left."""
+    raise RuntimeError("can't start new thread")
 
 
 # --- WebSocket ---

@@ -16,8 +16,9 @@ from keyrush.limiter.memory import MemoryLimiter
 from keyrush.model import month_of
 from keyrush.store import Store, account_subject
 from keyrush.store.memory import MemoryStore
-from tests.calls import Asgi, Sent, Wsgi
+from tests.calls import Asgi, Sent, Wsgi, asgi_call, scope_of
 from tests.conftest import Clock, settings, still
+from tests.faults import PATIENCE
 
 STORE = frozenset(name for name in vars(Store) if not name.startswith("_"))
 LIMITER = frozenset({"take", "give_back", "close"})
@@ -350,3 +351,38 @@ def test_blocking_its_own_loop_is_an_error() -> None:
 
 async def _call_directly(front: Any) -> None:
     front.say("h")
+
+
+def test_told_to_stop_on_its_loop(clock: Clock) -> None:
+    """R12: counts are written to a store of coroutines that is told to stop on the loop on which
+    these run, and which goes on.
+    """
+    written = asyncio.Event()
+    store = AsyncStore()
+    add = store.kept.add_usage
+
+    def adding(*args: Any) -> Any:
+        written.set()
+        return add(*args)
+
+    store.kept.add_usage = adding
+    gate = still(Gate.open(settings(pepper="p" * 32), store=store, clock=clock))
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "first").text
+
+    def counted() -> int:
+        return int(store.kept.usage(account_subject("acct_a"), month_of(clock.now)))
+
+    async def main() -> None:
+        app = Asgi(gate).middleware
+        sent = scope_of(Sent("/", [("X-API-Key", key)]))
+        assert (await asgi_call(app, sent)).status == 200
+        assert counted() == 0
+        gate.prepare_to_stop()
+        await asyncio.wait_for(written.wait(), PATIENCE)
+        assert counted() == 1
+        assert (await asgi_call(app, sent)).status == 200
+        assert counted() == 2  # before its answer
+
+    asyncio.run(main())
+    gate.close()

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from keyrush import Gate
@@ -60,6 +61,19 @@ def test_said_under_the_defaults_of_servers(tmp_path: Path, serve: Any, code: st
         f"store {tmp_path}/keyrush.db; limits in the store, leased; plans team; rules /a/{{id}}; "
         f"public paths /health; settings from {tmp_path}/keyrush.toml\n"
     )
+
+
+def test_said_once_without_lifespan(tmp_path: Path) -> None:
+    """Where the middleware is made by the first request, that one says the line, under uvicorn's
+    own logging, and no other does.
+    """
+    (tmp_path / "app.py").write_text(ASGI)
+    more = ("--lifespan", "off")
+    with serve_process("app:app", *more, folder=tmp_path, env=CHEAP_ENVIRONMENT) as server:
+        assert not any("keyrush: store" in line for line in server.lines)
+        assert [httpx2.get(server.url).status_code for _ in range(3)] == [401] * 3
+    (line,) = (line for line in server.lines if "keyrush: store" in line)
+    assert line.startswith("INFO: ")
 
 
 def test_keyrush_has_the_last_word(caplog: pytest.LogCaptureFixture) -> None:
