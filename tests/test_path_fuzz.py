@@ -47,7 +47,7 @@ from tests.path_fuzz import SEED, Answer, Caller, front_of, fuzz, fuzz_open, may
 from tests.serving import serve, serve_gunicorn
 from tests.targets import ASGI_SERVERS, ORDINARY, WSGI_SERVERS, Made, Server, Target, targets
 
-#: Of each framework at the root, and of each way to stand under a prefix; `make chaos` tries 20,000.
+#: Of each framework at the root, and of each way to stand under a prefix; `make chaos` has more.
 PATHS, PATHS_UNDER_PREFIX = 400, 200
 
 #: Of each framework, without a key.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,12 @@ WSGI = [
 EITHER = [any_number, optional, print]
 
 
-@pytest.mark.parametrize("app", WSGI + EITHER, ids=str)
+def named(app: Any) -> str:
+    """What an app is called in the list of tests: the same in each run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(app))
+
+
+@pytest.mark.parametrize("app", WSGI + EITHER, ids=named)
 def test_apps_of_wsgi(gate: Gate, app: Any) -> None:
     """The ASGI class refuses an app that is surely one of WSGI, and says what to use."""
     over_wsgi.KeyrushMiddleware(app, gate=gate)
@@ -93,7 +99,7 @@ def test_apps_of_wsgi(gate: Gate, app: Any) -> None:
             over_asgi.KeyrushMiddleware(app, gate=gate)
 
 
-@pytest.mark.parametrize("app", ASGI + EITHER, ids=str)
+@pytest.mark.parametrize("app", ASGI + EITHER, ids=named)
 def test_apps_of_asgi(gate: Gate, app: Any) -> None:
     """The WSGI class refuses an app that is surely one of ASGI, and says what to use."""
     over_asgi.KeyrushMiddleware(app, gate=gate)
