@@ -349,6 +349,7 @@ def test_a_forked_child_tells_nothing_of_its_parent(world: World, clock: Clock) 
     """What a parent owes is the parent's to tell."""
     world.store.away = True
     Wsgi(world.gate, failing).send(world.sent)
+    world.gate.background.close()  # which might tell it before
     world.store.away = False
     clock.advance(1000)
     world.gate.credits._reset()  # noqa: SLF001  # as in the child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -18,24 +19,32 @@ _IDLE = 1.0
 #: Seconds before a thread that could not be started is tried again.
 RETRY = 1.0
 
+#: Jobs that wait at most, as where there is no thread; the oldest are dropped. None must be done:
+#: they look up or take ahead of need what a request would else wait for.
+MAX_QUEUE = 65_536
+
 
 class Background:
     """Runs jobs again and again, and others once. Starts with the first request, and anew in a
-    forked child; what was queued in the parent is the parent's.
+    forked child; what was queued in the parent is the parent's. Where no thread can be started,
+    or one was ended, the next request tries again. `monotonic` gives seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._jobs: list[tuple[float, Job]] = []
         self._forget()
         after_fork(self._forget)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job] = deque(maxlen=MAX_QUEUE)
         self._wake = threading.Event()
         #: None while it does not run; looked at by every request.
         self.thread: threading.Thread | None = None
-        self._retry_at = 0.0  # where the machine had no thread left; 0: it never did
+        #: True while the thread is wanted and does not run: none could be started, or it was ended.
+        self.is_missing = False
+        self._retry_at = -math.inf
 
     def every(self, seconds: float, job: Job) -> None:
         """Run `job` when the thread starts, and from then on every so many seconds."""
@@ -48,31 +57,28 @@ class Background:
         if self.thread is None:
             self.start()
 
-    @property
-    def is_missing(self) -> bool:
-        """True while the thread is wanted and can't be started."""
-        return self.thread is None and bool(self._retry_at)
-
     def start(self) -> None:
         """Start the thread, unless it runs; where that can't be, it is tried again later."""
-        if time.monotonic() < self._retry_at:
+        if self._monotonic() < self._retry_at:
             return
         with self._lock:
-            if self.thread is not None:
+            if self.thread is not None or self._monotonic() < self._retry_at:
                 return
             thread = threading.Thread(target=self._run, name="keyrush", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # "can't start new thread"
-                self._retry_at = time.monotonic() + RETRY
+            except (RuntimeError, MemoryError) as error:  # what Python raises for want of one
+                self._retry_at = self._monotonic() + RETRY
+                self.is_missing = True
                 log_fault("no thread for the work in the background; counts are kept", error)
                 return
-            self.thread, self._retry_at = thread, 0.0  # once it runs
+            self.thread, self.is_missing = thread, False  # once it runs
 
     def close(self) -> None:
         """Stop the thread; it starts again when needed. What is still queued is not run."""
         with self._lock:
             thread, self.thread = self.thread, None
+            self.is_missing = False  # it is wanted no more
             self._queue.clear()
             self._wake.set()
         if thread is not None and thread is not threading.current_thread():
@@ -80,16 +86,24 @@ class Background:
 
     def _run(self) -> None:
         me = threading.current_thread()
+        with self._lock:
+            pass  # held by `start` until this is known to be the one
+        try:
+            self._go_on(me)
+        finally:  # whatever has ended it, the next request starts another
+            with self._lock:
+                if self.thread is me:
+                    self.thread, self.is_missing = None, True
+
+    def _go_on(self, me: threading.Thread) -> None:
         due: dict[int, float] = {}
-        self._lock.acquire()  # held by `start` until this is known to be the one
-        self._lock.release()
         while self.thread is me:  # there may be another by the time that this one ends
             self._run_queued(me)
             for number, (seconds, job) in enumerate(self._jobs):
-                if self.thread is me and time.monotonic() >= due.get(number, 0.0):
+                if self.thread is me and self._monotonic() >= due.get(number, -math.inf):
                     _safely(job)
-                    due[number] = time.monotonic() + seconds
-            now = time.monotonic()
+                    due[number] = self._monotonic() + seconds
+            now = self._monotonic()
             self._wake.wait(min(due.values(), default=now + _IDLE) - now)
             self._wake.clear()
 
@@ -105,5 +119,5 @@ class Background:
 def _safely(job: Job) -> None:
     try:
         job()
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: it would end what others need
         log_fault("work in the background failed", error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from keyrush import http
@@ -253,6 +255,8 @@ class Gate:
 
     def health(self) -> Health:
         """How things stand, from what is known; does no I/O."""
+        if self.background.is_missing:
+            self.background.start()
         asked: Any = getattr(self.limiter, "shared", self.limiter)
         circuit: Circuit | None = getattr(asked, "circuit", None)
         is_limiter_away = circuit is not None and not circuit.is_closed
@@ -267,6 +271,7 @@ class Gate:
             limits_meanwhile=asked.outage if is_limiter_away else None,
             workers=place.workers if place else None,
             hears_changes=self._hears_changes,
+            has_thread=not self.background.is_missing,
             unwritten=self.usage.unwritten,
         )
 
@@ -274,10 +279,10 @@ class Gate:
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        self.credits.settle()
-        self.usage.flush()
+        steps = [self.credits.settle, self.usage.flush]
         if flush := getattr(self.limiter, "flush", None):
-            flush()
+            steps.append(flush)
+        _take_each(*steps)
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -294,9 +299,10 @@ class Gate:
     def close(self) -> None:
         """Write what is not yet stored and let go of threads and connections.
 
-        Runs by itself when the process ends. The gate may be used again afterwards.
+        Runs by itself when the process ends. The gate may be used again afterwards. Each part is
+        closed whatever became of the others; what goes wrong is logged.
         """
-        for step in (
+        steps = (
             self.workers.close,  # first: what it undoes is to be counted
             self.background.close,
             self.credits.settle,
@@ -304,8 +310,21 @@ class Gate:
             self.watch.close,
             self.limiter.close,
             self.store.close,
-        ):
-            try:
-                step()
-            except Exception as error:  # whatever became of one, the next is taken
-                log_fault(f"closing: {step.__qualname__} failed", error)
+        )
+        _take_each(*(partial(_safely, step) for step in steps))
+
+
+def _take_each(*steps: Callable[[], object]) -> None:
+    """Take every step, in order, whatever becomes of the one before. What one raises, as at Ctrl-C,
+    is raised at the end.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)
+
+
+def _safely(step: Callable[[], object]) -> None:
+    try:
+        step()
+    except Exception as error:
+        log_fault(f"closing: {getattr(step, '__qualname__', 'a step')} failed", error)

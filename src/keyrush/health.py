@@ -18,4 +18,5 @@ class Health:
     limits_meanwhile: str | None  #: `KEYRUSH_LIMITER_OUTAGE` while they are away, else None
     workers: int | None  #: processes that count in the same windows; None where that's not known
     hears_changes: bool  #: changes by other processes arrive at once; else within CACHE_TTL, still
+    has_thread: bool  #: False where none can be started for what no request waits for
     unwritten: int  #: requests counted here and not yet in the store

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from keyrush.bridge import on_behalf_of, running_loop
 from keyrush.circuit import Away
+from keyrush.errors import log_fault
 from keyrush.forks import after_fork
 
 T = TypeVar("T")
@@ -23,12 +24,29 @@ Pool = Literal["hash", "io"]
 
 _IO_THREADS = 16
 
+#: What Python raises where no thread can be started.
+_LACK = (RuntimeError, MemoryError)
+
 #: Calls in a pool, running or waiting, beyond which more are turned away.
 MAX_CALLS = 2048
 
 
 class Busy(Away):
-    """So many calls wait for a thread that one more would wait for too long."""
+    """No thread is free: so many calls wait that one more would wait for too long, or none can be
+    started.
+    """
+
+
+class _Executor(ThreadPoolExecutor):
+    """One whose calls wait for the threads that there are, where no more can be started."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except _LACK as error:
+            if not self._threads:
+                raise
+            log_fault("fewer threads work than should", error)
 
 
 class Workers:
@@ -44,7 +62,7 @@ class Workers:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._pools: dict[Pool, ThreadPoolExecutor] = {}
+        self._pools: dict[Pool, _Executor] = {}
         self._calls: dict[Pool, int] = {"hash": 0, "io": 0}
 
     async def run(
@@ -78,27 +96,36 @@ class Workers:
     ) -> Future[T]:
         """Run `function(*args)` in a thread, for whom nobody need wait.
 
+        Where no thread can be started, what `must` be done is done here, and blocks.
+
         Raises:
-            Busy: Too many calls wait, and this one is none that `must` be made.
+            Busy: Too many calls wait, or no thread can be started, and this call is none that
+                `must` be made.
         """
-        with self._lock:
+        future: Future[T] = Future()
+        call = partial(_fulfil, future, running_loop(), function, *args)
+        with self._lock:  # held until the call is with a thread, so that `close` waits for it
             if self._calls[pool] >= MAX_CALLS and not must:
                 raise Busy("every thread is busy, and too many wait for one")
-            if pool not in self._pools:
-                self._pools[pool] = ThreadPoolExecutor(self._sizes[pool], f"keyrush-{pool}")
-            executor = self._pools[pool]
-            self._calls[pool] += 1
-        future: Future[T] = Future()
-        future.add_done_callback(lambda _: self._ended(pool))
-        call = partial(_fulfil, future, running_loop(), function, *args)
+            lack = self._hand_over(pool, call)
+            self._calls[pool] += lack is None
+        if lack is None:
+            future.add_done_callback(lambda _: self._ended(pool))
+            return future
+        log_fault("no thread can be started", lack)
+        if not must:
+            raise Busy(f"there is no thread for it: {lack}") from lack
+        return self._here(function, *args)
+
+    def _hand_over(self, pool: Pool, call: Callable[[], object]) -> Exception | None:
+        """Have a thread of the pool make the call, or say why none ever will."""
+        executor = self._pools.get(pool) or _Executor(self._sizes[pool], f"keyrush-{pool}")
         try:
             executor.submit(call)
-        except RuntimeError as error:  # "can't start new thread": but the call is queued
-            if future.cancel():
-                if not must:
-                    raise Busy(f"there is no thread for it: {error}") from error
-                return self._here(function, *args)
-        return future
+        except _LACK as error:
+            return error
+        self._pools[pool] = executor  # not one without a thread, where calls would wait for ever
+        return None
 
     def _here(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Make the call in this thread: it must be made, and there is no other."""
