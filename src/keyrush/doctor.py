@@ -314,6 +314,10 @@ def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
 
 
 def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
+    advice = ledger.advice() if hasattr(ledger, "advice") else None
+    if advice:
+        report.add("problem", "limits", advice, _SETTINGS)
+        return
     name = process_name()
     start = time.perf_counter()
     try:
@@ -333,31 +337,37 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
         f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
     )
     report.add("ok", "limits", text)
-    _look_at_news(report, ledger)
+    _look_at_news(report, settings, ledger)
 
 
-def _look_at_news(report: Report, ledger: Any) -> None:
+def _look_at_news(report: Report, settings: Settings, ledger: Any) -> None:
     """Whether changes are heard of at once, in the way in which the app hears of them."""
     if not hasattr(ledger, "publish"):
         return
+    try:
+        is_heard, why = _is_heard(ledger), "nothing that is published arrives"
+    except Exception as error:  # whatever stands between here and the server
+        is_heard, why = False, str(error)
+    if is_heard:
+        report.add("ok", "changes", "made by other processes are heard of at once")
+    else:
+        late = f"hold within KEYRUSH_CACHE_TTL, not at once ({settings.cache_ttl:g} s)"
+        report.add("warning", "changes", f"made by other processes {late}: {why}")
+
+
+def _is_heard(ledger: Any) -> bool:
     feed = ledger.feed()
     try:
         feed.poll()  # begins to listen
         ledger.publish(_NOBODY)
         deadline = time.monotonic() + _NEWS
-        while _NOBODY not in (feed.poll() or ()) and time.monotonic() < deadline:
+        while _NOBODY not in (feed.poll() or ()):
+            if time.monotonic() > deadline:
+                return False
             time.sleep(_NEWS / 100)  # the news are on their way
-        is_heard = time.monotonic() < deadline
-        why = "nothing that is published arrives"
-    except Exception as error:  # whatever stands between here and the server
-        is_heard, why = False, str(error)
+        return True
     finally:
         feed.close()
-    if is_heard:
-        report.add("ok", "changes", "made by other processes are heard of at once")
-    else:
-        text = f"made by other processes hold within KEYRUSH_CACHE_TTL, not at once: {why}"
-        report.add("warning", "changes", f"{text}; the user needs the right to the channels")
 
 
 def _warn_of_processes(report: Report) -> None:

@@ -47,6 +47,10 @@ class StoreError(KeyrushError):
     """The store could not answer. A request that needs it is refused with 503 (S19)."""
 
 
+class NotTold(StoreError):
+    """A server answers, and will not tell of changes: no outage, only later news."""
+
+
 class DataError(KeyrushError, ValueError):
     """The store has answered, and can't hold or compare what it was given: no outage, so another
     call with other values succeeds.

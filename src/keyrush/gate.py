@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from keyrush.admission import Admission
 from keyrush.background import Background
 from keyrush.bridge import is_bridged, running_loop, synchronous
 from keyrush.cache import Cache
-from keyrush.circuit import Circuit
+from keyrush.circuit import Away, Circuit
 from keyrush.connections import LOOK_INTERVAL, Connections
 from keyrush.cpus import hashing_slots
 from keyrush.credits import Credits
@@ -24,7 +24,7 @@ from keyrush.health import Health
 from keyrush.keys import Fingerprints, Hashing, KeyFormat, Keyring
 from keyrush.limiter import Limiter, monotonic_of, open_limiter
 from keyrush.limiter.ledger import Place
-from keyrush.model import Refusal, now_ms
+from keyrush.model import Refusal, month_of, now_ms
 from keyrush.pepper import peppers_for
 from keyrush.policy import Policy
 from keyrush.responses import Fields, Refusals
@@ -152,6 +152,7 @@ class Gate:
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.usage.flush)
         self.background.every(FLUSH_INTERVAL, self.credits.settle)
+        self.background.every(FLUSH_INTERVAL, self._look_after_news)
         if hasattr(limiter, "bind"):
             limiter.bind(self.background)
         if settings.preflight == "pass":
@@ -249,9 +250,15 @@ class Gate:
 
     # --- state ---
 
+    def _look_after_news(self) -> None:
+        """Ask the store where no news come: it may be away, and requests have not noticed yet."""
+        if not self.watch.is_healthy:
+            with suppress(Away):  # which is what health says
+                self.circuit.call(self.store.usage, "", month_of(self.clock()))
+
     @property
     def _hears_changes(self) -> bool:
-        return self._has_feeds and self.watch.is_healthy
+        return self._has_feeds and self.watch.hears_all
 
     def health(self) -> Health:
         """How things stand, from what is known; does no I/O."""
@@ -271,6 +278,7 @@ class Gate:
             limits_meanwhile=asked.outage if is_limiter_away else None,
             workers=place.workers if place else None,
             hears_changes=self._hears_changes,
+            changes_within=WATCH_INTERVAL if self._hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
             unwritten=self.usage.unwritten,
         )

@@ -17,6 +17,7 @@ class Health:
     limiter_away: float  #: the same of shared windows; 0 also where they are not shared
     limits_meanwhile: str | None  #: `KEYRUSH_LIMITER_OUTAGE` while they are away, else None
     workers: int | None  #: processes that count in the same windows; None where that's not known
-    hears_changes: bool  #: changes by other processes arrive at once; else within CACHE_TTL, still
+    hears_changes: bool  #: changes by other processes arrive at once; if not, nothing is ill
+    changes_within: float  #: seconds until they hold here at the latest: CACHE_TTL without news
     has_thread: bool  #: False where none can be started for what no request waits for
     unwritten: int  #: requests counted here and not yet in the store

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from keyrush.errors import log_fault
+from keyrush.errors import NotTold, log_fault
 from keyrush.store import Feed
 
 #: Seconds for which a feed that has failed is left alone.
 PAUSE = 1.0
+
+#: Seconds for which one is left alone whose server does not allow it.
+MUTE_PAUSE = 30.0
 
 
 class Watch:
@@ -28,32 +31,51 @@ class Watch:
         self._drop = drop
         self._monotonic = monotonic
         #: When to ask again, by the place of feeds that have failed.
-        self._away: dict[int, float] = {}
+        self._due: dict[int, float] = {}
+        self._away: set[int] = set()
+        self._mute: set[int] = set()  # they answer, but not with news
 
     @property
     def is_healthy(self) -> bool:
         """False while a feed is away: then changes hold here when cache entries expire."""
         return not self._away
 
+    @property
+    def hears_all(self) -> bool:
+        """False while a feed is away, or none can be had because a server does not allow it."""
+        return not (self._away or self._mute)
+
     def poll(self) -> None:
         """Ask every feed, and drop what has changed. Never raises, never waits for news."""
         for place, feed in enumerate(self._feeds):
-            if place not in self._away or self._monotonic() >= self._away[place]:
+            if place not in self._due or self._monotonic() >= self._due[place]:
                 self._ask(place, feed)
 
     def _ask(self, place: int, feed: Feed) -> None:
         try:
             changed = feed.poll()
-            if place in self._away:
+            if place in self._due:
                 changed = None  # whatever it says: it was not listened to
             if changed is None or changed:
                 self._drop(changed)
+        except NotTold as error:
+            if place not in self._mute:
+                log_fault("there is no news of changes made elsewhere; they hold later", error)
+            self._failed(place, self._mute, MUTE_PAUSE)
         except Exception as error:
             if place not in self._away:
                 log_fault("changes made elsewhere can't be followed; they hold later", error)
-            self._away[place] = self._monotonic() + PAUSE
+            self._failed(place, self._away, PAUSE)
         else:
-            self._away.pop(place, None)
+            self._due.pop(place, None)
+            self._away.discard(place)
+            self._mute.discard(place)
+
+    def _failed(self, place: int, how: set[int], pause: float) -> None:
+        self._away.discard(place)
+        self._mute.discard(place)
+        how.add(place)
+        self._due[place] = self._monotonic() + pause
 
     def close(self) -> None:
         """Let go of connections. The watch may go on afterwards."""

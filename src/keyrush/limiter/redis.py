@@ -8,6 +8,7 @@ wait; what is sent, and what an answer means, is written once.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from keyrush.limiter.redis_feed import Feed
 from keyrush.limiter.redis_line import Line
 from keyrush.limiter.redis_loop import Loop
 from keyrush.limiter.redis_script import (
+    CLUSTER,
     ESCAPES,
     TAKE,
     WORKERS,
@@ -29,6 +31,7 @@ from keyrush.limiter.redis_script import (
     is_by_replica,
     key_of,
     not_executed,
+    untold,
 )
 from keyrush.limiter.redis_server import (
     ERRORS,
@@ -57,6 +60,7 @@ class RedisLedger:
     def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
         self._server = parse(url)
         self._prefix = self._server.prefix.translate(ESCAPES)
+        self._channel = f"{self._prefix}:changes"
         self._clock = clock
         self.has_own_clock = clock is None
         self._inherited: Any = None
@@ -171,21 +175,32 @@ class RedisLedger:
         return Place(sum(other < worker.encode() for other in found), len(found))
 
     def leave(self, worker: str) -> None:
-        self._send("ZREM", f"{self._prefix}:workers", worker)
-
-    def publish(self, account_id: str) -> None:
-        """Tell the feeds of all processes that something of an account has changed."""
-        self._send("PUBLISH", f"{self._prefix}:changes", account_id)
-
-    def _send(self, *command: str) -> None:
         try:
-            self._execute(*command)
+            self._execute("ZREM", f"{self._prefix}:workers", worker)
         except ERRORS as error:
             raise fault(error) from None
 
+    def publish(self, account_id: str) -> None:
+        """Tell the feeds of all processes that something of an account has changed."""
+        try:
+            self._execute("PUBLISH", self._channel, account_id)
+        except ERRORS as error:
+            raise untold(error, self._channel) from None
+
     def feed(self) -> Feed:
         """What is published, from now on."""
-        return Feed(self._connection, f"{self._prefix}:changes")
+        return Feed(self._connection, self._channel)
+
+    def advice(self) -> str | None:
+        """What to write instead, where the URL names one node of a Cluster as if it were alone."""
+        if self._server.kind in {"sentinel", "cluster"}:
+            return None
+        try:
+            told = self._execute("CLUSTER", "INFO")
+        except ERRORS:  # it is none, or this user may not ask
+            return None
+        size = re.search(rb"cluster_size:(\d+)", told)
+        return CLUSTER if size and int(size[1]) > 1 else None
 
     def _connection(self) -> Any:
         """A connection of its own, not opened yet."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from keyrush.forks import after_fork
-from keyrush.limiter.redis_script import fault
+from keyrush.limiter.redis_script import untold
 from keyrush.limiter.redis_server import ERRORS
 
 #: Seconds without a word from the server after which a feed asks whether it is still there.
@@ -28,7 +28,12 @@ class Feed:
         self._heard_at = 0.0
 
     def poll(self) -> Collection[str] | None:
-        """The accounts that have changed since the last call, or None when any may have."""
+        """The accounts that have changed since the last call, or None when any may have.
+
+        Raises:
+            NotTold: The server does not let this user, or anybody, subscribe.
+            StoreError: It can't be reached.
+        """
         try:
             if self._connection is not None:
                 return self._news()
@@ -39,7 +44,7 @@ class Feed:
         except BaseException as error:
             self.close()
             if isinstance(error, ERRORS):
-                raise fault(error) from None
+                raise untold(error, self._channel) from None
             raise
         return None
 

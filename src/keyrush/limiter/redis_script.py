@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keyrush.errors import StoreError
-from keyrush.limiter.redis_server import NoScriptError, redis
+from keyrush.errors import NotTold, StoreError
+from keyrush.limiter.redis_server import NoPermissionError, NoScriptError, ResponseError, redis
 from keyrush.windows import SHARE, Counter, Taken, Window
 
 
@@ -74,11 +75,32 @@ class NoAnswer(StoreError):
     """Nothing was heard for as long as there is patience."""
 
 
+#: What is said of a server that is but a part of one.
+CLUSTER = (
+    "it is one node of a Cluster, and counts only some of the keys: write redis+cluster:// and "
+    "its nodes"
+)
+
+#: Clients of redis-py, as it shows them in some of its messages.
+_OBJECTS = re.compile(r"<.*>", re.DOTALL)
+
+
 def fault(error: Exception) -> StoreError:
     """What to raise instead. Commands are not shown, for one may hold a password."""
-    text = str(error).partition(", with args")[0]
+    text = _OBJECTS.sub("…", str(error).partition(", with args")[0])
+    if isinstance(error, redis.exceptions.AskError):  # `MovedError` is one
+        text = f"{text}; {CLUSTER}"
     kind = NoAnswer if isinstance(error, redis.TimeoutError) else StoreError
     return kind(f"{type(error).__name__} from the limiter's server: {text}")
+
+
+def untold(error: Exception, channel: str) -> StoreError:
+    """`fault`, of what is about news: `NotTold` where the server answers that it allows none."""
+    # By exact class: that a server is busy, moves or knows no such user is one of its own.
+    if type(error) not in (NoPermissionError, ResponseError):
+        return fault(error)
+    allow = f"ACL SETUSER … '&{channel}' +subscribe +publish"
+    return NotTold(f"{fault(error)}; a user may with {allow}")
 
 
 def is_by_replica(error: BaseException | None) -> bool:

@@ -17,7 +17,13 @@ try:
     from redis.backoff import NoBackoff
     from redis.connection import parse_url
     from redis.crc import key_slot
-    from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+    from redis.exceptions import (
+        NoPermissionError,
+        NoScriptError,
+        RedisClusterException,
+        RedisError,
+        ResponseError,
+    )
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         "KEYRUSH_LIMITER_URL: redis:// needs the module 'redis'; pip install 'keyrush[redis]'"
@@ -186,8 +192,10 @@ def and_sentinels(client: Any) -> list[Any]:
 __all__ = [
     "ERRORS",
     "PATIENCE",
+    "NoPermissionError",
     "NoScriptError",
     "RedisError",
+    "ResponseError",
     "Server",
     "and_sentinels",
     "key_slot",
