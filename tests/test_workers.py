@@ -28,11 +28,10 @@ __all__ = ["valkey_server", "valkey_url"]
 
 Serve = Callable[..., AbstractContextManager[Process]]
 
+uvicorn = partial(serve_process, "tests.served:asgi", "--factory")
 #: On a busy machine a new worker needs longer than uvicorn waits for it, which then keeps the old.
-_PATIENT = ("--factory", "--timeout-worker-healthcheck", "60")
-
-uvicorn = partial(serve_process, "tests.served:asgi", *_PATIENT)
-uvicorn_without_lifespan = partial(serve_process, "tests.served:no_lifespan", *_PATIENT)
+uvicorn_patient = partial(uvicorn, "--timeout-worker-healthcheck", "60")
+uvicorn_without_lifespan = partial(serve_process, "tests.served:no_lifespan", "--factory")
 gunicorn = partial(serve_gunicorn, "tests.served:wsgi()")
 gunicorn_threads = partial(gunicorn, "--worker-class", "gthread", "--threads", "4")
 gunicorn_preloaded = partial(gunicorn, "--preload")
@@ -158,7 +157,7 @@ def test_counts_survive_a_stop(serve: Serve, stop: signal.Signals, place: Place)
 
 @pytest.mark.parametrize(
     "serve",
-    [uvicorn, gunicorn, gunicorn_asgi],
+    [uvicorn_patient, gunicorn, gunicorn_asgi],
     ids=["uvicorn", "sync", "asgi"],
 )
 def test_counts_survive_a_reload(serve: Serve, place: Place) -> None:
