@@ -13,11 +13,11 @@ class Proxy:
     """Hands on what clients and the server say, and counts in `round_trips` how often a client
     speaks after the server did, or first; in `connections` those of clients.
 
-    `port` is where it listens, `target` where the server does, which may be changed; `delay` is
-    how many seconds it keeps what clients say.
+    `port` is where it listens, `target` where the server does, a port or the path of a Unix
+    socket, which may be changed; `delay` is how many seconds it keeps what clients say.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self.target = target
         self.delay = 0.0
         self.round_trips = 0
@@ -63,7 +63,7 @@ class Proxy:
                 return
             self.connections += 1
             try:
-                server = socket.create_connection(("127.0.0.1", self.target))
+                server = _connect(self.target)
             except OSError:
                 client.close()
                 continue
@@ -87,7 +87,8 @@ class _Link:
         self._server = server
         self._has_server_spoken = True
         for one in (client, server):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if one.family != socket.AF_UNIX:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self) -> None:
         with contextlib.suppress(OSError):
@@ -110,14 +111,22 @@ class _Link:
         _shut(self._client)
 
 
+def _connect(target: int | str) -> socket.socket:
+    if isinstance(target, int):
+        return socket.create_connection(("127.0.0.1", target))
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(target)
+    return server
+
+
 def _shut(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
-def proxy(target: int) -> Iterator[Proxy]:
-    """A proxy before the server at a port."""
+def proxy(target: int | str) -> Iterator[Proxy]:
+    """A proxy before the server at a port, or at a Unix socket."""
     opened = Proxy(target)
     try:
         yield opened

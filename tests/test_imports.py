@@ -78,10 +78,10 @@ OUTSIDE = {
     },
     "sqlalchemy": {
         "limiter.sql",
-        "pepper",
         "sqlstate",
         "store.counts",
         "store.feed",
+        "store.hosts",
         "store.keys",
         "store.patience",
         "store.presence",

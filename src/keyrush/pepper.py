@@ -10,8 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 from keyrush.bridge import is_bridged
 from keyrush.errors import ConfigurationError
 from keyrush.keys import Fingerprints
@@ -19,6 +17,7 @@ from keyrush.notation import counted
 from keyrush.settings import MAKE_PEPPER, MIN_PEPPER, Settings
 from keyrush.store import Store
 from keyrush.store.files import PRIVATE, file_of
+from keyrush.store.hosts import database_url
 
 FILE_NAME = "keyrush.pepper"
 
@@ -77,7 +76,7 @@ def database_file(settings: Settings) -> Path | None:
     """The file of a SQLite database, None for other stores."""
     if "://" not in settings.store_url:
         return None
-    url = make_url(settings.store_url)  # which the store has parsed before
+    url = database_url(settings.store_url)  # which the store has parsed before
     if url.get_backend_name() != "sqlite":
         return None
     return file_of(url.database or "", is_uri="uri" in url.query)

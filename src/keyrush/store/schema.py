@@ -8,11 +8,12 @@ from importlib.resources import files
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.store.files import file_of, make_private
+from keyrush.store.hosts import database_url
 from keyrush.urls import doubtful, is_plain, is_quotable, readable
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
@@ -224,11 +225,12 @@ def parse_url(url: str) -> URL:
         ConfigurationError: It is none.
     """
     try:
-        parsed = make_url(url)
+        parsed = database_url(url)
     except (ArgumentError, ValueError):
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: not a database URL; write sqlite:///keyrush.db, "
-            "postgresql://user:password@host/name or memory://"
+            "postgresql://user:password@host/name or memory://; several hosts as in "
+            "postgresql://user:password@host:5432,host:5432/name"
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
