@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
+
+import anyio
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
 from keyrush.admission import Admitted, Pending
 from keyrush.principal import Principal
 
 Headers = list[tuple[str, str | bytes]]
+
+T = TypeVar("T")
+
+#: Whose event loop tests run in, where nothing else is said; the fixture `backend` changes it.
+BACKENDS: list[Literal["asyncio", "trio"]] = ["asyncio"]
+
+
+def run(coroutine: Coroutine[Any, Any, T], backend: Literal["asyncio", "trio"] | None = None) -> T:
+    """What a coroutine brings, in an event loop of its own."""
+
+    async def main() -> T:
+        return await coroutine
+
+    return anyio.run(main, backend=backend or BACKENDS[-1])
+
+
+async def together(function: Callable[[], Awaitable[T]], times: int) -> list[T]:
+    """What as many calls bring, all under way at once; in the order in which they end."""
+    found: list[T] = []
+
+    async def one() -> None:
+        found.append(await function())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(times):
+            group.start_soon(one)
+    return found
 
 
 @dataclass
@@ -179,11 +207,19 @@ def decide(gate: Gate, key: str, path: str = "/", method: str = "GET") -> Admitt
 class Asgi:
     """Sends through the ASGI middleware."""
 
+    backend: Literal["asyncio", "trio"] | None = None
+
     def __init__(self, gate: Gate, app: Any = asgi_app) -> None:
         self.middleware = KeyrushMiddleware(app, gate=gate)
 
     def send(self, sent: Sent) -> Reply:
-        return asyncio.run(asgi_call(self.middleware, scope_of(sent)))
+        return run(asgi_call(self.middleware, scope_of(sent)), self.backend)
+
+
+class Trio(Asgi):
+    """The same, in an event loop of trio's."""
+
+    backend = "trio"
 
 
 class Wsgi:

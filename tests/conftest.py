@@ -11,6 +11,7 @@ import pytest
 
 from keyrush import Gate, Settings
 from keyrush.errors import faults
+from tests import calls
 from tests.postgres import postgres_server, postgres_url
 from tests.valkey import (
     cluster_url,
@@ -95,3 +96,11 @@ def gate(clock: Clock) -> Iterator[Gate]:
     opened = Gate.open(settings(), clock=clock)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whose event loop `calls.run` runs in."""
+    calls.BACKENDS.append(request.param)
+    yield request.param
+    calls.BACKENDS.pop()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from asgiref.testing import ApplicationCommunicator
+from asgiref.sync import iscoroutinefunction as asgiref_is_async
+from asgiref.wsgi import WsgiToAsgi
 from starlette.applications import Starlette
 from starlette.authentication import requires
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -30,7 +32,7 @@ from keyrush.cpus import cores
 from keyrush.keys import Hashing
 from keyrush.policy import Needs
 from keyrush.store.memory import MemoryStore
-from tests.calls import Asgi, Sent, asgi_call, describe, scope_of
+from tests.calls import BACKENDS, Asgi, Sent, asgi_call, describe, run, scope_of, together
 from tests.conftest import Clock, settings
 from tests.faults import until
 from tests.serving import serve_process
@@ -45,7 +47,10 @@ def key(gate: Gate) -> str:
 
 
 def call(middleware: Any, key: str | bytes, path: str = "/", **more: Any) -> Any:
-    return asyncio.run(asgi_call(middleware, scope_of(Sent(path, [("X-API-Key", key)]), **more)))
+    return run(asgi_call(middleware, scope_of(Sent(path, [("X-API-Key", key)]), **more)))
+
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 async def messages_of(app: Any, scope: dict[str, Any], received: list[Any]) -> list[Any]:
@@ -86,7 +91,7 @@ def test_only_the_start_is_touched(gate: Gate, key: str) -> None:
             await send(message)
 
     scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-    start, *others = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
+    start, *others = run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
     assert all(got is sent for got, sent in zip(others, rest, strict=True))
     assert start["trailers"] is True
     assert start["headers"][:3] == own
@@ -112,6 +117,35 @@ def test_headers_may_be_any_iterable(gate: Gate, key: str, headers: Any) -> None
     assert "content-type" not in reply
 
 
+def test_send_is_a_coroutine_function(gate: Gate, key: str) -> None:
+    """Frameworks that hand `send` to threads, as asgiref does, ask that of it, and warn else."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert asgiref_is_async(send)
+        assert asgiref_is_async(receive)
+        if sys.version_info >= (3, 12):
+            assert inspect.iscoroutinefunction(send)
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    assert call(KeyrushMiddleware(app, gate=gate), key).status == 200
+
+
+@pytest.mark.parametrize("parts", [[b"whole"], [b"one ", b"two ", b"three"]], ids=len)
+def test_wsgi_app_behind_the_gate(gate: Gate, key: str, parts: list[bytes]) -> None:
+    """S71: asgiref's WsgiToAsgi, which sends from threads, is served, streamed bodies too, and
+    warns of nothing. It is of asyncio alone.
+    """
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield from parts
+
+    wrapped = KeyrushMiddleware(WsgiToAsgi(app), gate=gate)  # type: ignore[no-untyped-call]  # asgiref has no types
+    reply = TestClient(wrapped).get("/", headers={"X-API-Key": key})
+    assert (reply.content, reply.headers["x-ratelimit-remaining"]) == (b"".join(parts), "99")
+    assert not len(gate.connections)
+
+
 def test_streaming_passes_item_by_item(gate: Gate, key: str) -> None:
     """S71: bodies are not buffered: each part is with the client before the next is made."""
     events: list[str] = []
@@ -129,10 +163,10 @@ def test_streaming_passes_item_by_item(gate: Gate, key: str) -> None:
         await StreamingResponse(parts())(scope, receive, send)
 
     async def receive() -> Any:
-        await asyncio.Event().wait()
+        await anyio.sleep_forever()
 
     scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
     assert events == ["made a", "sent a", "made b", "sent b"]
 
 
@@ -153,12 +187,43 @@ def test_what_the_app_adds_is_seen_outside(gate: Gate, key: str) -> None:
     headers = scope["headers"]
     asgi = KeyrushMiddleware(app, gate=gate)
     for left in ("99", "98"):  # sent through once more, it is counted once more
-        assert asyncio.run(asgi_call(asgi, scope))["x-ratelimit-remaining"] == left
+        assert run(asgi_call(asgi, scope))["x-ratelimit-remaining"] == left
         assert scope["route"] == "/articles/{id}"
         assert scope["state"] is state
         assert scope["headers"] is headers
     assert state == {"shared": 2, "mine": 1}
     assert seen[0]["keyrush"] is seen[0]["user"] is seen[0]["auth"]
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["shown", "hidden"])
+def test_seen_outside_as_the_response_starts(clock: Clock, hides: bool) -> None:
+    """S66: what the app adds is seen outside from the start of its response on, where credentials
+    are hidden from it, too; for whoever decides outside these are still there.
+    """
+    gate = Gate.open(settings(hide_credentials=hides), clock=clock)
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "k").text
+    at_start: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert bool(scope["headers"]) is not hides
+        scope["route"] = "/x"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        scope["late"] = 1
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            at_start.append(dict(scope))
+
+    scope = scope_of(Sent(headers=[("X-API-Key", made)]))
+    before = dict(scope)
+    run(KeyrushMiddleware(app, gate=gate)(scope, None, send))  # type: ignore[arg-type]  # never used
+    assert "late" not in at_start[0]
+    for seen, extra in ((at_start[0], {"route": "/x"}), (scope, {"route": "/x", "late": 1})):
+        assert {**seen, **before, **extra} == seen
+        assert seen["headers"] is before["headers"]
+    gate.close()
 
 
 OWN_FIELDS = [
@@ -185,7 +250,7 @@ def test_one_set_of_fields(gate: Gate, key: str) -> None:
         await send({"type": "http.response.body"})
 
     scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-    start, _ = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
+    start, _ = run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
     names = [name.lower() for name, _ in start["headers"]]
     assert [n for n in names if b"ratelimit" in n] == [
         b"x-ratelimit-limit",
@@ -197,9 +262,7 @@ def test_one_set_of_fields(gate: Gate, key: str) -> None:
     assert dict(start["headers"])[b"x-ratelimit-limit"] == b"100"
     assert start["headers"][:4] == OWN_FIELDS[5:]
     assert own == OWN_FIELDS
-    public, _ = asyncio.run(
-        messages_of(KeyrushMiddleware(app, gate=gate), scope_of(Sent("/health")), [])
-    )
+    public, _ = run(messages_of(KeyrushMiddleware(app, gate=gate), scope_of(Sent("/health")), []))
     assert public["headers"] == OWN_FIELDS
 
 
@@ -243,7 +306,7 @@ def test_absolute_target(clock: Clock, target: str) -> None:
 def test_unknown_scope_type_is_refused(gate: Gate) -> None:
     """S67: a scope of an unknown type is not passed inward."""
     with pytest.raises(RuntimeError, match="'quic'"):
-        asyncio.run(Asgi(gate).middleware({"type": "quic"}, None, None))  # type: ignore[arg-type]  # never used
+        run(Asgi(gate).middleware({"type": "quic"}, None, None))  # type: ignore[arg-type]  # never used
 
 
 # --- lifespan ---
@@ -261,7 +324,7 @@ def test_lifespan_passes(gate: Gate) -> None:
     async def send(message: Any) -> None: ...
 
     scope = {"type": "lifespan"}
-    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
     assert seen == [scope, receive, send]
 
 
@@ -272,7 +335,7 @@ def test_lifespan_error_is_not_swallowed(gate: Gate) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(KeyrushMiddleware(app, gate=gate)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]  # never used
+        run(KeyrushMiddleware(app, gate=gate)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]  # never used
 
 
 def test_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +345,10 @@ def test_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         KeyrushMiddleware(PlainTextResponse("ok"))
     app = Starlette()
     app.add_middleware(KeyrushMiddleware)
-    with pytest.raises(ConfigurationError, match="KEYRUSH_HEADERS"), TestClient(app):
+    with (
+        pytest.raises(ConfigurationError, match="KEYRUSH_HEADERS"),
+        TestClient(app, backend=BACKENDS[-1]),
+    ):
         pass
 
     async def start() -> list[Any]:
@@ -301,7 +367,7 @@ def test_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
             await middleware({"type": "lifespan"}, receive, send)
         return sent
 
-    (failed,) = asyncio.run(start())
+    (failed,) = run(start())
     assert failed["type"] == "lifespan.startup.failed"
     assert "KEYRUSH_HEADERS" in failed["message"]
 
@@ -315,7 +381,7 @@ def made_late(**values: Any) -> KeyrushMiddleware:
     async def make() -> KeyrushMiddleware:
         return KeyrushMiddleware(PlainTextResponse("ok"), settings(**values))
 
-    return asyncio.run(make())
+    return run(make())
 
 
 def test_wrong_setting_without_lifespan(tmp_path: Path) -> None:
@@ -352,7 +418,7 @@ def test_websocket_without_a_gate(has_denial: bool, monkeypatch: pytest.MonkeyPa
     extensions: dict[str, Any] = {"websocket.http.response": {}} if has_denial else {}
     scope = websocket_scope(None, extensions=extensions)
     connect = [{"type": "websocket.connect"}]
-    sent = asyncio.run(messages_of(asyncio.run(make()), scope, connect))
+    sent = run(messages_of(run(make()), scope, connect))
     if has_denial:
         assert [message["type"] for message in sent] == [
             "websocket.http.response.start",
@@ -415,18 +481,14 @@ async def chat(scope: Any, receive: Any, send: Any) -> None:
 
 def test_websocket_is_charged_once(gate: Gate, key: str) -> None:
     """S70: the handshake is decorated and counts once, however many messages follow."""
-
-    async def run() -> None:
-        app = KeyrushMiddleware(chat, gate=gate)
-        communicator: Any = ApplicationCommunicator(app, websocket_scope(key))  # type: ignore[no-untyped-call]  # asgiref has no types
-        await communicator.send_input({"type": "websocket.connect"})
-        accepted = await communicator.receive_output()
-        assert accepted["type"] == "websocket.accept"
-        assert (b"x-ratelimit-remaining", b"99") in accepted["headers"]
-        assert (await communicator.receive_output())["bytes"] == b"acct_a live first"
-        await communicator.wait()
-
-    asyncio.run(run())
+    connect = [{"type": "websocket.connect"}]
+    accepted, said = run(
+        messages_of(KeyrushMiddleware(chat, gate=gate), websocket_scope(key), connect)
+    )
+    assert accepted["type"] == "websocket.accept"
+    assert (b"x-ratelimit-remaining", b"99") in accepted["headers"]
+    assert b"vary" not in dict(accepted["headers"])
+    assert said["bytes"] == b"acct_a live first"
     assert call(Asgi(gate).middleware, key)["x-ratelimit-remaining"] == "98"
 
 
@@ -434,7 +496,7 @@ def test_websocket_denial_response(gate: Gate) -> None:
     """S70: with the extension, a refused handshake gets the HTTP response, after the connect."""
     scope = websocket_scope(None, extensions={"websocket.http.response": {}})
     connect = [{"type": "websocket.connect"}]
-    start, body = asyncio.run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
+    start, body = run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 401)
     assert (b"www-authenticate", b'Bearer realm="api"') in start["headers"]
     assert body["type"] == "websocket.http.response.body"
@@ -445,7 +507,7 @@ def test_websocket_close_without_extension(gate: Gate) -> None:
     """S70: without the extension, a refused handshake is closed."""
     connect = [{"type": "websocket.connect"}]
     scope = websocket_scope(None)
-    (close,) = asyncio.run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
+    (close,) = run(messages_of(KeyrushMiddleware(chat, gate=gate), scope, connect))
     assert (close["type"], close["code"]) == ("websocket.close", 1008)
 
 
@@ -458,7 +520,7 @@ def test_websocket_refused_by_the_app(gate: Gate, key: str) -> None:
 
     scope = websocket_scope(key, extensions={"websocket.http.response": {}})
     connect = [{"type": "websocket.connect"}]
-    start, _ = asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), scope, connect))
+    start, _ = run(messages_of(KeyrushMiddleware(app, gate=gate), scope, connect))
     assert start["status"] == 403
 
 
@@ -479,7 +541,7 @@ def test_websocket_refused_before_connecting(gate: Gate, key: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
+    run(KeyrushMiddleware(app, gate=gate)(scope, receive, send))
     assert [message.get("status") for message in sent] == [403, None]
     assert list(received) == []
 
@@ -498,9 +560,7 @@ def test_websocket_denied_by_the_app(gate: Gate, key: str, denial: bool) -> None
             await send({"type": "websocket.close", "code": 1000})
 
     connect = [{"type": "websocket.connect"}]
-    sent = asyncio.run(
-        messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect)
-    )
+    sent = run(messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect))
     assert gate.accounts.account("acct_a").balance == 5
     assert len(sent) == (2 if denial else 1)
     if denial:
@@ -517,7 +577,7 @@ def test_websocket_refusal_after_a_close_gets_out(gate: Gate, key: str) -> None:
 
     connect = [{"type": "websocket.connect"}]
     with pytest.raises(Refused):
-        asyncio.run(messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect))
+        run(messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect))
 
 
 # --- nesting ---
@@ -539,11 +599,63 @@ def test_mounted_app_with_equal_settings_counts_once(tmp_path: Any) -> None:
     app = KeyrushMiddleware(Starlette(routes=[Mount("/child", child)]), gate=gate)
     gate.accounts.create_account("acct_a")
     key = gate.accounts.create_key("acct_a", "k").text
-    client = TestClient(app, headers={"X-API-Key": key})
+    client = TestClient(app, headers={"X-API-Key": key}, backend=BACKENDS[-1])
     assert client.get("/child/").headers.get_list("x-ratelimit-remaining") == ["99"]
     gate.flush()
     assert gate.accounts.usage("acct_a").counted == 1
     gate.close()
+
+
+@pytest.mark.parametrize("style", ["x-ratelimit", "ietf", "both"])
+def test_one_set_of_rate_limit_fields(clock: Clock, style: str) -> None:
+    """S69: what the app, or what it is a proxy of, sends of rate-limit fields goes, in whatever
+    case; all else stays, in order and with its duplicates.
+    """
+    gate = Gate.open(settings(headers=style, optional_paths=["/open"]), clock=clock)
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "k").text
+    names = (b"X-RateLimit-Limit", b"x-rate-limit-reset", b"X-RATELIMIT-Used", b"RateLimit")
+    kept = [(b"set-cookie", b"a=1"), (b"x-rate", b"1"), (b"set-cookie", b"b=2"), (b"", b"")]
+    own = [kept[0], *((name, b"7") for name in names), *kept[1:], (b"ratelimit-policy", b"7")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": own})
+
+    scope = scope_of(Sent(headers=[("X-API-Key", made)]))
+    (start,) = run(messages_of(KeyrushMiddleware(app, gate=gate), scope, []))
+    found = [name for name, _ in start["headers"]]
+    assert start["headers"][:4] == kept
+    assert len(own) == 9
+    assert len(found) == len(set(found)) + 1  # set-cookie
+    assert (b"x-ratelimit-limit" in found, b"ratelimit" in found) == {
+        "x-ratelimit": (True, False),
+        "ietf": (False, True),
+        "both": (True, True),
+    }[style]
+    # Where the gate has none to tell, as to nobody, the app's stay.
+    for path in ("/health", "/open"):
+        (start,) = run(messages_of(KeyrushMiddleware(app, gate=gate), scope_of(Sent(path)), []))
+        assert start["headers"][: len(own)] == own
+    gate.close()
+
+
+def test_the_outermost_gate_tells_the_limits(gate: Gate, key: str) -> None:
+    """S69: of two gates that differ, the outermost one's fields are shown, on refusals too."""
+    other = Gate.open(settings(plans={"tight": {"limits": "1/minute"}}, pepper="p" * 32))
+    inner = KeyrushMiddleware(PlainTextResponse("ok"), gate=other)
+    other.accounts.create_account("acct_b")
+    second = other.accounts.create_key("acct_b", "k").text
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["headers"] = [(b"x-api-key", second.encode())]
+        await inner(scope, receive, send)
+
+    outer = KeyrushMiddleware(app, gate=gate)
+    replies = [call(outer, key) for _ in range(2)]
+    assert [reply.status for reply in replies] == [200, 429]
+    assert [reply["x-ratelimit-limit"] for reply in replies] == ["100", "100"]
+    assert [reply["x-ratelimit-remaining"] for reply in replies] == ["99", "98"]
+    other.close()
 
 
 def test_nested_gates_that_differ_both_hold(gate: Gate, key: str) -> None:
@@ -594,7 +706,7 @@ def starlette_app(gate: Gate) -> TestClient:
     ]
     app = Starlette(routes=routes)
     app.add_middleware(KeyrushMiddleware, gate=gate)
-    return TestClient(app)
+    return TestClient(app, backend=BACKENDS[-1])
 
 
 @pytest.mark.parametrize(
@@ -677,7 +789,8 @@ def test_refusal_in_disguise(gate: Gate, key: str, framework: str, way: Any) -> 
 
     inner: Any = bare if framework == "bare" else Starlette(routes=[Route("/", endpoint)])
     app = KeyrushMiddleware(inner, gate=gate)
-    reply = TestClient(app).get("/", headers={"X-API-Key": reader})
+    client = TestClient(app, backend=BACKENDS[-1])
+    reply = client.get("/", headers={"X-API-Key": reader})
     assert (reply.status_code, reply.headers["x-ratelimit-remaining"]) == (403, "100")
     assert reply.json()["error"] == "The API key lacks the scope write:articles."
 
@@ -759,11 +872,11 @@ def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
     gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        charging = asyncio.ensure_future(scope["keyrush"].charge_async(3))
-        await asyncio.to_thread(entered.wait)
-        charging.cancel()
-        go.set()
-        await asyncio.wait([charging])
+        async with anyio.create_task_group() as charging:
+            charging.start_soon(scope["keyrush"].charge_async, 3)
+            await anyio.to_thread.run_sync(entered.wait)
+            charging.cancel_scope.cancel()
+            go.set()
         await PlainTextResponse("no", 503)(scope, receive, send)
 
     assert call(KeyrushMiddleware(app, gate=gate), key).status == 503
@@ -798,7 +911,7 @@ def test_refusal_on_a_public_path(gate: Gate) -> None:
 
     assert call(KeyrushMiddleware(app, gate=gate), "none", "/health").status == 404
     wrapped = KeyrushMiddleware(Starlette(routes=[Route("/health", refusing)]), gate=gate)
-    reply = TestClient(wrapped, raise_server_exceptions=False).get("/health")
+    reply = TestClient(wrapped, raise_server_exceptions=False, backend=BACKENDS[-1]).get("/health")
     assert (reply.status_code, reply.json()["error"]) == (404, "Not found.")
 
 
@@ -820,7 +933,7 @@ def test_frameworks_500_becomes_the_refusal(gate: Gate, key: str) -> None:
 
 
 def call_with_body(app: Any, key: str) -> httpx2.Response:
-    return TestClient(app).get("/", headers={"X-API-Key": key})
+    return TestClient(app, backend=BACKENDS[-1]).get("/", headers={"X-API-Key": key})
 
 
 # --- tasks and threads ---
@@ -877,10 +990,8 @@ def test_single_flight(counted: Any) -> None:
     middleware = Asgi(gate).middleware
     scope = scope_of(Sent(headers=[("X-API-Key", key)]))
 
-    async def run() -> list[Any]:
-        return await asyncio.gather(*(asgi_call(middleware, dict(scope)) for _ in range(100)))
-
-    assert {reply.status for reply in asyncio.run(run())} == {200}
+    replies = run(together(lambda: asgi_call(middleware, dict(scope)), 100))
+    assert {reply.status for reply in replies} == {200}
     assert (store.finds, hashing.verified) == (1, 1)
 
 
@@ -908,17 +1019,25 @@ def test_cold_storm_leaves_known_keys_alone(counted: Any, clock: Clock, age: int
     before = hashing.verified
     clock.advance(age)
 
-    async def run() -> None:
-        hashing.may_go.clear()
-        storm = [asyncio.create_task(asgi_call(middleware, scope)) for scope in scopes]
-        await asyncio.sleep(0)  # each of them is now on its way to a thread
-        scope = scope_of(Sent(headers=[("X-API-Key", warm)]))
-        assert (await asgi_call(middleware, scope)).status == 200
-        assert not any(task.done() for task in storm)
-        hashing.may_go.set()
-        assert {reply.status for reply in await asyncio.gather(*storm)} == {200}
+    waiting = iter(scopes)
+    statuses: list[int] = []
 
-    asyncio.run(run())
+    async def one() -> None:
+        statuses.append((await asgi_call(middleware, next(waiting))).status)
+
+    async def storm() -> None:
+        hashing.may_go.clear()
+        async with anyio.create_task_group() as group:
+            for _ in scopes:
+                group.start_soon(one)
+            await anyio.lowlevel.checkpoint()  # each of them is now on its way to a thread
+            scope = scope_of(Sent(headers=[("X-API-Key", warm)]))
+            assert (await asgi_call(middleware, scope)).status == 200
+            assert not statuses
+            hashing.may_go.set()
+
+    run(storm())
+    assert statuses == [200] * 1000
     assert hashing.verified - before == 1000
     assert hashing.most <= cores()
 
@@ -928,12 +1047,9 @@ def test_exactly_the_limit_passes_on_the_loop(gate: Gate, key: str) -> None:
     tight = gate.accounts.create_key("acct_a", "tight", limits="10/minute").text
     middleware = Asgi(gate).middleware
 
-    async def run() -> list[int]:
-        scope = scope_of(Sent(headers=[("X-API-Key", tight)]))
-        replies = await asyncio.gather(*(asgi_call(middleware, dict(scope)) for _ in range(50)))
-        return [reply.status for reply in replies]
-
-    statuses = asyncio.run(run())
+    scope = scope_of(Sent(headers=[("X-API-Key", tight)]))
+    replies = run(together(lambda: asgi_call(middleware, dict(scope)), 50))
+    statuses = [reply.status for reply in replies]
     assert (statuses.count(200), statuses.count(429)) == (10, 40)
 
 
@@ -949,16 +1065,15 @@ def cancelled_while_charging(gate: Gate, key: str, app: Any) -> None:
 
     gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
 
-    async def run() -> None:
+    async def cancelled() -> None:
         scope = scope_of(Sent(headers=[("X-API-Key", key)]))
-        task = asyncio.create_task(asgi_call(KeyrushMiddleware(app, gate=gate), scope))
-        await asyncio.to_thread(entered.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        async with anyio.create_task_group() as group:
+            group.start_soon(asgi_call, KeyrushMiddleware(app, gate=gate), scope)
+            await anyio.to_thread.run_sync(entered.wait)
+            group.cancel_scope.cancel()
         go.set()
 
-    asyncio.run(run())
+    run(cancelled())
     gate.workers.close()
 
 

@@ -16,7 +16,7 @@ from keyrush.limiter.memory import MemoryLimiter
 from keyrush.model import month_of
 from keyrush.store import Store, account_subject
 from keyrush.store.memory import MemoryStore
-from tests.calls import Asgi, Sent, Wsgi, asgi_call, scope_of
+from tests.calls import Asgi, Sent, Trio, Wsgi, asgi_call, scope_of
 from tests.conftest import Clock, settings, still
 from tests.faults import PATIENCE
 
@@ -93,7 +93,7 @@ def limiter(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
-@pytest.fixture(params=[Asgi, Wsgi], ids=["asgi", "wsgi"])
+@pytest.fixture(params=[Asgi, Trio, Wsgi], ids=["asgi", "trio", "wsgi"])
 def adapter(request: pytest.FixtureRequest) -> Any:
     """Each way of sending requests."""
     return request.param
@@ -185,8 +185,6 @@ def test_awaited_on_the_loop_of_the_app(clock: Clock) -> None:
     loops = []
 
     async def main() -> None:
-        from tests.calls import asgi_call, scope_of  # noqa: PLC0415  # one test needs them
-
         loops.append(asyncio.get_running_loop())
         store.loops.clear()
         reply = await asgi_call(asgi, scope_of(Sent("/", [("X-API-Key", key)])))

@@ -13,7 +13,7 @@ import pytest
 from keyrush import Gate, Refusal
 from keyrush.policy import Policy, Rule
 from keyrush.store.memory import MemoryStore
-from tests.calls import Asgi, Headers, Reply, Sent, Wsgi
+from tests.calls import Asgi, Headers, Reply, Sent, Trio, Wsgi
 from tests.conftest import Clock, settings
 
 KEYS_URL = "https://dash.therushed.com.br/api-keys"
@@ -112,7 +112,7 @@ class World:
         return self.send(Sent(path, [("X-API-Key", self.keys[key])], method))
 
 
-@pytest.fixture(params=[Asgi, Wsgi], ids=["asgi", "wsgi"])
+@pytest.fixture(params=[Asgi, Trio, Wsgi], ids=["asgi", "trio", "wsgi"])
 def world(request: pytest.FixtureRequest, clock: Clock) -> Iterator[World]:
     made = World(clock, request.param)
     yield made

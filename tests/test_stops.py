@@ -32,6 +32,9 @@ SERVERS = {
     "uvicorn": "uvicorn app:app --port {port}",
     "uvicorn --lifespan off": "uvicorn app:app --port {port} --lifespan off",
     "hypercorn": "hypercorn app:app --bind 127.0.0.1:{port}",
+    "hypercorn --worker-class trio": (
+        "hypercorn app:app --bind 127.0.0.1:{port} --worker-class trio"
+    ),
     "daphne": "daphne app:app --port {port}",
     "granian --interface asgi": "granian app:app --port {port} --interface asgi",
     "granian --interface asginl": "granian app:app --port {port} --interface asginl",

@@ -118,6 +118,27 @@ def test_late_start_response_is_decorated(gate: Gate, key: str) -> None:
     assert reply.body == b"late"
 
 
+def test_one_set_of_rate_limit_fields(gate: Gate, key: str) -> None:
+    """S69: the gate's rate-limit fields replace those of the app, which may be a proxy's."""
+    own = [
+        ("Set-Cookie", "a=1"),
+        ("x-RateLimit-limit", "7"),
+        ("X-Rate-Limit-Reset", "7"),
+        ("Set-Cookie", "b"),
+    ]
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", own)
+        return []
+
+    _, ((_, headers),) = run(gate, app, key)
+    assert headers[:2] == [own[0], own[3]]
+    shown = [value for name, value in headers if name.lower() == "x-ratelimit-limit"]
+    assert shown == ["100"]
+    assert not any(name == "X-Rate-Limit-Reset" for name, _ in headers)
+    assert len(own) == 4
+
+
 def test_second_start_response(gate: Gate, key: str) -> None:
     """S73: with exc_info, start_response may come again: decorated again, not counted again."""
 

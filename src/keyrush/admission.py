@@ -8,7 +8,6 @@ Where keys are optional, a request without one is let through as from nobody.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from http import HTTPStatus
 
 from keyrush import http
 from keyrush.background import Background
-from keyrush.bridge import synchronous
+from keyrush.bridge import result_of, running_loop, synchronous
 from keyrush.cache import Cache, Entry
 from keyrush.circuit import Away
 from keyrush.credits import SHORT, Credits
@@ -143,7 +142,7 @@ class Pending:
             self._leave(is_unknown=False)
             raise
         if isinstance(came, Future):
-            return await asyncio.wrap_future(came)
+            return await result_of(came)
         return came
 
     def _verify_and_decide(self) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
@@ -348,8 +347,12 @@ class Admission:
     async def awaited(
         self, identity: Identity, needs: Needs, query: bytes
     ) -> Admitted | Refusal | None:
-        """`at_once`, where only the limiter must be asked and that can be awaited."""
+        """`at_once`, where only the limiter must be asked and that can be awaited: on asyncio,
+        for which limiters are written.
+        """
         if needs.credits or self.counts_at_once or self._take_async is None:
+            return None
+        if running_loop() is None:
             return None
         now = self._clock()
         if now >= identity.expires_at:

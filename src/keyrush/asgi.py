@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
 from keyrush.admission import Pending
-from keyrush.bridge import is_bridged, running_loop
+from keyrush.bridge import call_soon, in_event_loop, is_bridged, is_cancellation, start_task
 from keyrush.errors import ConfigurationError, KeyrushError, StoreError, refused_in
 from keyrush.gate import GATE, Gate
 from keyrush.http import Header
@@ -17,7 +19,7 @@ from keyrush.model import Refusal
 from keyrush.opening import UNOPENED, Opening
 from keyrush.principal import Caller, Principal
 from keyrush.protocols import is_wsgi
-from keyrush.responses import Response, is_foreign
+from keyrush.responses import Response, foreign
 from keyrush.settings import Settings
 from keyrush.stopping import when_told_to_stop
 
@@ -80,7 +82,7 @@ class KeyrushMiddleware:
             self._gate = Gate.chosen(settings, gate)
         except (ConfigurationError, StoreError) as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
-            if running_loop() is None:
+            if not in_event_loop():
                 raise
             self._wrong = error
             self._opening = Opening(settings, error)
@@ -131,9 +133,13 @@ class KeyrushMiddleware:
             return
         caller, headers = answer
 
+        inner = scope
+        if gate.hides_credentials:
+            inner, send = _without_credentials(gate, scope, send)
+        _enter(inner, gate, caller)
         response = _Response(gate, scope, receive, send, caller, headers)
         try:
-            await self.app(_entered(scope, gate, caller), response.receive, response.send)
+            await self.app(inner, response.receive, response.send)
         except BaseException as error:
             if not await response.failed(error):
                 raise
@@ -141,6 +147,8 @@ class KeyrushMiddleware:
             if caller.charged:
                 await response.settle()
         finally:
+            if inner is not scope:
+                _share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
             if response.is_open:
@@ -265,16 +273,15 @@ class _Response:
             if caller.refusal is not None and (lost := caller.lost_refusal(status)):
                 return self._replace(lost)
             self._status = status
-            headers = message.get("headers", ())
-            if self._headers:  # of the rate-limit fields one set, the outermost gate's (S69)
-                others = [h for h in headers if h[0][:1] not in b"xXrR" or is_foreign(h[0])]
-                message = {**message, "headers": others + self._headers}
+            headers, added = message.get("headers", ()), self._headers
+            if len(added) > 1:  # the last one is `vary`, before it are the rate-limit fields
+                message = {**message, "headers": foreign(headers) + added}
             else:
-                message = {**message, "headers": [*headers]}
+                message = {**message, "headers": [*headers, *added]}
             self._started = message
             if kind == "websocket.accept":
                 message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
-                self._open()
+                return self._opening(message)
             if caller.charged and status >= _REDIRECT:
                 return self._uncharge(message)
         elif self._is_shut:
@@ -283,13 +290,20 @@ class _Response:
             if "more_body" not in message or not message["more_body"]:
                 self._is_complete = True
             elif not self.is_open:
-                self._open()
+                return self._opening(message)
         elif kind == "websocket.close":
             self._is_complete = True
             if not self._started:  # the app's own refusal
                 self._started = message
                 return self._uncharge(message)
         return self._sending(message) if caller.charged else self._send(message)
+
+    # Who hands it to threads, as asgiref does, asks whether it is a coroutine function, and may
+    # call it in the thread. It is none, because a frame of its own would cost every request.
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(send)
+    else:
+        send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001  # which is how it is marked there
 
     async def _shut(self) -> None:
         """In place of a message that is not sent.
@@ -299,6 +313,11 @@ class _Response:
         """
         if self._is_ended:
             raise OSError("the key has ended, and the connection with it")
+
+    async def _opening(self, message: Message) -> None:
+        """Send what makes it a `connections.Connection`; this runs in the event loop for sure."""
+        self._open()
+        await (self._sending(message) if self._caller.charged else self._send(message))
 
     async def _sending(self, message: Message) -> None:
         """Send a message of a response that is paid for, and learn if the client has left."""
@@ -318,7 +337,7 @@ class _Response:
         if self._started is None or self._status >= _REDIRECT:
             return False
         is_whole = self._is_complete or self._scope["type"] == "websocket"
-        has_left = self._is_gone or self._is_ended or isinstance(error, asyncio.CancelledError)
+        has_left = self._is_gone or self._is_ended or is_cancellation(error)
         return is_whole or has_left
 
     async def settle(self) -> None:
@@ -372,18 +391,17 @@ class _Response:
         if isinstance(caller, Principal):
             self.key_id, self.account_id = caller.key_id, caller.account_id
             self.ends_at = caller.resolved.expires_at
-            self._loop = asyncio.get_running_loop()
+            self._call_soon = call_soon()
             self._gate.connections.add(self)
 
     def end(self) -> None:
         """See `connections.Connection`."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and all in it
-            self._loop.call_soon_threadsafe(self._end_soon)
+        self._call_soon(self._end_soon)
 
     def _end_soon(self) -> None:
         if not (self._is_ended or self._is_complete):
             self._is_shut = self._is_ended = True
-            self._ending = self._loop.create_task(self._end_quietly())
+            self._ending = start_task(self._end_quietly)
 
     async def _end_quietly(self) -> None:
         with contextlib.suppress(Exception):  # a server that has ended it meanwhile says so
@@ -422,19 +440,37 @@ async def _respond(scope: Scope, send: Send, response: Response) -> None:
     await send({"type": f"{prefix}.body", "body": body})
 
 
-def _entered(scope: Scope, gate: Gate, caller: Caller) -> Scope:
-    """The scope with what the app finds in it.
+def _enter(scope: Scope, gate: Gate, caller: Caller) -> None:
+    """Add what the app finds in the scope.
 
     It is the server's own, not a copy, so that what the app adds (`route`, `endpoint`, `state`)
     is seen by middleware outside (S66); but where credentials are hidden from the app alone.
     """
-    if gate.hides_credentials:
-        scope = {**scope, "headers": gate.credential_headers.without(scope["headers"])}
     scope[GATE] = gate
     scope["keyrush.caller"] = caller  # whoever it is, whatever the app makes of "user"
     scope["keyrush"] = caller if caller.is_authenticated else None
     scope["user"] = scope["auth"] = caller
-    return scope
+
+
+def _without_credentials(gate: Gate, scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """A scope without the headers that may hold a key, and a `send` that shows outside what the
+    app has added to it by the start of its response.
+    """
+    inner = {**scope, "headers": gate.credential_headers.without(scope["headers"])}
+
+    def sharing(message: Message) -> Awaitable[None]:
+        if message["type"] in _STARTS:
+            _share(inner, scope)
+        return send(message)
+
+    return inner, sharing
+
+
+def _share(inner: Scope, scope: Scope) -> None:
+    """Put what the app has added to its scope into the one outside, whose headers stay (S66)."""
+    headers = scope["headers"]
+    scope.update(inner)
+    scope["headers"] = headers
 
 
 def _has_length(headers: list[Header]) -> bool:

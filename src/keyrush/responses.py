@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -23,25 +23,23 @@ Body = Callable[[Refusal, str], tuple[str, bytes]]
 
 # --- fields of a successful response ---------------------------------------------------------
 
+#: How the names of rate-limit fields begin, whoever sends them, in lower case.
+RATE_LIMIT_FIELDS = ("x-ratelimit", "ratelimit", "x-rate-limit", "rate-limit")
 
-#: Every rate-limit field, whichever style is set: of them a response has one set (S69).
-_FIELDS = frozenset(
-    {
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"x-ratelimit-limit",
-        b"x-ratelimit-monthly-limit",
-        b"x-ratelimit-monthly-overage",
-        b"x-ratelimit-monthly-remaining",
-        b"x-ratelimit-remaining",
-        b"x-ratelimit-reset",
-    }
-)
+_BEGINNINGS = tuple(name.encode("ascii") for name in RATE_LIMIT_FIELDS)
+
+_INITIALS = frozenset({b"x", b"X", b"r", b"R"})  # to look at these first is what is cheap
 
 
-def is_foreign(name: bytes) -> bool:
-    """True for a header that is no rate-limit field; names may be in any case."""
-    return name.lower() not in _FIELDS
+def foreign(headers: Iterable[Header]) -> list[Header]:
+    """The headers of an app that are no rate-limit fields: of these a response has one set (S69).
+    Names may be in any case.
+    """
+    return [
+        header
+        for header in headers
+        if header[0][:1] not in _INITIALS or not header[0].lower().startswith(_BEGINNINGS)
+    ]
 
 
 class Fields:

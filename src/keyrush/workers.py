@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from keyrush.bridge import on_behalf_of, running_loop
+from keyrush.bridge import cancellations, on_behalf_of, result_of, running_loop
 from keyrush.circuit import Away
 from keyrush.errors import log_fault
 from keyrush.forks import after_fork
@@ -81,9 +81,8 @@ class Workers:
         """
         future = self.submit(pool, function, *args, must=must)
         try:
-            # Shielded, because a call that still waits for its thread would be cancelled, too.
-            return await asyncio.shield(asyncio.wrap_future(future))
-        except asyncio.CancelledError:
+            return await result_of(future)
+        except cancellations():
             if undo is not None:
                 # In another thread's turn: this very call may run on the event loop.
                 future.add_done_callback(

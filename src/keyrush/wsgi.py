@@ -15,7 +15,7 @@ from keyrush.http import MAX_FORWARDED, MAX_VALUE, Header
 from keyrush.model import Refusal
 from keyrush.principal import Caller, Principal
 from keyrush.protocols import is_asgi
-from keyrush.responses import is_foreign
+from keyrush.responses import RATE_LIMIT_FIELDS
 from keyrush.settings import Settings
 
 Environ = dict[str, Any]
@@ -221,8 +221,8 @@ class _Passage:
         if code >= HTTPStatus.MULTIPLE_CHOICES:
             gate.credits.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
-        if self._headers:  # of the rate-limit fields one set, the outermost gate's (S69)
-            headers = [h for h in headers if is_foreign(h[0].encode("latin-1", "replace"))]
+        if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
+            headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
         write = self._start_response(status, [*headers, *self._headers], *exc)
 
         def writing(data: bytes) -> None:
