@@ -79,6 +79,7 @@ def test_defaults() -> None:
         "root_path": "",
         "preflight": "refuse",
         "credential_headers": ("authorization", "x-api-key"),
+        "websocket_protocol": "",
         "hide_credentials": False,
         "scopes": (),
         "cache_size": 65_536,

@@ -43,6 +43,9 @@ _DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
 _FORWARDED_FOR = b"x-forwarded-for"
 
+#: Where the scope of a WebSocket says with which subprotocol its key has come.
+_OFFERED = "keyrush.subprotocol"
+
 #: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead, and for keys that end.
 POLICY_VIOLATION = 1008
 
@@ -123,7 +126,7 @@ class KeyrushMiddleware:
             scope["path"] or "/",
             scope.get("raw_path"),
             scope.get("root_path", ""),
-            scope["headers"],
+            scope["headers"] if kind == "http" else _with_keys(gate, scope),
             scope.get("query_string", b""),
         )
         if isinstance(answer, Pending):
@@ -133,6 +136,8 @@ class KeyrushMiddleware:
             return
         caller, headers = answer
 
+        if _OFFERED in scope:
+            send = _answering(scope[_OFFERED], send)
         inner = scope
         if gate.hides_credentials:
             inner, send = _without_credentials(gate, scope, send)
@@ -471,6 +476,34 @@ def _share(inner: Scope, scope: Scope) -> None:
     headers = scope["headers"]
     scope.update(inner)
     scope["headers"] = headers
+
+
+def _with_keys(gate: Gate, scope: Scope) -> list[Header]:
+    """The headers of a WebSocket's handshake, with the keys among its subprotocols. These are taken
+    out of the scope: nobody else has a use for them, and who writes it down would write them down.
+    """
+    protocol = gate.key_protocol
+    headers: list[Header] = scope["headers"]
+    offer = protocol.offer(headers) if protocol else None
+    if protocol is None or offer is None:
+        return headers
+    scope["headers"] = offer.headers
+    scope["subprotocols"] = [name.decode("latin-1") for name in offer.subprotocols]
+    scope[_OFFERED] = protocol.name
+    return offer.headers + offer.keys
+
+
+def _answering(name: str, send: Send) -> Send:
+    """A `send` that accepts with the subprotocol `name` where the app chooses none: a client that
+    has offered some goes away without one.
+    """
+
+    def answering(message: Message) -> Awaitable[None]:
+        if message["type"] == "websocket.accept" and not message.get("subprotocol"):
+            message = {**message, "subprotocol": name}
+        return send(message)
+
+    return answering
 
 
 def _has_length(headers: list[Header]) -> bool:

@@ -86,6 +86,10 @@ class Gate:
         )
         #: The request headers that may hold a key.
         self.credential_headers = http.CredentialHeaders(settings.credential_headers)
+        #: How browsers send a key with a WebSocket's handshake, where they may.
+        self.key_protocol: http.KeyProtocol | None = None
+        if name := settings.websocket_protocol:
+            self.key_protocol = http.KeyProtocol(name, self.credential_headers)
         self.hides_credentials = settings.hide_credentials
         self.vary = self.credential_headers.vary
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     credential_headers: Names = Field(
         http.CREDENTIAL_HEADERS, description="request headers that may hold a key"
     )
+    websocket_protocol: str = Field(
+        "", description="WebSocket subprotocol after which browsers send a key; empty for none"
+    )
     hide_credentials: bool = Field(
         False, description="take the headers that may hold a key out of what the app sees"
     )
@@ -223,6 +226,13 @@ class Settings(BaseSettings):
                     f"{which} {length} bytes, which can be guessed; give at least {MIN_PEPPER}, "
                     f"as from {MAKE_PEPPER}"
                 )
+        return value
+
+    @field_validator("websocket_protocol")
+    @classmethod
+    def _check_protocol(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", value):
+            raise ValueError("must be a name, such as keyrush, of at most 64 letters, digits, .+_-")
         return value
 
     @field_validator("realm")
