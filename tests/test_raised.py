@@ -111,6 +111,7 @@ DJANGO = """
         ADMINS=[("a", "a@example.org")],
         EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
         MIDDLEWARE=["keyrush.django.RefusalMiddleware"],
+        REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
     )
     import django
     django.setup()
@@ -118,7 +119,8 @@ DJANGO = """
     from django.core.wsgi import get_wsgi_application
     from django.http import HttpResponse
     from django.urls import path
-    from keyrush import Gate, KeyrushMiddleware, Settings, wsgi
+    from keyrush import Gate, KeyrushMiddleware, Refusal, Settings, wsgi
+    from rest_framework.views import APIView
     from tests.calls import Sent, asgi_call, environ_of, scope_of, wsgi_call
 
     def of(request):
@@ -137,10 +139,21 @@ DJANGO = """
     async def awaited(request):
         refused(request)
 
+    def away(request):
+        of(request).refuse(Refusal("unavailable", retry_after=1))
+
+    class Rest(APIView):
+        authentication_classes = permission_classes = ()
+
+        def get(self, request, what):
+            return VIEWS[what](request._request)
+
     def broken(request):
         raise ZeroDivisionError
 
-    urlpatterns = [path(f.__name__, f) for f in (refused, disguised, awaited, broken)]
+    VIEWS = {f.__name__: f for f in (refused, disguised, awaited, away, broken)}
+    urlpatterns = [path(name, view) for name, view in VIEWS.items()]
+    urlpatterns.append(path("rest/<what>", Rest.as_view()))
     signalled, records = [], []
     got_request_exception.connect(lambda **_: signalled.append(1), weak=False)
 
@@ -165,7 +178,8 @@ DJANGO = """
         await KeyrushMiddleware(get_asgi_application(), gate=gate)(scope_of(sent), receive, send)
         return messages[0]["status"]
 
-    for name in ("refused", "disguised", "awaited", "broken"):
+    for name in ("refused", "disguised", "awaited", "rest/refused", "rest/disguised", "away",
+                 "rest/away", "rest/broken", "broken"):
         sent = Sent(f"/{name}", [("X-API-Key", key)])
         app = wsgi.KeyrushMiddleware(get_wsgi_application(), gate=gate)
         print(name, wsgi_call(app, environ_of(sent)).status, asyncio.run(by_asgi(sent)),
@@ -175,14 +189,17 @@ DJANGO = """
 
 
 def test_django() -> None:
-    """R8: in Django a refusal is the documented answer, on WSGI and ASGI, raised from or not, in
-    plain and async views; nothing is logged, mailed or signalled but for what is a fault.
+    """R8, S19: in Django a refusal is the documented answer, on WSGI and ASGI, raised from or not,
+    in plain and async views and in those of Django REST framework; nothing is logged, mailed or
+    signalled but for what is a fault.
     """
     lines = run(DJANGO).splitlines()
-    assert lines[:3] == [
-        f"{name} 403 403 False False False" for name in ("refused", "disguised", "awaited")
+    refused = ["refused", "disguised", "awaited", "rest/refused", "rest/disguised"]
+    assert lines[:5] == [f"{name} 403 403 False False False" for name in refused]
+    assert lines[5:7] == [f"{name} 503 503 False False False" for name in ("away", "rest/away")]
+    assert [line.split()[:5] for line in lines[7:]] == [
+        [name, "500", "500", "True", "True"] for name in ("rest/broken", "broken")
     ]
-    assert lines[3].startswith("broken 500 500 True True")
 
 
 def test_without_a_gate(clock: Clock) -> None:
