@@ -172,7 +172,26 @@ def valkey_cluster() -> Iterator[list[Valkey]]:
         for node in nodes[1:]:
             node.run("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
         until(lambda: all(_is_complete(node) for node in nodes))
+        for giver, taker in itertools.permutations(nodes, 2):
+            _pass_news(giver, taker)
         yield nodes
+
+
+def _pass_news(giver: Valkey, taker: Valkey) -> None:
+    """Publish at one node until it is heard at another: what comes first over a new link is lost,
+    because the node at its end does not know yet whose it is.
+    """
+    with taker.client() as client, client.pubsub() as heard:
+        heard.subscribe("news")
+
+        def is_heard() -> bool:
+            giver.run("PUBLISH", "news", "any")
+            while message := heard.get_message(timeout=0.05):
+                if message["type"] == "message":
+                    return True
+            return False
+
+        until(is_heard)
 
 
 def _is_complete(node: Valkey) -> bool:
