@@ -36,9 +36,10 @@ from benchmarks import oracle
 from benchmarks.arrivals import Subject, plan
 from benchmarks.asking import Asked, window_of
 from benchmarks.servers import PLACES, Place
-from keyrush.limiter import Mode, open_limiter
-from keyrush.model import now_ms
-from keyrush.store import open_store
+from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Mode
+from keyrush.runtime.clock import now_ms
+from keyrush.store.opening import open_store
 
 LIMITS = (10, 100, 1_000, 10_000)
 LOADS = (0.5, 1, 3)

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from benchmarks.arrivals import Subject, arrivals
-from keyrush.background import Background
-from keyrush.limiter import open_limiter
-from keyrush.model import now_ms
-from keyrush.store import open_store
-from keyrush.windows import Tally, Window
+from keyrush.core.sliding import Tally, Window
+from keyrush.limiter.opening import open_limiter
+from keyrush.runtime.background import Background
+from keyrush.runtime.clock import now_ms
+from keyrush.store.opening import open_store
 
 #: Threads for calls that may block.
 _THREADS = 8

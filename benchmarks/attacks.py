@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from keyrush import Gate, KeyrushMiddleware, Settings
-from keyrush.keys import KeyFormat
+from keyrush.core.key_text import KeyFormat
 
 #: Seconds that an attack lasts, and unknown keys a second in it.
 SECONDS, UNKNOWN_KEYS = 5.0, 409

@@ -19,7 +19,7 @@ IN_FLIGHT = 64
 
 
 def _windows(number: int) -> Any:
-    from keyrush.windows import Window
+    from keyrush.core.sliding import Window
 
     amounts = ((60, 10_000_000, "minute"), (3600, 100_000_000, "hour"))
     return [
@@ -44,8 +44,8 @@ def incrby(url: str) -> Decide:
 
 def keyrush(url: str) -> Decide:
     """keyrush, exact."""
-    from keyrush.limiter import open_limiter
-    from keyrush.model import now_ms
+    from keyrush.limiter.opening import open_limiter
+    from keyrush.runtime.clock import now_ms
 
     limiter = open_limiter(url, mode="exact")
     return lambda number: limiter.take(SUBJECTS[number], 1, now_ms())
@@ -86,8 +86,8 @@ def incrby_async(url: str) -> DecideAsync:
 
 def keyrush_async(url: str) -> DecideAsync:
     """keyrush, exact, natively."""
-    from keyrush.limiter import open_limiter
-    from keyrush.model import now_ms
+    from keyrush.limiter.opening import open_limiter
+    from keyrush.runtime.clock import now_ms
 
     limiter: Any = open_limiter(url, mode="exact")
     return lambda number: limiter.take_async(SUBJECTS[number], 1, now_ms())

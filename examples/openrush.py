@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Security
 from pydantic import BaseModel, Field, HttpUrl
 
 from keyrush import Gate, KeyrushMiddleware, Principal, Refusal, Settings
-from keyrush.api import account_api
+from keyrush.apps import account_api
 from keyrush.fastapi import principal
 
 CONFIG = Path(__file__).with_suffix(".toml")

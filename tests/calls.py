@@ -13,8 +13,8 @@ from wsgiref.validate import validator
 import anyio
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
-from keyrush.admission import Admitted, Pending
-from keyrush.principal import Principal
+from keyrush.gate.admission import Admitted, Pending
+from keyrush.gate.principal import Principal
 
 Headers = list[tuple[str, str | bytes]]
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from keyrush import Gate, Settings
-from keyrush.model import month_of, now_ms
-from keyrush.store import account_subject, key_subject
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.times import month_of
+from keyrush.runtime.clock import now_ms
 from tests.conftest import CHEAP
 from tests.faults import PATIENCE
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Settings
-from keyrush.errors import faults
+from keyrush.runtime.logs import faults
 from tests import calls
 from tests.postgres import postgres_server, postgres_url
 from tests.valkey import (

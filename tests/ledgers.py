@@ -1,6 +1,6 @@
 """A ledger in memory, on which several limiters of one process act as if they were processes.
 
-It is `windows.grant` over a dict, and can be made to fail before or after a call has its effect.
+It is `sliding.grant` over a dict, and can be made to fail before or after a call has its effect.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from keyrush import windows
-from keyrush.limiter.ledger import Place
-from keyrush.limiter.shared import Outage, SharedWindows
-from keyrush.windows import Counter, Taken, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Counter, Taken, Window
+from keyrush.limiter.ledgers.protocol import Place
+from keyrush.limiter.protocol import Outage
+from keyrush.limiter.shared.client import SharedWindows
 
 Fault = Literal["before", "after"]
 
@@ -37,7 +38,7 @@ class MemoryLedger:
         with self._lock:
             self.calls += 1
             self._fail("before")
-            taken, changes = windows.grant(wanted, self.counters, cost, extra, self.clock())
+            taken, changes = sliding.grant(wanted, self.counters, cost, extra, self.clock())
             self.counters.update(changes)
             self._fail("after")
             return taken
@@ -48,7 +49,7 @@ class MemoryLedger:
             self._fail("before")
             for window in wanted:
                 known = self.counters.get(window.key)
-                counter = windows.give_back(known, window.length, cost, taken_at)
+                counter = sliding.give_back(known, window.length, cost, taken_at)
                 if counter is not None:
                     self.counters[window.key] = counter
             self._fail("after")

@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 from keyrush import Gate, Settings
-from keyrush.admission import Pending
-from keyrush.model import Refusal
+from keyrush.core.refusal import Refusal
+from keyrush.gate.admission import Pending
 from keyrush.store.sql import SqlStore
 from tests.calls import begin
 

@@ -1,4 +1,4 @@
-"""What was admitted, and what that comes to: written anew, apart from `keyrush.windows`."""
+"""What was admitted, and what that comes to: written anew, apart from `keyrush.core.sliding`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Mapping
 
-from keyrush.windows import Window
+from keyrush.core.sliding import Window
 
 
 class Violation(BaseException):

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
-from keyrush.background import Background, Job
-from keyrush.limiter.exact import ExactLimiter
-from keyrush.limiter.leases import LeasedLimiter
-from keyrush.limiter.ledger import Place
-from keyrush.limiter.shared import Outage, SharedWindows
-from keyrush.windows import Taken, Tally, Window
+from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.limiter.ledgers.protocol import Place
+from keyrush.limiter.protocol import Outage
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.runtime.background import Background, Job
 from tests.ledgers import MemoryLedger
 from tests.oracle import Violation
 

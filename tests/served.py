@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 
 from keyrush import KeyrushMiddleware
 from keyrush import wsgi as keyrush_wsgi
-from keyrush.api import account_api
+from keyrush.apps.account_api import account_api
 
 
 def asgi() -> Any:

@@ -16,11 +16,11 @@ from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from keyrush import windows
-from keyrush.circuit import PAUSE, Away
-from keyrush.cpus import cores
-from keyrush.limiter.leases import LeasedLimiter
-from keyrush.windows import Taken, Tally, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.runtime.circuit import PAUSE, Away
+from keyrush.runtime.cpus import cores
 from tests import oracle
 from tests.ledgers import Fault
 from tests.oracle import Oracle, Violation
@@ -362,11 +362,11 @@ class World:
         Raises:
             Violation: Something happened that must not.
         """
-        share, windows.SHARE = windows.SHARE, self.course.share
+        share, sliding.SHARE = sliding.SHARE, self.course.share
         try:
             self._run()
         finally:
-            windows.SHARE = share
+            sliding.SHARE = share
 
     def _run(self) -> None:
         for _ in range(STEPS):

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from keyrush import KeyrushMiddleware
-from keyrush.background import Background
-from keyrush.usage import FLUSH_INTERVAL
+from keyrush.runtime.background import Background
+from keyrush.usage.counting import FLUSH_INTERVAL
 from tests import served
 
 _every = Background.every

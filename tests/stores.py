@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from keyrush.store import Store, open_store
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Store
 from tests.values import NOW, account
 
 

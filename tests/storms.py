@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from keyrush.model import Refusal
+from keyrush.core.refusal import Refusal
 from tests.calls import decide
 from tests.chaos import ACCOUNT, Load, Members, Place, Postgres, count, kill, revoked
 from tests.faults import until

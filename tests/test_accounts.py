@@ -11,11 +11,13 @@ from urllib.parse import unquote
 import pytest
 
 from keyrush import Gate, InvalidArgument, NotFound
-from keyrush.accounts import Accounts, as_json
-from keyrush.keys import Fingerprints, Hashing, KeyFormat
-from keyrush.model import Limit, iso, month_of
-from keyrush.notation import LATEST
-from keyrush.store import account_subject, key_subject
+from keyrush.authentication.keyring import Fingerprints, Hashing
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import Limit
+from keyrush.core.times import LATEST, iso, month_of
+from keyrush.operations.accounts import Accounts
+from keyrush.operations.documents import as_json
 from tests.conftest import Clock, settings
 from tests.values import HIDINGS, api_key
 

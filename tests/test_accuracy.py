@@ -17,12 +17,13 @@ from benchmarks.servers import Place
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush import windows
-from keyrush.background import Background
-from keyrush.limiter import Mode, open_limiter
-from keyrush.model import now_ms
-from keyrush.store import open_store
-from keyrush.windows import Counter, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Counter, Window
+from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Mode
+from keyrush.runtime.background import Background
+from keyrush.runtime.clock import now_ms
+from keyrush.store.opening import open_store
 from tests.valkey import Valkey, own_valkey, valkey_server, valkey_url
 
 __all__ = ["own_valkey", "valkey_server", "valkey_url"]  # fixtures
@@ -214,31 +215,31 @@ instants = st.lists(
 
 @given(instants, st.integers(0, 12))
 def test_oracle_agrees_with_windows(requests: list[int], limit: int) -> None:
-    """The oracle and `keyrush.windows`, written apart, admit the same and have the same in use."""
+    """The oracle and `core.sliding`, written apart, admit the same and have the same in use."""
     window = Window("any", LENGTH, limit, "second")
     counters: dict[str, Counter] = {}
     admitted = []
     most = 0
     for now in requests:
-        tally, changes = windows.take([window], counters, 1, now)
+        tally, changes = sliding.take([window], counters, 1, now)
         counters.update(changes)
         if tally.admitted:
             admitted.append((now, now))
-            most = max(most, windows.used(counters["any"], LENGTH, now))
+            most = max(most, sliding.used(counters["any"], LENGTH, now))
     assert oracle.admitted(requests, limit, LENGTH) == len(admitted)
     assert oracle.highest(admitted, limit, LENGTH) == most
 
 
 @given(instants)
 def test_oracle_sees_what_is_too_much(requests: list[int]) -> None:
-    """Where instants are known, what was in use is what `keyrush.windows` says, limit or not."""
+    """Where instants are known, what was in use is what `core.sliding` says, limit or not."""
     window = Window("any", LENGTH, 1000, "second")
     counters: dict[str, Counter] = {}
     most = 0
     for now in requests:
-        _, changes = windows.take([window], counters, 1, now)
+        _, changes = sliding.take([window], counters, 1, now)
         counters.update(changes)
-        most = max(most, windows.used(counters["any"], LENGTH, now))
+        most = max(most, sliding.used(counters["any"], LENGTH, now))
     assert oracle.highest([(now, now) for now in requests], 1, LENGTH) == most
 
 
@@ -254,7 +255,7 @@ def test_oracle_accuses_nobody(
     counters: dict[str, Counter] = {}
     spans = []
     for now, (early, late) in zip(requests, margins, strict=False):
-        tally, changes = windows.take([window], counters, 1, now)
+        tally, changes = sliding.take([window], counters, 1, now)
         counters.update(changes)
         if tally.admitted:
             spans.append((now - early, now + late))

@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from keyrush import Gate, KeyrushMiddleware, StoreError, TooManyKeys
-from keyrush.accounts import NewKey
-from keyrush.api import MAX_BODY, account_api
-from keyrush.model import Account, ApiKey
-from keyrush.paging import Place
+from keyrush.apps.account_api import MAX_BODY, account_api
+from keyrush.core.model import Account, ApiKey
+from keyrush.core.paging import Place
+from keyrush.operations.keys import NewKey
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.serving import serve
@@ -1164,9 +1164,9 @@ def test_starlette_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, importing the module says what to install."""
     for name in [name for name in sys.modules if name.split(".")[0] == "starlette"]:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "keyrush.api")
+    monkeypatch.delitem(sys.modules, "keyrush.apps.account_api")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keyrush\[api\]'"):
-        importlib.import_module("keyrush.api")
+        importlib.import_module("keyrush.apps.account_api")
 
 
 @pytest.mark.parametrize(

@@ -19,18 +19,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from keyrush import (
-    ConfigurationError,
-    Gate,
-    KeyrushMiddleware,
-    Refusal,
-    Refused,
-    opening,
-    wsgi,
-)
-from keyrush.cpus import cores
-from keyrush.keys import Hashing
-from keyrush.policy import Needs
+from keyrush import ConfigurationError, Gate, KeyrushMiddleware, Refusal, Refused, wsgi
+from keyrush.authentication.keyring import Hashing
+from keyrush.core.policy import Needs
+from keyrush.gate import opening
+from keyrush.runtime.cpus import cores
 from keyrush.store.memory import MemoryStore
 from tests.calls import BACKENDS, Asgi, Sent, asgi_call, describe, run, scope_of, together
 from tests.conftest import Clock, settings
@@ -976,7 +969,7 @@ class CountingStore(MemoryStore):
 def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gate with its store and hashing counted."""
     store, hashing = CountingStore(), CountingHashing()
-    monkeypatch.setattr("keyrush.gate.Hashing", lambda *_: hashing)
+    monkeypatch.setattr("keyrush.gate.gate.Hashing", lambda *_: hashing)
     gate = Gate.open(settings(plans={"free": {"max_keys": 2000}}), store=store, clock=clock)
     gate.accounts.create_account("acct_a")
     yield gate, store, hashing

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from keyrush.background import Background
+from keyrush.runtime.background import Background
 from tests.faults import until
 from tests.scripts import run
 
@@ -227,7 +227,7 @@ def test_fork() -> None:
     out = run(
         """
         import os, threading
-        from keyrush.background import Background
+        from keyrush.runtime.background import Background
 
         background = Background()
         held = threading.Event()

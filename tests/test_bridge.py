@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from keyrush import Gate, StoreError, bridge
-from keyrush.bridge import is_bridged, on_behalf_of, synchronous
-from keyrush.limiter import Limiter
+from keyrush import Gate, StoreError
+from keyrush.core.identity import account_subject
+from keyrush.core.times import month_of
 from keyrush.limiter.memory import MemoryLimiter
-from keyrush.model import month_of
-from keyrush.store import Store, account_subject
+from keyrush.limiter.protocol import Limiter
+from keyrush.runtime import bridge
+from keyrush.runtime.bridge import is_bridged, on_behalf_of, synchronous
 from keyrush.store.memory import MemoryStore
+from keyrush.store.protocol import Store
 from tests.calls import Asgi, Sent, Trio, Wsgi, asgi_call, scope_of
 from tests.conftest import Clock, settings, still
 from tests.faults import PATIENCE

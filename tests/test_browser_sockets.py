@@ -14,7 +14,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from keyrush import ConfigurationError, Gate, KeyrushMiddleware
-from keyrush.http import CREDENTIAL_HEADERS, CredentialHeaders, KeyProtocol
+from keyrush.wire.request import CREDENTIAL_HEADERS, CredentialHeaders
+from keyrush.wire.subprotocol import KeyProtocol
 from tests.calls import Sent, run, scope_of
 from tests.conftest import Clock, settings
 from tests.serving import serve

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from keyrush.cache import NEGATIVE_SIZE, Cache, Entry
-from keyrush.http import INVALID
-from keyrush.model import Refusal
+from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry
+from keyrush.core.refusal import Refusal
+from keyrush.wire.request import INVALID
 from tests.scripts import run
 from tests.values import NOW, identity
 
@@ -254,8 +254,8 @@ def test_fork_while_loading() -> None:
     out = run(
         """
         import os
-        from keyrush.cache import Cache
-        from keyrush.http import INVALID
+        from keyrush.authentication.cache import Cache
+        from keyrush.wire.request import INVALID
 
         cache = Cache(10, 5000)
         flight, _ = cache.flight(b"a")

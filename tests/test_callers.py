@@ -19,10 +19,11 @@ from keyrush import (
     NotFound,
     TooManyKeys,
 )
-from keyrush.accounts import Accounts, NewKey
-from keyrush.keys import Hashing
-from keyrush.model import month_of
-from keyrush.store import account_subject, key_subject
+from keyrush.authentication.keyring import Hashing
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.times import month_of
+from keyrush.operations.accounts import Accounts
+from keyrush.operations.keys import NewKey
 from tests.calls import Asgi, Sent
 from tests.conftest import Clock, settings
 from tests.faults import until

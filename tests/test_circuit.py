@@ -9,8 +9,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from keyrush.circuit import PAUSE, Away, Circuit
 from keyrush.errors import DataError
+from keyrush.runtime.circuit import PAUSE, Away, Circuit
 from tests.scripts import run
 
 
@@ -186,7 +186,7 @@ def test_fork() -> None:
     out = run(
         """
         import os
-        from keyrush.circuit import Away, Circuit
+        from keyrush.runtime.circuit import Away, Circuit
 
         circuit = Circuit("the server")
         circuit.failed(ConnectionError())

@@ -21,7 +21,7 @@ import typer
 import keyrush
 from keyrush import Gate, Settings
 from keyrush.cli import app
-from keyrush.keys import KeyFormat
+from keyrush.core.key_text import KeyFormat
 from tests.running import Runner, run_process
 from tests.values import HIDINGS
 

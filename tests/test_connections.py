@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from keyrush import Gate, KeyrushMiddleware, wsgi
-from keyrush.circuit import Circuit
-from keyrush.connections import Connections
+from keyrush.gate.connections import Connections
+from keyrush.runtime.circuit import Circuit
 from tests.calls import Asgi, Sent, environ_of
 from tests.conftest import CHEAP, Clock, settings
 from tests.serving import serve

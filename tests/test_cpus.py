@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrush import Gate, cpus
+from keyrush import Gate
+from keyrush.runtime import cpus
 from tests.conftest import settings
 
 

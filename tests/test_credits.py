@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
-from keyrush.store import Batch
 from keyrush.store.memory import MemoryStore
+from keyrush.store.protocol import Batch
 from tests.calls import Asgi, Sent, Wsgi, environ_of, scope_of
 from tests.conftest import Clock, settings, still
 

@@ -15,8 +15,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from keyrush import Gate, Settings, demo
-from keyrush.accounts import Accounts
+from keyrush import Gate, Settings
+from keyrush.cli import demo
+from keyrush.operations.accounts import Accounts
 from tests.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -161,8 +162,8 @@ def test_wait_that_is_not_documented(answers: Answers) -> None:
 
 def test_without_its_extra(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where uvicorn is not installed, the demo says what to install: exit code 1."""
-    monkeypatch.delitem(sys.modules, "keyrush.demo")
-    monkeypatch.delattr("keyrush.demo")
+    monkeypatch.delitem(sys.modules, "keyrush.cli.demo")
+    monkeypatch.delattr("keyrush.cli.demo")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("demo")
     assert (result.code, result.out) == (1, "")
@@ -223,7 +224,7 @@ def test_examples_are_found_in_an_installed_package(
     """The example is package data where keyrush is installed, beside `src` in a checkout."""
     assert demo._examples() == EXAMPLES  # noqa: SLF001  # the other place needs a wheel
     (tmp_path / "examples").mkdir()
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "demo.py"))
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "cli" / "demo.py"))
     assert demo._examples() == tmp_path / "examples"  # noqa: SLF001  # as above
 
 

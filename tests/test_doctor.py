@@ -13,7 +13,7 @@ import pytest
 from argon2.exceptions import HashingError
 
 from keyrush import Gate, Settings
-from keyrush.store import open_store
+from keyrush.store.opening import open_store
 from tests.calls import decide
 from tests.conftest import settings
 from tests.faults import until
@@ -378,7 +378,7 @@ def test_impossible_argon2(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None
     def hash_(*_: object) -> str:
         raise HashingError("Memory allocation error")
 
-    monkeypatch.setattr("keyrush.keys.Hashing.hash", hash_)
+    monkeypatch.setattr("keyrush.authentication.keyring.Hashing.hash", hash_)
     result = run("doctor", "--json")
     assert result.code == 2
     assert "can't hash with these costs" in findings(result, "problem")["argon2"]

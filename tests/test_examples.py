@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from keyrush import Gate
-from keyrush.accounts import NewKey
+from keyrush.operations.keys import NewKey
 from tests.conftest import CHEAP, settings
 from tests.serving import serve_process
 

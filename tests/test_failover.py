@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush import Gate
+from keyrush.core.identity import account_subject
+from keyrush.core.times import month_of
 from keyrush.errors import StoreError
-from keyrush.model import month_of, now_ms
-from keyrush.sqlstate import ends_connections
-from keyrush.store import account_subject
+from keyrush.runtime.clock import now_ms
+from keyrush.sql.states import ends_connections
 from keyrush.store.sql import SqlStore
 from tests.calls import Asgi, Sent
 from tests.conftest import settings

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 import keyrush.fastapi
 from keyrush import Gate, KeyrushMiddleware, Principal
-from keyrush.accounts import NewKey
+from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
 from tests.serving import serve
 

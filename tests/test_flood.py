@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from keyrush import Gate, workers
-from keyrush.keys import KeyFormat
+from keyrush import Gate
+from keyrush.core.key_text import KeyFormat
+from keyrush.gate.strangers import AT_ONCE, TOLERATED
+from keyrush.runtime import workers
 from keyrush.store.memory import MemoryStore
-from keyrush.strangers import AT_ONCE, TOLERATED
 from tests.calls import Asgi, Reply, Sent, Wsgi, asgi_call, scope_of
 from tests.conftest import Clock, settings
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from keyrush import ConfigurationError, Gate
-from keyrush.store.hosts import database_url
+from keyrush.sql.hosts import database_url
 from keyrush.store.sql import SqlStore
 from tests.calls import decide
 from tests.conftest import settings

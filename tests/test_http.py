@@ -12,22 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush.http import (
+from keyrush.core.key_text import MAX_LENGTH, KeyFormat
+from keyrush.core.model import Quota
+from keyrush.core.refusal import Reason, Refusal
+from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.wire.fields import Fields, seconds_until
+from keyrush.wire.refusals import Refusals
+from keyrush.wire.request import (
     INVALID,
-    MAX_FORWARDED,
     MAX_VALUE,
     MISSING,
     TWO,
     Credential,
     CredentialHeaders,
     Header,
-    client_address,
     is_preflight,
 )
-from keyrush.keys import MAX_LENGTH, KeyFormat
-from keyrush.model import Quota, Reason, Refusal
-from keyrush.responses import Fields, Refusals, seconds_until
-from keyrush.windows import UNLIMITED, Tally, Window
+from keyrush.wire.sender import MAX_FORWARDED, client_address
 from tests.values import NOW, identity
 
 # --- credentials ---------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Which module may know which, and that keyrush needs no framework."""
+"""Who may import whom: a folder is a floor, and imports run down."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,95 +14,113 @@ from tests.scripts import run
 
 ROOT = Path(keyrush.__file__).parent
 
-PURE = {
-    "arguments",
-    "errors",
-    "http",
-    "keys",
-    "model",
-    "notation",
-    "paging",
-    "paths",
-    "policy",
-    "principal",
-    "protocols",
-    "responses",
-    "sqlstate",
-    "urls",
-    "windows",
-}
-#: Chosen by URL, and known to nobody else.
-DRIVERS = {
-    "limiter.guarded",
-    "limiter.limits",
-    "limiter.memory",
-    "limiter.redis",
-    "limiter.sql",
-    "store.memory",
-    "store.presence",
-    "store.sql",
-}
-ADAPTERS = {
-    "asgi",
-    "wsgi",
-    "api",
-    "bodies",
-    "openapi",
-    "fastapi",
-    "cli",
-    "demo",
-    "doctor",
-    "testing",
-    "fixtures",
+#: Of each floor, from the ground up, the floors that it imports. No more and no less: a permission
+#: that nobody uses is none. A door is a module at the top, and a floor by itself.
+FLOORS: dict[str, set[str]] = {
+    "errors": set(),
+    "core": {"errors"},
+    "runtime": {"core", "errors"},
+    "wire": {"core", "runtime"},
+    "sql": {"core", "errors", "runtime"},
+    "store": {"core", "errors", "runtime", "sql"},
+    "limiter": {"core", "errors", "runtime", "sql"},
+    "settings": {"core", "errors", "runtime", "wire"},
+    "usage": {"core", "errors", "runtime", "store"},
+    "authentication": {"core", "errors", "runtime", "settings", "sql", "store", "usage", "wire"},
+    "operations": {"authentication", "core", "errors", "settings", "store"},
+    "gate": {
+        "authentication",
+        "core",
+        "errors",
+        "limiter",
+        "operations",
+        "runtime",
+        "settings",
+        "store",
+        "usage",
+        "wire",
+    },
+    "asgi": {"core", "errors", "gate", "runtime", "settings", "wire"},
+    "wsgi": {"core", "gate", "settings", "wire"},
+    "": {"asgi", "core", "errors", "gate", "settings"},
+    "apps": {"", "core", "errors", "gate", "operations", "runtime", "settings", "wire"},
+    "cli": {
+        "",
+        "authentication",
+        "core",
+        "errors",
+        "gate",
+        "limiter",
+        "operations",
+        "runtime",
+        "settings",
+        "sql",
+        "store",
+    },
+    "__main__": {"cli"},
+    "django": {"core", "gate"},
+    "fastapi": {"gate", "wire"},
+    "flask": {"core", "gate"},
+    "testing": {"authentication", "core", "gate", "operations", "runtime", "settings", "wire"},
+    "fixtures": {"gate", "operations", "testing"},
 }
 
-#: Who may import what does not come with Python.
-OUTSIDE = {
-    "argon2": {"keys", "doctor"},
-    "asgiref": {"bridge"},
+#: Who imports what does not come with Python, by module. No more and no less.
+OUTSIDE: dict[str, set[str]] = {
+    "argon2": {"authentication.keyring", "cli.doctor"},
+    "django": {"django"},
     "fastapi": {"fastapi"},
-    "limits": {"notation", "limiter.limits", "limiter.storages"},
-    "psycopg": {"store.patience"},
-    "redis": {"limiter.redis_server"},
-    "pydantic": {"settings", "tables", "bodies", "effective", "openapi"},
-    "pydantic_settings": {"settings", "sources"},
-    "pytest": {"fixtures"},
-    "rich": {
-        "cli",
-        "commands",
-        "commands.accounts",
-        "commands.help",
-        "commands.keys",
-        "demo",
-        "doctor",
-        "output",
+    "flask": {"flask"},
+    "limits": {
+        "core.notation",
+        "limiter.limits_library.adapter",
+        "limiter.limits_library.storages",
     },
+    "psycopg": {"sql.patience"},
+    "pydantic": {
+        "apps.bodies",
+        "apps.openapi",
+        "settings.effective",
+        "settings.mistakes",
+        "settings.settings",
+        "settings.tables",
+    },
+    "pydantic_core": {"apps.account_api", "apps.bodies"},
+    "pydantic_settings": {"settings.settings", "settings.sources"},
+    "pytest": {"fixtures"},
+    "quart": {"flask"},
+    "redis": {"limiter.ledgers.redis.server"},
+    "rich": {"cli.demo", "cli.output"},
     "sqlalchemy": {
-        "limiter.sql",
-        "sqlstate",
+        "limiter.ledgers.sql",
+        "sql.changes",
+        "sql.engine",
+        "sql.hosts",
+        "sql.patience",
+        "sql.presence",
+        "sql.schema",
+        "sql.states",
         "store.counts",
-        "store.feed",
-        "store.hosts",
         "store.keys",
-        "store.patience",
-        "store.presence",
-        "store.rows",
-        "store.schema",
         "store.sql",
     },
-    "starlette": {"api", "demo"},
-    "typer": {
-        "cli",
-        "commands",
-        "commands.accounts",
-        "commands.help",
-        "commands.keys",
-        "demo",
-        "doctor",
-        "output",
-    },
-    "uvicorn": {"demo"},
+    "starlette": {"apps.account_api", "cli.demo"},
+    "typer": {"cli", "cli.accounts", "cli.common", "cli.help", "cli.keys", "cli.output"},
+    "uvicorn": {"cli.demo"},
 }
+
+#: Chosen by URL, and imported when they are asked for.
+DRIVERS = {
+    "limiter.ledgers.redis.ledger": "limiter.opening",
+    "limiter.ledgers.sql": "limiter.opening",
+    "limiter.limits_library.adapter": "limiter.opening",
+    "limiter.memory": "limiter.opening",
+    "store.memory": "store.opening",
+    "store.sql": "store.opening",
+}
+
+#: What pure values and rules have nothing to do with.
+IMPURE = {"asyncio", "os", "socket", "sqlite3", "threading"}
 
 
 def name_of(path: Path) -> str:
@@ -111,6 +130,11 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def floor_of(module: str) -> str:
+    """The folder that a module is in; of a module at the top its own name."""
+    return module.partition(".")[0]
 
 
 def is_for_typing(node: ast.AST) -> bool:
@@ -153,70 +177,20 @@ def own(module: str, *, lazy: bool = True) -> set[str]:
     }
 
 
-def test_the_tables_name_modules_that_exist() -> None:
-    """What is said below is said of modules that there are."""
-    named = PURE | DRIVERS | ADAPTERS | set().union(*OUTSIDE.values())
-    assert named <= set(MODULES)
+@pytest.mark.parametrize("floor", sorted({floor_of(module) for module in MODULES}))
+def test_who_imports_whom(floor: str) -> None:
+    """A floor imports those that the table says, all of them, and no other."""
+    theirs = {module for module in MODULES if floor_of(module) == floor}
+    found = {floor_of(name) for module in theirs for name in own(module)}
+    assert found - {floor} == FLOORS[floor]
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_know_only_each_other(module: str) -> None:
-    """What decides knows nothing of stores, threads, loops or frameworks."""
-    assert own(module) <= PURE
-    impure = {"asyncio", "threading", "socket", "sqlite3", "os"}
-    if module == "errors":  # the log is that of all threads
-        impure -= {"threading"}
-    assert not imported(module) & impure
-
-
-@pytest.mark.parametrize("module", sorted(DRIVERS | {"store", "limiter"}))
-def test_stores_and_limiters_know_only_what_is_pure(module: str) -> None:
-    """A driver is no part of the gate, so that another can stand in its place."""
-    package = module.partition(".")[0]
-    theirs = {name for name in MODULES if name.partition(".")[0] == package}
-    assert own(module) <= PURE | theirs | {"background", "circuit", "forks", "plugins"}
-
-
-@pytest.mark.parametrize("module", sorted(set(MODULES) - DRIVERS))
-def test_drivers_are_chosen_by_url(module: str) -> None:
-    """Nobody but `open_store` and `open_limiter` imports a driver, and they do so when asked."""
-    if module in ("store", "limiter"):
-        assert not own(module, lazy=False) & DRIVERS
-    else:
-        assert not own(module) & DRIVERS
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "accounts",
-        "admission",
-        "background",
-        "cache",
-        "circuit",
-        "credits",
-        "gate",
-        "health",
-        "pepper",
-        "settings",
-        "sources",
-        "starting",
-        "stopping",
-        "usage",
-        "verification",
-        "watch",
-        "workers",
-    ],
-)
-def test_the_gate_knows_no_adapter(module: str) -> None:
-    """ASGI, WSGI, the account API and the command line stand in front of the gate."""
-    assert not own(module) & (ADAPTERS | {""})
-
-
-@pytest.mark.parametrize("module", ["asgi", "wsgi"])
-def test_adapters_know_nothing_of_each_other(module: str) -> None:
-    """Neither adapter needs the other."""
-    assert not own(module) & (ADAPTERS | {""})
+def test_imports_run_down() -> None:
+    """The table is in order: each floor imports only those before it."""
+    below: set[str] = set()
+    for floor, theirs in FLOORS.items():
+        assert theirs <= below, floor
+        below.add(floor)
 
 
 def test_no_circles() -> None:
@@ -228,6 +202,22 @@ def test_no_circles() -> None:
         graph = {module: needs for module, needs in graph.items() if module not in free}
 
 
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if floor_of(name) == "core"))
+def test_what_decides_is_pure(module: str) -> None:
+    """The ground knows nothing of threads, loops, files or sockets."""
+    assert not imported(module) & IMPURE
+
+
+@pytest.mark.parametrize("driver", sorted(DRIVERS))
+def test_drivers_are_chosen_by_url(driver: str) -> None:
+    """Nobody but the one that opens imports a driver, and it does so when asked."""
+    family = driver.rpartition(".")[0]
+    users = {name for name in MODULES if driver in own(name) and not name.startswith(family)}
+    users -= {name for name in MODULES if floor_of(name) == "limiter" and name in DRIVERS}
+    assert users <= {DRIVERS[driver]}
+    assert driver not in own(DRIVERS[driver], lazy=False)
+
+
 @pytest.mark.parametrize("package", sorted(OUTSIDE))
 def test_packages_are_used_where_they_belong(package: str) -> None:
     """Each package that keyrush uses is known to the modules that are about it alone."""
@@ -236,7 +226,13 @@ def test_packages_are_used_where_they_belong(package: str) -> None:
         for module in MODULES
         if package in {name.partition(".")[0] for name in imported(module)}
     }
-    assert users <= OUTSIDE[package]
+    assert users == OUTSIDE[package]
+
+
+def test_no_other_package_is_used() -> None:
+    """What is not in the table comes with Python, or is keyrush."""
+    found = {name.partition(".")[0] for module in MODULES for name in imported(module)}
+    assert found - set(sys.stdlib_module_names) - {"keyrush"} == set(OUTSIDE)
 
 
 WITHOUT = """

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from keyrush import Settings
-from keyrush.model import Limit, Plan, Quota
-from keyrush.policy import Rule
+from keyrush.core.model import Limit, Plan, Quota
+from keyrush.core.policy import Rule
 from tests.running import CHEAP_ENVIRONMENT, Runner, run_process
 from tests.serving import serve_process
 

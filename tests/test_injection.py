@@ -12,7 +12,7 @@ from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from keyrush import Gate, Principal, Refused
-from keyrush.model import Refusal
+from keyrush.core.refusal import Refusal
 from tests.calls import Asgi, Reply, Sent, Wsgi
 from tests.conftest import settings
 

@@ -17,8 +17,8 @@ from argon2.exceptions import VerificationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush import keys
-from keyrush.keys import ALPHABET, Fingerprints, Hashing, KeyFormat, checksum
+from keyrush.authentication.keyring import Fingerprints, Hashing
+from keyrush.core.key_text import ALPHABET, RANDOM_LENGTH, KeyFormat, KeyText, checksum
 
 RUSHED = KeyFormat("rsh", ("live", "test"))
 OPENRUSH = KeyFormat("or", ())
@@ -63,7 +63,7 @@ def test_alphabet_and_randomness() -> None:
     """S78, S80: base 62 in the order 0-9A-Za-z, and at least 112 random bits."""
     assert "".join(sorted(set(ALPHABET))) == ALPHABET
     assert len(ALPHABET) == 62
-    assert keys.RANDOM_LENGTH * math.log2(62) >= 112
+    assert RANDOM_LENGTH * math.log2(62) >= 112
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_keys_differ() -> None:
 
 
 @given(minted)
-def test_round_trip(drawn: tuple[KeyFormat, keys.KeyText]) -> None:
+def test_round_trip(drawn: tuple[KeyFormat, KeyText]) -> None:
     """A minted key is parsed back to what it is."""
     format, key = drawn
     assert format.parse(key.text) == key
@@ -99,7 +99,7 @@ def test_round_trip(drawn: tuple[KeyFormat, keys.KeyText]) -> None:
 
 @given(minted, st.integers(0, 255), st.integers(0, 200))
 def test_one_changed_character_is_refused(
-    drawn: tuple[KeyFormat, keys.KeyText], byte: int, position: int
+    drawn: tuple[KeyFormat, KeyText], byte: int, position: int
 ) -> None:
     """S80: a typing error anywhere is refused without a look-up."""
     format, key = drawn
@@ -111,7 +111,7 @@ def test_one_changed_character_is_refused(
 
 @given(minted, st.binary(min_size=1, max_size=3), st.integers(0, 200))
 def test_inserted_bytes_are_refused(
-    drawn: tuple[KeyFormat, keys.KeyText], inserted: bytes, position: int
+    drawn: tuple[KeyFormat, KeyText], inserted: bytes, position: int
 ) -> None:
     """Nothing may be added anywhere."""
     format, key = drawn
@@ -176,7 +176,7 @@ def test_repr_shows_the_display_prefix_only() -> None:
 
 
 @given(minted, st.sampled_from(["", " ", "\n", '"', "'", "=", "(", "/", "-", "."]))
-def test_scanner_finds_keys_in_text(drawn: tuple[KeyFormat, keys.KeyText], around: str) -> None:
+def test_scanner_finds_keys_in_text(drawn: tuple[KeyFormat, KeyText], around: str) -> None:
     """The pattern finds a key in whatever stands around it, and finds all of it."""
     format, key = drawn
     text = f"token{around or ' '}{key.text.decode()}{around}"

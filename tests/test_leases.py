@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import pytest
 
-from keyrush.background import Background, Job
-from keyrush.limiter.leases import HORIZON, LeasedLimiter
-from keyrush.limiter.shared import SharedWindows
-from keyrush.windows import SHARE, Taken, Tally, Window
+from keyrush.core.sliding import SHARE, Taken, Tally, Window
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.leased import HORIZON, LeasedLimiter
+from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
 from tests.faults import PATIENCE
 from tests.ledgers import MemoryLedger, shared
@@ -526,8 +526,8 @@ def test_fork() -> None:
     out = run(
         """
         import os, threading
-        from keyrush.limiter.leases import LeasedLimiter
-        from keyrush.windows import Window
+        from keyrush.limiter.shared.leased import LeasedLimiter
+        from keyrush.core.sliding import Window
         from tests.ledgers import MemoryLedger, shared
 
         now = 1_795_000_020_000

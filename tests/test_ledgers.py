@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyrush import windows
-from keyrush.limiter.ledger import WORKER_TTL, Ledger, Place
-from keyrush.limiter.redis import RedisLedger
-from keyrush.limiter.sql import SqlLedger
-from keyrush.store.schema import WINDOWS, make_engine, parse_url, prepare
-from keyrush.windows import EXACT, Counter, Taken, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import EXACT, Counter, Taken, Window
+from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
+from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.schema import WINDOWS, prepare
 from tests.conftest import Clock
 
 MINUTE = 60_000
@@ -161,7 +162,7 @@ def test_the_wait_is_exact(
     refused = ledger.take(wanted, cost, 0)
     if refused.granted:
         return
-    clock.now = windows.tally(wanted, refused, cost).ready_at - 1
+    clock.now = sliding.tally(wanted, refused, cost).ready_at - 1
     assert ledger.take(wanted, cost, 0).granted == 0
     clock.advance(1)
     assert ledger.take(wanted, cost, 0).granted == cost
@@ -382,7 +383,7 @@ def steps() -> st.SearchStrategy[Step]:
 def left(wanted: list[Window], known: dict[str, Counter], now: int) -> int:
     """How much can be taken from all windows."""
     return min(
-        one.amount - windows.used(known.get(one.key, (0, 0, 0)), one.length, now) for one in wanted
+        one.amount - sliding.used(known.get(one.key, (0, 0, 0)), one.length, now) for one in wanted
     )
 
 
@@ -405,15 +406,15 @@ def test_equal_to_the_arithmetic(
             cost = step.cost
             if cost < 0:
                 cost = max(0, left(wanted, known, clock.now)) - 1 - cost
-            expected, changes = windows.grant(wanted, known, cost, step.extra, clock.now)
+            expected, changes = sliding.grant(wanted, known, cost, step.extra, clock.now)
             assert ledger.take(wanted, cost, step.extra) == expected
             known.update(changes)
             continue
         taken_at = clock.now - step.age
         ledger.give_back(wanted, step.cost, taken_at)
         for one in wanted:
-            counter = windows.give_back(known.get(one.key), one.length, step.cost, taken_at)
+            counter = sliding.give_back(known.get(one.key), one.length, step.cost, taken_at)
             if counter is not None:
                 known[one.key] = counter
     every = [window(1, length, subject) for length in LENGTHS]
-    assert ledger.take(every, 0, 0) == windows.grant(every, known, 0, 0, clock.now)[0]
+    assert ledger.take(every, 0, 0) == sliding.grant(every, known, 0, 0, clock.now)[0]

@@ -11,17 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyrush.core.sliding import Tally, Window
 from keyrush.errors import ConfigurationError
-from keyrush.limiter import Limiter, open_limiter
-from keyrush.limiter.exact import ExactLimiter
-from keyrush.limiter.leases import LeasedLimiter
-from keyrush.limiter.ledger import Ledger
+from keyrush.limiter.ledgers.protocol import Ledger
+from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.memory import MemoryLimiter
-from keyrush.limiter.redis import RedisLedger
-from keyrush.limiter.shared import SharedWindows
-from keyrush.limiter.sql import SqlLedger
-from keyrush.store.schema import make_engine, parse_url, prepare
-from keyrush.windows import Tally, Window
+from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.schema import prepare
 from tests.conftest import Clock
 from tests.ledgers import MemoryLedger
 from tests.scripts import run
@@ -292,7 +294,7 @@ def test_fork_while_taking() -> None:
         """
         import os, threading
         from keyrush.limiter.memory import MemoryLimiter
-        from keyrush.windows import Window
+        from keyrush.core.sliding import Window
 
         limiter = MemoryLimiter()
         wanted = [Window("k", 60_000, 3, "minute")]

@@ -23,12 +23,11 @@ from pymemcache.exceptions import (  # type: ignore[import-untyped]  # it has no
     MemcacheUnexpectedCloseError,
 )
 
+from keyrush.core.sliding import UNLIMITED, Window
 from keyrush.errors import ConfigurationError
-from keyrush.limiter import limits as adapter
-from keyrush.limiter import storages
-from keyrush.limiter.limits import LimitsLimiter
+from keyrush.limiter.limits_library import adapter, storages
+from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
-from keyrush.windows import UNLIMITED, Window
 from tests.scripts import run
 from tests.valkey import Valkey, free_port, running
 
@@ -500,8 +499,8 @@ def test_fork(uri: str) -> None:
     out = run(
         """
         import os, sys
-        from keyrush.limiter.limits import LimitsLimiter
-        from keyrush.windows import Window
+        from keyrush.limiter.limits_library.adapter import LimitsLimiter
+        from keyrush.core.sliding import Window
 
         limiter = LimitsLimiter(sys.argv[1])
         wanted = [Window("k:3600000", 3_600_000_000, 1_000_000, "long")]

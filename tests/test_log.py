@@ -15,8 +15,8 @@ from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from keyrush import Gate
-from keyrush.errors import Faults, faults, log_fault
-from keyrush.http import shown_address
+from keyrush.runtime.logs import Faults, faults, log_fault
+from keyrush.wire.sender import shown_address
 from tests.calls import Asgi, Sent, Wsgi
 from tests.conftest import settings
 from tests.serving import serve

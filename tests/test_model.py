@@ -11,20 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush import model
-from keyrush.model import (
-    STATUS,
-    Count,
-    Plan,
-    Reason,
-    Refusal,
-    iso,
-    month_bounds,
-    month_of,
-    names_of,
-)
-from keyrush.notation import LATEST
-from keyrush.tables import PlanTable
+from keyrush.core.identity import Count
+from keyrush.core.model import Plan
+from keyrush.core.notation import names_of
+from keyrush.core.refusal import STATUS, Reason, Refusal
+from keyrush.core.times import LATEST, iso, month_bounds, month_of
+from keyrush.runtime.clock import now_ms
+from keyrush.settings.tables import PlanTable
 from tests.values import NOW, account, api_key, identity
 
 instants = st.integers(0, LATEST)
@@ -83,7 +76,7 @@ def test_months_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_now_is_unix_milliseconds() -> None:
     """The wall clock, in milliseconds."""
-    assert time.time() * 1000 - 1 <= model.now_ms() <= time.time() * 1000 + 1
+    assert time.time() * 1000 - 1 <= now_ms() <= time.time() * 1000 + 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from keyrush import Gate
-from keyrush.api import openapi
+from keyrush.apps.account_api import openapi
 from tests.conftest import CHEAP
 from tests.serving import serve
 from tests.test_readme import PYTHON

@@ -9,10 +9,10 @@ import pytest
 
 from keyrush import Gate
 from keyrush.errors import NotTold, StoreError
-from keyrush.health import Health
-from keyrush.limiter.redis import RedisLedger
+from keyrush.gate.health import Health
+from keyrush.gate.watch import MUTE_PAUSE, PAUSE, Watch
+from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.store.memory import MemoryStore
-from keyrush.watch import MUTE_PAUSE, PAUSE, Watch
 from tests.calls import decide
 from tests.conftest import Clock, settings
 from tests.faults import until

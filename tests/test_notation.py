@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyrush.core.model import Limit
+from keyrush.core.notation import format_limits, parse_limits
+from keyrush.core.sliding import EXACT
+from keyrush.core.times import iso, parse_duration, parse_expiry
 from keyrush.errors import InvalidArgument
-from keyrush.model import Limit, iso
-from keyrush.notation import format_limits, parse_duration, parse_expiry, parse_limits
-from keyrush.windows import EXACT
 from tests.values import NOW
 
 DAY = 86_400_000

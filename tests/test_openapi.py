@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 import keyrush.fastapi
 from keyrush import Gate, KeyrushMiddleware
-from keyrush.api import _routes, account_api, add_openapi, openapi
+from keyrush.apps.account_api import _routes, account_api, add_openapi, openapi
 from tests.conftest import Clock, settings
 from tests.serving import serve
 

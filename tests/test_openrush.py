@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from keyrush import Gate
-from keyrush.accounts import NewKey
+from keyrush.operations.keys import NewKey
 from keyrush.store.memory import MemoryStore
 from tests.conftest import CHEAP, Clock, settings
 from tests.serving import serve, serve_process

@@ -14,10 +14,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from keyrush import Gate, InvalidArgument, NotFound
-from keyrush.accounts import Accounts
+from keyrush.core.model import Account, ApiKey
+from keyrush.core.paging import Page, cursor_of, page_of, parse_cursor
 from keyrush.errors import CallerEnded
-from keyrush.model import Account, ApiKey
-from keyrush.paging import Page, cursor_of, page_of, parse_cursor
+from keyrush.operations.accounts import Accounts
 from tests.conftest import Clock, settings
 from tests.values import NOW, account, api_key
 

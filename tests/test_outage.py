@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyrush.circuit import PAUSE, Away
-from keyrush.limiter.exact import ExactLimiter
+from keyrush.core.sliding import Taken, Tally, Window
 from keyrush.limiter.guarded import GuardedLimiter
-from keyrush.limiter.leases import LeasedLimiter
 from keyrush.limiter.memory import MemoryLimiter
-from keyrush.limiter.shared import Outage
-from keyrush.windows import Taken, Tally, Window
+from keyrush.limiter.protocol import Outage
+from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.runtime.circuit import PAUSE, Away
 from tests.conftest import Clock
 from tests.ledgers import Fault, MemoryLedger, shared
 from tests.oracle import Oracle

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from keyrush import Gate
-from keyrush.limiter.shared import SharedWindows
-from keyrush.model import Found, month_of
-from keyrush.store import account_subject
+from keyrush.core.identity import Found, account_subject
+from keyrush.core.times import month_of
+from keyrush.limiter.shared.client import SharedWindows
 from keyrush.store.sql import SqlStore
 from tests import proxy as proxies
 from tests.calls import Asgi, Reply, Sent, Wsgi, asgi_call, scope_of

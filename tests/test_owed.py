@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from keyrush.circuit import PAUSE, Away
-from keyrush.limiter.exact import ExactLimiter
-from keyrush.limiter.owed import Owed
-from keyrush.limiter.shared import SharedWindows
-from keyrush.windows import Window
+from keyrush.core.sliding import Window
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.owed import Owed
+from keyrush.runtime.circuit import PAUSE, Away
 from tests.conftest import Clock
 from tests.faults import PATIENCE
 from tests.ledgers import MemoryLedger, shared

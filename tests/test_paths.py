@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keyrush import Gate
+from keyrush.core.paths import PathList, is_plain
+from keyrush.core.policy import Policy, Rule
 from keyrush.errors import ConfigurationError
-from keyrush.paths import PathList, is_plain
-from keyrush.policy import Policy, Rule
 from tests.calls import Asgi, Headers, Sent, Wsgi
 from tests.conftest import Clock, settings
 from tests.test_policy import NOT_PLAIN, PARSER, steps

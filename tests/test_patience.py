@@ -11,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.errors import ConfigurationError, StoreError
-from keyrush.store import Batch, open_store, patience
-from keyrush.store.feed import LOOK, PostgresqlFeed
+from keyrush.sql import patience
+from keyrush.sql.changes import LOOK, PostgresqlFeed
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.faults import Proxy, cut, outcome, until
 from tests.scripts import run
@@ -169,7 +171,7 @@ def test_forked_child_leaves_connections_alone(postgres_url: str) -> None:
     out = run(
         """
         import gc, os, sys
-        from keyrush.store import open_store
+        from keyrush.store.opening import open_store
 
         store = open_store(sys.argv[1])
         kept = store.accounts()

@@ -13,11 +13,12 @@ from typing import NoReturn
 import pytest
 
 from keyrush import ConfigurationError, Gate, Settings
-from keyrush.keys import Fingerprints
-from keyrush.pepper import FILE_NAME, pepper_file, peppers_for
-from keyrush.store import Store, open_store
-from keyrush.store.files import make_private
+from keyrush.authentication.keyring import Fingerprints
+from keyrush.authentication.peppers import FILE_NAME, pepper_file, peppers_for
+from keyrush.sql.files import make_private
 from keyrush.store.memory import MemoryStore
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Store
 from tests.conftest import settings
 from tests.values import NOW, account, api_key
 

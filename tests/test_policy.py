@@ -11,17 +11,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from keyrush.core.identity import Identity
+from keyrush.core.model import Plan, Scopes
+from keyrush.core.paths import is_plain, pattern
+from keyrush.core.policy import ANY_KEY, Needs, Policy, Rule, modules_in, named_by_method_alone
+from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError
-from keyrush.model import Identity, Plan, Refusal, Scopes
-from keyrush.paths import is_plain, pattern
-from keyrush.policy import (
-    ANY_KEY,
-    Needs,
-    Policy,
-    Rule,
-    modules_in,
-    named_by_method_alone,
-)
 from tests.values import identity
 
 GET = frozenset({"GET"})

@@ -16,14 +16,15 @@ import psycopg
 import pytest
 
 from keyrush import Gate
+from keyrush.core.identity import account_subject
+from keyrush.core.sliding import Window
+from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
-from keyrush.limiter.sql import SqlLedger
-from keyrush.model import month_of
-from keyrush.store import Batch, account_subject
-from keyrush.store.feed import LOOK, PostgresqlFeed
-from keyrush.store.schema import parse_url
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.sql.changes import LOOK, PostgresqlFeed
+from keyrush.sql.engine import parse_url
+from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
-from keyrush.windows import Window
 from tests.calls import Asgi, Sent, asgi_call, scope_of
 from tests.conftest import settings
 from tests.faults import until

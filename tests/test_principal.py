@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from keyrush import InvalidArgument, Principal, Refused
-from keyrush.arguments import checked_credits
-from keyrush.model import Plan, Refusal
-from keyrush.policy import MAX_CREDITS, Policy
-from keyrush.principal import Anonymous
+from keyrush.core.checks import checked_credits
+from keyrush.core.model import Plan
+from keyrush.core.policy import MAX_CREDITS, Policy
+from keyrush.core.refusal import Refusal
+from keyrush.gate.principal import Anonymous
 from tests.values import NOW, identity
 
 STARTER = Plan("starter", modules=frozenset({"meta"}))

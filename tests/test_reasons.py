@@ -11,7 +11,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from keyrush.errors import DataError, StoreError, log_fault
+from keyrush.errors import DataError, StoreError
+from keyrush.runtime.logs import log_fault
 from keyrush.store.sql import SqlStore
 from tests.faults import cut, outcome
 from tests.values import NOW, account

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
+from keyrush.core.sliding import Taken, Window
 from keyrush.errors import ConfigurationError, StoreError
-from keyrush.limiter.redis import RedisLedger
-from keyrush.limiter.redis_feed import Feed
-from keyrush.limiter.redis_line import TOGETHER, Line
-from keyrush.limiter.redis_script import NoAnswer, Request, key_of
-from keyrush.limiter.redis_server import PATIENCE, parse
-from keyrush.windows import Taken, Window
+from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+from keyrush.limiter.ledgers.redis.news import Feed
+from keyrush.limiter.ledgers.redis.script import NoAnswer, Request, key_of
+from keyrush.limiter.ledgers.redis.server import PATIENCE, parse
+from keyrush.limiter.ledgers.redis.threads import TOGETHER, Line
 from tests.faults import outcome, until
 from tests.proxy import Proxy, proxy
 from tests.scripts import run
@@ -626,8 +626,8 @@ def test_fork(own_valkey: Valkey) -> None:
     out = run(
         """
         import asyncio, os, sys
-        from keyrush.limiter.redis import RedisLedger
-        from keyrush.windows import Window
+        from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+        from keyrush.core.sliding import Window
 
         ledger = RedisLedger(sys.argv[1])
         wanted = [Window("key:a:2592000", 2_592_000_000, 1000, "month")]
@@ -669,8 +669,8 @@ def test_fork_during_a_call(own_valkey: Valkey) -> None:
     out = run(
         """
         import os, signal, sys, threading
-        from keyrush.limiter.redis import RedisLedger
-        from keyrush.windows import Window
+        from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+        from keyrush.core.sliding import Window
 
         ledger = RedisLedger(sys.argv[1] + "?socket_timeout=20")
         wanted = [Window("key:a:2592000", 2_592_000_000, 1000, "month")]
@@ -854,7 +854,7 @@ def failures(feed: Feed) -> list[Exception]:
 
 def test_feed_from_a_silent_server(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is asked whether it is there, so that no news is missed long."""
-    monkeypatch.setattr("keyrush.limiter.redis_feed.SILENCE", 0.0)
+    monkeypatch.setattr("keyrush.limiter.ledgers.redis.news.SILENCE", 0.0)
     with ledger_at(own_valkey, "socket_timeout=0.1") as it:
         feed = it.feed()
         assert [feed.poll() for _ in range(3)] == [None, (), ()]
@@ -975,7 +975,7 @@ def test_without_the_module() -> None:
 
         sys.modules["redis"] = None
         try:
-            import keyrush.limiter.redis
+            import keyrush.limiter.ledgers.redis.ledger
         except ConfigurationError as error:
             print(error)
         """

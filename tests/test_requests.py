@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Refusal
-from keyrush.policy import Policy, Rule
+from keyrush.core.policy import Policy, Rule
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Headers, Reply, Sent, Trio, Wsgi
 from tests.conftest import Clock, settings

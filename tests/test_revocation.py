@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from keyrush import Gate
-from keyrush.cache import Entry
-from keyrush.model import NEVER
+from keyrush.authentication.cache import Entry
+from keyrush.core.times import NEVER
 from tests.chaos import ACCOUNT, Members, Place, revoked
 from tests.conftest import Clock
 from tests.faults import until

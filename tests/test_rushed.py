@@ -16,9 +16,10 @@ import httpx2
 import pytest
 
 from keyrush import Gate, Settings
-from keyrush.accounts import NewKey
-from keyrush.model import DAY, SECOND, month_of, now_ms
-from keyrush.store import key_subject
+from keyrush.core.identity import key_subject
+from keyrush.core.times import DAY, SECOND, month_of
+from keyrush.operations.keys import NewKey
+from keyrush.runtime.clock import now_ms
 from tests.conftest import CHEAP, Clock
 from tests.running import run_process
 from tests.serving import serve, serve_process

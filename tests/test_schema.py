@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from keyrush.core.identity import Found
+from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
-from keyrush.limiter.sql import SqlLedger
-from keyrush.model import Found
-from keyrush.store import open_store
-from keyrush.store.schema import SCHEMA, make_engine, parse_url, prepare
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.schema import SCHEMA, prepare
+from keyrush.store.opening import open_store
 from keyrush.store.sql import SqlStore
-from keyrush.windows import Window
 from tests.scripts import finish, start
 from tests.values import MONTH, NOW, account, api_key
 
@@ -276,7 +277,7 @@ def test_processes_that_upgrade_together(
     make_old(engine)
     code = """
         import sys
-        from keyrush.limiter.sql import SqlLedger
+        from keyrush.limiter.ledgers.sql import SqlLedger
         from keyrush.store.sql import SqlStore
         from tests.test_schema import WINDOW
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from keyrush import Gate, Principal, Refused, http
-from keyrush.admission import Pending
-from keyrush.keys import KeyFormat
+from keyrush import Gate, Principal, Refused
+from keyrush.core.key_text import KeyFormat
+from keyrush.gate.admission import Pending
+from keyrush.wire.request import Credential, CredentialHeaders
 from tests.calls import Asgi, Sent, Wsgi, asgi_app, begin, decide, wsgi_app
 from tests.conftest import settings
 
@@ -72,8 +73,8 @@ def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
     """O22, S82: no repr on the way of a key shows more than its display prefix."""
     gate.accounts.create_account("acct_a")
     made = gate.accounts.create_key("acct_a", "k")
-    credential = http.CredentialHeaders().credential([(b"x-api-key", made.text.encode())])
-    assert isinstance(credential, http.Credential)
+    credential = CredentialHeaders().credential([(b"x-api-key", made.text.encode())])
+    assert isinstance(credential, Credential)
     parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
     pending = begin(gate, made.text)
     shown = repr(
@@ -108,7 +109,7 @@ def holds(value: object, key: str) -> bool:
     """Whether a local is the key, or an object of keyrush that has it."""
     if isinstance(value, str | bytes):
         return key in value if isinstance(value, str) else key.encode() in value
-    if isinstance(value, http.Credential | Pending):
+    if isinstance(value, Credential | Pending):
         return True
     return isinstance(value, tuple | list) and any(holds(item, key) for item in value)
 

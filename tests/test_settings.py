@@ -15,13 +15,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keyrush import ConfigurationError, Settings, sources
-from keyrush.keys import Hashing
-from keyrush.model import Limit, Plan, Quota, Refusal
-from keyrush.policy import Rule
-from keyrush.responses import Body
-from keyrush.settings import unknown_variables
-from keyrush.tables import PlanTable
+from keyrush import ConfigurationError, Settings
+from keyrush.authentication.keyring import Hashing
+from keyrush.core.model import Limit, Plan, Quota
+from keyrush.core.policy import Rule
+from keyrush.core.refusal import Refusal
+from keyrush.settings import sources
+from keyrush.settings.mistakes import unknown_variables
+from keyrush.settings.tables import PlanTable
+from keyrush.wire.refusals import Body
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-x"
 OLDER = "an older secret of 32 bytes or more"
@@ -639,7 +641,7 @@ def test_service_links_are_passed_over(monkeypatch: pytest.MonkeyPatch, name: st
     """What Kubernetes says of a service that is named like keyrush is none of its settings."""
     monkeypatch.setenv(f"KEYRUSH_{name}", "tcp://10.0.0.1:80")
     assert Settings().limiter_url == "store"
-    assert unknown_variables() == []
+    assert unknown_variables(Settings.model_fields) == []
 
 
 def test_typing_errors_still_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from keyrush import windows
-from keyrush.limiter.leases import Lease, LeasedLimiter
-from keyrush.limiter.owed import Owed
-from keyrush.limiter.shared import SharedWindows
-from keyrush.windows import Taken, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Taken, Window
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.leased import Lease, LeasedLimiter
+from keyrush.limiter.shared.owed import Owed
 from tests import oracle, simulation
 from tests.ledgers import MemoryLedger
 from tests.oracle import Oracle
@@ -72,10 +72,10 @@ def test_oracle(instant: int, expected: int) -> None:
 
 
 def test_oracle_agrees() -> None:
-    """Two ways to work out the same: the oracle's and that of `keyrush.windows`."""
+    """Two ways to work out the same: the oracle's and that of `keyrush.core.sliding`."""
     for now in range(7000, 8400, 7):
         found = oracle.used({10: 13, 11: 4}, 700, now)
-        assert found == windows.used((11, 4, 13), 700, max(now, 7700)) or now < 7700
+        assert found == sliding.used((11, 4, 13), 700, max(now, 7700)) or now < 7700
 
 
 # --- would it notice? -----------------------------------------------------------------------------

@@ -18,14 +18,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush import windows
+from keyrush.core import sliding
+from keyrush.core.sliding import Counter, Window
 from keyrush.errors import StoreError
-from keyrush.limiter import sql
-from keyrush.limiter.ledger import WORKER_TTL
-from keyrush.limiter.sql import SqlLedger
-from keyrush.model import now_ms
+from keyrush.limiter.ledgers import sql
+from keyrush.limiter.ledgers.protocol import WORKER_TTL
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.runtime.clock import now_ms
 from keyrush.store.sql import SqlStore
-from keyrush.windows import Counter, Window
 from tests.conftest import Clock
 from tests.scripts import finish, start
 from tests.values import NOW, account
@@ -129,11 +129,11 @@ def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: C
         wanted = [
             Window(f"key:{subject}:{length}", length, chance.choice(amounts), "some")
             for subject, length in chance.sample(list(itertools.product("ab", lengths)), 3)
-            for amounts in [[1, 5, 200, 1000, windows.EXACT // length - 1]]
+            for amounts in [[1, 5, 200, 1000, sliding.EXACT // length - 1]]
         ]
         if chance.random() < 0.7:
             cost, extra = chance.choice([0, 1, 1, 2, 100]), chance.choice([0, 0, 1, 10_000])
-            taken, changes = windows.grant(wanted, counters, cost, extra, clock.now)
+            taken, changes = sliding.grant(wanted, counters, cost, extra, clock.now)
             assert ledger.take(wanted, cost, extra) == taken
             counters.update(changes)
             granted += taken.granted > 0
@@ -143,7 +143,7 @@ def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: C
         ledger.give_back(wanted, cost, taken_at)
         for window in wanted:
             known = counters.get(window.key)
-            counter = windows.give_back(known, window.length, cost, taken_at)
+            counter = sliding.give_back(known, window.length, cost, taken_at)
             if counter is not None:
                 counters[window.key] = counter
     assert stored(store) == counters
@@ -156,11 +156,11 @@ def test_idle_counters_are_deleted(store: SqlStore, ledger: SqlLedger, clock: Cl
     counter = stored(store)[MINUTE.key]
     clock.advance(119_999)
     ledger.enlist("one")
-    assert not windows.is_idle(counter, MINUTE.length, clock.now)
+    assert not sliding.is_idle(counter, MINUTE.length, clock.now)
     assert set(stored(store)) == {MINUTE.key, HOUR.key}
     clock.advance(1)
     ledger.enlist("one")
-    assert windows.is_idle(counter, MINUTE.length, clock.now)
+    assert sliding.is_idle(counter, MINUTE.length, clock.now)
     assert set(stored(store)) == {HOUR.key}
     assert ledger.take([MINUTE], 10, 0).granted == 10
 
@@ -250,9 +250,9 @@ def test_processes_admit_exactly_the_limit(url: str, store: SqlStore, clock: Clo
     """What several processes are granted together is what the window holds, to the unit."""
     code = """
         import sys
-        from keyrush.limiter.sql import SqlLedger
+        from keyrush.limiter.ledgers.sql import SqlLedger
         from keyrush.store.sql import SqlStore
-        from keyrush.windows import Window
+        from keyrush.core.sliding import Window
 
         url, number, now = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
         store = SqlStore(url)

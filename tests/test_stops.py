@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from keyrush.stopping import when_told_to_stop
+from keyrush.runtime.stopping import when_told_to_stop
 from tests.chaos import Place, ask
 from tests.faults import PATIENCE, until
 from tests.scripts import run

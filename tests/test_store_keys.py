@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyrush.model import ApiKey
-from keyrush.paging import Place, place_of
-from keyrush.store import Batch, Store, account_subject, key_subject, open_store
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.model import ApiKey
+from keyrush.core.paging import Place, place_of
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Batch, Store
 from tests.stores import empty, in_threads, store
 from tests.values import MONTH, NOW, account, api_key
 

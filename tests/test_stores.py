@@ -15,15 +15,18 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from keyrush.circuit import Circuit
+from keyrush.core.identity import Found, account_subject, key_subject
+from keyrush.core.model import Limit
+from keyrush.core.sliding import Window
+from keyrush.core.times import DAY, SECOND
 from keyrush.errors import ConfigurationError, DataError, StoreError
-from keyrush.limiter.sql import SqlLedger
-from keyrush.model import DAY, SECOND, Found, Limit
-from keyrush.store import Batch, Store, account_subject, key_subject, open_store
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.runtime.circuit import Circuit
+from keyrush.sql.schema import SCHEMA
 from keyrush.store.memory import MemoryStore
-from keyrush.store.schema import SCHEMA
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Batch, Store
 from keyrush.store.sql import SqlStore
-from keyrush.windows import Window
 from tests.scripts import finish, run, start
 from tests.stores import empty, in_threads, store
 from tests.values import MONTH, NOW, account, api_key
@@ -533,7 +536,7 @@ def test_sql_store_after_a_fork(sql_url: str) -> None:
     out = run(
         """
         import os, sys
-        from keyrush.store import open_store
+        from keyrush.store.opening import open_store
         from tests.values import account
 
         store = open_store(sys.argv[1])
@@ -563,7 +566,7 @@ def test_processes_that_start_together(sql_url: str) -> None:
     """The tables are made once, however many processes find none."""
     code = """
         import sys
-        from keyrush.store import open_store
+        from keyrush.store.opening import open_store
         from tests.values import account
 
         print("ready", flush=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush.strangers import AT_ONCE, PERIOD, REMEMBERED, TOLERATED, Strangers
+from keyrush.gate.strangers import AT_ONCE, PERIOD, REMEMBERED, TOLERATED, Strangers
 
 
 class Seconds:

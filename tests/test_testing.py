@@ -12,16 +12,9 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Refused, Settings, testing
-from keyrush.accounts import NewKey
-from keyrush.principal import Principal
-from keyrush.testing import Clock
-from tests.calls import Asgi, Headers, Sent, Wsgi
-from tests.conftest import settings
-from tests.scripts import run
-from tests.test_readme import PYTHON
 
 #: What they are called in an app's own tests.
-from keyrush.fixtures import (  # isort: skip
+from keyrush.fixtures import (
     keyrush_caller,
     keyrush_calling,
     keyrush_clock,
@@ -30,6 +23,13 @@ from keyrush.fixtures import (  # isort: skip
     keyrush_key,
     keyrush_settings,
 )
+from keyrush.gate.principal import Principal
+from keyrush.operations.keys import NewKey
+from keyrush.testing import Clock
+from tests.calls import Asgi, Headers, Sent, Wsgi
+from tests.conftest import settings
+from tests.scripts import run
+from tests.test_readme import PYTHON
 
 __all__ = [
     "keyrush_caller",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, KeyrushMiddleware
-from keyrush import background as backgrounds
-from keyrush.background import RETRY, Background
-from keyrush.model import month_of
-from keyrush.store import account_subject
+from keyrush.core.identity import account_subject
+from keyrush.core.times import month_of
+from keyrush.runtime import background as backgrounds
+from keyrush.runtime.background import RETRY, Background
+from keyrush.runtime.workers import MAX_CALLS, Busy, Workers
 from keyrush.store.memory import MemoryStore
-from keyrush.workers import MAX_CALLS, Busy, Workers
 from tests.calls import Reply, Sent, asgi_app, asgi_call, scope_of
 from tests.conftest import settings
 from tests.faults import until

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Refusal
+from keyrush.core.sliding import Window
+from keyrush.gate.tolerance import OTHERWISE, Tolerance
 from keyrush.store.memory import MemoryStore
-from keyrush.tolerance import OTHERWISE, Tolerance
-from keyrush.windows import Window
 from tests.calls import Asgi, Reply, Sent, Wsgi
 from tests.conftest import Clock, settings
 from tests.values import NOW, identity

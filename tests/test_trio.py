@@ -24,8 +24,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from keyrush import Gate, KeyrushMiddleware
-from keyrush.bridge import call_soon, in_event_loop, is_cancellation, result_of, start_task
-from keyrush.workers import Workers
+from keyrush.runtime.bridge import call_soon, in_event_loop, is_cancellation, result_of, start_task
+from keyrush.runtime.workers import Workers
 from tests.calls import Asgi, Sent, asgi_call, scope_of
 from tests.conftest import Clock, settings
 from tests.test_bridge import AsyncLimiter, AsyncStore, MixedStore

@@ -16,8 +16,8 @@ from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from keyrush import ConfigurationError, Gate
+from keyrush.core.urls import is_plain, is_quotable, readable
 from keyrush.errors import Unreachable
-from keyrush.urls import is_plain, is_quotable, readable
 from tests.conftest import settings
 from tests.running import Runner
 

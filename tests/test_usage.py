@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from keyrush.background import Background
-from keyrush.circuit import Circuit
-from keyrush.errors import faults
-from keyrush.model import Found, Identity, Plan, Quota, month_of
-from keyrush.store import Batch, account_subject, key_subject
-from keyrush.store import Usage as Increments
+from keyrush.core.identity import Found, Identity, account_subject, key_subject
+from keyrush.core.model import Plan, Quota
+from keyrush.core.times import month_of
+from keyrush.runtime.background import Background
+from keyrush.runtime.circuit import Circuit
+from keyrush.runtime.logs import faults
 from keyrush.store.memory import MemoryStore
-from keyrush.usage import FLUSH_INTERVAL, Usage
+from keyrush.store.protocol import Batch
+from keyrush.store.protocol import Usage as Increments
+from keyrush.usage.counting import FLUSH_INTERVAL, Usage
 from tests.scripts import run
 from tests.values import MONTH, NOW, account, api_key, identity
 
@@ -493,10 +495,10 @@ def test_fork_counts_once(tmp_path: Path) -> None:
     out = run(
         """
         import os, sys
-        from keyrush.circuit import Circuit
-        from keyrush.model import Found
-        from keyrush.store import open_store
-        from keyrush.usage import Usage
+        from keyrush.runtime.circuit import Circuit
+        from keyrush.core.identity import Found
+        from keyrush.store.opening import open_store
+        from keyrush.usage.counting import Usage
         from tests.values import MONTH, NOW, account, api_key, identity
 
         store = open_store(sys.argv[1])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from keyrush import Gate
-from keyrush.cpus import hashing_slots
-from keyrush.keys import Hashing
+from keyrush.authentication.keyring import Hashing
+from keyrush.runtime.cpus import hashing_slots
 from keyrush.store.memory import MemoryStore
 from tests.calls import Asgi, Reply, Sent, Wsgi
 from tests.conftest import Clock, settings

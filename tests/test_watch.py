@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyrush.bridge import synchronous
-from keyrush.errors import DataError, StoreError, faults
-from keyrush.model import Limit, now_ms
-from keyrush.store import Batch, Feed, open_store
-from keyrush.store import feed as feeds
-from keyrush.store.feed import PostgresqlFeed, tell
+from keyrush.core.model import Limit
+from keyrush.errors import DataError, StoreError
+from keyrush.gate.watch import PAUSE, Watch
+from keyrush.runtime.bridge import synchronous
+from keyrush.runtime.clock import now_ms
+from keyrush.runtime.logs import faults
+from keyrush.sql import changes as feeds
+from keyrush.sql.changes import PostgresqlFeed, tell
 from keyrush.store.memory import MemoryStore
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Batch, Feed
 from keyrush.store.sql import SqlStore
-from keyrush.watch import PAUSE, Watch
 from tests.faults import cut, until
 from tests.scripts import finish, run, start
 from tests.values import MONTH, NOW, account, api_key
@@ -171,7 +174,7 @@ def test_change_by_another_process(store: SqlStore, feed: Feed, sql_url: str) ->
     process = start(
         """
         import sys
-        from keyrush.store import open_store
+        from keyrush.store.opening import open_store
 
         store = open_store(sys.argv[1])
         print(store.revoke("cred_a", 1).outcome, flush=True)
@@ -335,7 +338,7 @@ def test_feed_after_a_fork(sql_url: str) -> None:
     out = run(
         """
         import os, sys, time
-        from keyrush.store import open_store
+        from keyrush.store.opening import open_store
 
         store = open_store(sys.argv[1])
         feed = store.feed()

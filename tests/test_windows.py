@@ -16,8 +16,8 @@ from limits.storage import MemoryStorage
 from limits.storage import memory as limits_memory
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from keyrush import windows
-from keyrush.windows import UNLIMITED, Counter, Tally, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import UNLIMITED, Counter, Tally, Window
 
 MINUTE = 60_000
 START = 29_000_000 * MINUTE
@@ -30,13 +30,13 @@ class Stored:
         self.counters = counters
 
     def take(self, wanted: list[Window], now: int, cost: int = 1) -> Tally:
-        tally, changes = windows.take(wanted, self.counters, cost, now)
+        tally, changes = sliding.take(wanted, self.counters, cost, now)
         self.counters.update(changes)
         return tally
 
     def admits(self, wanted: list[Window], now: int, cost: int = 1) -> bool:
         """Whether a take would be admitted; nothing is taken."""
-        return windows.take(wanted, self.counters, cost, now)[0].admitted
+        return sliding.take(wanted, self.counters, cost, now)[0].admitted
 
 
 def window(amount: int, length: int = MINUTE, key: str = "w") -> Window:
@@ -108,7 +108,7 @@ def counted(taken: list[tuple[int, int]], length: int, now: int) -> int:
 )
 def test_used(counter: Counter, now: int, expected: int) -> None:
     """The previous period weighs by what is left of it in the sliding window."""
-    assert windows.used(counter, 1000, now) == expected
+    assert sliding.used(counter, 1000, now) == expected
 
 
 @pytest.mark.parametrize("cost", [1, 5])
@@ -239,7 +239,7 @@ def test_never_above_the_limit_with_a_wandering_clock(
         tally = stored.take(wanted, now, cost)
         if tally.admitted:
             for key, length, amount, _ in wanted:
-                assert windows.used(stored.counters[key], length, now) <= amount
+                assert sliding.used(stored.counters[key], length, now) <= amount
 
 
 @given(lengths, st.integers(0, 50), st.integers(0, 50), st.data())
@@ -250,9 +250,9 @@ def test_monotone_in_time(length: int, current: int, previous: int, data: st.Dat
     instants = sorted(
         data.draw(st.lists(st.integers((index - 1) * length, (index + 3) * length), min_size=2))
     )
-    counts = [windows.used(counter, length, now) for now in instants]
+    counts = [sliding.used(counter, length, now) for now in instants]
     assert all(later <= earlier for earlier, later in pairwise(counts))
-    assert windows.used(counter, length, (index + 2) * length) == 0
+    assert sliding.used(counter, length, (index + 2) * length) == 0
 
 
 @given(several, wandering, st.integers(1, 4))
@@ -264,7 +264,7 @@ def test_wait_is_exact_when_refused(
     stored = Stored()
     for now, spent in held(schedule, wanted):
         stored.take(wanted, now, spent)
-        tally = windows.take(wanted, stored.counters, cost, now)[0]
+        tally = sliding.take(wanted, stored.counters, cost, now)[0]
         if not tally.admitted:
             assert tally.ready_at > now
             assert not stored.admits(wanted, tally.ready_at - 1, cost)
@@ -279,7 +279,7 @@ def test_reset_is_exact_when_nothing_remains(
     stored = Stored()
     for now, cost in held(schedule, wanted):
         stored.take(wanted, now, cost)
-        tally = windows.take(wanted, stored.counters, 0, now)[0]
+        tally = sliding.take(wanted, stored.counters, 0, now)[0]
         if tally.remaining == 0:
             assert not stored.admits(wanted, tally.ready_at - 1)
             assert stored.admits(wanted, tally.ready_at)
@@ -319,7 +319,7 @@ def test_all_or_none(wanted: list[Window], schedule: list[tuple[int, int]]) -> N
     stored = Stored()
     for now, cost in schedule:
         before = {
-            w.key: windows.roll(stored.counters.get(w.key), now // w.length)[1] for w in wanted
+            w.key: sliding.roll(stored.counters.get(w.key), now // w.length)[1] for w in wanted
         }
         kept = dict(stored.counters)
         tally = stored.take(wanted, now, cost)
@@ -343,11 +343,11 @@ def test_give_back_undoes(
         without.take(wanted, now, spent)
         if step == min(position, len(schedule) - 1):
             with_it.take(wanted, taken_at, cost)
-    given_back = windows.give_back(with_it.counters["w"], length, cost, taken_at)
+    given_back = sliding.give_back(with_it.counters["w"], length, cost, taken_at)
     end = schedule[-1][0]
     assert given_back is not None
     for now in (end, end + length // 2, end + length, end + 2 * length):
-        assert windows.used(given_back, length, now) == windows.used(
+        assert sliding.used(given_back, length, now) == sliding.used(
             without.counters["w"], length, now
         )
 
@@ -366,7 +366,7 @@ def test_give_back_undoes(
 )
 def test_give_back(counter: Counter | None, taken_at: int, expected: Counter | None) -> None:
     """What is given back leaves the period it was taken in, and no count becomes negative."""
-    assert windows.give_back(counter, 1000, 1, taken_at) == expected
+    assert sliding.give_back(counter, 1000, 1, taken_at) == expected
 
 
 @given(lengths, st.integers(0, 9), st.integers(0, 9), st.integers(-3, 5), st.integers(0, 100))
@@ -376,9 +376,9 @@ def test_forgetting_an_idle_counter_changes_nothing(
     """An idle counter counts for nothing, now or later; one that counts is not idle."""
     counter = (1000, current, previous)
     now = (1000 + periods) * length
-    if windows.is_idle(counter, length, now):
-        assert windows.used(counter, length, now + more) == 0
-        assert windows.roll(counter, (now + more) // length) == windows.roll(
+    if sliding.is_idle(counter, length, now):
+        assert sliding.used(counter, length, now + more) == 0
+        assert sliding.roll(counter, (now + more) // length) == sliding.roll(
             None, (now + more) // length
         )
     else:
@@ -443,7 +443,7 @@ def test_decides_as_limits_does_at_any_instant(
     with Reference(amount, seconds) as reference:
         for step, cost in steps:
             now += round(step * seconds * 1000)
-            _, current, previous = windows.roll(stored.counters.get("w"), now // wanted[0].length)
+            _, current, previous = sliding.roll(stored.counters.get("w"), now // wanted[0].length)
             weighted = previous * Fraction(wanted[0].length - now % wanted[0].length)
             weighted = weighted / wanted[0].length + current
             if abs(weighted - round(weighted)) < Fraction(1, 10**6) and previous:

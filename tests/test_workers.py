@@ -14,9 +14,10 @@ import httpx2
 import pytest
 
 from keyrush import Gate, Principal
-from keyrush.admission import Admitted
-from keyrush.model import Refusal, month_bounds, month_of
-from keyrush.store import account_subject
+from keyrush.core.identity import account_subject
+from keyrush.core.refusal import Refusal
+from keyrush.core.times import month_bounds, month_of
+from keyrush.gate.admission import Admitted
 from tests.calls import decide
 from tests.chaos import ACCOUNT, Heard, Load, Place, ask, count, kill, load
 from tests.conftest import Clock, settings

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keyrush.model import NEVER, Account, ApiKey, Count, Identity, Plan, Quota, Scopes
-from keyrush.windows import Window
+from keyrush.core.identity import Count, Identity
+from keyrush.core.model import Account, ApiKey, Plan, Quota, Scopes
+from keyrush.core.sliding import Window
+from keyrush.core.times import NEVER
 
 #: Unix milliseconds: Thu Nov 19 2026 21:47:00 UTC, at the beginning of a minute.
 NOW = 1_795_124_820_000

@@ -1,6 +1,8 @@
 """keyrush: API keys, scopes, plan limits and quotas in front of any ASGI or WSGI app."""
 
 from keyrush.asgi import KeyrushMiddleware
+from keyrush.core.model import Scopes
+from keyrush.core.refusal import Refusal, Refused
 from keyrush.errors import (
     BeyondCaller,
     CallerEnded,
@@ -9,14 +11,12 @@ from keyrush.errors import (
     InvalidArgument,
     KeyrushError,
     NotFound,
-    Refused,
     StoreError,
     TooManyKeys,
 )
-from keyrush.gate import Gate
-from keyrush.model import Refusal, Scopes
-from keyrush.principal import Principal
-from keyrush.settings import Settings
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Principal
+from keyrush.settings.settings import Settings
 
 __version__ = "0.1.0"
 

@@ -10,18 +10,19 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
-from keyrush.admission import Pending
-from keyrush.bridge import call_soon, in_event_loop, is_bridged, is_cancellation, start_task
-from keyrush.errors import ConfigurationError, KeyrushError, StoreError, refused_in
-from keyrush.gate import GATE, Gate
-from keyrush.http import Header
-from keyrush.model import Refusal
-from keyrush.opening import UNOPENED, Opening
-from keyrush.principal import Caller, Principal
-from keyrush.protocols import is_wsgi
-from keyrush.responses import Response, foreign
-from keyrush.settings import Settings
-from keyrush.stopping import when_told_to_stop
+from keyrush.core.refusal import Refusal, refused_in
+from keyrush.errors import ConfigurationError, KeyrushError, StoreError
+from keyrush.gate.admission import Pending
+from keyrush.gate.gate import GATE, Gate
+from keyrush.gate.opening import UNOPENED, Opening
+from keyrush.gate.principal import Caller, Principal
+from keyrush.runtime.bridge import call_soon, in_event_loop, is_bridged, is_cancellation, start_task
+from keyrush.runtime.stopping import when_told_to_stop
+from keyrush.settings.settings import Settings
+from keyrush.wire.fields import foreign
+from keyrush.wire.interfaces import is_wsgi
+from keyrush.wire.refusals import Response
+from keyrush.wire.request import Header
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

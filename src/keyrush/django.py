@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keyrush.errors import refused_in
-from keyrush.principal import Caller
+from keyrush.core.refusal import refused_in
+from keyrush.gate.principal import Caller
 
 try:
     from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]  # none come with it

@@ -18,9 +18,9 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from keyrush import http
-from keyrush.gate import GATE
-from keyrush.principal import Caller, Principal
+from keyrush.gate.gate import GATE
+from keyrush.gate.principal import Caller, Principal
+from keyrush.wire.request import MISSING
 
 try:
     from fastapi import FastAPI, Security
@@ -74,7 +74,7 @@ async def principal(
         )
     caller: Caller = connection.scope["keyrush.caller"]
     if not isinstance(caller, Principal):
-        caller.refuse(http.MISSING)
+        caller.refuse(MISSING)
     caller.require_scope(*security_scopes.scopes)
     return caller
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from keyrush import testing
-from keyrush.accounts import NewKey
-from keyrush.gate import Gate
-from keyrush.principal import Principal
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Principal
+from keyrush.operations.keys import NewKey
 from keyrush.testing import Clock
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyrush.errors import Refused
-from keyrush.principal import Caller
+from keyrush.core.refusal import Refused
+from keyrush.gate.principal import Caller
 
 
 def init_app(app: Any) -> None:

@@ -14,16 +14,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from keyrush import http
-from keyrush.accounts import NewKey
-from keyrush.admission import Admitted, Pending
-from keyrush.cache import Entry
-from keyrush.errors import Refused
-from keyrush.gate import Gate
-from keyrush.http import Credential, Header
-from keyrush.model import Refusal, now_ms
-from keyrush.principal import Principal
-from keyrush.settings import Settings
+from keyrush.authentication.cache import Entry
+from keyrush.core.refusal import Refusal, Refused
+from keyrush.gate.admission import Admitted, Pending
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Principal
+from keyrush.operations.keys import NewKey
+from keyrush.runtime.clock import now_ms
+from keyrush.settings.settings import Settings
+from keyrush.wire.request import MISSING, Credential, Header
 
 #: What pytest finds here as a plugin.
 pytest_plugins = ["keyrush.fixtures"]
@@ -134,7 +133,7 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         query: bytes,
     ) -> Admitted | Refusal | Pending:
         given = list(headers)
-        if gate.credential_headers.credential(given) is http.MISSING:
+        if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)
         return begin(method, path, raw_path, root, given, query)
 

@@ -8,15 +8,15 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from keyrush.admission import Pending
-from keyrush.errors import Refused, refused_in
-from keyrush.gate import GATE, Gate
-from keyrush.http import MAX_FORWARDED, MAX_VALUE, Header
-from keyrush.model import Refusal
-from keyrush.principal import Caller, Principal
-from keyrush.protocols import is_asgi
-from keyrush.responses import RATE_LIMIT_FIELDS
-from keyrush.settings import Settings
+from keyrush.core.refusal import Refusal, Refused, refused_in
+from keyrush.gate.admission import Pending
+from keyrush.gate.gate import GATE, Gate
+from keyrush.gate.principal import Caller, Principal
+from keyrush.settings.settings import Settings
+from keyrush.wire.fields import RATE_LIMIT_FIELDS
+from keyrush.wire.interfaces import is_asgi
+from keyrush.wire.request import MAX_VALUE, Header
+from keyrush.wire.sender import MAX_FORWARDED
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

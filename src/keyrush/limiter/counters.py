@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from keyrush import windows
-from keyrush.windows import Counter, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Counter, Window
 
 #: Counters looked at for each new one. Two, so that idle ones go faster than new ones come.
 _SWEPT = 2
@@ -31,7 +31,7 @@ class Counters(dict[str, Counter]):
             self.lengths[key] = length
             for _ in range(_SWEPT):
                 oldest, its_length = next(iter(self.lengths.items()))
-                if oldest not in self or windows.is_idle(self[oldest], its_length, now):
+                if oldest not in self or sliding.is_idle(self[oldest], its_length, now):
                     self.pop(oldest, None)
                     del self.lengths[oldest]
                 else:

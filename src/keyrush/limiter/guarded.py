@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from keyrush import windows
-from keyrush.circuit import Away, Circuit
-from keyrush.limiter import Limiter
-from keyrush.limiter.shared import Outage
-from keyrush.windows import Tally, Window
+from keyrush.core import sliding
+from keyrush.core.sliding import Tally, Window
+from keyrush.limiter.protocol import Limiter, Outage
+from keyrush.runtime.circuit import Away, Circuit
 
 
 class GuardedLimiter:
@@ -48,7 +47,7 @@ class GuardedLimiter:
     def _without(self, wanted: Sequence[Window], now: int) -> Tally:
         if self.outage == "closed":
             raise Away("the limiter is away")
-        return windows.take(wanted, {}, 0, now)[0]
+        return sliding.take(wanted, {}, 0, now)[0]
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         if self.circuit.is_closed:  # otherwise it may have passed uncounted

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from keyrush import windows
-from keyrush.forks import after_fork
+from keyrush.core import sliding
+from keyrush.core.sliding import Tally, Window
 from keyrush.limiter.counters import Counters
-from keyrush.windows import Tally, Window
+from keyrush.runtime.forks import after_fork
 
 
 class MemoryLimiter:
@@ -32,7 +32,7 @@ class MemoryLimiter:
             raise ValueError(f"cost: {cost} is negative")
         with self._lock:
             known = self._counters
-            tally, changes = windows.take(wanted, known, cost, now)
+            tally, changes = sliding.take(wanted, known, cost, now)
             for key, counter in changes:
                 known[key] = counter
             if len(known) > len(known.lengths):  # here, because a call costs more
@@ -42,7 +42,7 @@ class MemoryLimiter:
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:
             for key, length, _, _ in wanted:
-                counter = windows.give_back(self._counters.get(key), length, cost, taken_at)
+                counter = sliding.give_back(self._counters.get(key), length, cost, taken_at)
                 if counter is not None:
                     self._counters[key] = counter
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from keyrush.model import DAY, SECOND
-from keyrush.store import Batch, Usage
-from keyrush.store.schema import ACCOUNTS, BATCHES, USAGE
+from keyrush.core.times import DAY, SECOND
+from keyrush.sql.schema import ACCOUNTS, BATCHES, USAGE
+from keyrush.store.protocol import Batch, Usage
 
 T = TypeVar("T")
 

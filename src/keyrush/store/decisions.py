@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from keyrush.model import ApiKey
+from keyrush.core.model import ApiKey
 
 #: What came of a change of keys; nothing has changed but where it is done.
 Outcome = Literal[

@@ -10,8 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keyrush.model import ApiKey, now_ms
-from keyrush.paging import Place
+from keyrush.core.model import ApiKey
+from keyrush.core.paging import Place
+from keyrush.runtime.clock import now_ms
+from keyrush.sql.changes import tell
+from keyrush.sql.schema import ACCOUNTS, KEYS
 from keyrush.store.decisions import (
     KeyCount,
     Outcome,
@@ -21,9 +24,7 @@ from keyrush.store.decisions import (
     judge_rotation,
     may_be_replaced,
 )
-from keyrush.store.feed import tell
 from keyrush.store.rows import key_of, row_of
-from keyrush.store.schema import ACCOUNTS, KEYS
 
 #: A key without what proves it, which nothing is decided by: so it is in no log of rows.
 _JUDGED = sa.select(

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from keyrush.forks import after_fork
-from keyrush.model import Account, ApiKey, Found, Limit
-from keyrush.paging import DEFAULT_LIMIT, Place, place_of
-from keyrush.store import Batch, Usage, account_subject, key_subject
+from keyrush.core.identity import Found, account_subject, key_subject
+from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
+from keyrush.runtime.forks import after_fork
 from keyrush.store.decisions import (
     KeyCount,
     Outcome,
@@ -22,6 +22,7 @@ from keyrush.store.decisions import (
     judge_rotation,
     may_be_replaced,
 )
+from keyrush.store.protocol import Batch, Usage
 
 T = TypeVar("T", Account, ApiKey)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyrush.model import ApiKey
-from keyrush.notation import format_limits, parse_limits
-from keyrush.store.schema import KEYS
+from keyrush.core.model import ApiKey
+from keyrush.core.notation import format_limits, parse_limits
+from keyrush.sql.schema import KEYS
 
 
 def key_of(row: Any) -> ApiKey:

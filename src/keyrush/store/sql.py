@@ -14,33 +14,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyrush.core.identity import Found, account_subject, key_subject
+from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.notation import format_limits, parse_limits
+from keyrush.core.paging import DEFAULT_LIMIT, Place
+from keyrush.core.urls import readable
 from keyrush.errors import ConfigurationError
-from keyrush.forks import after_fork
-from keyrush.model import Account, ApiKey, Found, Limit, now_ms
-from keyrush.notation import format_limits, parse_limits
-from keyrush.paging import DEFAULT_LIMIT, Place
-from keyrush.sqlstate import told
-from keyrush.store import Batch, Feed, Usage, account_subject, key_subject, keys
-from keyrush.store.counts import (
-    FORGET_INTERVAL,
-    add_counts,
-    forget_batches,
-    give_back,
-    insert_into,
-)
+from keyrush.runtime.clock import now_ms
+from keyrush.runtime.forks import after_fork
+from keyrush.sql.changes import PostgresqlFeed, SqliteFeed, tell
+from keyrush.sql.engine import cannot_open, make_engine, parse_url
+from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE, prepare
+from keyrush.sql.states import told
+from keyrush.store import keys
+from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, give_back, insert_into
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
-from keyrush.store.feed import PostgresqlFeed, SqliteFeed, tell
+from keyrush.store.protocol import Batch, Feed, Usage
 from keyrush.store.rows import key_of
-from keyrush.store.schema import (
-    ACCOUNTS,
-    KEYS,
-    USAGE,
-    cannot_open,
-    make_engine,
-    parse_url,
-    prepare,
-)
-from keyrush.urls import readable
 
 _of_key = USAGE.alias("of_key")
 _of_account = USAGE.alias("of_account")

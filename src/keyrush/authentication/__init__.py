@@ -1,0 +1,1 @@
+"""Who calls: credentials proved against a store, and kept while that holds."""

@@ -1,0 +1,179 @@
+"""Verified keys in memory: LRU with a time to live, and a small one for keys that are not valid.
+
+Keys are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
+no lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+
+from keyrush.core.identity import Identity
+from keyrush.core.refusal import Refusal
+from keyrush.runtime.forks import after_fork
+
+#: Refused keys remembered; small, because their number is in the hands of whoever sends them.
+NEGATIVE_SIZE = 4096
+
+
+class Entry:
+    """A verified key. Instants are Unix milliseconds.
+
+    Until `fresh_until` it needs no look-up, and later no second argon2; until `stale_until` it
+    may still be let in when the store is away. From `refresh_at` on it is worth looking up
+    ahead of need, by its `fingerprints`. `touch_due` is when `last_used_at` is next worth
+    writing. `due` is the first of these, and of the key's own end: before it, a request need
+    look at nothing else.
+    """
+
+    __slots__ = (
+        "digest",
+        "due",
+        "fingerprints",
+        "fresh_until",
+        "hash",
+        "identity",
+        "refresh_at",
+        "stale_until",
+        "touch_due",
+    )
+
+    def __init__(
+        self,
+        identity: Identity,
+        digest: bytes,
+        hash: str,
+        fingerprints: Sequence[str],
+        *,
+        refresh_at: int,
+        fresh_until: int,
+        stale_until: int,
+    ) -> None:
+        self.identity = identity
+        self.digest = digest
+        self.hash = hash
+        self.fingerprints = fingerprints
+        self.refresh_at = refresh_at
+        self.fresh_until = fresh_until
+        self.stale_until = stale_until
+        self.touch_due = self.due = 0
+
+    def distrust(self) -> None:
+        """Let nothing in by this entry any more."""
+        self.fresh_until = self.stale_until = 0
+        self.due = 0
+
+    def schedule(self) -> None:
+        """Set `due`."""
+        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.identity.expires_at)
+        if not self.fresh_until:  # dropped meanwhile, by a thread that set `due` before
+            self.due = 0
+
+
+#: A look-up that is under way.
+Flight = Future[Entry | Refusal]
+
+
+class Cache:
+    """At most `size` verified keys; each is fresh for `ttl` milliseconds."""
+
+    def __init__(self, size: int, ttl: int) -> None:
+        self.size = size
+        self.ttl = ttl
+        #: Changes with every `drop`, so that a look-up from before it is not kept after it.
+        self.generation = 0
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._refused: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = threading.Lock()
+        self._in_flight: dict[bytes, Flight] = {}
+        after_fork(self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: bytes) -> Entry | None:
+        """The entry, fresh or stale: its reader looks at `fresh_until` and at the key's expiry."""
+        entry = self._entries.get(digest)
+        if entry is not None:
+            try:
+                self._entries.move_to_end(digest)
+            except KeyError:  # another thread has just dropped it
+                return None
+        return entry
+
+    def put(self, digest: bytes, entry: Entry, generation: int) -> bool:
+        """Keep the entry, unless something was dropped since `generation`: then False."""
+        with self._lock:
+            if generation != self.generation:
+                return False
+            if self.size:
+                self._entries[digest] = entry
+            if len(self._entries) > self.size:
+                self._entries.popitem(last=False)
+            return True
+
+    def drop(self, accounts: Collection[str] | None) -> None:
+        """Have every key of the accounts, or with None of all, looked up anew, and distrust
+        look-ups under way.
+
+        The entries stay, so that argon2 need not run again, but nothing may be let in by them.
+        """
+        with self._lock:
+            self.generation += 1
+            for entry in list(self._entries.values()):
+                if accounts is None or entry.identity.account_id in accounts:
+                    entry.distrust()
+
+    def distrust(self, entry: Entry) -> None:
+        """`drop`, for one key."""
+        with self._lock:
+            entry.distrust()
+
+    def prolong(self, entry: Entry, until: int) -> None:
+        """Trust an entry until then, as far as it may be while the store is away."""
+        with self._lock:
+            entry.fresh_until = min(until, entry.stale_until)
+            entry.schedule()
+
+    def forget(self, digest: bytes) -> None:
+        """Forget one key."""
+        with self._lock:
+            self._entries.pop(digest, None)
+
+    def is_refused(self, digest: bytes, now: int) -> bool:
+        """True when the key was found invalid less than `ttl` ago."""
+        until = self._refused.get(digest)
+        return until is not None and now < until
+
+    def refuse(self, digest: bytes, now: int) -> None:
+        """Remember that the key is not valid."""
+        with self._lock:
+            self._refused[digest] = now + self.ttl
+            self._refused.move_to_end(digest)
+            if len(self._refused) > NEGATIVE_SIZE:
+                self._refused.popitem(last=False)
+
+    def flight(self, digest: bytes) -> tuple[Flight, bool]:
+        """The look-up of a key that is under way, and whether it is the caller's to make, and
+        then to `land`: one at a time, however many ask meanwhile.
+        """
+        with self._lock:
+            flight = self._in_flight.get(digest)
+            if flight is not None:
+                return flight, False
+            flight = self._in_flight[digest] = Future()
+            flight.set_running_or_notify_cancel()  # who waits can't cancel it for the others
+            return flight, True
+
+    def land(self, digest: bytes, flight: Flight, outcome: Entry | Refusal) -> None:
+        """Tell all who wait what came of it."""
+        with self._lock:
+            self._in_flight.pop(digest, None)
+        flight.set_result(outcome)

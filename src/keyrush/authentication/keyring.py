@@ -1,0 +1,73 @@
+"""The text of a key: mint, parse, checksum, display prefix, fingerprint, hash.
+
+A key is `{prefix}_[{environment}_]{30 base62}{6 base62 CRC-32}` (S80): 178 random bits, and
+a checksum that lets a typing error or a guess be refused without asking the store. Keys and
+secrets are bytes or go through objects whose repr shows the display prefix only (S82).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import argon2
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+
+from keyrush.core.key_text import KeyFormat
+
+
+class Fingerprints:
+    """HMAC-SHA-256 of a key under a secret pepper: what the store looks keys up by (O2).
+
+    Peppers are newest first. New keys use the first; all are tried when looking up, so that a
+    pepper is rotated by putting a new one in front.
+    """
+
+    def __init__(self, peppers: Sequence[bytes]) -> None:
+        if not peppers or not all(peppers):
+            raise ValueError("at least one non-empty pepper is needed")
+        self._peppers = tuple(peppers)
+        self.pepper_ids = tuple(
+            _hmac(pepper, b"keyrush pepper id").hex()[:16] for pepper in self._peppers
+        )
+
+    def new(self, text: bytes) -> str:
+        """The fingerprint under the newest pepper, 64 hexadecimal digits."""
+        return _hmac(self._peppers[0], text).hex()
+
+    def all(self, text: bytes) -> tuple[str, ...]:
+        """The fingerprint under every pepper, newest first."""
+        return tuple(_hmac(pepper, text).hex() for pepper in self._peppers)
+
+
+def _hmac(pepper: bytes, text: bytes) -> bytes:
+    return hmac.digest(pepper, text, "sha256")
+
+
+class Hashing:
+    """argon2id over the key text. `memory_cost` is KiB; hash and verify take milliseconds."""
+
+    def __init__(self, time_cost: int = 2, memory_cost: int = 19456, parallelism: int = 1) -> None:
+        self._hasher = argon2.PasswordHasher(
+            time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism
+        )
+
+    def hash(self, text: bytes) -> str:
+        """A PHC string with its own salt and parameters."""
+        return self._hasher.hash(text)
+
+    def verify(self, stored: str, text: bytes) -> bool:
+        """True when `text` is what was hashed. A stored value that is no hash verifies nothing."""
+        try:
+            return self._hasher.verify(stored, text)
+        except (VerifyMismatchError, InvalidHashError):
+            return False  # any other error, such as want of memory, says nothing of the key
+
+
+class Keyring(NamedTuple):
+    """What makes and knows the keys of one service."""
+
+    format: KeyFormat
+    fingerprints: Fingerprints
+    hashing: Hashing

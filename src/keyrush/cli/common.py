@@ -1,0 +1,107 @@
+"""What the commands share: the store they open, the options they take, how they refuse."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
+
+import typer
+
+from keyrush.cli import output
+from keyrush.cli.help import NUMBER, TEXT
+from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
+from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
+from keyrush.gate.gate import Gate
+from keyrush.gate.starting import place_of
+from keyrush.settings.settings import Settings
+from keyrush.store.opening import is_made
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limits = Annotated[
+    str | None, typer.Argument(metavar="LIMITS", help='As in "60/minute;1000/hour", or unlimited.')
+]
+PageLimit = Annotated[
+    int, typer.Option("--limit", metavar=NUMBER, help=f"How many, {MAX_LIMIT} at most.")
+]
+Cursor = Annotated[
+    str | None, typer.Option(metavar=TEXT, help="Where to go on, as the page before says.")
+]
+All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
+Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
+
+
+class CommandError(KeyrushError):
+    """What was asked for is well-formed, but not possible as things stand."""
+
+
+@contextmanager
+def opened(*, make: bool = False) -> Iterator[Gate]:
+    """The gate that `KEYRUSH_*` names, closed afterwards; with `make` its store may be a new one.
+
+    Raises:
+        ConfigurationError: A setting is wrong, or the store is nowhere but in memory.
+        CommandError: There is no store yet, as in the wrong folder, and none is to be made.
+    """
+    settings = Settings()
+    if settings.is_store_in_memory:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: memory:// is the memory of one process: nothing made "
+            "here would reach your app; use a database such as sqlite:///keyrush.db"
+        )
+    if not make and not is_made(settings.store_url):
+        raise CommandError(
+            f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
+            "'keyrush keys create' makes this one"
+        )
+    gate = Gate.open(settings)
+    try:
+        yield gate
+    finally:
+        gate.close()
+
+
+def say_where(gate: Gate, json: bool) -> None:
+    """Say where something has been written."""
+    output.aside(f"Written to {place_of(gate.settings)}", json=json)
+
+
+T = TypeVar("T", bound=Listed)
+
+
+def listed(
+    pages: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None, everything: bool
+) -> Page[T]:
+    """A page of what `pages` gives for a limit and a cursor, or with `everything` all from there.
+
+    Raises:
+        InvalidArgument: The limit or the cursor is wrong.
+    """
+    page = pages(MAX_LIMIT if everything else limit, cursor)
+    items = list(page)
+    while everything and page.cursor is not None:
+        page = pages(MAX_LIMIT, page.cursor)
+        items += page
+    return Page(tuple(items), page.cursor)
+
+
+def say_more(page: Page[T], command: Sequence[str], limit: int, json: bool) -> None:
+    """Say by which command the next page comes, if there is one; away from what programs read."""
+    if page.cursor is None:
+        return
+    own_limit = [] if limit == DEFAULT_LIMIT else ["--limit", str(limit)]
+    words = ["keyrush", *command, *own_limit, "--cursor", page.cursor]
+    words += ["--json"] if json else []
+    output.aside(f"There are more: {shlex.join(words)}", json=json)
+
+
+def limits_or_inherit(limits: str | None, inherit: bool) -> str | None:
+    """The limits to set, None to inherit them.
+
+    Raises:
+        InvalidArgument: Neither was asked for, or both.
+    """
+    if (limits is not None) is inherit:
+        raise InvalidArgument("limits", 'give either limits, as in "60/minute", or --inherit')
+    return limits

@@ -1,0 +1,273 @@
+"""`keyrush keys …`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from keyrush.cli import output
+from keyrush.cli.common import (
+    All,
+    CommandError,
+    Cursor,
+    Inherit,
+    Json,
+    Limits,
+    PageLimit,
+    limits_or_inherit,
+    listed,
+    opened,
+    say_more,
+    say_where,
+)
+from keyrush.cli.finding import account_meant, keys_meant
+from keyrush.cli.help import TEXT, Command, group
+from keyrush.core.checks import is_id
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import ApiKey
+from keyrush.core.notation import counted
+from keyrush.core.paging import DEFAULT_LIMIT
+from keyrush.core.times import parse_duration, parse_expiry
+from keyrush.errors import InvalidArgument, NotFound
+from keyrush.gate.gate import Gate
+from keyrush.operations.documents import key_json
+from keyrush.operations.keys import DEFAULT_GRACE, NewKey
+from keyrush.settings.settings import Settings
+
+_NOTE = "Copy the key now: it is shown this once, and can't be shown again."
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="A cred_… id.")]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        metavar=TEXT, help="30d, 90d, 1y, a date (its beginning, UTC), a time with a zone, or none."
+    ),
+]
+
+app = group("Create, list, rotate and revoke keys.")
+
+
+@app.command("create", cls=Command)
+def create_key(
+    *,
+    account: Annotated[
+        str, typer.Option(metavar=TEXT, help="Whose key; made where there is none yet.")
+    ],
+    name: Annotated[
+        str, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
+    ],
+    plan: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="Plan of a new account; else the first.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=TEXT, help="What it may do; may be repeated. Without any: everything."
+        ),
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="As in live or test.")
+    ] = None,
+    expires: Expires = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Create a key. It is printed once."""
+    with opened(make=True) as gate:
+        expires_at = None if expires is None else parse_expiry(expires, gate.clock())
+        _check_plan(gate, account, plan)
+        create = partial(
+            gate.accounts.create_key,
+            account,
+            name,
+            scopes=scope or (),
+            environment=environment,
+            expires_at=expires_at,
+            limits=limit,
+        )
+        try:
+            created = create()
+        except NotFound:  # with all that the key needs in order
+            near = account_meant(gate, account)
+            made = gate.accounts.create_account(account, plan=plan)
+            output.aside(f"New account {made.id} on plan {made.plan}.", json=json)
+            if near:
+                output.aside(f"Did you mean {near}?", json=json)
+            created = create()
+        if not scope:
+            output.aside("Full access: no --scope given.", json=json)
+        _show_new(gate, created, json)
+        say_where(gate, json)
+
+
+def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
+    account = gate.store.account(account_id) if is_id(account_id) else None
+    if account is not None and plan not in {None, account.plan}:
+        raise CommandError(
+            f"{account.id} is on the plan {account.plan!r}; to change it: "
+            f"keyrush accounts plan {account.id} {plan}"
+        )
+
+
+def _show_new(gate: Gate, created: NewKey, json: bool) -> None:
+    if json:
+        credential = key_json(created.key, gate.clock())
+        output.dump({"key": created.text, "api_credential": credential})
+    else:
+        output.details([("Key", created.text), *output.key_details(created.key, gate.clock())])
+        output.say()
+        output.say(_NOTE)
+
+
+@app.command("list", cls=Command)
+def list_keys(
+    account: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="Only the keys of this account.")
+    ] = None,
+    limit: PageLimit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    everything: All = False,
+    json: Json = False,
+) -> None:
+    """List keys, revoked and expired ones too, oldest first, a page at a time."""
+    with opened() as gate:
+        if account is not None:
+            gate.accounts.account(account)
+        found = listed(
+            lambda most, after: gate.accounts.keys(account, limit=most, after=after),
+            limit,
+            cursor,
+            everything,
+        )
+        if json:
+            output.dump([key_json(key, gate.clock()) for key in found])
+        else:
+            output.key_table(found, gate.clock())
+    of_account = [] if account is None else ["--account", account]
+    say_more(found, ["keys", "list", *of_account], limit, json)
+
+
+@app.command("show", cls=Command)
+def show_key(
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="A cred_… id, a whole key, or how one begins: kr_live_abc123..."
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Show what is known of a key; the key itself can't be shown again.
+
+    A whole key is looked up by its fingerprint, and never printed. With - it is read from
+    standard input, so that it is in no history and in no list of processes. Where several keys
+    begin alike, they are listed.
+    """
+    with opened() as gate:
+        found = keys_meant(gate, key)
+        if len(found) == 1:
+            _show_key(gate, found[0], json)
+        elif json:
+            output.dump([key_json(one, gate.clock()) for one in found])
+        else:
+            output.key_table(found, gate.clock())
+
+
+def _show_key(gate: Gate, key: ApiKey, json: bool) -> None:
+    if json:
+        output.dump(key_json(key, gate.clock()))
+    else:
+        output.details(output.key_details(key, gate.clock()))
+
+
+@app.command("revoke", cls=Command)
+def revoke_key(
+    key_id: KeyId,
+    with_descendants: Annotated[
+        bool,
+        typer.Option("--with-descendants", help="Also what it has made, directly or not."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Revoke a key for good. Running apps refuse it within KEYRUSH_CACHE_TTL seconds.
+
+    With --with-descendants and --json all that were revoked are listed, itself first.
+    """
+    with opened() as gate:
+        operation = gate.accounts
+        if not with_descendants:
+            key, others = operation.revoke(key_id), []
+        else:
+            key, *others = operation.revoke_with_descendants(key_id)
+        now = gate.clock()
+    if json:
+        shown = [key_json(one, now) for one in (key, *others)]
+        output.dump(shown if with_descendants else shown[0])
+    else:
+        output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
+        if with_descendants:
+            keys = counted(len(others), "key")
+            output.say(f"With it, {keys} that it had made, directly or not.")
+    say_where(gate, json)
+
+
+@app.command("rotate", cls=Command)
+def rotate_key(
+    key_id: KeyId,
+    grace: Annotated[
+        str,
+        typer.Option(
+            metavar=TEXT, help="How long the old key goes on working: 0, 45s, 30m, 24h, 7d."
+        ),
+    ] = f"{DEFAULT_GRACE // 3600}h",
+    expires: Expires = None,
+    json: Json = False,
+) -> None:
+    """Replace a key: a new one with the same name, scopes, limits and counts.
+
+    Without --expires it keeps the date of the old one.
+    """
+    with opened() as gate:
+        old = gate.accounts.key(key_id)
+        expires_at = None if expires is None else parse_expiry(expires, gate.clock())
+        if not old.is_active(gate.clock()):
+            raise CommandError(f"{key_id} is {output.state(old, gate.clock())}; create a new key")
+        if old.retires_at is not None:
+            raise CommandError(f"{key_id} has been rotated already; rotate its replacement")
+        if expires is not None and expires_at is None and old.expires_at is not None:
+            raise InvalidArgument("expires", "the key has a date, so its replacement needs one")
+        created = gate.accounts.rotate(
+            key_id, grace=parse_duration(grace, "grace"), expires_at=expires_at
+        )
+        _show_new(gate, created, json)
+        if not json:
+            ends = output.when(gate.accounts.key(key_id).ends_at)
+            output.say(f"The old key, {old.prefix}, works until {ends}.")
+        say_where(gate, json)
+
+
+@app.command("limits", cls=Command)
+def limit_key(
+    key_id: KeyId, limits: Limits = None, inherit: Inherit = False, json: Json = False
+) -> None:
+    """Give a key limits of its own, or with --inherit its account's again."""
+    wanted = limits_or_inherit(limits, inherit)
+    with opened() as gate:
+        _show_key(gate, gate.accounts.set_key_limits(key_id, wanted), json)
+        say_where(gate, json)
+
+
+@app.command("pattern", cls=Command)
+def print_pattern(json: Json = False) -> None:
+    """Print a regular expression with which secret scanners find keys."""
+    settings = Settings()
+    pattern = KeyFormat(settings.key_prefix, settings.key_environments).scanner_pattern()
+    if json:
+        output.dump({"pattern": pattern})
+    else:
+        output.say(pattern)

@@ -1,0 +1,123 @@
+"""What the commands print: JSON for programs, lines and tables for people.
+
+Nothing is wrapped or cut, however narrow the terminal: ids and keys are there to be copied.
+Text of users is printed as it is, never read as rich markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keyrush.core.model import ApiKey
+from keyrush.core.notation import format_limits
+from keyrush.operations.usage import MonthlyUsage
+
+#: Characters; wider than any table gets, so that rich neither wraps nor cuts.
+_WIDE = 10_000
+
+
+def say(text: str = "") -> None:
+    """One line for people."""
+    typer.echo(text)
+
+
+def aside(text: str, *, json: bool) -> None:
+    """One line for people, out of the way of JSON."""
+    typer.echo(text, err=json)
+
+
+def dump(value: object) -> None:
+    """JSON for programs."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def console(width: int | None = None) -> Console:
+    """A console on the present standard output that takes text as it is."""
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table without lines, as wide as it needs to be."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        grid.add_column(column, no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    console(_WIDE).print(grid)
+
+
+def details(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one a line."""
+    named = list(rows)
+    width = max(len(name) for name, _ in named)
+    for name, value in named:
+        say(f"{name:{width}}  {value}")
+
+
+def when(instant: int | None, otherwise: str = "never") -> str:
+    """An instant for people: UTC, to the minute."""
+    if instant is None:
+        return otherwise
+    return datetime.fromtimestamp(instant / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def state(key: ApiKey, now: int) -> str:
+    """`active`, `revoked` or `expired`."""
+    if key.revoked_at is not None:
+        return "revoked"
+    return "active" if key.is_active(now) else "expired"
+
+
+def key_details(key: ApiKey, now: int) -> list[tuple[str, str]]:
+    """A key for people, as `details` takes it."""
+    return [
+        ("ID", key.id),
+        ("Account", key.account_id),
+        ("Name", key.name),
+        ("Prefix", key.prefix),
+        ("Environment", key.environment or "none"),
+        ("Scopes", ", ".join(key.scopes)),
+        ("Limits", format_limits(key.limits) or "as its account"),
+        ("State", state(key, now)),
+        ("Created", when(key.created_at)),
+        ("Made by", key.created_by or "the operator"),
+        ("Expires", when(key.ends_at)),
+        ("Last used", when(key.last_used_at)),
+        ("Revoked", when(key.revoked_at)),
+    ]
+
+
+def key_table(keys: Sequence[ApiKey], now: int) -> None:
+    """Keys for people."""
+    if not keys:
+        say("No keys.")
+        return
+    table(
+        ["ID", "ACCOUNT", "PREFIX", "STATE", "EXPIRES", "LAST USED", "NAME"],
+        [
+            [
+                key.id,
+                key.account_id,
+                key.prefix,
+                state(key, now),
+                when(key.ends_at),
+                when(key.last_used_at),
+                key.name,
+            ]
+            for key in keys
+        ],
+    )
+
+
+def usage_text(usage: MonthlyUsage) -> str:
+    """This month's use for people."""
+    text = f"{usage.counted:,}"
+    if usage.limit is not None:
+        text += f" of {usage.limit:,}"
+    return text + (f" ({usage.overage:,} over)" if usage.overage else "")

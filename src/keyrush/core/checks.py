@@ -1,0 +1,152 @@
+"""Checks of what people give: names, scopes, ids, plans, expiry. Errors name the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import Scopes
+from keyrush.core.policy import MAX_CREDITS
+from keyrush.core.times import LATEST, iso
+from keyrush.errors import InvalidArgument
+
+MAX_NAME = 120  # characters (contract O4)
+
+#: Seconds for which a rotated key may go on working.
+MAX_GRACE = 30 * 86_400
+
+_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,120}")  # RFC 6749 §3.3
+#: Besides markup: control characters, what turns the direction of text, and lone surrogates.
+_UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def is_id(text: object) -> bool:
+    """True for what can be the id of an account or a key; nothing else is ever looked for."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def refuse_keys(keys: KeyFormat, **given: object) -> None:
+    """Raise where an argument has a key in it: it would be stored, logged or echoed (O22).
+
+    Raises:
+        InvalidArgument: Names the argument, and says nothing of the key.
+    """
+    for field, value in given.items():
+        if keys.is_in(value):
+            raise InvalidArgument(field, "must hold no API key")
+
+
+def checked_account_id(account_id: str) -> str:
+    """`account_id`, if an account may have it.
+
+    Raises:
+        InvalidArgument: It is too long, or has characters that ids don't have.
+    """
+    if not is_id(account_id):
+        raise InvalidArgument(
+            "account", f"{account_id!r} must be 1 to 64 letters, digits or characters of _.@-"
+        )
+    return account_id
+
+
+def checked_name(name: str) -> str:
+    """`name` without the white space around it (contract O4).
+
+    Raises:
+        InvalidArgument: It is empty, over 120 characters, or holds markup.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgument("name", f"must be text, not {name!r}")
+    stripped = name.strip()
+    if not 1 <= len(stripped) <= MAX_NAME:
+        raise InvalidArgument("name", f"must have 1 to {MAX_NAME} characters, not {len(stripped)}")
+    if _UNSAFE.search(stripped):
+        raise InvalidArgument("name", "must hold no < or > and no control characters")
+    return stripped
+
+
+def checked_plan(plan: str, plans: Iterable[str]) -> str:
+    """`plan`, if it is one of `plans`.
+
+    Raises:
+        InvalidArgument: It is not; names those that are.
+    """
+    if plan not in plans:
+        allowed = ", ".join(plans)
+        raise InvalidArgument("plan", f"{plan!r} is not in the table; use one of {allowed}")
+    return plan
+
+
+def checked_environment(environment: str | None, environments: Sequence[str]) -> str | None:
+    """`environment`, if it is one of `environments`; the first of them for None.
+
+    Raises:
+        InvalidArgument: It is not; names those that are.
+    """
+    if environment is None:
+        return environments[0] if environments else None
+    if environment not in environments:
+        hint = f"use one of {', '.join(environments)}" if environments else "keys have none here"
+        raise InvalidArgument("environment", f"{environment!r} is unknown; {hint}")
+    return environment
+
+
+def checked_scopes(scopes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """`scopes`, each once, if all are among `known` or wildcards over them; any if none is known.
+
+    Raises:
+        InvalidArgument: One is malformed or unknown; names those that are known.
+    """
+    if isinstance(scopes, str):
+        raise InvalidArgument("scopes", f"must be a list, not {scopes!r}")
+    for scope in scopes:
+        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
+            raise InvalidArgument("scopes", f"{scope!r} is no scope; write one like read:articles")
+        if known and not any(name in Scopes([scope]) for name in known):
+            allowed = ", ".join(sorted(known))
+            raise InvalidArgument(
+                "scopes", f"{scope!r} is unknown; use *, {allowed}, or list it in KEYRUSH_SCOPES"
+            )
+    return tuple(dict.fromkeys(scopes))
+
+
+def checked_expiry(expires_at: int | None, now: int) -> int | None:
+    """`expires_at`, if it lies in the future; Unix milliseconds.
+
+    Raises:
+        InvalidArgument: It does not, or lies after the year 9999.
+    """
+    if expires_at is None:
+        return None
+    if type(expires_at) is not int or expires_at > LATEST:
+        raise InvalidArgument("expires_at", "is no Unix time in milliseconds before the year 10000")
+    if expires_at <= now:
+        shown = f"{iso(expires_at)} " if expires_at >= 0 else ""
+        raise InvalidArgument("expires_at", f"{shown}is in the past")
+    return expires_at
+
+
+def checked_grace(grace: int) -> int:
+    """`grace`, if it is whole seconds from 0 to 30 days.
+
+    Raises:
+        InvalidArgument: It is not.
+    """
+    if type(grace) is not int or not 0 <= grace <= MAX_GRACE:
+        raise InvalidArgument("grace", f"{grace!r} is not from 0 to {MAX_GRACE} seconds")
+    return grace
+
+
+def checked_credits(credits: int) -> int:
+    """`credits`, if it can be a price.
+
+    Raises:
+        InvalidArgument: It is no whole number from 0 to 1,000,000,000.
+    """
+    if type(credits) is not int or not 0 <= credits <= MAX_CREDITS:
+        raise InvalidArgument(
+            "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
+        )
+    return credits

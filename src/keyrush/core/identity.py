@@ -1,0 +1,77 @@
+"""Who calls, as it was looked up and proved, with all that a warm request needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from keyrush.core.model import Account, ApiKey, Plan, Scopes
+from keyrush.core.sliding import Window
+
+
+class Found(NamedTuple):
+    """What one look-up on the cold path brings: a key, its account, and this month's counts."""
+
+    key: ApiKey
+    account: Account
+    key_count: int  #: requests of the key's lineage counted this month
+    account_count: int  #: requests of all the account's keys counted this month
+
+
+class Count:
+    """This month's counted requests of one subject, as one process sees them.
+
+    `stored` is the total last read from or written to the store, `flushing` is on its way
+    there, `pending` is not yet. Changed only under the lock of `usage.Usage`.
+    """
+
+    __slots__ = ("__weakref__", "flushing", "month", "pending", "stored", "subject")
+
+    def __init__(self, subject: str, month: str, stored: int = 0) -> None:
+        self.subject = subject
+        self.month = month
+        self.stored = stored
+        self.flushing = 0
+        self.pending = 0
+
+    @property
+    def total(self) -> int:
+        """Requests counted so far."""
+        return self.stored + self.flushing + self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A verified key with everything a warm request needs, resolved once and cached.
+
+    `expires_at` is `NEVER` for keys without one. `counts` are those that a request adds to:
+    the key's and the account's, or none in an environment that is not metered (contract R2).
+    `quota_count` is the one of them that `plan.quota` is held against.
+    """
+
+    key_id: str
+    account_id: str
+    name: str
+    prefix: str
+    environment: str | None
+    scopes: Scopes
+    plan: Plan
+    windows: tuple[Window, ...]
+    expires_at: int
+    quota_count: Count
+    counts: tuple[Count, ...] = ()
+
+    @property
+    def is_metered(self) -> bool:
+        """False for sandbox keys: rate-limited, but neither counted nor charged (contract R2)."""
+        return bool(self.counts)
+
+
+def key_subject(lineage: str) -> str:
+    """The subject that the counts and windows of one key, through its rotations, belong to."""
+    return f"key:{lineage}"
+
+
+def account_subject(account_id: str) -> str:
+    """The subject that the counts and windows of an account as a whole belong to."""
+    return f"account:{account_id}"

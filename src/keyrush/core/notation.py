@@ -1,0 +1,73 @@
+"""Limits and times as people write them: `"60/minute;1000/hour"`, `"30d"`, `"2027-01-31"`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+
+from limits import parse_many
+
+from keyrush.core.model import Limit
+from keyrush.core.sliding import EXACT
+from keyrush.errors import InvalidArgument
+
+UNLIMITED = "unlimited"
+
+_LONGEST = 500  # characters; more than any limits need
+
+_ZERO_LENGTH = re.compile(r"(/|per)\s*0+\s*[a-z]", re.IGNORECASE)  # taken for 1 by `limits`
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things for people, as in `"1 key"` or `"2,000 keys"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@lru_cache(1024)
+def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] | None:
+    """The limits in `text`, shortest first; None for None, `()` for `"unlimited"`.
+
+    Raises:
+        InvalidArgument: `text` is malformed, names one length twice, or is too large to count.
+    """
+    if text is None:
+        return None
+    if len(text) > _LONGEST:
+        raise InvalidArgument(field, f"must have at most {_LONGEST} characters")
+    if text.strip().lower() == UNLIMITED:
+        return ()
+    try:
+        items = [] if _ZERO_LENGTH.search(text) else parse_many(text)
+    except ValueError:
+        items = []
+    if not items:
+        raise InvalidArgument(
+            field, f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}"
+        )
+    limits = sorted(
+        (Limit(item.amount, item.get_expiry()) for item in items), key=lambda item: item.seconds
+    )
+    for limit, following in pairwise(limits):
+        if limit.seconds == following.seconds:
+            raise InvalidArgument(field, f"{text!r} has two limits per {limit.name}")
+    for limit in limits:
+        if limit.seconds < 1 or limit.amount * limit.seconds * 1000 >= EXACT:
+            raise InvalidArgument(field, f"{limit} is too large; use a shorter window")
+    return tuple(limits)
+
+
+def format_limits(limits: tuple[Limit, ...] | None) -> str | None:
+    """What `parse_limits` reads back."""
+    if limits is None:
+        return None
+    return ";".join(map(str, limits)) or UNLIMITED
+
+
+def names_of(values: Iterable[str]) -> Iterator[str]:
+    """Split each value at commas and strip it; empty parts are dropped."""
+    for value in values:
+        for part in value.split(","):
+            if name := part.strip():
+                yield name

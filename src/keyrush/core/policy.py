@@ -1,0 +1,222 @@
+"""Rules and plans: which path needs what, and whether a caller has it.
+
+Paths are closed unless listed public, or optional: then nobody needs a key, but who sends one is
+known by it. Where there are rules, only paths in plain form are judged at all (`paths.is_plain`),
+a trailing slash never matters, and with a prefix the rules of every path that an app may see hold
+together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from keyrush.core.identity import Identity
+from keyrush.core.notation import names_of
+from keyrush.core.paths import PathList, forms, pattern, with_head, without_slash
+from keyrush.core.refusal import Refusal
+
+#: Credits that one request may cost at most; a bound against a slip in the configuration.
+MAX_CREDITS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What requests to `path` need.
+
+    `path` is literal text with `{name}` for one segment and `{name:path}` for the rest.
+    `methods` empty means all; GET includes HEAD. All of `scopes` and `modules` are needed,
+    and every module that the query parameter `modules_from` names (contract R16). `credits`
+    are charged before the work (O11). `tool` names the rule in the capabilities (O7).
+    """
+
+    path: str
+    methods: frozenset[str] = frozenset()
+    scopes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    modules_from: str | None = None
+    credits: int = 0
+    tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What all rules that hold for one request need together; `modules_from` are parameters.
+
+    `is_named` is false where no rule names the request: then a valid key is enough, or nothing
+    is (`Policy`'s `unruled`).
+    """
+
+    scopes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    modules_from: tuple[str, ...] = ()
+    credits: int = 0
+    is_named: bool = True
+
+    @classmethod
+    def of(cls, rule: Rule) -> Needs:
+        """What one rule needs."""
+        parameters = () if rule.modules_from is None else (rule.modules_from,)
+        return cls(rule.scopes, rule.modules, parameters, rule.credits)
+
+    def __or__(self, other: Needs) -> Needs:
+        if self == other:
+            return self
+        return Needs(
+            (*self.scopes, *(scope for scope in other.scopes if scope not in self.scopes)),
+            self.modules + other.modules,
+            self.modules_from + other.modules_from,
+            max(self.credits, other.credits),
+            self.is_named or other.is_named,
+        )
+
+
+#: A valid key and nothing more: where no rule names the request.
+ANY_KEY = Needs(is_named=False)
+
+#: The same where what no rule names is refused, but not there.
+_NOTHING = Needs()
+
+#: A plan without the module: 403 (contract R7), or 402 (O12).
+Gated = Literal["module_not_in_plan", "gated_feature"]
+
+#: What a request gets that no rule names: any valid key passes, or none (403).
+Unruled = Literal["any_key", "refuse"]
+
+
+class Policy:
+    """Public and optional paths (see `paths.PathList`) and rules, compiled. The first rule that
+    matches counts.
+
+    `modules` are all that some plan includes; `gated` is why a plan without one is refused.
+    `root_path` is a prefix that the app itself strips, in addition to what the server says of one.
+    """
+
+    def __init__(
+        self,
+        public_paths: Iterable[str] = (),
+        rules: Sequence[Rule] = (),
+        *,
+        optional_paths: Iterable[str] = (),
+        modules: frozenset[str] = frozenset(),
+        gated: Gated = "module_not_in_plan",
+        unruled: Unruled = "any_key",
+        root_path: str = "",
+    ) -> None:
+        self._modules = modules
+        self._gated: Gated = gated
+        self._refuses_unruled = unruled == "refuse"
+        # Where nothing is asked for, that is known by the one object.
+        self._unnamed = Needs(is_named=False) if self._refuses_unruled else ANY_KEY
+        self._root_path = root_path
+        #: `PathList.holds` of the public paths itself, because it is asked of every request.
+        self.is_public = PathList("public", public_paths, root_path).holds
+        #: The same of paths that nobody needs a key for, but whoever sends one is known by it.
+        self.is_optional = PathList("optional", optional_paths, root_path).holds
+        #: Whether paths are judged by more than being public.
+        self.has_rules = bool(rules) or self._refuses_unruled
+        methods = {method for rule in rules for method in with_head(rule.methods)}
+        self._by_method = {method: _Table(rules, method) for method in methods}
+        self._any_method = _Table(rules, None)
+
+    def needs(self, method: str, path: str, root: str = "") -> Needs:
+        """What the rules for the path need, or `ANY_KEY`; `path` is in plain form.
+
+        With a prefix, the first rule of each path that an app may take it for holds.
+        """
+        if not self.has_rules:
+            return ANY_KEY
+        rules = self._by_method.get(method)
+        if rules is None:  # some frameworks take `get` for GET
+            rules = self._by_method.get(method.upper(), self._any_method)
+        if not root and not self._root_path:
+            return rules.find(path) or self._unless_optional(method, path, root)
+        taken = forms(path, [root, self._root_path])
+        found = {form: needs for form in taken if (needs := rules.find(form))}
+        if not found:
+            return self._unless_optional(method, path, root)
+        is_named = any(taken[form] for form in found) or self.is_optional(method, path, None, root)
+        return replace(reduce(or_, found.values()), is_named=is_named)
+
+    def _unless_optional(self, method: str, path: str, root: str) -> Needs:
+        """What is needed where no rule names the path: with a key, never more than without."""
+        if self._refuses_unruled and self.is_optional(method, path, None, root):
+            return _NOTHING
+        return self._unnamed
+
+    def authorise(self, identity: Identity, needs: Needs, query: bytes) -> Refusal | None:
+        """None when the caller has the scopes and modules needed, else why not (R7, S17, S18).
+
+        `query` is the raw query string.
+        """
+        if self._refuses_unruled and not needs.is_named:
+            return UNRULED
+        if needs.scopes and not identity.scopes.covers(needs.scopes):
+            return Refusal("insufficient_scope", names=needs.scopes)
+        wanted = needs.modules
+        if query:
+            for parameter in needs.modules_from:
+                wanted += tuple(modules_in(query, parameter))
+        return self.missing_modules(identity, wanted) if wanted else None
+
+    def missing_modules(self, identity: Identity, wanted: Iterable[str]) -> Refusal | None:
+        """A refusal when the plan does not include all of `wanted` (contract R16, O12).
+
+        It names only modules that some plan has, so that request data is never echoed (S16).
+        """
+        missing = {module for module in wanted if module not in identity.plan.modules}
+        if not missing:
+            return None
+        return Refusal(self._gated, names=tuple(sorted(missing & self._modules)))
+
+
+#: Where no rule names the path or the method, and `KEYRUSH_UNRULED` is `refuse`.
+UNRULED = Refusal("unruled")
+
+
+class _Table:
+    """The rules that hold for one method as one alternation, so that a look-up is one match."""
+
+    def __init__(self, rules: Sequence[Rule], method: str | None) -> None:
+        held = [rule for rule in rules if not rule.methods or method in with_head(rule.methods)]
+        self._needs = [Needs.of(rule) for rule in held]
+        patterns = "|".join(f"({pattern(rule.path)})" for rule in held)
+        self._match = re.compile(patterns).fullmatch
+
+    def find(self, path: str) -> Needs | None:
+        if self._needs and (found := self._match(without_slash(path))) and found.lastindex:
+            return self._needs[found.lastindex - 1]
+        return None
+
+
+def named_by_method_alone(rules: Iterable[Rule]) -> Mapping[str, frozenset[str]]:
+    """The methods that rules name, of each path of which they don't name all."""
+    named: dict[str, frozenset[str]] = {}
+    every: set[str] = set()
+    for rule in rules:
+        path = without_slash(rule.path)
+        if rule.methods:
+            named[path] = named.get(path, frozenset()) | with_head(rule.methods)
+        else:
+            every.add(path)
+    return {path: methods for path, methods in named.items() if path not in every}
+
+
+def modules_in(query: bytes, parameter: str) -> Iterable[str]:
+    """Every name in every occurrence of `?parameter=a,b` (contract R16)."""
+    # Only what may be it, so that a long query costs little.
+    plain = parameter.encode() + b"="
+    parts = [part for part in query.split(b"&") if part.startswith(plain) or _is_quoted(part)]
+    pairs = parse_qsl(b"&".join(parts).decode("latin-1"), encoding="utf-8", errors="replace")
+    return names_of(value for name, value in pairs if name == parameter)
+
+
+def _is_quoted(part: bytes) -> bool:
+    """True where the name of a parameter is not written as it is meant."""
+    name = part.partition(b"=")[0]
+    return b"%" in name or b"+" in name or not name.isascii()

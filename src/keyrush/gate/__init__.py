@@ -1,0 +1,1 @@
+"""What stands behind the middleware: the order of checks, and what holds it together."""

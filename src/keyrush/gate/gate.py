@@ -1,0 +1,351 @@
+"""The gate: everything that stands behind the middleware, put together from settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any
+
+from keyrush.authentication.cache import Cache
+from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
+from keyrush.authentication.peppers import peppers_for
+from keyrush.authentication.verification import Verification
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.policy import Policy
+from keyrush.core.refusal import Refusal
+from keyrush.core.times import month_of
+from keyrush.errors import ConfigurationError
+from keyrush.gate.admission import Admission
+from keyrush.gate.charging import Credits
+from keyrush.gate.connections import LOOK_INTERVAL, Connections
+from keyrush.gate.health import Health
+from keyrush.gate.starting import say_started
+from keyrush.gate.strangers import Strangers
+from keyrush.gate.watch import Watch
+from keyrush.limiter.ledgers.protocol import Place
+from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Limiter
+from keyrush.operations.accounts import Accounts
+from keyrush.runtime.background import Background
+from keyrush.runtime.bridge import is_bridged, running_loop, synchronous
+from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.clock import monotonic_of, now_ms
+from keyrush.runtime.cpus import hashing_slots
+from keyrush.runtime.exits import close_at_exit
+from keyrush.runtime.logs import log_fault
+from keyrush.runtime.workers import Workers
+from keyrush.settings.settings import Settings
+from keyrush.store.opening import open_store
+from keyrush.store.protocol import Store
+from keyrush.usage.counting import FLUSH_INTERVAL, Usage
+from keyrush.wire.fields import Fields
+from keyrush.wire.refusals import Refusals
+from keyrush.wire.request import CredentialHeaders
+from keyrush.wire.sender import client_address, shown_address
+from keyrush.wire.subprotocol import KeyProtocol
+
+#: Statuses of refusals that are logged.
+_WATCHED = {400, 401}
+
+#: What a start with `KEYRUSH_PREFLIGHT=pass` warns of, and doctor.
+PASSES_PREFLIGHTS = (
+    "KEYRUSH_PREFLIGHT=pass: every OPTIONS request with the headers of a CORS preflight reaches "
+    "the app without a key; make sure that nothing in it answers OPTIONS but CORS middleware"
+)
+
+_log = logging.getLogger("keyrush")
+
+#: Where scope and environ say which gate a request has passed, so that it counts once (traps).
+#: In WSGI no `HTTP_` name, so that no client sets it.
+GATE = "keyrush.gate"
+
+#: Seconds between two looks at what other processes have changed.
+WATCH_INTERVAL = 0.05
+
+
+class Gate:
+    """Everything behind the middleware of one app. Safe to use from any thread or event loop.
+
+    `accounts` are the operations on accounts and keys; those made through it take effect at
+    once in this gate, in other processes as soon as they hear of it, at the latest within
+    `CACHE_TTL`. `clock` gives Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        limiter: Limiter,
+        peppers: list[bytes],
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.store = synchronous(store)
+        self.policy = Policy(
+            settings.public_paths,
+            settings.rule_values,
+            optional_paths=settings.optional_paths,
+            modules=settings.modules,
+            gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
+            unruled=settings.unruled,
+            root_path=settings.root_path,
+        )
+        #: The request headers that may hold a key.
+        self.credential_headers = CredentialHeaders(settings.credential_headers)
+        #: How browsers send a key with a WebSocket's handshake, where they may.
+        self.key_protocol: KeyProtocol | None = None
+        if name := settings.websocket_protocol:
+            self.key_protocol = KeyProtocol(name, self.credential_headers)
+        self.hides_credentials = settings.hide_credentials
+        self.vary = self.credential_headers.vary
+        self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
+        self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
+        monotonic = monotonic_of(clock)
+        self.circuit = Circuit("the store", monotonic)
+        self.usage = Usage(self.store, self.circuit)
+        self.workers = Workers(hashing_slots(settings.argon2_slots))
+        self.background = Background()
+        self._is_by_settings = False
+        self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
+        keyring = Keyring(
+            KeyFormat(settings.key_prefix, settings.key_environments),
+            Fingerprints(peppers),
+            Hashing(
+                settings.argon2_time_cost,
+                settings.argon2_memory_cost,
+                settings.argon2_parallelism,
+            ),
+        )
+        verification = Verification(
+            settings,
+            self.store,
+            self.cache,
+            self.usage,
+            keyring=keyring,
+            circuit=self.circuit,
+            background=self.background,
+            clock=clock,
+        )
+        self.admission = Admission(
+            limiter,
+            credential_headers=self.credential_headers,
+            cache=self.cache,
+            verification=verification,
+            usage=self.usage,
+            credits=self.credits,
+            background=self.background,
+            workers=self.workers,
+            strangers=Strangers(monotonic),
+            fields=Fields(settings.headers),
+            clock=clock,
+            counts_at_once=settings.usage_durability == "exact",
+            passes_preflights=settings.preflight == "pass",
+        )
+        #: What is open, and ends when its key does.
+        self.connections = Connections(
+            self.store,
+            self.circuit,
+            clock,
+            ttl=self.cache.ttl,
+            is_told=lambda: self._hears_changes,
+        )
+        self.limiter = self.admission.limiter
+        self.accounts = Accounts(
+            settings, self.store, keyring=keyring, changed=self._changed, clock=clock
+        )
+        ledger = getattr(getattr(limiter, "shared", None), "ledger", None)
+        self._publish: Callable[[str], None] | None = getattr(ledger, "publish", None)
+        feeds = [source.feed() for source in (store, ledger) if hasattr(source, "feed")]  # type: ignore[union-attr]  # hasattr tells
+        self._has_feeds = bool(feeds)
+        self.watch = Watch(feeds, self._drop, monotonic)
+        self.background.every(WATCH_INTERVAL, self.watch.poll)
+        self.background.every(LOOK_INTERVAL, self.connections.look)
+        self.background.every(FLUSH_INTERVAL, self.usage.flush)
+        self.background.every(FLUSH_INTERVAL, self.credits.settle)
+        self.background.every(FLUSH_INTERVAL, self._look_after_news)
+        if hasattr(limiter, "bind"):
+            limiter.bind(self.background)
+        if settings.preflight == "pass":
+            _log.warning(PASSES_PREFLIGHTS)
+        close_at_exit(self)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        limiter: Limiter | None = None,
+        clock: Callable[[], int] = now_ms,
+    ) -> Gate:
+        """A gate from settings, by default those of the environment.
+
+        `store` and `limiter`, where given, stand in for those that the settings name.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or what it names can't be opened.
+        """
+        settings = settings or Settings()
+        is_by_settings = store is None and limiter is None
+        given = limiter
+        chosen = open_store(settings.store_url) if store is None else store
+        front = synchronous(chosen)
+        try:
+            peppers = peppers_for(settings, front, now=clock())
+            if limiter is None:
+                limiter = open_limiter(
+                    settings.limiter_url,
+                    chosen,
+                    mode=settings.limiter_mode,
+                    outage=settings.limiter_outage,
+                    clock=clock,
+                )
+        finally:
+            if store is None:  # no connection is carried across a fork: they come with use
+                front.close()
+        gate = cls(settings, chosen, limiter, peppers, clock)
+        say_started(settings, store, limiter, is_own=given is not None)
+        gate._is_by_settings = is_by_settings
+        return gate
+
+    @classmethod
+    def chosen(cls, settings: Settings | None, gate: Gate | None) -> Gate:
+        """The gate that a middleware is given, or else one opened from its settings.
+
+        Raises:
+            ConfigurationError: Both are given, a setting is wrong, or what it names can't be
+                opened.
+        """
+        if gate is None:
+            return cls.open(settings)
+        if settings is not None:
+            raise ConfigurationError("give settings or a gate, not both: a gate has its own")
+        return gate
+
+    def is_same(self, other: Gate) -> bool:
+        """True when passing this gate is as good as passing the other: the same one, or one made
+        from the same settings alone, as when an app and an app mounted in it are both configured
+        by the environment.
+        """
+        if self is other:
+            return True
+        return self._is_by_settings and other._is_by_settings and self.settings == other.settings
+
+    def address(self, peer: str | None, forwarded_for: Sequence[bytes]) -> str | None:
+        """The client's address, as far as the trusted proxies tell it."""
+        return client_address(peer, forwarded_for, self.settings.networks)
+
+    def log_refusal(
+        self, refusal: Refusal, peer: str | None, forwarded_for: Sequence[bytes]
+    ) -> None:
+        """Log who failed to authenticate, for those who watch for break-ins; never the key."""
+        if refusal.status in _WATCHED and _log.isEnabledFor(logging.INFO):
+            address = shown_address(self.address(peer, forwarded_for))
+            _log.info("%d %s from %s", refusal.status, refusal.reason, address)
+
+    def _changed(self, account_id: str) -> None:
+        """An operation of this process has changed what is cached of an account."""
+        self._drop({account_id})
+        if self._publish is not None:
+            try:
+                self._publish(account_id)
+            except Exception as error:
+                log_fault("other processes hear of a change by the store alone", error)
+
+    def _drop(self, accounts: Collection[str] | None) -> None:
+        """What is known of accounts, or with None of all, may have changed."""
+        self.cache.drop(accounts)
+        self.credits.forget(accounts)
+        self.connections.drop(accounts)
+
+    # --- state ---
+
+    def _look_after_news(self) -> None:
+        """Ask the store where no news come: it may be away, and requests have not noticed yet."""
+        if not self.watch.is_healthy:
+            with suppress(Away):  # which is what health says
+                self.circuit.call(self.store.usage, "", month_of(self.clock()))
+
+    @property
+    def _hears_changes(self) -> bool:
+        return self._has_feeds and self.watch.hears_all
+
+    def health(self) -> Health:
+        """How things stand, from what is known; does no I/O."""
+        if self.background.is_missing:
+            self.background.start()
+        asked: Any = getattr(self.limiter, "shared", self.limiter)
+        circuit: Circuit | None = getattr(asked, "circuit", None)
+        is_limiter_away = circuit is not None and not circuit.is_closed
+        limiter_away = circuit.seconds_away if circuit else 0.0
+        place: Place | None = getattr(asked, "place", None)
+        return Health(
+            is_well=self.circuit.is_closed
+            and not is_limiter_away
+            and not self.background.is_missing,
+            store_away=round(self.circuit.seconds_away, 1),
+            limiter_away=round(limiter_away, 1),
+            limits_meanwhile=asked.outage if is_limiter_away else None,
+            workers=place.workers if place else None,
+            hears_changes=self._hears_changes,
+            changes_within=WATCH_INTERVAL if self._hears_changes else self.settings.cache_ttl,
+            has_thread=not self.background.is_missing,
+            unwritten=self.usage.unwritten,
+        )
+
+    # --- end ---
+
+    def flush(self) -> None:
+        """Write what is counted and not yet stored, give back what is not used; blocks."""
+        steps = [self.credits.settle, self.usage.flush]
+        if flush := getattr(self.limiter, "flush", None):
+            steps.append(flush)
+        _take_each(*steps)
+
+    def prepare_to_stop(self) -> None:
+        """Write what is not yet stored, and from now on each count before its answer: the
+        process may end without another word.
+
+        In this very call, but for a store of coroutines on an event loop, which has to go on.
+        """
+        self.admission.counts_at_once = True
+        if is_bridged(self.store) and running_loop() is not None:
+            self.workers.submit("io", self.flush, must=True)
+        else:
+            self.flush()
+
+    def close(self) -> None:
+        """Write what is not yet stored and let go of threads and connections.
+
+        Runs by itself when the process ends. The gate may be used again afterwards. Each part is
+        closed whatever became of the others; what goes wrong is logged.
+        """
+        steps = (
+            self.workers.close,  # first: what it undoes is to be counted
+            self.background.close,
+            self.credits.settle,
+            self.usage.flush,
+            self.watch.close,
+            self.limiter.close,
+            self.store.close,
+        )
+        _take_each(*(partial(_safely, step) for step in steps))
+
+
+def _take_each(*steps: Callable[[], object]) -> None:
+    """Take every step, in order, whatever becomes of the one before. What one raises, as at Ctrl-C,
+    is raised at the end.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)
+
+
+def _safely(step: Callable[[], object]) -> None:
+    try:
+        step()
+    except Exception as error:
+        log_fault(f"closing: {getattr(step, '__qualname__', 'a step')} failed", error)

@@ -1,0 +1,187 @@
+"""Who calls, on one request: `scope["keyrush"]` in ASGI, `environ["keyrush.principal"]` in WSGI."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import NoReturn, Protocol
+
+from keyrush.core.checks import checked_credits
+from keyrush.core.identity import Identity
+from keyrush.core.model import Scopes
+from keyrush.core.policy import Policy
+from keyrush.core.refusal import Refusal, Refused
+
+INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
+
+
+class Charging(Protocol):
+    """The part of the gate that a principal needs."""
+
+    @property
+    def policy(self) -> Policy:
+        """What says which modules a plan lacks."""
+        ...
+
+    def charge(self, principal: Principal, credits: int) -> int | None:
+        """Charge the principal's account."""
+        ...
+
+    def charge_async(self, principal: Principal, credits: int) -> Awaitable[int | None]:
+        """`charge`, off the event loop."""
+        ...
+
+
+class Caller:
+    """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
+
+    __slots__ = ("charged", "is_left", "refusal")
+
+    is_authenticated = False
+
+    def __init__(self) -> None:
+        self.charged = 0  #: credits charged for this request so far
+        self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+
+    def lost_refusal(self, status: int) -> Refusal | None:
+        """What the app raised, where a framework has made an internal error of it, or its adapter
+        has left the answer to the gate.
+        """
+        if status == INTERNAL_SERVER_ERROR or hasattr(self, "is_left"):
+            return self.refusal
+        return None
+
+    def leave(self, refusal: Refusal) -> None:
+        """Leave the answer to the gate, which says `refusal` whatever the framework answers now."""
+        self.refusal = refusal
+        self.is_left = True  # set here alone: every request would pay for it
+
+    def refuse(self, refusal: Refusal) -> NoReturn:
+        """Refuse this request with `refusal`.
+
+        Raises:
+            Refused: Always.
+        """
+        self.refusal = refusal
+        raise Refused(refusal)
+
+
+class Principal(Caller):
+    """The caller of one request: a verified key, its account and what they may do.
+
+    In an ASGI app it is also `request.user` and `request.auth`. What its methods raise makes
+    the gate answer with the documented refusal, if the response has not started.
+    """
+
+    __slots__ = ("_gate", "_identity", "taken_at")
+
+    is_authenticated = True
+
+    def __init__(self, identity: Identity, gate: Charging, taken_at: int) -> None:
+        self._identity = identity
+        self._gate = gate
+        self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
+        self.charged = 0  # not by super().__init__(), which every warm request would pay for
+        self.refusal = None
+
+    def __repr__(self) -> str:
+        known = self._identity
+        return f"<Principal {known.key_id} {known.prefix} of {known.account_id}>"
+
+    @property
+    def resolved(self) -> Identity:
+        """Everything known of the key, as cached."""
+        return self._identity
+
+    @property
+    def account_id(self) -> str:
+        """The `acct_…` id of the account that the key belongs to."""
+        return self._identity.account_id
+
+    @property
+    def key_id(self) -> str:
+        """The `cred_…` id of the key."""
+        return self._identity.key_id
+
+    @property
+    def name(self) -> str:
+        """The name that the key was given."""
+        return self._identity.name
+
+    @property
+    def environment(self) -> str | None:
+        """`"live"`, `"test"`, …, or None where keys have no environment (contract R2)."""
+        return self._identity.environment
+
+    @property
+    def scopes(self) -> Scopes:
+        """The granted scopes; `in` honours wildcards (contract R4)."""
+        return self._identity.scopes
+
+    @property
+    def plan(self) -> str:
+        """The name of the account's plan; `resolved.plan` has what it includes."""
+        return self._identity.plan.name
+
+    @property
+    def display_name(self) -> str:
+        """The name of the key; for `request.user` in Starlette."""
+        return self._identity.name
+
+    @property
+    def identity(self) -> str:
+        """The id of the key; for `request.user` in Starlette."""
+        return self._identity.key_id
+
+    def require_scope(self, *scopes: str) -> None:
+        """Go on only if all `scopes` are granted.
+
+        Raises:
+            Refused: 403 insufficient_scope (S17).
+        """
+        if not self.scopes.covers(scopes):
+            self.refuse(Refusal("insufficient_scope", names=scopes))
+
+    def has_module(self, module: str) -> bool:
+        """True when the plan includes `module`; for scopes, ask `scope in principal.scopes`."""
+        return module in self._identity.plan.modules
+
+    def require_module(self, *modules: str) -> None:
+        """Go on only if the plan includes all `modules`. Don't catch what it raises: to ask
+        without refusing there is `has_module`.
+
+        Raises:
+            Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
+        """
+        if refusal := self._gate.policy.missing_modules(self._identity, modules):
+            self.refuse(refusal)
+
+    def charge(self, credits: int) -> int | None:
+        """Charge the account before the work (contract O11); the new balance.
+
+        Blocks for a store call: in a coroutine, await `charge_async`. Given back if the
+        request is refused later, or answered with an error (400 or above). Sandbox keys are
+        not charged, and get None.
+
+        Raises:
+            Refused: 402 when the balance is short (O12), 503 when the store is away.
+            InvalidArgument: `credits` is negative or beyond any price.
+        """
+        return self._gate.charge(self, checked_credits(credits))
+
+    async def charge_async(self, credits: int) -> int | None:
+        """`charge`, for coroutines: the event loop goes on meanwhile."""
+        return await self._gate.charge_async(self, checked_credits(credits))
+
+
+class Anonymous(Caller):
+    """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
+
+    __slots__ = ()
+
+    scopes = Scopes()
+    display_name = ""
+    identity = ""
+
+    def __repr__(self) -> str:
+        return "<Anonymous>"

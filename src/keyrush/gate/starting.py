@@ -1,0 +1,68 @@
+"""The one line that a gate says of itself as it starts, for whoever wonders what is in force."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from keyrush.authentication.peppers import database_file
+from keyrush.core.urls import readable
+from keyrush.limiter.protocol import Limiter
+from keyrush.runtime.logs import plain
+from keyrush.settings.settings import Settings
+from keyrush.store.protocol import Store
+
+#: Where the line goes, the first that somebody has given a handler: the defaults of servers show
+#: their own loggers alone, and the root's shows warnings alone.
+_LOGGERS = ("keyrush", "uvicorn.error", "gunicorn.error", "hypercorn.error", "_granian")
+
+#: Names of one kind in the line.
+_SHOWN = 8
+
+
+def say_started(settings: Settings, store: Store | None, limiter: Limiter, is_own: bool) -> None:
+    """Log at INFO what the gate works with; no secret is in it.
+
+    A `store` that the settings do not name, and a limiter that is a user's own (`is_own`), are
+    said by their classes.
+    """
+    for name in _LOGGERS:
+        log = logging.getLogger(name)
+        if log.hasHandlers():
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s", plain(_line(settings, store, limiter, is_own)))
+            return
+
+
+def _line(settings: Settings, store: Store | None, limiter: Limiter, is_own: bool) -> str:
+    kept = place_of(settings) if store is None else type(store).__name__
+    parts = [
+        f"keyrush: store {kept}",
+        f"limits {_counted(settings, limiter, is_own)}",
+        f"plans {_listed(settings.plans)}",
+        f"rules {_listed([rule.path for rule in settings.rules])}",
+        f"public paths {_listed(settings.public_paths)}",
+        f"settings from {settings.config or 'no file'}",
+    ]
+    return "; ".join(parts)
+
+
+def place_of(settings: Settings) -> str:
+    """Where the store that the settings name is, for people: a whole path, or hosts; no secret."""
+    path = database_file(settings)
+    return readable(settings.store_url) if path is None else str(path)
+
+
+def _counted(settings: Settings, limiter: Limiter, is_own: bool) -> str:
+    if is_own:
+        return f"by {type(limiter).__name__}"
+    if limiter.is_local:
+        return "in each process by itself"
+    where = "the store" if settings.limiter_url == "store" else readable(settings.limiter_url)
+    return f"in {where}, {settings.limiter_mode}"
+
+
+def _listed(names: Collection[str]) -> str:
+    first = list(names)[:_SHOWN]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "") if first else "none"

@@ -1,0 +1,1 @@
+"""Ledgers: windows that many processes count in together."""

@@ -1,0 +1,230 @@
+"""Windows on Redis ≥6.2 or Valkey: one server, one behind Sentinels, or a Cluster.
+
+A call runs a script, `take.lua`, which restates `keyrush.core.sliding`. Requests that come while a
+call is under way go together in the next one. Threads and event loops differ only in how they
+wait; what is sent, and what an answer means, is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from keyrush.core.sliding import Taken, Window
+from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
+from keyrush.limiter.ledgers.redis.news import Feed
+from keyrush.limiter.ledgers.redis.script import (
+    CLUSTER,
+    ESCAPES,
+    TAKE,
+    WORKERS,
+    Request,
+    Script,
+    decode,
+    encode,
+    fault,
+    is_by_replica,
+    key_of,
+    not_executed,
+    untold,
+)
+from keyrush.limiter.ledgers.redis.server import (
+    ERRORS,
+    RedisError,
+    and_sentinels,
+    key_slot,
+    open_client,
+    parse,
+    redis,
+)
+from keyrush.limiter.ledgers.redis.tasks import Loop
+from keyrush.limiter.ledgers.redis.threads import Line
+from keyrush.runtime.forks import after_fork
+
+
+class RedisLedger:
+    """A ledger on Redis, which may be used from any thread and any event loop.
+
+    It goes by the server's clock; `clock`, in Unix milliseconds, stands in for it. Nothing is
+    opened before the first call, and nothing of a parent process is used.
+
+    Every method raises `StoreError` when the server can't answer.
+
+    Raises:
+        ConfigurationError: The URL is of no server.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
+        self._server = parse(url)
+        self._prefix = self._server.prefix.translate(ESCAPES)
+        self._channel = f"{self._prefix}:changes"
+        self._clock = clock
+        self.has_own_clock = clock is None
+        self._inherited: Any = None
+        self._begin()
+        after_fork(self._begin_anew)
+
+    def _begin(self) -> None:
+        self._client: Any = None
+        self._lines: dict[int, Line] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, Loop] = {}
+
+    def _begin_anew(self) -> None:
+        """As in a new process. What was the parent's is kept, lest it be closed here."""
+        self._inherited = (self._inherited, self._client, self._loops)
+        self._begin()
+
+    # --- windows ---
+
+    def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        return self._ask(Request("take", windows, cost, extra))
+
+    async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        """`take`. What is granted to a task that has been cancelled meanwhile is given back."""
+        running = asyncio.get_running_loop()
+        loop = self._loops.get(running)
+        if loop is None:
+            self.forget()
+            loop = self._loops[running] = Loop(
+                open_client(self._server, redis.asyncio), self._call_async, self.forget
+            )
+            await loop.open()
+        return await loop.ask(self._slot(windows), Request("take", windows, cost, extra))
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        self._ask(Request("give", windows, cost, taken_at))
+
+    def _ask(self, request: Request) -> Taken:
+        slot = self._slot(request.windows)
+        line = self._lines.get(slot) or self._lines.setdefault(slot, Line(self._call))
+        return line.ask(request)
+
+    def _slot(self, windows: Sequence[Window]) -> int:
+        """Requests with the same slot may go in one call."""
+        if self._server.kind != "cluster" or not windows:
+            return 0
+        slot: int = key_slot(key_of(self._prefix, windows[0].key).encode())
+        return slot
+
+    def _now(self) -> int | str:
+        return "" if self._clock is None else self._clock()
+
+    def _call(self, requests: Sequence[Request]) -> list[Taken]:
+        keys, arguments = encode(self._prefix, requests, self._now())
+        return decode(self._run(TAKE, keys, arguments), requests)
+
+    async def _call_async(self, client: Any, requests: Sequence[Request]) -> list[Taken]:
+        """Ask by a client of the running event loop."""
+        keys, arguments = encode(self._prefix, requests, self._now())
+        call = (len(keys), *keys, *arguments)
+        try:
+            try:
+                answer = await client.execute_command("EVALSHA", TAKE.digest, *call)
+            except RedisError as error:
+                if not not_executed(error):
+                    raise
+                if is_by_replica(error) and hasattr(client, "connection_pool"):
+                    await client.connection_pool.disconnect(inuse_connections=False)
+                answer = await client.execute_command("EVAL", TAKE.source, *call)
+        except ERRORS as error:
+            raise fault(error) from None
+        return decode(answer, requests)
+
+    def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        call = (len(keys), *keys, *arguments)
+        try:
+            try:
+                return self._execute("EVALSHA", script.digest, *call)
+            except RedisError as error:
+                if not not_executed(error):
+                    raise
+                client = self._connect()
+                if is_by_replica(error) and hasattr(client, "connection_pool"):
+                    client.connection_pool.disconnect(inuse_connections=False)
+                return self._execute("EVAL", script.source, *call)
+        except ERRORS as error:
+            raise fault(error) from None
+
+    def _execute(self, *command: Any) -> Any:
+        client = self._connect()
+        if self._server.kind == "cluster":
+            return client.execute_command(*command)
+        # The same without retries and statistics, which are a tenth of a round trip.
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
+
+    def _connect(self) -> Any:
+        client = self._client
+        if client is None:
+            client = self._client = open_client(self._server, redis)
+        return client
+
+    # --- processes and news ---
+
+    def enlist(self, worker: str) -> Place:
+        arguments = (worker, int(WORKER_TTL * 1000), self._now())
+        found = self._run(WORKERS, [f"{self._prefix}:workers"], arguments)
+        return Place(sum(other < worker.encode() for other in found), len(found))
+
+    def leave(self, worker: str) -> None:
+        try:
+            self._execute("ZREM", f"{self._prefix}:workers", worker)
+        except ERRORS as error:
+            raise fault(error) from None
+
+    def publish(self, account_id: str) -> None:
+        """Tell the feeds of all processes that something of an account has changed."""
+        try:
+            self._execute("PUBLISH", self._channel, account_id)
+        except ERRORS as error:
+            raise untold(error, self._channel) from None
+
+    def feed(self) -> Feed:
+        """What is published, from now on."""
+        return Feed(self._connection, self._channel)
+
+    def advice(self) -> str | None:
+        """What to write instead, where the URL names one node of a Cluster as if it were alone."""
+        if self._server.kind in {"sentinel", "cluster"}:
+            return None
+        try:
+            told = self._execute("CLUSTER", "INFO")
+        except ERRORS:  # it is none, or this user may not ask
+            return None
+        size = re.search(rb"cluster_size:(\d+)", told)
+        return CLUSTER if size and int(size[1]) > 1 else None
+
+    def _connection(self) -> Any:
+        """A connection of its own, not opened yet."""
+        client = self._connect()
+        if self._server.kind == "cluster":  # any node hears of everything
+            client = client.get_redis_connection(client.get_random_node())
+        pool = client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Close connections: those of event loops soon, when they come to it."""
+        client, self._client = self._client, None
+        if client is not None:
+            for one in and_sentinels(client):
+                one.close()
+        for running, loop in list(self._loops.items()):
+            self.forget(loop)
+            with suppress(RuntimeError):  # it has ended
+                running.call_soon_threadsafe(loop.close)
+
+    def forget(self, gone: Loop | None = None) -> None:
+        """Have nothing more to do with what belongs to an event loop, or to any that has ended."""
+        for running, loop in list(self._loops.items()):
+            if loop is gone or running.is_closed():
+                self._loops.pop(running, None)

@@ -1,0 +1,126 @@
+"""What is sent to servers like Redis: scripts and their codec, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keyrush.core.sliding import SHARE, Counter, Taken, Window
+from keyrush.errors import NotTold, StoreError
+from keyrush.limiter.ledgers.redis.server import (
+    NoPermissionError,
+    NoScriptError,
+    ResponseError,
+    redis,
+)
+
+
+class Request(NamedTuple):
+    """What one caller wants."""
+
+    operation: str  #: "take" or "give"
+    windows: Sequence[Window]
+    cost: int
+    other: int  #: of "take": extra; of "give": taken_at
+
+
+class Script:
+    """A script beside this module."""
+
+    def __init__(self, name: str) -> None:
+        self.source = Path(__file__).with_name(name).read_text("utf-8")
+        self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+TAKE = Script("take.lua")
+WORKERS = Script("workers.lua")
+
+ESCAPES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+
+
+def key_of(prefix: str, window_key: str) -> str:
+    """The key of a window. All windows of a subject are in the same slot of a Cluster."""
+    subject, _, seconds = window_key.rpartition(":")
+    return f"{prefix}:{{{subject.translate(ESCAPES) or '%'}}}:{seconds}"
+
+
+def encode(prefix: str, requests: Sequence[Request], now: int | str) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of `take.lua`. With "" for `now` it goes by the server's clock."""
+    keys = []
+    arguments = [now, SHARE]
+    for operation, windows, cost, other in requests:
+        arguments += (operation, cost, other, len(windows))
+        for key, length, amount, _ in windows:
+            keys.append(key_of(prefix, key))
+            arguments += (length, amount)
+    return keys, arguments
+
+
+def decode(answer: Sequence[int], requests: Sequence[Request]) -> list[Taken]:
+    """What the script answers to each request; to a "give", that nothing is granted."""
+    numbers = iter(answer)
+    now = next(numbers)
+    taken = []
+    for request in requests:
+        if request.operation == "give":
+            taken.append(Taken(0, now, []))
+            continue
+        granted = next(numbers)
+        counters: list[Counter] = [
+            (next(numbers), next(numbers), next(numbers)) for _ in request.windows
+        ]
+        taken.append(Taken(granted, now, counters))
+    return taken
+
+
+class NoAnswer(StoreError):
+    """Nothing was heard for as long as there is patience."""
+
+
+#: What is said of a server that is but a part of one.
+CLUSTER = (
+    "it is one node of a Cluster, and counts only some of the keys: write redis+cluster:// and "
+    "its nodes"
+)
+
+#: Clients of redis-py, as it shows them in some of its messages.
+_OBJECTS = re.compile(r"<.*>", re.DOTALL)
+
+
+def fault(error: Exception) -> StoreError:
+    """What to raise instead. Commands are not shown, for one may hold a password."""
+    text = _OBJECTS.sub("…", str(error).partition(", with args")[0])
+    if isinstance(error, redis.exceptions.AskError):  # `MovedError` is one
+        text = f"{text}; {CLUSTER}"
+    kind = NoAnswer if isinstance(error, redis.TimeoutError) else StoreError
+    return kind(f"{type(error).__name__} from the limiter's server: {text}")
+
+
+def untold(error: Exception, channel: str) -> StoreError:
+    """`fault`, of what is about news: `NotTold` where the server answers that it allows none."""
+    # By exact class: that a server is busy, moves or knows no such user is one of its own.
+    if type(error) not in (NoPermissionError, ResponseError):
+        return fault(error)
+    allow = f"ACL SETUSER … '&{channel}' +subscribe +publish"
+    return NotTold(f"{fault(error)}; a user may with {allow}")
+
+
+def is_by_replica(error: BaseException | None) -> bool:
+    """True when a server refuses to write because it has become a replica.
+
+    Older servers say it in other words within a script, and what Sentinel's connections raise
+    hides it.
+    """
+    return error is not None and (
+        isinstance(error, redis.ReadOnlyError)
+        or "READONLY" in str(error)
+        or is_by_replica(error.__context__)
+    )
+
+
+def not_executed(error: Exception) -> bool:
+    """True when a script was not run, so that it may be sent once more."""
+    return isinstance(error, NoScriptError) or is_by_replica(error)

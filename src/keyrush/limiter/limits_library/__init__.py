@@ -1,0 +1,1 @@
+"""Windows in the storages of the library `limits`."""

@@ -1,0 +1,64 @@
+"""What a ledger has not been told yet, because it is away or because nobody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keyrush.core.sliding import Window
+
+Windows = tuple[Window, ...]
+
+#: Windows, and of each the period in which units were taken, or -1 where it counts no more.
+Slot = tuple[Windows, tuple[int, ...]]
+
+#: What is owed is looked through when it has doubled, and is more than this.
+_MANY = 1000
+
+
+class Owed(dict[Slot, tuple[int, int]]):
+    """Units to add to windows, or with a minus to give back, and when the first were taken.
+
+    All instants are the ledger's. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 0  # slots there were when it was last looked through
+
+    def owe(self, wanted: Windows, units: int, taken_at: int) -> None:
+        """Have units added to windows, or with a minus given back."""
+        self.add((wanted, tuple(taken_at // window.length for window in wanted)), units, taken_at)
+
+    def add(self, slot: Slot, units: int, taken_at: int) -> None:
+        """Have units added to what is owed of a slot. What comes to nothing is not kept."""
+        known, at = self.get(slot, (0, taken_at))
+        self[slot] = (known + units, min(at, taken_at))
+        if not known + units:
+            del self[slot]
+
+    def concerning(self, wanted: Sequence[Window]) -> list[Slot]:
+        """The slots of windows of which `wanted` has one."""
+        keys = {window.key for window in wanted}
+        return [slot for slot in list(self) if any(window.key in keys for window in slot[0])]
+
+    def adds_to(self, wanted: Sequence[Window]) -> bool:
+        """True when units are to be added to one of the windows."""
+        return bool(self) and any(self[slot][0] > 0 for slot in self.concerning(wanted))
+
+    def tidy(self, now: int) -> None:
+        """Forget what counts no more; put together what differs only in windows where it doesn't.
+
+        So it does not grow with the length of an outage.
+        """
+        if len(self) <= max(2 * self._left, _MANY):
+            return
+        owed = list(self.items())
+        self.clear()
+        for (wanted, periods), (units, taken_at) in owed:
+            counting = tuple(
+                -1 if now // window.length > period + 1 else period
+                for window, period in zip(wanted, periods, strict=True)
+            )
+            if max(counting) >= 0:
+                self.add((wanted, counting), units, taken_at)
+        self._left = len(self)

@@ -1,0 +1,18 @@
+"""Operations on keys: create, find, list, rotate, revoke, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from keyrush.core.model import ApiKey
+
+#: Seconds for which a rotated key goes on working, unless said otherwise.
+DEFAULT_GRACE = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key at the one moment when its text is known (contract O2)."""
+
+    text: str = field(repr=False)
+    key: ApiKey

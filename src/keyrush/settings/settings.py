@@ -1,0 +1,364 @@
+"""Every setting, its default and its unit; `sources` says where they come from."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from keyrush.core.model import Plan
+from keyrush.core.notation import names_of
+from keyrush.core.paths import PathList, is_plain
+from keyrush.core.policy import Policy, Rule, Unruled
+from keyrush.errors import ConfigurationError
+from keyrush.runtime.plugins import attribute
+from keyrush.settings import sources
+from keyrush.settings.mistakes import explained, look_for_typing_errors
+from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
+from keyrush.wire.refusals import Body
+from keyrush.wire.request import CREDENTIAL_HEADERS
+from keyrush.wire.sender import UNIX, Network
+
+PREFIX = sources.PREFIX
+
+#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
+MIN_PEPPER = 32
+
+#: A command that makes a pepper.
+MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+
+#: Headers that are for something else, or that WSGI does not hand on as headers.
+_UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "transfer-encoding"}
+
+
+def _split(value: Any) -> Any:
+    """A list from `"a,b"`."""
+    return list(names_of([value])) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """All settings. Each may be given as `KEYRUSH_NAME`, in the TOML file, or as an argument.
+
+    Raises:
+        ConfigurationError: A setting is wrong; names it and says what is allowed. Secrets
+            are not shown.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    config: Path | None = Field(
+        None, description="TOML file; keyrush.toml in the working folder, if there is one"
+    )
+    store_url: str = Field("sqlite:///keyrush.db", repr=False, description="where keys are kept")
+    limiter_url: str = Field("store", repr=False, description="where windows are counted")
+    limiter_mode: Literal["leased", "exact"] = Field(
+        "leased", description="take from shared windows in blocks ahead of need, or one by one"
+    )
+    limiter_outage: Literal["local", "open", "closed"] = Field(
+        "local", description="while shared windows are away: each process its share, all, or 503"
+    )
+    usage_durability: Literal["batched", "exact"] = Field(
+        "batched", description="write monthly counts every second, or before each answer"
+    )
+    pepper: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="secrets that key fingerprints are made with, newest first"
+    )
+    key_prefix: str = Field("kr", description="first part of every key")
+    key_environments: Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split)] = Field(
+        ("live", "test"), description="second part of keys; empty for none"
+    )
+    unmetered_environments: Names = Field(
+        ("test",), description="environments neither counted against quotas nor charged"
+    )
+    public_paths: Names = Field(
+        ("/health",), description="paths that need no key; {name} is one segment, * what is beneath"
+    )
+    optional_paths: Names = Field(
+        (), description="paths where whoever sends a key is known, and nobody needs one"
+    )
+    unruled: Unruled = Field(
+        "any_key", description="what no rule names, path or method: any valid key, or refuse it"
+    )
+    root_path: str = Field("", description="prefix of paths that is set inside the app")
+    preflight: Literal["refuse", "pass"] = Field(
+        "refuse", description="CORS preflights: refuse like any request, or pass without a key"
+    )
+    credential_headers: Names = Field(
+        CREDENTIAL_HEADERS, description="request headers that may hold a key"
+    )
+    websocket_protocol: str = Field(
+        "", description="WebSocket subprotocol after which browsers send a key; empty for none"
+    )
+    hide_credentials: bool = Field(
+        False, description="take the headers that may hold a key out of what the app sees"
+    )
+    scopes: Annotated[tuple[ScopeName, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="scopes that keys may have, besides those of the rules; empty for any"
+    )
+    cache_size: int = Field(65_536, ge=0, description="verified keys kept in memory")
+    cache_ttl: float = Field(5, ge=0, le=3600, description="seconds that a verified key is trusted")
+    stale_if_error: float = Field(
+        60, ge=0, le=86_400, description="seconds more while the store is away"
+    )
+    verify: Literal["argon2id", "fingerprint"] = Field(
+        "argon2id", description="what proves a key the first time"
+    )
+    argon2_time_cost: int = Field(2, ge=1, le=100, description="argon2id passes")
+    argon2_memory_cost: int = Field(19_456, ge=8, le=2**22, description="argon2id memory, KiB")
+    argon2_parallelism: int = Field(1, ge=1, le=16, description="argon2id lanes")
+    argon2_slots: int | None = Field(
+        None, ge=1, le=64, description="argon2 at once; else by cores and quota, at most 4"
+    )
+    headers: Literal["x-ratelimit", "ietf", "both"] = Field(
+        "x-ratelimit", description="rate-limit header fields"
+    )
+    errors: Any = Field(
+        "documented", description="refusal bodies: documented, problem or package.module:function"
+    )
+    keys_url: str | None = Field(None, description="where people get keys; shown in the 401 text")
+    gated_status: Literal["403", "402"] = Field(
+        "403", description="status where the plan lacks a module"
+    )
+    realm: str = Field("api", description="realm of the WWW-Authenticate challenge")
+    trusted_proxies: Names = Field(
+        (), description="networks, or unix, whose X-Forwarded-For is believed"
+    )
+    plans: dict[Name, PlanTable] = Field(
+        default_factory=built_in_plans,
+        description="plans by name; the first is the default",
+    )
+    rules: tuple[RuleTable, ...] = Field((), description="what paths need; the first match counts")
+    sources: Names = Field((), description="data sources listed in the capabilities")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(explained(error, values, type(self).model_fields)) from None
+        except SettingsError as error:
+            name = str(error).partition('"')[2].partition('"')[0]
+            raise ConfigurationError(f"{PREFIX}{name.upper()}: must be JSON here") from None
+        look_for_typing_errors(type(self).model_fields)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # named by pydantic
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file; the first gives a setting whole."""
+        file = sources.TomlFile(settings_cls, init_settings)
+        env, rest = (sources.Whole(settings_cls, source) for source in (env_settings, file))
+        return init_settings, env, rest
+
+    # --- checks ---
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _check_config(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,15}", value):
+            raise ValueError("must be 1 to 16 letters and digits, a letter first")
+        return value
+
+    @field_validator("key_environments", "unmetered_environments")
+    @classmethod
+    def _check_environments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names one environment twice")
+        return value
+
+    @field_validator("pepper")
+    @classmethod
+    def _check_pepper(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if len({pepper.get_secret_value() for pepper in value}) != len(value):
+            raise ValueError("the same pepper is given twice")
+        for number, pepper in enumerate(value, 1):
+            length = len(pepper.get_secret_value().encode())
+            if length < MIN_PEPPER:
+                which = f"number {number} has" if len(value) > 1 else "has"
+                raise ValueError(
+                    f"{which} {length} bytes, which can be guessed; give at least {MIN_PEPPER}, "
+                    f"as from {MAKE_PEPPER}"
+                )
+        return value
+
+    @field_validator("websocket_protocol")
+    @classmethod
+    def _check_protocol(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", value):
+            raise ValueError("must be a name, such as keyrush, of at most 64 letters, digits, .+_-")
+        return value
+
+    @field_validator("realm")
+    @classmethod
+    def _check_realm(cls, value: str) -> str:
+        if not re.fullmatch(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}", value):
+            raise ValueError('must be 1 to 64 printable ASCII characters without " and \\')
+        return value
+
+    @field_validator("keys_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[\x21-\x7e]+", value):
+            raise ValueError("must be an http or https URL")
+        return value or None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            if network != UNIX:
+                ipaddress.ip_network(network)
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        stripped = value.rstrip("/")
+        if stripped and (not is_plain(stripped, None) or re.search(r"[{}*?#]", stripped)):
+            raise ValueError("must be a path such as /api, without //, .. or {")
+        return stripped
+
+    @field_validator("credential_headers")
+    @classmethod
+    def _check_credential_headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.lower() for name in value))
+        if not names or not all(re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name) for name in names):
+            raise ValueError("must be names of headers, such as authorization,x-api-key")
+        if unfit := sorted(_UNFIT.intersection(names)):
+            raise ValueError(f"{', '.join(unfit)} can't hold a key")
+        return names
+
+    @field_validator("errors")
+    @classmethod
+    def _check_errors(cls, value: Any) -> Any:
+        if value in ("documented", "problem") or callable(value):
+            return value
+        if isinstance(value, str) and ":" in value:
+            try:
+                named = attribute(value, "errors")
+            except ConfigurationError as error:
+                raise ValueError(str(error).removeprefix("errors: ")) from None
+            if callable(named):
+                return named
+        raise ValueError("must be documented, problem or package.module:function")
+
+    @field_validator("public_paths")
+    @classmethod
+    def _check_public_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        PathList("public", value)
+        return value
+
+    @field_validator("optional_paths")
+    @classmethod
+    def _check_optional_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        PathList("optional", value)
+        return value
+
+    @field_validator("rules")
+    @classmethod
+    def _check_rules(cls, value: tuple[RuleTable, ...]) -> tuple[RuleTable, ...]:
+        Policy((), [table.rule() for table in value])
+        return value
+
+    @model_validator(mode="after")
+    def _check_unmetered(self) -> Settings:
+        unknown = set(self.unmetered_environments) - set(self.key_environments)
+        if unknown and "unmetered_environments" in self.model_fields_set:
+            known = ", ".join(self.key_environments) or "none"
+            raise ValueError(
+                f"KEYRUSH_UNMETERED_ENVIRONMENTS: {', '.join(sorted(unknown))} not among the "
+                f"environments of keys ({known})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_argon2(self) -> Settings:
+        if self.argon2_memory_cost < 8 * self.argon2_parallelism:
+            raise ValueError("KEYRUSH_ARGON2_MEMORY_COST: must be at least 8 KiB for each lane")
+        return self
+
+    @field_validator("gated_status", mode="before")
+    @classmethod
+    def _check_status(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # as it stands in TOML
+
+    @field_validator("plans")
+    @classmethod
+    def _check_plans(cls, value: dict[str, PlanTable]) -> dict[str, PlanTable]:
+        if not value:
+            raise ValueError("must hold at least one plan")
+        return value
+
+    # --- what follows from them ---
+
+    @property
+    def is_store_in_memory(self) -> bool:
+        """True where what one process stores no other finds."""
+        return self.store_url.startswith("memory://")
+
+    @cached_property
+    def plan_values(self) -> dict[str, Plan]:
+        """The plans as values, in the order of the table."""
+        return {name: table.plan(name) for name, table in self.plans.items()}
+
+    @cached_property
+    def rule_values(self) -> tuple[Rule, ...]:
+        """The rules as values, in order."""
+        return tuple(table.rule() for table in self.rules)
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Every module that some plan includes."""
+        return frozenset().union(*(plan.modules for plan in self.plans.values()))
+
+    @cached_property
+    def known_scopes(self) -> frozenset[str]:
+        """The scopes that keys may have besides wildcards; empty where any may be given."""
+        return frozenset(self.scopes).union(*(rule.scopes for rule in self.rules))
+
+    @cached_property
+    def networks(self) -> tuple[Network | str, ...]:
+        """`trusted_proxies`, parsed."""
+        return tuple(
+            UNIX if network == UNIX else ipaddress.ip_network(network)
+            for network in self.trusted_proxies
+        )
+
+    @property
+    def error_body(self) -> str | Body:
+        """`errors`, as `responses.Refusals` takes it."""
+        body: str | Body = self.errors
+        return body

@@ -1,0 +1,170 @@
+"""News between the processes that share a SQL store: what has changed, told and learned."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any
+
+import sqlalchemy as sa
+
+from keyrush.core.times import SECOND
+from keyrush.runtime.forks import after_fork
+from keyrush.sql.schema import CHANGES
+from keyrush.sql.states import is_given_up, told
+
+#: PostgreSQL's channel. What a notification says does not matter; all is read from the table.
+CHANNEL = "keyrush"
+
+#: Seconds between two looks at the table without a notification: they may get lost, as behind
+#: a pooler, and a connection may be dead without saying so.
+LOOK = 1.0
+
+_KEPT = 3600 * SECOND  # for how long a change can be read
+
+_LOCK = 0x6B657972757369  # the advisory lock of who writes a change: the one after `prepare`'s
+
+_SINCE = (
+    sa.select(CHANGES.c.mark, CHANGES.c.account_id)
+    .where(CHANGES.c.mark >= sa.bindparam("mark"))
+    .order_by(CHANGES.c.mark)
+)
+
+_NEWEST = sa.select(sa.func.coalesce(sa.func.max(CHANGES.c.mark), 0))
+
+
+def tell(connection: sa.Connection, account_ids: Collection[str], now: int) -> None:
+    """Note in the transaction of `connection` that what is known of accounts has changed.
+
+    The last that a transaction does, so that whoever waits for this waits for nothing else.
+    """
+    if not account_ids:
+        return
+    if connection.dialect.name == "postgresql":
+        # Until the commit nobody else gets a mark: marks become visible in their order, and
+        # who has read one has read all before it.
+        lock = sa.func.pg_advisory_xact_lock(_LOCK)
+        connection.execute(sa.select(lock, sa.func.pg_notify(CHANNEL, "")))
+    rows = [{"account_id": account_id, "changed_at": now} for account_id in account_ids]
+    connection.execute(sa.insert(CHANGES), rows)
+    # After that, so that the newest mark is always there and none is used again.
+    connection.execute(sa.delete(CHANGES).where(CHANGES.c.changed_at < now - _KEPT))
+
+
+class SqlFeed:
+    """`keyrush.store.protocol.Feed` over a connection of its own, which opens with the first poll.
+
+    `engine` is in autocommit; the connection leaves its pool.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._forget()
+        after_fork(self._forget)
+
+    def _forget(self) -> None:
+        self._connection: sa.Connection | None = None
+        self._driver: Any = None  # the connection as the driver knows it
+        self._pool: Any = None  # the one that it was taken from
+        self._mark = 0  # of the newest change that has been read
+
+    def poll(self) -> Collection[str] | None:
+        try:
+            if self._connection is not None and is_given_up(self._pool):
+                self.close()
+            if self._connection is None:
+                self._open()
+                return None
+            return self._read(self._connection) if self._has_news(self._connection) else ()
+        except Exception as error:
+            self.close()
+            raise told(error, self._engine) from error
+
+    def close(self) -> None:
+        driver = self._driver
+        self._forget()
+        if driver is not None:
+            driver.close()  # at once: SQLAlchemy would say good-bye to the server
+
+    def _open(self) -> None:
+        self._pool = self._engine.pool
+        connection = self._engine.connect()
+        connection.detach()
+        self._driver = connection.connection.dbapi_connection
+        self._listen(connection)
+        self._mark = connection.execute(_NEWEST).scalar_one()
+        self._connection = connection
+
+    def _read(self, connection: sa.Connection) -> Collection[str] | None:
+        place = self._mark
+        rows = connection.execute(_SINCE, {"mark": place}).all()
+        self._mark = rows[-1].mark if rows else 0
+        oldest = rows[0].mark if rows else 0
+        if oldest > place + 1 or oldest < place:
+            return None  # changes have been deleted, perhaps such as were not read
+        return {row.account_id for row in rows if row.mark > place}
+
+    @abstractmethod
+    def _listen(self, connection: sa.Connection) -> None:
+        """Begin to notice what is written from now on."""
+
+    @abstractmethod
+    def _has_news(self, connection: sa.Connection) -> bool:
+        """True when something may have been written since the last call."""
+
+
+class SqliteFeed(SqlFeed):
+    """Looks at a number that every commit of another connection to the file changes."""
+
+    def _listen(self, connection: sa.Connection) -> None:
+        self._version = _data_version(connection)
+
+    def _has_news(self, connection: sa.Connection) -> bool:
+        before, self._version = self._version, _data_version(connection)
+        return self._version != before
+
+
+def _data_version(connection: sa.Connection) -> int:
+    version: int = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+    return version
+
+
+#: A write that changes nothing: what has become read-only, as the old server after a failover,
+#: says so here, where it could still be read from for ever.
+_IS_WRITABLE = sa.update(CHANGES).where(sa.false()).values(account_id=CHANGES.c.account_id)
+
+
+class PostgresqlFeed(SqlFeed):
+    """Listens for notifications. Behind a pooler, where none would come, it reads the table."""
+
+    def __init__(self, engine: sa.Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(engine)
+        self._monotonic = monotonic
+
+    def _listen(self, connection: sa.Connection) -> None:
+        self._heard = False
+        self._look_at = self._monotonic() + LOOK
+        # For those that come while the table is read.
+        self._driver.add_notify_handler(self._hear)
+        connection.execute(_IS_WRITABLE)
+        if self._driver.is_direct:  # or it would be the session of somebody else
+            connection.exec_driver_sql(f"LISTEN {CHANNEL}")
+
+    def _hear(self, _notification: object) -> None:
+        self._heard = True
+
+    def _has_news(self, connection: sa.Connection) -> bool:
+        if self._driver.has_unread():
+            self._driver.pgconn.consume_input()
+            while self._driver.pgconn.notifies():
+                self._heard = True
+        now = self._monotonic()
+        is_due = now >= self._look_at
+        if not self._heard and not is_due:
+            return False
+        if is_due:
+            connection.execute(_IS_WRITABLE)
+        self._heard = False
+        self._look_at = now + LOOK
+        return True

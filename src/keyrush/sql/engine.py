@@ -1,0 +1,225 @@
+"""How a database is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+
+from keyrush.core.urls import doubtful, is_plain, is_quotable, readable
+from keyrush.errors import ConfigurationError, Unreachable
+from keyrush.sql.files import file_of, make_private
+from keyrush.sql.hosts import database_url
+
+#: Seconds to wait for a connection, an answer, or in SQLite another process's write.
+_PATIENCE = 2
+
+
+#: Connections beyond 5: with them as many as keyrush's own threads may want, and some.
+_OVERFLOW = 20
+
+
+_PAUSE = 0.01  # seconds between two looks at a lock that SQLite does not wait for
+
+
+#: The same for PostgreSQL, where the URL says nothing else (libpq, "Parameter Key Words"; the
+#: second part is psycopg's). Of these only the encoding is sent, which every pooler takes.
+_POSTGRESQL_OPTIONS = {
+    "connect_timeout": _PATIENCE,
+    "tcp_user_timeout": _PATIENCE * 1000,
+    "keepalives_idle": 30,  # seconds; so that nobody on the way forgets an idle connection
+    "client_encoding": "utf8",  # whatever the database's own is
+    # Behind a pooler the next transaction may be another server connection's, which knows
+    # nothing of statements that were prepared on this one.
+    "prepare_threshold": None,
+}
+
+
+#: What psycopg's `connect` takes besides, and is not for a URL to say.
+_NOT_FOR_URLS = {"autocommit", "context", "cursor_factory", "row_factory"}
+
+
+#: What a URL may say to SQLite, and to Python's module for it.
+_SQLITE_OPTIONS = {
+    *("cache", "immutable", "mode", "nolock", "psow", "timeout", "uri", "vfs"),
+    *("cached_statements", "check_same_thread", "detect_types", "isolation_level"),
+}
+
+
+_UTF8 = {"utf8", "unicode"}  # as PostgreSQL spells it
+
+
+_NEVER = {"none", "None", ""}
+
+
+#: One message, so one round trip. Nothing of it outlives the transaction, because behind a pooler
+#: a session is another's in the next. A little less than the client's own patience, so that a
+#: server that is well speaks first; and whoever is stopped in a transaction keeps no locks.
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    f"SET LOCAL statement_timeout = {_PATIENCE * 900}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {_PATIENCE * 1000}"
+)
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a database that keyrush supports.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        parsed = database_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: not a database URL; write sqlite:///keyrush.db, "
+            "postgresql://user:password@host/name or memory://; several hosts as in "
+            "postgresql://user:password@host:5432,host:5432/name"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    # By their drivers, because deadlines and the feed are theirs to keep.
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise ConfigurationError(
+            f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
+            "use sqlite, postgresql or memory"
+        )
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.host or parsed.username is not None or parsed.port:
+            raise ConfigurationError(
+                "KEYRUSH_STORE_URL: SQLite has neither hosts nor users; a file comes after three "
+                "slashes, as in sqlite:///keyrush.db"
+            )
+        if not parsed.query.keys() <= _SQLITE_OPTIONS:  # SQLAlchemy would warn of them by name
+            allowed = ", ".join(sorted(_SQLITE_OPTIONS))
+            raise ConfigurationError(f"KEYRUSH_STORE_URL: options for SQLite are {allowed}")
+    elif not is_plain(url):
+        raise doubtful("KEYRUSH_STORE_URL")
+    else:
+        _check_postgresql_options(parsed)
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
+        )
+    return parsed
+
+
+def make_engine(url: URL) -> sa.Engine:
+    """An engine with the options that keyrush relies on; nothing is opened yet."""
+    if url.get_backend_name() != "sqlite":
+        return _make_postgresql_engine(url)
+    engine = sa.create_engine(
+        url,
+        max_overflow=_OVERFLOW,
+        pool_timeout=_PATIENCE,
+        hide_parameters=True,
+        connect_args={"timeout": _PATIENCE, "check_same_thread": False},
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _before(_dialect: Any, _record: Any, args: Any, options: Any) -> None:
+        make_private(args[0], is_uri=bool(options.get("uri")))
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is sent below, not by the driver
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # At once with the write lock: a lock taken later in a transaction can deadlock.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _check_postgresql_options(url: URL) -> None:
+    if found := _NOT_FOR_URLS & url.query.keys():
+        raise ConfigurationError(f"KEYRUSH_STORE_URL: {min(found)} is not for the URL to say")
+    encoding = url.query.get("client_encoding", "utf8")
+    if not isinstance(encoding, str) or encoding.lower().replace("-", "") not in _UTF8:
+        raise ConfigurationError(
+            "KEYRUSH_STORE_URL: client_encoding can be nothing but utf8, which is the default "
+            "whatever the encoding of the database"
+        )
+    threshold = url.query.get("prepare_threshold", "none")
+    if not isinstance(threshold, str) or not (threshold.isdecimal() or threshold in _NEVER):
+        raise ConfigurationError("KEYRUSH_STORE_URL: prepare_threshold is a number, or none")
+
+
+def _make_postgresql_engine(url: URL) -> sa.Engine:
+    options = {n: value for n, value in _POSTGRESQL_OPTIONS.items() if n not in url.query}
+    threshold = url.query.get("prepare_threshold")
+    if isinstance(threshold, str):  # as all options of a URL are; libpq has none of that name
+        url = url.difference_update_query(["prepare_threshold"])
+        options["prepare_threshold"] = None if threshold in _NEVER else int(threshold)
+    engine = sa.create_engine(
+        url,
+        max_overflow=_OVERFLOW,
+        pool_timeout=_PATIENCE,
+        hide_parameters=True,
+        # The driver begins no transactions: that is done below.
+        isolation_level="AUTOCOMMIT",
+        connect_args=options,
+    )
+    from keyrush.sql.patience import make_patient  # noqa: PLC0415  # its driver is an extra
+
+    make_patient(engine)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql(_BEGIN)
+
+    return engine
+
+
+def _use_wal(connection: Any) -> None:
+    """Switch the database to write-ahead logging, unless that has been done.
+
+    Several processes may want to at once, and here SQLite itself does not wait for the lock.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def cannot_open(url: str, parsed: URL, error: Exception) -> ConfigurationError:
+    """What to raise when the database at `url` can't be opened.
+
+    Where what the driver says may hold a secret, neither its words nor its error are in it.
+    """
+    kind = Unreachable if isinstance(error, DBAPIError) else ConfigurationError
+    said = f"KEYRUSH_STORE_URL: can't open {readable(url)}: "
+    if not isinstance(error, SQLAlchemyError):
+        return _without_cause(kind(f"{said}an option that its driver does not take"))
+    if not is_quotable(url):
+        return _without_cause(kind(f"{said}{type(error).__name__}, which may quote a secret"))
+    advice = ""
+    path = file_of(parsed.database or "", is_uri="uri" in parsed.query)
+    if isinstance(error, OperationalError) and parsed.get_backend_name() == "sqlite" and path:
+        advice = f"; the folder {path.parent} must exist and be writable, the file too"
+    cause = str(getattr(error, "orig", None) or error).strip()
+    raised = kind(f"{said}{cause}{advice}")
+    raised.__cause__ = error
+    return raised
+
+
+def _without_cause(error: ConfigurationError) -> ConfigurationError:
+    error.__suppress_context__ = True  # as `from None` does
+    return error

@@ -1,0 +1,198 @@
+"""Where accounts, keys, usage counts and balances are kept: the protocol, and `open_store`.
+
+A store of your own is one class with these methods, all plain or all coroutines, in any mix.
+Pass an instance to `Gate`, or name the class in `KEYRUSH_STORE_URL` as `package.module:Class`.
+Every method may raise anything when it cannot answer: the request is then refused with 503
+(S19). Where it is a value that can't be taken, raise `DataError`: that is no outage. Instants
+are Unix milliseconds, months are `"2026-11"` in UTC.
+
+A store that other processes change may also have a plain method `feed() -> Feed`. Then what
+is changed elsewhere holds here at once; without, when the cache entry has expired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from keyrush.core.identity import Found
+from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.paging import DEFAULT_LIMIT, Place
+from keyrush.store.decisions import KeyCount, Outcome, Revocation
+
+#: A subject and a month, as in `("key:cred_…", "2026-11")`.
+Usage = Mapping[tuple[str, str], int]
+
+
+class Batch(NamedTuple):
+    """The name of a set of increments, so that it can be added again without counting twice."""
+
+    worker: str  #: who adds it, one at a time; new in each process
+    number: int  #: from 1 on, higher for each batch of this worker
+
+
+class Store(Protocol):
+    """What keyrush asks of a store. All writes are atomic, each on its own."""
+
+    def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
+        """The key with one of the fingerprints, revoked and expired ones too; None if unknown.
+
+        The one look-up of the cold path, so it brings account and counts along.
+        """
+        ...
+
+    def add_account(self, account: Account) -> bool:
+        """Add an account; False, and nothing changed, where its id exists."""
+        ...
+
+    def account(self, account_id: str) -> Account | None:
+        """The account, or None."""
+        ...
+
+    def accounts(self, limit: int = DEFAULT_LIMIT, after: Place | None = None) -> Sequence[Account]:
+        """The first `limit` accounts after a place, by creation time and id, oldest first."""
+        ...
+
+    def plans(self) -> Mapping[str, int]:
+        """How many accounts are on each plan, by its name."""
+        ...
+
+    def set_plan(self, account_id: str, plan: str) -> bool:
+        """Put the account on a plan; False where there is no such account."""
+        ...
+
+    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
+        """Give the account limits of its own, or with None its plan's; False if there is none."""
+        ...
+
+    def grant(self, account_id: str, credits: int) -> int | None:
+        """Add credits; the new balance, or None where there is no such account."""
+        ...
+
+    def charge(self, account_id: str, credits: int) -> int | None:
+        """Take credits if the balance holds them: the new balance, or None, nothing taken."""
+        ...
+
+    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
+        """Add credits to accounts, by their ids, all or none; accounts that are gone are passed
+        over.
+
+        A batch that has been added before is not added again, as in `add_usage`, whose batches
+        are other ones: so the worker has a name of its own here.
+        """
+        ...
+
+    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+        """Add a key; its id and fingerprint are new.
+
+        In the same step it is decided, as of `key.created_at`, whether the key that made it
+        (`key.created_by`) may still do so, and whether the account has fewer than `max_keys`
+        active keys, those aside that retire, and with those fewer than twice as many
+        (`keyrush.store.decisions`). Calls at once are exact in this.
+        """
+        ...
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """The key, or None."""
+        ...
+
+    def keys(
+        self,
+        account_id: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        after: Place | None = None,
+    ) -> Sequence[ApiKey]:
+        """The first `limit` keys of an account, or of all, after a place, by creation time and
+        id, oldest first.
+        """
+        ...
+
+    def active_keys(self, account_id: str, now: int) -> KeyCount:
+        """How many keys of the account are active."""
+        ...
+
+    def revoke(
+        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+    ) -> Revocation:
+        """Revoke the key for good; an earlier revocation stands.
+
+        With `descendants` also what it has made (`ApiKey.created_by`), and what that has made,
+        and so on, within the account and in the same step, so that none of them makes another
+        one meanwhile. `by` is the id of the key that asks, judged in the same step, as of `at`;
+        one that retires may revoke itself alone.
+        """
+        ...
+
+    def replace(
+        self,
+        key_id: str,
+        successor: ApiKey,
+        retires_at: int,
+        max_keys: int | None = None,
+        by: str | None = None,
+    ) -> Outcome:
+        """Add the successor and let the key retire at `retires_at`, in one step.
+
+        `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
+        been replaced. `by` is the id of the key that asks, judged as in `add_key`, and so is the
+        number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
+        those that retire.
+        """
+        ...
+
+    def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
+        """Give the key limits of its own, or with None its account's; False if there is none."""
+        ...
+
+    def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
+        """Store the key's fingerprint under a newer pepper; nothing else of the key changes."""
+        ...
+
+    def touch(self, used: Mapping[str, int]) -> None:
+        """Set `last_used_at` of keys, alone and only forwards; nothing else of the key changes."""
+        ...
+
+    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+        """Add to counts, all or none; the new totals of exactly these.
+
+        A batch that has been added before is not added again, even by two calls at once; the
+        totals are returned all the same. So a flush whose outcome is unknown can be repeated,
+        within a day.
+        """
+        ...
+
+    def usage(self, subject: str, month: str) -> int:
+        """The count of a subject in a month; 0 where there is none."""
+        ...
+
+    def overage(self, account_id: str, month: str, quota: int) -> int:
+        """What the counts of an account's keys, by lineage, have above `quota` each, in sum."""
+        ...
+
+    def peppers(self, now: int) -> Mapping[str, int]:
+        """How many active keys were made under each pepper, by pepper id."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. The store may be used again afterwards."""
+        ...
+
+
+class Feed(Protocol):
+    """News of what has been changed in a store, by whatever process.
+
+    Asked by one thread at a time, many times a second.
+    """
+
+    def poll(self) -> Collection[str] | None:
+        """The ids of accounts that have changed, with their keys, since the last call.
+
+        None when anything may have: at the first call, and whenever news may have been missed.
+        Does not wait for news. May raise anything when the store can't answer, and works
+        again later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. The feed may be asked again afterwards."""
+        ...

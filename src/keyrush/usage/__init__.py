@@ -1,0 +1,1 @@
+"""What is counted, buffered here and flushed to the store."""

@@ -1,0 +1,152 @@
+"""What HTTP asks: the credential in a request, and who sent it.
+
+Nothing here knows ASGI or WSGI. Header names and values are bytes, names in lower case (S69).
+Nothing is done to a value, beyond looking at its length, before that is known to be sane.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from keyrush.core.key_text import MAX_LENGTH
+from keyrush.core.refusal import Refusal
+
+Header = tuple[bytes, bytes]
+
+
+class Credential:
+    """A presented key. Its repr says nothing of it (S82); `digest` is its SHA-256."""
+
+    __slots__ = ("digest", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.digest = sha256(text).digest()
+
+    def __repr__(self) -> str:
+        return "Credential(…)"
+
+
+#: The largest number that a header field may hold: 15 digits (S33).
+MAX_FIELD = 999_999_999_999_999
+
+#: Bytes of a header's value that may hold a key: more is not read. Room for a scheme, and for
+#: one key several times, as some servers join lines.
+MAX_VALUE = 4 * MAX_LENGTH
+
+MISSING = Refusal("missing_credential")
+INVALID = Refusal("invalid_credential")
+TWO = Refusal("two_credentials")
+
+#: The headers that a key may come in, unless said otherwise (contract R1, O1).
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+
+_AUTHORIZATION = b"authorization"
+
+#: The schemes of `Authorization` whose token is a key.
+_SCHEMES = (b"bearer", b"api-key")
+
+_WITH_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9-]* +\S").match
+
+
+class CredentialHeaders:
+    """The headers that may hold a key, by `names` in lower case; others are no business of ours.
+
+    `Authorization: Bearer …`, or `Api-Key …`; in any other header the value is the key.
+    """
+
+    def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS) -> None:
+        self.names = tuple(name.lower().encode("ascii") for name in names)
+        self._names = frozenset(self.names)
+        self._lengths = frozenset(map(len, self.names))
+        spelled = ", ".join(name.title().replace("Api", "API") for name in names)
+        #: Answers depend on them, which caches should know (S23).
+        self.vary: Header = (b"vary", spelled.encode("ascii"))
+
+    def credential(self, headers: Iterable[Header]) -> Credential | Refusal:
+        """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
+
+        Header names may be in any case. Several headers may hold a key only if it is the same.
+        """
+        lengths, names = self._lengths, self._names
+        first_name = first = None
+        others: list[Header] | None = None
+        for name, value in headers:
+            # The length is looked at first, because most names are of another.
+            if len(name) in lengths and (lower := name.lower()) in names:
+                if first is None:
+                    first_name, first = lower, value
+                elif others is None:
+                    others = [(lower, value)]
+                else:
+                    others.append((lower, value))
+        if first is None:
+            return MISSING
+        if others is not None:
+            return _one_of([(first_name or b"", first), *others])
+        key = _bearer(first) if first_name == _AUTHORIZATION else _plain(first)
+        return Credential(key) if isinstance(key, bytes) else key or MISSING
+
+    def without(self, headers: Iterable[Header]) -> list[Header]:
+        """The request headers without those that may hold a key."""
+        return [header for header in headers if header[0].lower() not in self._names]
+
+
+def _one_of(headers: Sequence[Header]) -> Credential | Refusal:
+    """The credential that several headers agree upon (S7, S8)."""
+    if sum(name == _AUTHORIZATION for name, _ in headers) > 1:
+        return TWO
+    found = [_bearer(value) if n == _AUTHORIZATION else _plain(value) for n, value in headers]
+    refusals = [key for key in found if isinstance(key, Refusal)]
+    if TWO in refusals:
+        return TWO
+    texts = [key for key in found if isinstance(key, bytes)]
+    if texts and not all(hmac.compare_digest(texts[0], other) for other in texts[1:]):
+        return TWO
+    if texts and refusals:
+        return TWO  # a key, and something else in the place of one
+    return Credential(texts[0]) if texts else INVALID if refusals else MISSING
+
+
+def _bearer(value: bytes) -> bytes | Refusal | None:
+    """The token after its scheme, None for another scheme, a refusal for several credentials."""
+    if len(value) > MAX_VALUE:
+        scheme = value[:16].lstrip(b" \t").partition(b" ")[0].lower()
+        return INVALID if scheme in _SCHEMES else None
+    if value[:7] == b"Bearer " and b"," not in value:  # as nearly all send it
+        return _sane(value[7:].strip(b" "))
+    scheme, _, token = value.strip(b" \t").partition(b" ")
+    if b"," in value:
+        parts = [part.strip(b" \t") for part in value.split(b",")]
+        schemes = [part.partition(b" ")[0].lower() for part in parts if _WITH_SCHEME(part)]
+        if len(schemes) > 1 and any(scheme in _SCHEMES for scheme in schemes):
+            return TWO
+    return _sane(token.strip(b" ")) if scheme.lower() in _SCHEMES else None
+
+
+def _plain(value: bytes) -> bytes | Refusal:
+    """The key in a header that holds nothing else; some servers make one of two such lines."""
+    if len(value) > MAX_VALUE:
+        return INVALID
+    if b"," in value:
+        first, *others = (part.strip(b" \t") for part in value.split(b","))
+        if not all(hmac.compare_digest(first, other) for other in others):
+            return TWO
+        value = first
+    return _sane(value.strip(b" \t"))
+
+
+def _sane(text: bytes) -> bytes | Refusal:
+    return text if 0 < len(text) <= MAX_LENGTH else INVALID
+
+
+# --- who is at the other end -------------------------------------------------------------------
+
+
+def is_preflight(headers: Iterable[Header]) -> bool:
+    """True for the headers of a CORS preflight (S76), on an OPTIONS request."""
+    names = {name.lower() for name, _ in headers}
+    return b"origin" in names and b"access-control-request-method" in names

@@ -1,0 +1,65 @@
+"""Who sent a request, as far as the trusted proxies tell."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+#: Stands among trusted networks for whoever is at the other end of a Unix socket.
+UNIX = "unix"
+
+
+#: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
+MAX_FORWARDED = 4096
+
+
+def client_address(
+    peer: str | None, forwarded_for: Sequence[bytes], trusted: Sequence[Network | str]
+) -> str | None:
+    """The client's address. `X-Forwarded-For` counts only as far as trusted proxies wrote it.
+
+    `forwarded_for` are the values of that header, in order; they are read from the right, and
+    only if the peer is trusted.
+    """
+    address = peer
+    if not trusted:
+        return address
+    # Of the peer alone, which the server names: a hop may be called anything.
+    is_trusted = UNIX in trusted and _is_unix(peer)
+    left = MAX_FORWARDED
+    for value in reversed(forwarded_for):
+        rest: bytes | None = value[-left:] if left else b""
+        left -= len(rest or b"")
+        while rest:
+            if not is_trusted and not _is_in(address, trusted):
+                return address
+            before, separator, hop = rest.rpartition(b",")
+            rest = before if separator else None
+            if stripped := hop.strip():
+                address, is_trusted = stripped.decode("latin-1"), False
+    return address
+
+
+def _is_in(address: str | None, networks: Sequence[Network | str]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)  # as servers on both protocols show IPv4
+    return any((mapped or parsed) in one for one in networks if not isinstance(one, str))
+
+
+def _is_unix(peer: str | None) -> bool:
+    """True for what servers call a peer at a Unix socket: nothing, "localhost", or a path."""
+    return not peer or peer == "localhost" or peer.startswith(("/", "@", "unix:"))
+
+
+def shown_address(address: str | None) -> str:
+    """The address for a log: as it parses, without a zone, and "-" where it is none."""
+    try:
+        return str(ipaddress.ip_address((address or "").partition("%")[0]))
+    except ValueError:
+        return "-"
