@@ -254,19 +254,17 @@ def made(gate: Gate, **options: Any) -> Any:
 @pytest.mark.parametrize("ending", ["revoked", "revoked elsewhere", "expired"])
 def test_an_idle_event_stream_ends(gate: Gate, elsewhere: Gate, ending: str) -> None:
     """R5, R7: within a second of the end of its key a stream ends, though its app says nothing."""
-    key = made(gate, expires_at=gate.clock() + 1500 if ending == "expired" else None)
-    with (
-        served(gate) as url,
-        httpx2.Client(timeout=SOON) as client,
-        client.stream("GET", f"{url}/stream", headers={"X-API-Key": key.text}) as reply,
-    ):
-        lines = reply.iter_lines()
-        assert next(lines) == "data: hello"
-        if ending != "expired":
-            (gate if ending == "revoked" else elsewhere).accounts.revoke(key.key.id)
-        began = time.monotonic()
-        assert "data: too late" not in list(lines)
-        assert time.monotonic() - began < SOON
+    with served(gate) as url, httpx2.Client(timeout=SOON) as client:
+        # When all is ready: a key that ends soon must not end before it is used.
+        key = made(gate, expires_at=gate.clock() + 1500 if ending == "expired" else None)
+        with client.stream("GET", f"{url}/stream", headers={"X-API-Key": key.text}) as reply:
+            lines = reply.iter_lines()
+            assert next(lines) == "data: hello"
+            if ending != "expired":
+                (gate if ending == "revoked" else elsewhere).accounts.revoke(key.key.id)
+            began = time.monotonic()
+            assert "data: too late" not in list(lines)
+            assert time.monotonic() - began < SOON
     assert len(gate.connections) == 0
 
 
@@ -274,8 +272,8 @@ def test_an_idle_event_stream_ends(gate: Gate, elsewhere: Gate, ending: str) -> 
 @pytest.mark.parametrize("ending", ["revoked", "revoked elsewhere", "expired"])
 def test_a_websocket_ends(gate: Gate, elsewhere: Gate, ending: str, path: str) -> None:
     """S70: within a second of the end of its key a WebSocket is closed with 1008."""
-    key = made(gate, expires_at=gate.clock() + 1500 if ending == "expired" else None)
     with served(gate) as url:
+        key = made(gate, expires_at=gate.clock() + 1500 if ending == "expired" else None)
         headers = {"X-API-Key": key.text}
         with connect(f"{url}/{path}".replace("http", "ws"), additional_headers=headers) as socket:
             assert socket.recv() == "hello"
