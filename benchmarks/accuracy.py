@@ -131,7 +131,7 @@ Look = tuple[int, int, int]
 def _look(place: Place, start: int, subjects: Sequence[Subject]) -> list[Look]:
     """What the ledger has counted when the requests of each subject end."""
     store = open_store(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, store, mode="exact")
+    limiter: Any = open_limiter(place.limiter_url, store, mode="exact").limiter
     looks: dict[int, Look] = {}
     for number in sorted(range(len(subjects)), key=lambda number: subjects[number].ends):
         time.sleep(max(0, (start + subjects[number].ends) / 1000 - time.time()))

@@ -44,10 +44,10 @@ class Asking:
 
     def __init__(self, store_url: str, limiter_url: str, mode: Any) -> None:
         self._store = open_store(store_url) if store_url else None
-        limiter: Any = open_limiter(limiter_url, self._store, mode=mode)
+        limiter: Any = open_limiter(limiter_url, self._store, mode=mode).limiter
         self._limiter = limiter
         self._background = Background()
-        limiter.bind(self._background)
+        limiter.start(self._background)
         self._background.start()
         self._pool = ThreadPoolExecutor(_THREADS)
         self.asked: list[Asked] = []

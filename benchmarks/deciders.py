@@ -47,7 +47,7 @@ def keyrush(url: str) -> Decide:
     from keyrush.limiter.opening import open_limiter
     from keyrush.runtime.clock import now_ms
 
-    limiter = open_limiter(url, mode="exact")
+    limiter = open_limiter(url, mode="exact").limiter
     return lambda number: limiter.take(SUBJECTS[number], 1, now_ms())
 
 
@@ -89,7 +89,7 @@ def keyrush_async(url: str) -> DecideAsync:
     from keyrush.limiter.opening import open_limiter
     from keyrush.runtime.clock import now_ms
 
-    limiter: Any = open_limiter(url, mode="exact")
+    limiter: Any = open_limiter(url, mode="exact").limiter
     return lambda number: limiter.take_async(SUBJECTS[number], 1, now_ms())
 
 

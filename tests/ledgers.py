@@ -34,20 +34,20 @@ class MemoryLedger:
         if self.fault == when:
             raise ConnectionError("the ledger is away")
 
-    def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
+    def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         with self._lock:
             self.calls += 1
             self._fail("before")
-            taken, changes = sliding.grant(wanted, self.counters, cost, extra, self.clock())
+            taken, changes = sliding.grant(windows, self.counters, cost, extra, self.clock())
             self.counters.update(changes)
             self._fail("after")
             return taken
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:
             self.calls += 1
             self._fail("before")
-            for window in wanted:
+            for window in windows:
                 known = self.counters.get(window.key)
                 counter = sliding.give_back(known, window.length, cost, taken_at)
                 if counter is not None:

@@ -79,7 +79,7 @@ class Process:
         limiter = LeasedLimiter if world.course.mode == "leased" else ExactLimiter
         self.limiter = limiter(self.shared)
         self.chores = Chores()
-        self.limiter.bind(self.chores)
+        self.limiter.start(self.chores)
         self.taken: list[Taking] = []
         self.refused: list[tuple[tuple[Window, ...], int, int]] = []
         self.is_settling = False

@@ -102,7 +102,7 @@ def test_exact_is_one_round_trip(own_valkey: Valkey) -> None:
     """An exact decision on two windows is one round trip, counted by the server: it reads once,
     and runs one script.
     """
-    limiter = open_limiter(own_valkey.url, mode="exact")
+    limiter = open_limiter(own_valkey.url, mode="exact").limiter
     assert limiter.take(wide("any"), 1, now_ms()).admitted  # connects, and brings the script
     with own_valkey.client() as client:
         read = client.info("stats")["total_reads_processed"]
@@ -121,7 +121,7 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     it did not use: then what is counted is what was admitted.
     """
     store = open_store(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, store, mode="leased")
+    limiter: Any = open_limiter(place.limiter_url, store, mode="leased").limiter
     ledger = limiter.shared.ledger
     asked: list[str] = []
 
@@ -135,7 +135,7 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     ledger.take = counted("take", ledger.take)
     ledger.give_back = counted("give_back", ledger.give_back)
     background = Background()
-    limiter.bind(background)
+    limiter.start(background)
     background.start()
     wanted = wide("busy")
     for _ in range(20_000):

@@ -13,7 +13,7 @@ from keyrush import Gate, StoreError
 from keyrush.core.identity import account_subject
 from keyrush.core.times import month_of
 from keyrush.limiter.memory import MemoryLimiter
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.protocol import SmallLimiter
 from keyrush.runtime import bridge
 from keyrush.runtime.bridge import is_bridged, on_behalf_of, synchronous
 from keyrush.store.memory import MemoryStore
@@ -110,7 +110,7 @@ def get(sender: Any, key: str, path: str = "/") -> int:
 def test_protocols_are_complete() -> None:
     """The names below are those of the protocols."""
     assert {"find", "charge", "replace", "touch", "close"} <= STORE
-    assert {name for name in vars(Limiter) if not name.startswith("_")} == LIMITER | {"is_local"}
+    assert {name for name in vars(SmallLimiter) if not name.startswith("_")} == LIMITER
 
 
 def test_own_store(store: Any, adapter: Any, clock: Clock) -> None:

@@ -216,7 +216,7 @@ def test_what_a_crash_strands(ledger: MemoryLedger, clock: Clock, amount: int) -
     most 1/75 of the limit: a block, and the quarter at which the next is asked for.
     """
     limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
-    limiter.bind(later)
+    limiter.start(later)
     wanted = [window(amount, HOUR)]
     passed = most = 0
     for _ in range(amount):
@@ -246,7 +246,7 @@ def test_refill_ahead(ledger: MemoryLedger, clock: Clock) -> None:
     busy, none of its requests needs the ledger.
     """
     limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
-    limiter.bind(later)
+    limiter.start(later)
     wanted = [window(10**6, HOUR), window(10**7, 24 * HOUR)]
     busy(limiter, wanted, clock, 500, before=later.work)
     before = ledger.calls
@@ -261,7 +261,7 @@ def test_refill_ahead(ledger: MemoryLedger, clock: Clock) -> None:
 def test_calls_on_a_busy_key(ledger: MemoryLedger, clock: Clock) -> None:
     """A busy key needs at most 0.02 calls to the ledger a request, its first ones included."""
     limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
-    limiter.bind(later)
+    limiter.start(later)
     wanted = [window(10**6, HOUR), window(10**7, 24 * HOUR)]
     assert busy(limiter, wanted, clock, 5000, before=later.work) == 5000
     assert ledger.calls <= 0.02 * 5000
@@ -272,7 +272,7 @@ def test_remaining_counts_down_by_one(ledger: MemoryLedger, clock: Clock) -> Non
     each request.
     """
     limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
-    limiter.bind(later)
+    limiter.start(later)
     wanted = [window(3000, HOUR)]
     for number in range(3000):
         tally = limiter.take(wanted, 1, clock())
@@ -287,7 +287,7 @@ def test_costs_of_several_units(ledger: MemoryLedger, clock: Clock) -> None:
     windows have left; all that passes adds up to the limit.
     """
     limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
-    limiter.bind(later)
+    limiter.start(later)
     wanted = [window(3000, HOUR)]
     passed = 0
     for number in range(3000):
@@ -478,7 +478,7 @@ class Refilling(Background):
 def test_threads_on_one_lease(ledger: MemoryLedger, clock: Clock, amount: int) -> None:
     """S35: threads that share a lease, while it is refilled, get exactly the limit together."""
     limiter, background = LeasedLimiter(shared(ledger, clock)), Refilling()
-    limiter.bind(background)
+    limiter.start(background)
     wanted = [window(amount), window(10**6, HOUR)]
     barrier = threading.Barrier(8)
 
@@ -497,7 +497,7 @@ def test_threads_on_one_lease(ledger: MemoryLedger, clock: Clock, amount: int) -
 def test_threads_that_give_back(ledger: MemoryLedger, clock: Clock) -> None:
     """A refused request consumes nothing, also when others take and give back at once."""
     limiter, background = LeasedLimiter(shared(ledger, clock)), Refilling()
-    limiter.bind(background)
+    limiter.start(background)
     wanted = [window(10_000)]
     barrier = threading.Barrier(4)
 

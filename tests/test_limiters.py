@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyrush import Gate
 from keyrush.core.sliding import Tally, Window
 from keyrush.errors import ConfigurationError
+from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.protocol import Limiter, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
-from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
 from keyrush.sql.engine import make_engine, parse_url
 from keyrush.sql.schema import prepare
-from tests.conftest import Clock
+from tests.calls import Asgi, Sent, Wsgi
+from tests.conftest import Clock, settings
 from tests.ledgers import MemoryLedger
 from tests.scripts import run
 from tests.valkey import valkey_server, valkey_url
@@ -42,8 +48,6 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
 
 class Timed:
     """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
-
-    is_local = False
 
     def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
         self._inner = inner
@@ -82,10 +86,10 @@ PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
 @pytest.fixture(
     params=["memory", *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased"))]
 )
-def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Limiter]:
+def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
     """Each limiter, empty."""
     if request.param == "memory":
-        yield open_limiter("memory://")
+        yield open_limiter("memory://").limiter
         return
     mode, place = request.param.split("-")
     clock.now = NOW
@@ -111,7 +115,7 @@ def in_threads(threads: int, work: Callable[[], int]) -> int:
 # --- every limiter -------------------------------------------------------------------------------
 
 
-def test_takes_up_to_the_limit(limiter: Limiter) -> None:
+def test_takes_up_to_the_limit(limiter: SmallLimiter) -> None:
     """R6, R11: requests pass until the amount is used up; remaining counts down."""
     wanted = [window(3)]
     assert [limiter.take(wanted, 1, NOW)[0:3:2] for _ in range(4)] == [
@@ -122,7 +126,7 @@ def test_takes_up_to_the_limit(limiter: Limiter) -> None:
     ]
 
 
-def test_wait_is_exact(limiter: Limiter) -> None:
+def test_wait_is_exact(limiter: SmallLimiter) -> None:
     """R15: whoever waits until `ready_at` passes; a millisecond earlier they don't."""
     wanted = [window(3)]
     limiter.take(wanted, 3, NOW + 1000)
@@ -132,7 +136,7 @@ def test_wait_is_exact(limiter: Limiter) -> None:
     assert limiter.take(wanted, 1, refused.ready_at).admitted
 
 
-def test_all_windows_or_none(limiter: Limiter) -> None:
+def test_all_windows_or_none(limiter: SmallLimiter) -> None:
     """O13: a request that one window refuses takes from no other."""
     short, long = window(2), window(100, 3_600_000)
     for _ in range(5):
@@ -141,7 +145,7 @@ def test_all_windows_or_none(limiter: Limiter) -> None:
     assert limiter.take([long, short], 1, NOW).window == short
 
 
-def test_subjects_are_apart(limiter: Limiter) -> None:
+def test_subjects_are_apart(limiter: SmallLimiter) -> None:
     """No two callers share a window, nor do two lengths of one caller."""
     limiter.take([window(1)], 1, NOW)
     assert limiter.take([window(1, subject="key:b")], 1, NOW).admitted
@@ -149,24 +153,24 @@ def test_subjects_are_apart(limiter: Limiter) -> None:
     assert not limiter.take([window(1)], 1, NOW).admitted
 
 
-def test_changed_amount_keeps_the_count(limiter: Limiter) -> None:
+def test_changed_amount_keeps_the_count(limiter: SmallLimiter) -> None:
     """A plan change neither resets nor forgives what was used."""
     limiter.take([window(100)], 80, NOW)
     assert not limiter.take([window(50)], 1, NOW).admitted
     assert limiter.take([window(200)], 1, NOW).remaining == 119
 
 
-def test_nothing_wanted(limiter: Limiter) -> None:
+def test_nothing_wanted(limiter: SmallLimiter) -> None:
     """Where nothing limits, everything passes."""
     assert limiter.take([], 1, NOW) == Tally(True, None, 0, 0)
 
 
-def test_zero_admits_nothing(limiter: Limiter) -> None:
+def test_zero_admits_nothing(limiter: SmallLimiter) -> None:
     """Traps: 0 is a limit."""
     assert not limiter.take([window(0)], 1, NOW).admitted
 
 
-def test_look_takes_nothing(limiter: Limiter) -> None:
+def test_look_takes_nothing(limiter: SmallLimiter) -> None:
     """A cost of 0 shows what is left, and is let through even when nothing is."""
     assert limiter.take([window(2)], 0, NOW).remaining == 2
     limiter.take([window(2)], 2, NOW)
@@ -175,7 +179,7 @@ def test_look_takes_nothing(limiter: Limiter) -> None:
 
 
 @pytest.mark.parametrize("cost", [-1, -(10**9)])
-def test_negative_cost(limiter: Limiter, cost: int) -> None:
+def test_negative_cost(limiter: SmallLimiter, cost: int) -> None:
     """A negative cost, which would add to what is left, is an error."""
     limiter.take([window(2)], 1, NOW)
     with pytest.raises(ValueError, match="cost"):
@@ -183,13 +187,13 @@ def test_negative_cost(limiter: Limiter, cost: int) -> None:
     assert limiter.take([window(2)], 0, NOW).remaining == 1
 
 
-def test_huge_cost(limiter: Limiter) -> None:
+def test_huge_cost(limiter: SmallLimiter) -> None:
     """A cost above any limit is refused and takes nothing."""
     assert not limiter.take([window(2)], 2**60, NOW).admitted
     assert limiter.take([window(2)], 0, NOW).remaining == 2
 
 
-def test_give_back(limiter: Limiter) -> None:
+def test_give_back(limiter: SmallLimiter) -> None:
     """What a refused request took is there again, also in the next period."""
     wanted = [window(5), window(9, 3_600_000)]
     limiter.take(wanted, 3, NOW)
@@ -202,7 +206,7 @@ def test_give_back(limiter: Limiter) -> None:
     assert limiter.take([wanted[0]], 0, later).remaining == 4
 
 
-def test_give_back_of_nothing(limiter: Limiter) -> None:
+def test_give_back_of_nothing(limiter: SmallLimiter) -> None:
     """To give back to a window that is not known makes no room."""
     limiter.give_back([window(2)], 5, NOW)
     assert limiter.take([window(2)], 0, NOW).remaining == 2
@@ -211,14 +215,14 @@ def test_give_back_of_nothing(limiter: Limiter) -> None:
     assert limiter.take([window(2)], 0, NOW).remaining == 1
 
 
-def test_exact_under_threads(limiter: Limiter) -> None:
+def test_exact_under_threads(limiter: SmallLimiter) -> None:
     """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
     wanted = [window(10), window(1000, 3_600_000)]
     assert in_threads(50, lambda: limiter.take(wanted, 1, NOW).admitted) == 10
     assert limiter.take([wanted[1]], 0, NOW).remaining == 990
 
 
-def test_exact_under_threads_with_returns(limiter: Limiter) -> None:
+def test_exact_under_threads_with_returns(limiter: SmallLimiter) -> None:
     """S35: also while others give back."""
     wanted = [window(100)]
 
@@ -283,9 +287,9 @@ def test_forgetting_never_resets(requests: list[tuple[int, int]]) -> None:
         assert limiter.take(wanted, 1, now) == alone[subject].take(wanted, 1, now)
 
 
-def test_is_local() -> None:
+def test_taken_at_once() -> None:
     """The event loop may call it: it does no I/O."""
-    assert MemoryLimiter().is_local
+    assert MemoryLimiter().take_at_once([window(2)], 1, NOW).remaining == 1
 
 
 def test_fork_while_taking() -> None:
@@ -330,7 +334,7 @@ class OwnLimiter(MemoryLimiter):
 
 def test_limiter_by_name() -> None:
     """A limiter of one's own is named as package.module:Class."""
-    assert isinstance(open_limiter(f"{__name__}:OwnLimiter"), OwnLimiter)
+    assert isinstance(open_limiter(f"{__name__}:OwnLimiter").limiter, OwnLimiter)
 
 
 @pytest.mark.parametrize(
@@ -354,3 +358,71 @@ def test_no_such_limiter(url: str) -> None:
     with pytest.raises(ConfigurationError, match="KEYRUSH_LIMITER_URL") as caught:
         open_limiter(url)
     assert "hunter2" not in str(caught.value)
+
+
+# --- whole protocols ------------------------------------------------------------------------------
+
+
+WHOLE = [MemoryLimiter, GuardedLimiter, ExactLimiter, AwaitedExactLimiter, LeasedLimiter]
+
+
+@pytest.mark.parametrize("kind", [*WHOLE, LimitsLimiter, SqlLedger, RedisLedger, MemoryLedger])
+def test_windows_is_the_name_of_the_parameter(kind: type) -> None:
+    """Every implementation can be called by keyword, by the names of the protocol."""
+    for name in ("take", "give_back", "take_at_once", "take_async"):
+        if method := getattr(kind, name, None):
+            assert list(inspect.signature(method).parameters)[1] == "windows"
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole(kind: type) -> None:
+    """What stands behind the gate has all that a limiter has, so that nobody need look."""
+    names = {name for name in dir(Limiter) if not name.startswith("_")}
+    assert names <= set(dir(kind))
+
+
+class Failing:
+    """All that a user writes; the server is away."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise ConnectionError("away")
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        raise ConnectionError("away")
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class FailingAwaited:
+    """The same by coroutines."""
+
+    async def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise ConnectionError("away")
+
+    async def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        raise ConnectionError("away")
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize("kind", [Failing, FailingAwaited])
+@pytest.mark.parametrize("is_named", [True, False], ids=["by url", "instance"])
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+@pytest.mark.parametrize(("outage", "status"), [("open", 200), ("closed", 503), ("local", 503)])
+def test_own_limiter_is_guarded(
+    kind: Any, adapter: Any, outage: Any, status: int, *, is_named: bool
+) -> None:
+    """S19: a limiter of a user's own that fails is an outage like any: its policy holds, it is
+    left alone for a while, and `health()` says so.
+    """
+    named = {"limiter_url": f"{__name__}:{kind.__name__}"} if is_named else {}
+    gate = Gate.open(settings(limiter_outage=outage, **named), limiter=None if is_named else kind())
+    gate.accounts.create_account("acct_a")
+    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [status] * 2
+    health = gate.health()
+    assert not health.is_well
+    assert health.limits_meanwhile == ("open" if outage == "open" else "closed")
+    gate.close()

@@ -699,7 +699,6 @@ def test_strategy_is_readable(other: tuple[LimitsLimiter, Clock]) -> None:
     assert limiter.strategy in ("fixed-window", "moving-window")
     assert repr(limiter) == f"LimitsLimiter({limiter.strategy[:-7]}-only, {limiter.strategy})"
     assert LimitsLimiter("memory://").strategy == "sliding-window-counter"
-    assert not limiter.is_local
 
 
 def test_limits_is_left_as_it_was() -> None:

@@ -16,7 +16,7 @@ from keyrush.core.sliding import Taken, Tally, Window
 from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.protocol import Outage
-from keyrush.limiter.shared.exact import ExactLimiter
+from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
 from keyrush.runtime.circuit import PAUSE, Away
 from tests.conftest import Clock
@@ -533,14 +533,13 @@ class AsyncLedger(MemoryLedger):
 def test_awaited(clock: Clock) -> None:
     """What is awaited fares alike: a share in an outage, which is counted before it is over."""
     ledger = AsyncLedger(clock)
-    limiter = ExactLimiter(shared(ledger, clock))
+    limiter = AwaitedExactLimiter(shared(ledger, clock), ledger)
     limiter.shared.enlist()
     wanted = [window(10)]
 
     def take() -> Tally:
         return asyncio.run(limiter.take_async(wanted, 1, clock()))
 
-    assert limiter.is_async
     assert take().remaining == 9
     ledger.fault = "before"
     assert [take().remaining for _ in range(3)] == [8, 7, 6]
@@ -586,7 +585,6 @@ def guarded(clock: Clock, outage: Outage) -> tuple[Fragile, GuardedLimiter]:
 def test_guarded_while_all_is_well(clock: Clock) -> None:
     """A guard hands on every call, and needs I/O for each."""
     inner, limiter = guarded(clock, "closed")
-    assert not limiter.is_local
     assert limiter.take_at_once([window(2)], 1, clock()) is None
     assert limiter.take([window(2)], 1, clock()) == Tally(True, window(2), 1, clock() + MINUTE)
     limiter.give_back([window(2)], 1, clock())
@@ -600,7 +598,7 @@ def test_guarded_negative_cost(clock: Clock, cost: int) -> None:
     inner, limiter = guarded(clock, "open")
     with pytest.raises(ValueError, match="cost"):
         limiter.take([window(2)], cost, clock())
-    assert limiter.circuit.is_closed
+    assert not limiter.state().is_away
     assert not inner.calls
 
 
@@ -608,10 +606,10 @@ def test_guarded_negative_cost(clock: Clock, cost: int) -> None:
 def test_guarded_closed(clock: Clock, outage: Outage) -> None:
     """Nothing passes without the server; `local` is `closed`, for nobody knows their share."""
     inner, limiter = guarded(clock, outage)
-    assert limiter.outage == "closed"
     inner.is_away = True
     with pytest.raises(Away):
         limiter.take([window(2)], 1, clock())
+    assert limiter.state().meanwhile == "closed"
     for take in (limiter.take, limiter.take_at_once):
         with pytest.raises(Away):
             take([window(2)], 1, clock())
@@ -650,5 +648,5 @@ def test_guarded_recovery(clock: Clock, outage: Outage) -> None:
         clock.advance(AGAIN)
     inner.is_away = False
     assert [limiter.take(wanted, 1, clock()).admitted for _ in range(2)] == [True, False]
-    assert limiter.circuit.is_closed
+    assert not limiter.state().is_away
     assert limiter.take_at_once(wanted, 1, clock()) is None

@@ -27,7 +27,7 @@ class Charges:
     def __init__(self) -> None:
         self.charged: list[int] = []
 
-    def charge(self, principal: Principal, credits: int) -> int | None:  # noqa: ARG002  # protocol
+    def charge(self, principal: Principal, credits: int) -> int | None:
         self.charged.append(credits)
         return 500 - credits
 

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.core.model import Limit
+from keyrush.core.news import Feed
 from keyrush.errors import DataError, StoreError
 from keyrush.gate.watch import PAUSE, Watch
 from keyrush.runtime.bridge import synchronous
@@ -21,7 +22,7 @@ from keyrush.sql import changes as feeds
 from keyrush.sql.changes import PostgresqlFeed, tell
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Batch, Feed
+from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.faults import cut, until
 from tests.scripts import finish, run, start

@@ -23,6 +23,7 @@ from keyrush.authentication.peppers import (
     uncovered,
 )
 from keyrush.cli import output
+from keyrush.core.news import News
 from keyrush.core.notation import counted
 from keyrush.core.policy import named_by_method_alone
 from keyrush.core.sliding import Window
@@ -32,7 +33,6 @@ from keyrush.gate.gate import PASSES_PREFLIGHTS
 from keyrush.gate.starting import place_of
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.shared.client import SharedWindows
 from keyrush.runtime.bridge import synchronous
 from keyrush.runtime.clock import now_ms
 from keyrush.runtime.cpus import cores
@@ -303,7 +303,7 @@ _MEANWHILE = {
 
 def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
     try:
-        limiter = open_limiter(
+        found = open_limiter(
             settings.limiter_url,
             store,
             mode=settings.limiter_mode,
@@ -312,19 +312,18 @@ def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
     except ConfigurationError as error:
         report.add("problem", "limits", str(error), _SETTINGS)
         return
-    shared: SharedWindows | None = getattr(limiter, "shared", None)
-    if shared is not None:
-        _look_at_ledger(report, settings, shared.ledger)
-    elif limiter.is_local:
+    if found.ledger is not None:
+        _look_at_ledger(report, settings, found.ledger, found.news)
+    elif not found.is_shared:
         _warn_of_processes(report)
     else:
-        report.add("ok", "limits", f"counted by {limiter!r}, which is asked for every request")
-    synchronous(limiter).close()
+        text = f"counted by {found.limiter!r}, which is asked for every request"
+        report.add("ok", "limits", text)
+    found.limiter.close()
 
 
-def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
-    advice = ledger.advice() if hasattr(ledger, "advice") else None
-    if advice:
+def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: News | None) -> None:
+    if news is not None and (advice := news.advice()):
         report.add("problem", "limits", advice, _SETTINGS)
         return
     name = process_name()
@@ -346,15 +345,14 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger) -> None:
         f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
     )
     report.add("ok", "limits", text)
-    _look_at_news(report, settings, ledger)
+    if news is not None:
+        _look_at_news(report, settings, news)
 
 
-def _look_at_news(report: Report, settings: Settings, ledger: Any) -> None:
+def _look_at_news(report: Report, settings: Settings, news: News) -> None:
     """Whether changes are heard of at once, in the way in which the app hears of them."""
-    if not hasattr(ledger, "publish"):
-        return
     try:
-        is_heard, why = _is_heard(ledger), "nothing that is published arrives"
+        is_heard, why = _is_heard(news), "nothing that is published arrives"
     except Exception as error:  # whatever stands between here and the server
         is_heard, why = False, str(error)
     if is_heard:
@@ -364,11 +362,11 @@ def _look_at_news(report: Report, settings: Settings, ledger: Any) -> None:
         report.add("warning", "changes", f"made by other processes {late}: {why}")
 
 
-def _is_heard(ledger: Any) -> bool:
-    feed = ledger.feed()
+def _is_heard(news: News) -> bool:
+    feed = news.feed()
     try:
         feed.poll()  # begins to listen
-        ledger.publish(_NOBODY)
+        news.publish(_NOBODY)
         deadline = time.monotonic() + _NEWS
         while _NOBODY not in (feed.poll() or ()):
             if time.monotonic() > deadline:

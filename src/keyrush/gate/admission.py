@@ -9,7 +9,7 @@ Where keys are optional, a request without one is let through as from nobody.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from http import HTTPStatus
 
@@ -25,9 +25,9 @@ from keyrush.gate.charging import SHORT, Credits
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.tolerance import By, Tolerance
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
-from keyrush.runtime.bridge import result_of, running_loop, synchronous
+from keyrush.runtime.bridge import result_of, running_loop
 from keyrush.runtime.circuit import Away
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Busy, Workers
@@ -41,12 +41,6 @@ from keyrush.wire.request import (
     Header,
     is_preflight,
 )
-
-#: A limiter's `take_at_once`.
-AtOnce = Callable[[Sequence[Window], int, int], Tally | None]
-
-#: A limiter's `take_async`.
-TakeAsync = Callable[[Sequence[Window], int, int], Awaitable[Tally]]
 
 #: A request that is let through: who calls, and what to add to the response's headers.
 Admitted = tuple[Caller, list[Header]]
@@ -198,6 +192,7 @@ class Admission:
     def __init__(
         self,
         limiter: Limiter,
+        awaited: AwaitedLimiter | None,
         *,
         credential_headers: CredentialHeaders,
         cache: Cache,
@@ -212,7 +207,7 @@ class Admission:
         counts_at_once: bool,
         passes_preflights: bool,
     ) -> None:
-        self.limiter = synchronous(limiter)
+        self.limiter = limiter
         self.verification = verification
         self.policy = credits.policy
         self.workers = workers
@@ -229,15 +224,10 @@ class Admission:
         self._clock = clock
         self._passes_preflights = passes_preflights
         self._advises_on_cors = not passes_preflights
-        self._take_at_once: AtOnce = _never
-        if limiter.is_local and self.limiter is limiter:
-            self._take_at_once = limiter.take
-        else:
-            self._take_at_once = getattr(limiter, "take_at_once", _never)
+        self._take_at_once = limiter.take_at_once
         #: The limiter is better awaited than called from a thread.
-        self.is_async: bool = getattr(limiter, "is_async", False)
-        # Its own, not that of the front, by which it could be called from threads alone.
-        self._take_async: TakeAsync | None = getattr(limiter, "take_async", None)
+        self.is_async = awaited is not None
+        self._awaited = awaited
 
     def begin(  # noqa: PLR0917  # called for every request: a value to hold them would cost
         self,
@@ -358,7 +348,7 @@ class Admission:
         """`at_once`, where only the limiter must be asked and that can be awaited: on asyncio,
         for which limiters are written.
         """
-        if needs.credits or self.counts_at_once or self._take_async is None:
+        if needs.credits or self.counts_at_once or self._awaited is None:
             return None
         if running_loop() is None:
             return None
@@ -367,7 +357,7 @@ class Admission:
             return INVALID
         try:
             refusal = self._refusal(identity, needs, query)
-            tally = await self._take_async(identity.windows, 0 if refusal else 1, now)
+            tally = await self._awaited.take_async(identity.windows, 0 if refusal else 1, now)
             return self._answer(identity, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
@@ -486,10 +476,6 @@ class Admission:
         """`refuse`, for an answer that nobody waits for any more."""
         if isinstance(answer, tuple):  # `Admitted`
             self.refuse(answer[0], UNAVAILABLE)
-
-
-def _never(windows: Sequence[Window], cost: int, now: int) -> None:
-    """In place of `take_at_once`, for a limiter that can't."""
 
 
 def _unavailable(error: Exception) -> Refusal:

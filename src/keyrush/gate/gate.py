@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
 
 from keyrush.authentication.cache import Cache
 from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
@@ -24,12 +23,12 @@ from keyrush.gate.health import Health
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.watch import Watch
-from keyrush.limiter.ledgers.protocol import Place
+from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
 from keyrush.runtime.background import Background
-from keyrush.runtime.bridge import is_bridged, running_loop, synchronous
+from keyrush.runtime.bridge import is_bridged, running_loop
 from keyrush.runtime.circuit import Away, Circuit
 from keyrush.runtime.clock import monotonic_of, now_ms
 from keyrush.runtime.cpus import hashing_slots
@@ -37,6 +36,7 @@ from keyrush.runtime.exits import close_at_exit
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
 from keyrush.settings.settings import Settings
+from keyrush.store import opening as store_opening
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
 from keyrush.usage.counting import FLUSH_INTERVAL, Usage
@@ -76,14 +76,14 @@ class Gate:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
-        limiter: Limiter,
+        store: store_opening.Opened,
+        limiter: limiter_opening.Opened,
         peppers: list[bytes],
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.store = synchronous(store)
+        self.store = store.store
         self.policy = Policy(
             settings.public_paths,
             settings.rule_values,
@@ -130,7 +130,8 @@ class Gate:
             clock=clock,
         )
         self.admission = Admission(
-            limiter,
+            limiter.limiter,
+            limiter.awaited,
             credential_headers=self.credential_headers,
             cache=self.cache,
             verification=verification,
@@ -156,9 +157,10 @@ class Gate:
         self.accounts = Accounts(
             settings, self.store, keyring=keyring, changed=self._changed, clock=clock
         )
-        ledger = getattr(getattr(limiter, "shared", None), "ledger", None)
-        self._publish: Callable[[str], None] | None = getattr(ledger, "publish", None)
-        feeds = [source.feed() for source in (store, ledger) if hasattr(source, "feed")]  # type: ignore[union-attr]  # hasattr tells
+        self._news = limiter.news
+        feeds = [] if store.feed is None else [store.feed]
+        if self._news is not None:
+            feeds.append(self._news.feed())
         self._has_feeds = bool(feeds)
         self.watch = Watch(feeds, self._drop, monotonic)
         self.background.every(WATCH_INTERVAL, self.watch.poll)
@@ -166,8 +168,7 @@ class Gate:
         self.background.every(FLUSH_INTERVAL, self.usage.flush)
         self.background.every(FLUSH_INTERVAL, self.credits.settle)
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
-        if hasattr(limiter, "bind"):
-            limiter.bind(self.background)
+        self.limiter.start(self.background)
         if settings.preflight == "pass":
             _log.warning(PASSES_PREFLIGHTS)
         close_at_exit(self)
@@ -178,7 +179,7 @@ class Gate:
         settings: Settings | None = None,
         *,
         store: Store | None = None,
-        limiter: Limiter | None = None,
+        limiter: SmallLimiter | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> Gate:
         """A gate from settings, by default those of the environment.
@@ -190,24 +191,27 @@ class Gate:
         """
         settings = settings or Settings()
         is_by_settings = store is None and limiter is None
-        given = limiter
         chosen = open_store(settings.store_url) if store is None else store
-        front = synchronous(chosen)
+        found = store_opening.opened(chosen)
         try:
-            peppers = peppers_for(settings, front, now=clock())
+            peppers = peppers_for(settings, found.store, now=clock())
             if limiter is None:
-                limiter = open_limiter(
+                counted = open_limiter(
                     settings.limiter_url,
                     chosen,
                     mode=settings.limiter_mode,
                     outage=settings.limiter_outage,
                     clock=clock,
                 )
+            else:
+                counted = limiter_opening.given(
+                    limiter, outage=settings.limiter_outage, clock=clock
+                )
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
-                front.close()
-        gate = cls(settings, chosen, limiter, peppers, clock)
-        say_started(settings, store, limiter, is_own=given is not None)
+                found.store.close()
+        gate = cls(settings, found, counted, peppers, clock)
+        say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate
 
@@ -249,9 +253,9 @@ class Gate:
     def _changed(self, account_id: str) -> None:
         """An operation of this process has changed what is cached of an account."""
         self._drop({account_id})
-        if self._publish is not None:
+        if self._news is not None:
             try:
-                self._publish(account_id)
+                self._news.publish(account_id)
             except Exception as error:
                 log_fault("other processes hear of a change by the store alone", error)
 
@@ -277,19 +281,15 @@ class Gate:
         """How things stand, from what is known; does no I/O."""
         if self.background.is_missing:
             self.background.start()
-        asked: Any = getattr(self.limiter, "shared", self.limiter)
-        circuit: Circuit | None = getattr(asked, "circuit", None)
-        is_limiter_away = circuit is not None and not circuit.is_closed
-        limiter_away = circuit.seconds_away if circuit else 0.0
-        place: Place | None = getattr(asked, "place", None)
+        limiter = self.limiter.state()
         return Health(
             is_well=self.circuit.is_closed
-            and not is_limiter_away
+            and not limiter.is_away
             and not self.background.is_missing,
             store_away=round(self.circuit.seconds_away, 1),
-            limiter_away=round(limiter_away, 1),
-            limits_meanwhile=asked.outage if is_limiter_away else None,
-            workers=place.workers if place else None,
+            limiter_away=round(limiter.away_for, 1),
+            limits_meanwhile=limiter.meanwhile,
+            workers=limiter.workers,
             hears_changes=self._hears_changes,
             changes_within=WATCH_INTERVAL if self._hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
@@ -300,10 +300,7 @@ class Gate:
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        steps = [self.credits.settle, self.usage.flush]
-        if flush := getattr(self.limiter, "flush", None):
-            steps.append(flush)
-        _take_each(*steps)
+        _take_each(self.credits.settle, self.usage.flush, self.limiter.flush)
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the

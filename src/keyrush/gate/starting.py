@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from keyrush.authentication.peppers import database_file
 from keyrush.core.urls import readable
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.opening import Opened
+from keyrush.limiter.protocol import SmallLimiter
 from keyrush.runtime.logs import plain
 from keyrush.settings.settings import Settings
 from keyrush.store.protocol import Store
@@ -20,25 +21,28 @@ _LOGGERS = ("keyrush", "uvicorn.error", "gunicorn.error", "hypercorn.error", "_g
 _SHOWN = 8
 
 
-def say_started(settings: Settings, store: Store | None, limiter: Limiter, is_own: bool) -> None:
+def say_started(
+    settings: Settings, store: Store | None, counted: Opened, limiter: SmallLimiter | None
+) -> None:
     """Log at INFO what the gate works with; no secret is in it.
 
-    A `store` that the settings do not name, and a limiter that is a user's own (`is_own`), are
-    said by their classes.
+    A `store` and a `limiter` that the settings do not name are said by their classes.
     """
     for name in _LOGGERS:
         log = logging.getLogger(name)
         if log.hasHandlers():
             if log.isEnabledFor(logging.INFO):
-                log.info("%s", plain(_line(settings, store, limiter, is_own)))
+                log.info("%s", plain(_line(settings, store, counted, limiter)))
             return
 
 
-def _line(settings: Settings, store: Store | None, limiter: Limiter, is_own: bool) -> str:
+def _line(
+    settings: Settings, store: Store | None, counted: Opened, limiter: SmallLimiter | None
+) -> str:
     kept = place_of(settings) if store is None else type(store).__name__
     parts = [
         f"keyrush: store {kept}",
-        f"limits {_counted(settings, limiter, is_own)}",
+        f"limits {_counted(settings, counted, limiter)}",
         f"plans {_listed(settings.plans)}",
         f"rules {_listed([rule.path for rule in settings.rules])}",
         f"public paths {_listed(settings.public_paths)}",
@@ -53,10 +57,10 @@ def place_of(settings: Settings) -> str:
     return readable(settings.store_url) if path is None else str(path)
 
 
-def _counted(settings: Settings, limiter: Limiter, is_own: bool) -> str:
-    if is_own:
+def _counted(settings: Settings, counted: Opened, limiter: SmallLimiter | None) -> str:
+    if limiter is not None:
         return f"by {type(limiter).__name__}"
-    if limiter.is_local:
+    if not counted.is_shared:
         return "in each process by itself"
     where = "the store" if settings.limiter_url == "store" else readable(settings.limiter_url)
     return f"in {where}, {settings.limiter_mode}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from keyrush.core.news import Feed
 from keyrush.errors import NotTold
 from keyrush.runtime.logs import log_fault
-from keyrush.store.protocol import Feed
 
 #: Seconds for which a feed that has failed is left alone.
 PAUSE = 1.0

@@ -6,52 +6,68 @@ from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
-from keyrush.limiter.protocol import Limiter, Outage
+from keyrush.limiter.protocol import WELL, LimiterState, Outage, SmallLimiter
+from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Away, Circuit
 
 
 class GuardedLimiter:
-    """Puts a circuit before a limiter that is no ledger.
+    """Makes a whole limiter of one that is no ledger, and puts a circuit before it.
 
     Nobody counts the processes that share it, so none knows its share of a limit: `local` is
-    `closed` here. Open, requests pass as through windows that nothing was taken from.
+    `closed` here. Open, requests pass as through windows that nothing was taken from. With
+    `is_local` the event loop may call it.
     """
 
-    is_local = False
-
-    def __init__(self, inner: Limiter, outage: Outage, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        inner: SmallLimiter,
+        outage: Outage,
+        monotonic: Callable[[], float],
+        *,
+        is_local: bool = False,
+    ) -> None:
         self._inner = inner
-        self.outage: Outage = "open" if outage == "open" else "closed"
-        self.circuit = Circuit("the limiter", monotonic)
+        self._is_local = is_local
+        self._outage: Outage = "open" if outage == "open" else "closed"
+        self._circuit = Circuit("the limiter", monotonic)
 
     def __repr__(self) -> str:
         return repr(self._inner)
 
-    def take_at_once(
-        self,
-        wanted: Sequence[Window],
-        cost: int,  # noqa: ARG002  # as all limiters have it
-        now: int,
-    ) -> Tally | None:
-        """The answer of an outage, while there is one; else None."""
-        return self._without(wanted, now) if self.circuit.is_open else None
+    def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
+        """`take`, where that does no I/O; the answer of an outage, while there is one."""
+        if self._is_local:
+            return self.take(windows, cost, now)
+        return self._without(windows, now) if self._circuit.is_open else None
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
         try:
-            return self.circuit.call(self._inner.take, wanted, cost, now)
+            return self._circuit.call(self._inner.take, windows, cost, now)
         except Away:
-            return self._without(wanted, now)
+            return self._without(windows, now)
 
-    def _without(self, wanted: Sequence[Window], now: int) -> Tally:
-        if self.outage == "closed":
+    def _without(self, windows: Sequence[Window], now: int) -> Tally:
+        if self._outage == "closed":
             raise Away("the limiter is away")
-        return sliding.take(wanted, {}, 0, now)[0]
+        return sliding.take(windows, {}, 0, now)[0]
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        if self.circuit.is_closed:  # otherwise it may have passed uncounted
-            self.circuit.call(self._inner.give_back, wanted, cost, taken_at)
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        if self._circuit.is_closed:  # otherwise it may have passed uncounted
+            self._circuit.call(self._inner.give_back, windows, cost, taken_at)
+
+    def start(self, background: Background) -> None:
+        """Nothing to be done."""
+
+    def state(self) -> LimiterState:
+        if self._circuit.is_closed:
+            return WELL
+        return LimiterState(True, self._circuit.seconds_away, self._outage)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     def close(self) -> None:
         self._inner.close()

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
 from keyrush.limiter.counters import Counters
+from keyrush.limiter.protocol import WELL, LimiterState
+from keyrush.runtime.background import Background
 from keyrush.runtime.forks import after_fork
 
 
 class MemoryLimiter:
     """`memory://`. Holds one counter for each window that counts, and few that no longer do."""
-
-    is_local = True
 
     def __init__(self) -> None:
         self._counters = Counters()
@@ -27,24 +27,36 @@ class MemoryLimiter:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
         with self._lock:
             known = self._counters
-            tally, changes = sliding.take(wanted, known, cost, now)
+            tally, changes = sliding.take(windows, known, cost, now)
             for key, counter in changes:
                 known[key] = counter
             if len(known) > len(known.lengths):  # here, because a call costs more
-                known.sweep(wanted, now)
+                known.sweep(windows, now)
             return tally
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        return self.take(windows, cost, now)
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:
-            for key, length, _, _ in wanted:
+            for key, length, _, _ in windows:
                 counter = sliding.give_back(self._counters.get(key), length, cost, taken_at)
                 if counter is not None:
                     self._counters[key] = counter
+
+    def start(self, background: Background) -> None:
+        """Nothing to be done."""
+
+    def state(self) -> LimiterState:
+        return WELL
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     def close(self) -> None:
         """Nothing to let go of."""

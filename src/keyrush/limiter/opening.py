@@ -1,18 +1,30 @@
-"""The limiter at a URL."""
+"""The limiter at a URL, or of a user's own: the one place that looks at what a class has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from keyrush.core.news import News
 from keyrush.limiter.ledgers.protocol import Ledger
-from keyrush.limiter.protocol import Limiter, Mode, Outage
+from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
-from keyrush.runtime.clock import _unless_real, monotonic_of, now_ms
+from keyrush.runtime.bridge import synchronous
+from keyrush.runtime.clock import monotonic_of, now_ms, unless_real
 from keyrush.runtime.plugins import load
 
 #: Schemes of servers like Redis, before a "+".
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+
+class Opened(NamedTuple):
+    """A limiter, whole, and what else is known of it."""
+
+    limiter: Limiter
+    awaited: AwaitedLimiter | None = None  #: the same, where it is better awaited
+    ledger: Ledger | None = None  #: what it is over, where many processes share that
+    news: News | None = None  #: of changes, where the ledger's server passes them on
+    is_shared: bool = True  #: False where each process counts by itself
 
 
 def open_limiter(
@@ -22,7 +34,7 @@ def open_limiter(
     mode: Mode = "leased",
     outage: Outage = "local",
     clock: Callable[[], int] = now_ms,
-) -> Limiter:
+) -> Opened:
     """The limiter at a URL.
 
     `store` is in the database of the store where that is SQL, else in memory. `memory://`,
@@ -38,38 +50,64 @@ def open_limiter(
     if url == "store":
         if not hasattr(store, "engine"):
             return _in_memory()
-        return _over(_in_database(store.engine, clock), mode, outage, clock)
+        from keyrush.limiter.ledgers.sql import SqlLedger
+
+        return _over(SqlLedger(store.engine, unless_real(clock)), mode, outage, clock)
     if not separator:
-        limiter: Limiter = load(url, "KEYRUSH_LIMITER_URL")
-        return limiter
+        return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
         return _in_memory()
     if kind in _REDIS:
-        from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-
-        return _over(RedisLedger(url, _unless_real(clock)), mode, outage, clock)
-    from keyrush.limiter.guarded import GuardedLimiter
+        return _on_redis(url, mode, outage, clock)
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
     outside = LimitsLimiter(url.removeprefix("limits+"))
-    return GuardedLimiter(outside, outage, monotonic_of(clock))
+    return Opened(_guarded(outside, outage, clock))
 
 
-def _in_memory() -> Limiter:
+def given(
+    limiter: SmallLimiter, *, outage: Outage = "local", clock: Callable[[], int] = now_ms
+) -> Opened:
+    """A user's own limiter, made whole: one that is whole is taken at its word, any other is
+    bridged where it has coroutines, and guarded.
+    """
+    if isinstance(limiter, Limiter):
+        return Opened(limiter)
+    front = synchronous(limiter)
+    is_local = front is limiter and bool(getattr(limiter, "is_local", False))
+    return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
+
+
+def _in_memory() -> Opened:
     from keyrush.limiter.memory import MemoryLimiter
 
-    return MemoryLimiter()
+    return Opened(MemoryLimiter(), is_shared=False)
 
 
-def _in_database(engine: Any, clock: Callable[[], int]) -> Ledger:
-    from keyrush.limiter.ledgers.sql import SqlLedger
+def _guarded(
+    limiter: SmallLimiter, outage: Outage, clock: Callable[[], int], *, is_local: bool = False
+) -> Limiter:
+    from keyrush.limiter.guarded import GuardedLimiter
 
-    return SqlLedger(engine, _unless_real(clock))
+    return GuardedLimiter(limiter, outage, monotonic_of(clock), is_local=is_local)
 
 
-def _over(ledger: Ledger, mode: Mode, outage: Outage, clock: Callable[[], int]) -> Limiter:
+def _on_redis(url: str, mode: Mode, outage: Outage, clock: Callable[[], int]) -> Opened:
+    from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+    from keyrush.limiter.shared.exact import AwaitedExactLimiter
+
+    ledger = RedisLedger(url, unless_real(clock))
+    if mode == "leased":
+        return _over(ledger, mode, outage, clock)._replace(news=ledger)
+    shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
+    limiter = AwaitedExactLimiter(shared, ledger)
+    return Opened(limiter, limiter, ledger, ledger)
+
+
+def _over(ledger: Ledger, mode: Mode, outage: Outage, clock: Callable[[], int]) -> Opened:
     from keyrush.limiter.shared.exact import ExactLimiter
     from keyrush.limiter.shared.leased import LeasedLimiter
 
     shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
-    return LeasedLimiter(shared) if mode == "leased" else ExactLimiter(shared)
+    limiter = LeasedLimiter(shared) if mode == "leased" else ExactLimiter(shared)
+    return Opened(limiter, ledger=ledger)

@@ -1,38 +1,44 @@
-"""Where windows are counted: the protocol, and `open_limiter`, which chooses by URL.
+"""Where windows are counted: what keyrush asks of a limiter, and the little that a user writes.
 
-A limiter of your own is one class with these methods, plain or coroutines. Pass an instance
-to `Gate`, or name the class in `KEYRUSH_LIMITER_URL` as `package.module:Class`.
+A limiter of your own is one class with the methods of `SmallLimiter`, plain or coroutines. Pass
+an instance to `Gate.open`, or name the class in `KEYRUSH_LIMITER_URL` as `package.module:Class`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from keyrush.core.sliding import Tally, Window
+from keyrush.runtime.background import Background
 
 #: Units taken ahead in blocks, or one by one.
 Mode = Literal["leased", "exact"]
 
-
-#: What a request gets while the ledger is away: its process's share of the limit, everything,
+#: What a request gets while windows can't be asked: its process's share of the limit, everything,
 #: or 503.
 Outage = Literal["local", "open", "closed"]
 
 
-class Limiter(Protocol):
-    """What keyrush asks of a limiter. Instants are Unix milliseconds.
+class LimiterState(NamedTuple):
+    """How a limiter stands, from what is known."""
 
-    One that is not local may have more, which the gate uses where it is there:
-    `take_at_once(windows, cost, now)`, which is `take` without I/O, or gives None where it can't
-    tell without; a coroutine `take_async` with `is_async` true; `bind(background)`, called once,
-    to have work done in the background; `flush()`, to write what it holds back.
+    is_away: bool = False
+    away_for: float = 0.0  #: seconds
+    meanwhile: Outage | None = None  #: what holds while it is away
+    workers: int | None = None  #: processes that share its windows, where they are known
+
+
+#: One that is never away, and shared by nobody.
+WELL = LimiterState()
+
+
+class SmallLimiter(Protocol):
+    """All that a user writes; each method may be a coroutine. Instants are Unix milliseconds.
+
+    One with an attribute `is_local` that is true does no I/O in `take`, so that the event loop
+    may call it. Whatever it raises is an outage: `KEYRUSH_LIMITER_OUTAGE` says what holds.
     """
-
-    @property
-    def is_local(self) -> bool:
-        """True when `take` does no I/O, so that the event loop may call it."""
-        ...
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         """Take `cost` from all windows or from none. A cost of 0 only looks."""
@@ -44,4 +50,36 @@ class Limiter(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+@runtime_checkable
+class Limiter(SmallLimiter, Protocol):
+    """What stands behind the gate, whole; `opening` makes it of whatever it is given.
+
+    Raises `Away` where it can't answer and the outage policy lets nothing pass.
+    """
+
+    def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
+        """`take` from memory alone, without I/O; None where only I/O can tell."""
+        ...
+
+    def start(self, background: Background) -> None:
+        """Have done in `background` what no request need wait for. Called once."""
+        ...
+
+    def state(self) -> LimiterState:
+        """How it stands; does no I/O."""
+        ...
+
+    def flush(self) -> None:
+        """Write or give back what is held back; blocks."""
+        ...
+
+
+class AwaitedLimiter(Limiter, Protocol):
+    """One that is better awaited than called from a thread."""
+
+    async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        """`take`, on the event loop."""
         ...

@@ -11,7 +11,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _unless_real(clock: Callable[[], int]) -> Callable[[], int] | None:
+def unless_real(clock: Callable[[], int]) -> Callable[[], int] | None:
     """None for the machine's clock, in whose place servers go by their own."""
     return None if clock is now_ms else clock
 

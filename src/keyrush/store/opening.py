@@ -1,7 +1,11 @@
-"""The store at a URL."""
+"""The store at a URL, or of a user's own: the one place that looks at what a class has."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from keyrush.core.news import Feed
+from keyrush.runtime.bridge import synchronous
 from keyrush.store.protocol import Store
 
 
@@ -38,3 +42,19 @@ def is_made(url: str) -> bool:
     from keyrush.sql import presence
 
     return presence.is_made(url)
+
+
+class Opened(NamedTuple):
+    """A store, and what else is known of it."""
+
+    store: Store  #: with plain methods, whatever the user's own are
+    feed: Feed | None = None  #: its news, where it has some
+    is_ephemeral: bool = False  #: its keys are gone with the process
+
+
+def opened(store: Store) -> Opened:
+    """A store with what it has: the methods of a user's own may be coroutines."""
+    feed = getattr(store, "feed", None)
+    return Opened(
+        synchronous(store), feed() if feed else None, bool(getattr(store, "is_ephemeral", False))
+    )

@@ -12,7 +12,7 @@ is changed elsewhere holds here at once; without, when the cache entry has expir
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from keyrush.core.identity import Found
@@ -175,24 +175,4 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store may be used again afterwards."""
-        ...
-
-
-class Feed(Protocol):
-    """News of what has been changed in a store, by whatever process.
-
-    Asked by one thread at a time, many times a second.
-    """
-
-    def poll(self) -> Collection[str] | None:
-        """The ids of accounts that have changed, with their keys, since the last call.
-
-        None when anything may have: at the first call, and whenever news may have been missed.
-        Does not wait for news. May raise anything when the store can't answer, and works
-        again later.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of connections. The feed may be asked again afterwards."""
         ...

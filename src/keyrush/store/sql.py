@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core.identity import Found, account_subject, key_subject
 from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.news import Feed
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.core.urls import readable
@@ -29,7 +30,7 @@ from keyrush.sql.states import told
 from keyrush.store import keys
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, give_back, insert_into
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
-from keyrush.store.protocol import Batch, Feed, Usage
+from keyrush.store.protocol import Batch, Usage
 from keyrush.store.rows import key_of
 
 _of_key = USAGE.alias("of_key")

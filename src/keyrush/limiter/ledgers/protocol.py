@@ -55,5 +55,13 @@ class Ledger(Protocol):
         ...
 
 
+class AsyncLedger(Ledger, Protocol):
+    """One that event loops may await."""
+
+    async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        """`take`, on the running event loop."""
+        ...
+
+
 #: Seconds after which a process that was not enlisted again counts no more.
 WORKER_TTL = 10.0

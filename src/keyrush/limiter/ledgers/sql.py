@@ -60,13 +60,13 @@ class SqlLedger:
                 give_up(self._engine)  # those that are idle are no better
             raise told(error, self._engine) from error
 
-    def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
+    def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         with self._connection() as connection:
-            return self._calls.take(connection, wanted, cost, extra)
+            return self._calls.take(connection, windows, cost, extra)
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._connection() as connection:
-            self._calls.give_back(connection, wanted, cost, taken_at)
+            self._calls.give_back(connection, windows, cost, taken_at)
 
     def enlist(self, worker: str) -> Place:
         with self._connection() as connection:
@@ -107,26 +107,26 @@ class _OnSQLite(NamedTuple):
 
     clock: Callable[[], int]
 
-    def take(self, connection: Any, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
+    def take(self, connection: Any, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         # A look reads all counters as of one moment too, but keeps nobody from writing.
         connection.execute("BEGIN IMMEDIATE" if cost or extra else "BEGIN")
         now = self.clock()  # once the lock is held, so that it never runs back between takes
         stored: dict[str, Counter] = {}
-        for window in wanted:
+        for window in windows:
             if counter := connection.execute(_FIND, (window.key,)).fetchone():
                 stored[window.key] = counter
-        taken, changes = sliding.grant(wanted, stored, cost, extra, now)
+        taken, changes = sliding.grant(windows, stored, cost, extra, now)
         if changes:
-            lengths = {window.key: window.length for window in wanted}
+            lengths = {window.key: window.length for window in windows}
             connection.executemany(_PUT, [_row(key, lengths[key], new) for key, new in changes])
         connection.execute("COMMIT")
         return taken
 
     def give_back(
-        self, connection: Any, wanted: Sequence[Window], cost: int, taken_at: int
+        self, connection: Any, windows: Sequence[Window], cost: int, taken_at: int
     ) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        for key, length, _, _ in wanted:
+        for key, length, _, _ in windows:
             counter = connection.execute(_FIND, (key,)).fetchone()
             changed = sliding.give_back(counter, length, cost, taken_at)
             if changed is not None and changed != counter:
@@ -183,10 +183,10 @@ class _OnPostgreSQL(NamedTuple):
 
     clock: Callable[[], int] | None
 
-    def take(self, connection: Any, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
-        keys = [window.key for window in wanted]
-        lengths = [window.length for window in wanted]
-        amounts = [window.amount for window in wanted]
+    def take(self, connection: Any, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        keys = [window.key for window in windows]
+        lengths = [window.length for window in windows]
+        amounts = [window.amount for window in windows]
         at = self.clock and self.clock()
         granted, now, *numbers = _ask(
             connection, _TAKE, keys, lengths, amounts, cost, extra, sliding.SHARE, at
@@ -195,10 +195,10 @@ class _OnPostgreSQL(NamedTuple):
         return Taken(granted, now, list(counters))
 
     def give_back(
-        self, connection: Any, wanted: Sequence[Window], cost: int, taken_at: int
+        self, connection: Any, windows: Sequence[Window], cost: int, taken_at: int
     ) -> None:
-        keys = [window.key for window in wanted]
-        lengths = [window.length for window in wanted]
+        keys = [window.key for window in windows]
+        lengths = [window.length for window in windows]
         _ask(connection, _GIVE_BACK, keys, lengths, cost, taken_at)
 
     def enlist(self, connection: Any, worker: str) -> Place:

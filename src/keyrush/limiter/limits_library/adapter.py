@@ -132,8 +132,6 @@ class LimitsLimiter:
             is malformed. What the storage itself raises is not caught anywhere.
     """
 
-    is_local = False
-
     def __init__(self, uri: str) -> None:
         self._storage = StorageAt(uri)
         self.strategy = self._storage.strategy
@@ -168,22 +166,22 @@ class LimitsLimiter:
 
     def take(
         self,
-        wanted: Sequence[Window],
+        windows: Sequence[Window],
         cost: int,
         now: int,  # noqa: ARG002  # storages read their own clocks
     ) -> Tally:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
-        if not wanted:
+        if not windows:
             return UNLIMITED
-        seen = [self._look(window) for window in wanted]
+        seen = [self._look(window) for window in windows]
         foreseen = [one.tally(cost) for one in seen]
         if not cost or not all(tally.admitted for tally in foreseen):
             return _together(foreseen)
         limiter, began = self._opened, _now() - 1
-        for number, window in enumerate(wanted):
+        for number, window in enumerate(windows):
             if not limiter.hit(_item(window), cost=cost):
-                self.give_back(wanted[:number], cost, began)
+                self.give_back(windows[:number], cost, began)
                 return self._overtaken(window, cost)
         after = _now()
         return _together(
@@ -214,10 +212,10 @@ class LimitsLimiter:
         tally = seen.tally(cost)
         return Tally(False, window, seen.tally(0).remaining, _now()) if tally.admitted else tally
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if not self._storage.is_of_limits:
             return
-        for window in wanted:
+        for window in windows:
             seen = self._look(window)
             if isinstance(seen, _Period):
                 units = min(cost, _of_this_period(seen, taken_at))

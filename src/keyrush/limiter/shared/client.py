@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Tally, Window
 from keyrush.limiter.counters import Counters
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
-from keyrush.limiter.protocol import Outage
+from keyrush.limiter.protocol import LimiterState, Outage
 from keyrush.limiter.shared.owed import Owed, Slot, Windows
 from keyrush.runtime.circuit import Away, Circuit
 from keyrush.runtime.forks import after_fork, process_name
@@ -37,9 +37,9 @@ class Answer:
     late_shift: int
     wall_shift: int
 
-    def tally(self, wanted: Sequence[Window], cost: int) -> Tally:
+    def tally(self, windows: Sequence[Window], cost: int) -> Tally:
         """The tally of a take of `cost`, on the wall clock."""
-        tally = sliding.tally(wanted, self.taken, cost)
+        tally = sliding.tally(windows, self.taken, cost)
         return tally._replace(ready_at=tally.ready_at + self.wall_shift)
 
 
@@ -93,7 +93,7 @@ class SharedWindows:
         now = self.clock()
         return instant - now + self.instant(now) - self._late_shift
 
-    def ask(self, wanted: Sequence[Window], cost: int, extra: int) -> Answer:
+    def ask(self, windows: Sequence[Window], cost: int, extra: int) -> Answer:
         """`Ledger.take`.
 
         Raises:
@@ -103,29 +103,34 @@ class SharedWindows:
         try:
             if self._owed:
                 with self._lock:
-                    concerned = self._owed.concerning(wanted)
+                    concerned = self._owed.concerning(windows)
                 self._tell(concerned)
             before = self.monotonic()
-            taken = self.ledger.take(wanted, cost, extra)
+            taken = self.ledger.take(windows, cost, extra)
         except Exception as error:
             raise self._lost(error) from error
-        return self._heard(wanted, taken, before)
+        return self._heard(windows, taken, before)
 
-    async def ask_async(self, wanted: Sequence[Window], cost: int) -> Answer:
-        """`ask`, by a ledger that has `take_async`."""
+    async def ask_async(
+        self,
+        take: Callable[[Sequence[Window], int, int], Awaitable[Taken]],
+        windows: Sequence[Window],
+        cost: int,
+    ) -> Answer:
+        """`ask`, by the ledger's own `take_async`."""
         self.circuit.enter()
         try:
             before = self.monotonic()
-            taken = await self.ledger.take_async(wanted, cost, 0)  # type: ignore[attr-defined]  # not all have it
+            taken = await take(windows, cost, 0)
         except Exception as error:
             raise self._lost(error) from error
-        return self._heard(wanted, taken, before)
+        return self._heard(windows, taken, before)
 
     def _lost(self, error: Exception) -> Away:
         self.circuit.failed(error)
         return Away("the limiter is away")
 
-    def _heard(self, wanted: Sequence[Window], taken: Taken, before: float) -> Answer:
+    def _heard(self, windows: Sequence[Window], taken: Taken, before: float) -> Answer:
         self.circuit.succeeded()
         shift = late_shift = wall_shift = 0
         if self.ledger.has_own_clock:
@@ -137,18 +142,18 @@ class SharedWindows:
             latest = late_shift + self.ledger.has_own_clock  # milliseconds are cut, as above
             if not self._knows_clock or not shift <= self._late_shift <= latest:
                 self._late_shift, self._knows_clock = latest, True  # known better, or set anew
-            if self._own and not self._owed.adds_to(wanted):  # the ledger counts it all
-                for window in wanted:
+            if self._own and not self._owed.adds_to(windows):  # the ledger counts it all
+                for window in windows:
                     self._own.pop(window.key, None)
-            for window, counter in zip(wanted, taken.counters, strict=True):
+            for window, counter in zip(windows, taken.counters, strict=True):
                 self._known[window.key] = counter
             if len(self._known) > len(self._known.lengths):
-                self._known.sweep(wanted, taken.now)
+                self._known.sweep(windows, taken.now)
         return Answer(taken, shift, late_shift, wall_shift)
 
     # --- without an answer ---
 
-    def without(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def without(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         """What a take comes to while the ledger is away, by the outage policy. Does no I/O.
 
         Raises:
@@ -159,20 +164,20 @@ class SharedWindows:
         if self.outage == "open":
             with self._lock:
                 self._uncounted_until = max(self._uncounted_until, now)
-                tally, _ = sliding.take(wanted, self._known, 0, at)
+                tally, _ = sliding.take(windows, self._known, 0, at)
             return tally._replace(ready_at=tally.ready_at + wall_shift)
         # What is admitted is counted later: as of when, only the ledger's clock tells.
         if self.outage == "closed" or self.place is None or not self._knows_clock:
             raise Away("the limiter is away")
         with self._lock:
-            mine = [self._share(window, self.place, at) for window in wanted]
+            mine = [self._share(window, self.place, at) for window in windows]
             tally, changes = sliding.take(mine, self._own, cost, at)
             self._own.update(changes)
             if changes:
-                self._own.sweep(wanted, at)
-                self._owed.owe(tuple(wanted), cost, at)
+                self._own.sweep(windows, at)
+                self._owed.owe(tuple(windows), cost, at)
         part = tally.window
-        whole = next((window for window in wanted if part and window.key == part.key), None)
+        whole = next((window for window in windows if part and window.key == part.key), None)
         return tally._replace(window=whole, ready_at=tally.ready_at + wall_shift)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:
@@ -194,14 +199,14 @@ class SharedWindows:
 
     # --- what is owed to the ledger ---
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         """Have `cost` given back that was taken at `taken_at` on the wall clock; no I/O here."""
         if not self.counts(taken_at):
             return
         at = self.ledger_time(taken_at)
         with self._lock:
-            self._owed.owe(tuple(wanted), -cost, at)
-            for key, length, _, _ in wanted:
+            self._owed.owe(tuple(windows), -cost, at)
+            for key, length, _, _ in windows:
                 if own := sliding.give_back(self._own.get(key), length, cost, at):
                     self._own[key] = own
 
@@ -209,17 +214,17 @@ class SharedWindows:
         """False where a take at `taken_at` on the wall clock may have passed uncounted."""
         return taken_at > self._uncounted_until
 
-    def owe(self, wanted: Windows, units: int, taken_at: int) -> None:
+    def owe(self, windows: Windows, units: int, taken_at: int) -> None:
         """Have units added to windows, or with a minus given back, at the ledger's `taken_at`."""
         with self._lock:
-            self._owed.owe(wanted, units, taken_at)
+            self._owed.owe(windows, units, taken_at)
 
-    def owes(self, wanted: Sequence[Window]) -> bool:
+    def owes(self, windows: Sequence[Window]) -> bool:
         """True when units are yet to be added to one of the windows."""
         if not self._owed:
             return False
         with self._lock:
-            return self._owed.adds_to(wanted)
+            return self._owed.adds_to(windows)
 
     def settle(self) -> None:
         """Tell the ledger what it is owed; what can't be told waits."""
@@ -263,6 +268,13 @@ class SharedWindows:
                     self._owed.add(slot, -units, taken_at)
 
     # --- being one of several ---
+
+    def state(self) -> LimiterState:
+        """How the ledger stands, and among how many processes; does no I/O."""
+        workers = self.place.workers if self.place else None
+        if self.circuit.is_closed:
+            return LimiterState(workers=workers)
+        return LimiterState(True, self.circuit.seconds_away, self.outage, workers)
 
     def enlist(self) -> None:
         """Give a sign of life, and hear how many others do.

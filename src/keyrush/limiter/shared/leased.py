@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import SIGN_OF_LIFE, Answer, SharedWindows
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Away
@@ -92,9 +93,6 @@ class Lease:
 class LeasedLimiter:
     """Exact between all processes, at nearly the cost of one alone."""
 
-    is_local = False
-    is_async = False
-
     def __init__(self, shared: SharedWindows) -> None:
         self.shared = shared
         self._background: Background | None = None
@@ -111,23 +109,22 @@ class LeasedLimiter:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def bind(self, background: Background) -> None:
-        """Do what no request need wait for in `background`."""
+    def start(self, background: Background) -> None:
         self._background = background
         background.every(SIGN_OF_LIFE, self.shared.enlist)
         background.every(TICK, self.tick)
 
     # --- taking ---
 
-    def take_at_once(self, wanted: Sequence[Window], cost: int, now: int) -> Tally | None:
+    def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
         """`take` without I/O; None where only I/O can tell."""
-        if not wanted:
+        if not windows:
             return UNLIMITED
-        lease = self._leases.get(wanted[0][0])
+        lease = self._leases.get(windows[0][0])
         if lease is not None:
             instant = self.shared.instant(now) if self._by_monotonic else now
             with self._lock:
-                is_it = lease.windows is wanted or lease.windows == wanted
+                is_it = lease.windows is windows or lease.windows == windows
                 is_good = is_it and lease.since <= instant < lease.until
                 if is_good and lease.left >= cost and (cost or not lease.stale):
                     left = lease.left = lease.left - cost
@@ -141,29 +138,29 @@ class LeasedLimiter:
                 if is_out and cost and cost == lease.refused:
                     return lease.refusal
         if self.shared.circuit.is_open:
-            return self.shared.without(wanted, cost, now)
+            return self.shared.without(windows, cost, now)
         return None
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
-        tally = self.take_at_once(wanted, cost, now)
+        tally = self.take_at_once(windows, cost, now)
         if tally is not None:
             return tally
-        lease = self._lease(wanted)
+        lease = self._lease(windows)
         with lease.asking:
             now = self.shared.clock()
-            tally = self.take_at_once(wanted, cost, now)  # of what another has brought meanwhile
+            tally = self.take_at_once(windows, cost, now)  # of what another has brought meanwhile
             if tally is not None:
                 return tally
             try:
-                return self._ask(lease, wanted, cost)
+                return self._ask(lease, windows, cost)
             except Away:
-                return self.shared.without(wanted, cost, self.shared.clock())
+                return self.shared.without(windows, cost, self.shared.clock())
 
-    def _lease(self, wanted: Sequence[Window]) -> Lease:
+    def _lease(self, windows: Sequence[Window]) -> Lease:
         """The lease of the windows; a new one makes others go that are of no use any more."""
-        key = wanted[0].key
+        key = windows[0].key
         with self._lock:
             lease = self._leases.get(key)
             if lease is None:
@@ -177,19 +174,19 @@ class LeasedLimiter:
                         del self._leases[oldest]
             return lease
 
-    def _ask(self, lease: Lease, wanted: Sequence[Window], cost: int) -> Tally:
+    def _ask(self, lease: Lease, windows: Sequence[Window], cost: int) -> Tally:
         """Ask the ledger, holding `lease.asking`.
 
         Raises:
             Away: It can't answer.
         """
         instant = self.shared.instant(self.shared.clock())
-        if lease.windows != wanted:  # before the ledger is asked, which then counts them no more
+        if lease.windows != windows:  # before the ledger is asked, which then counts them no more
             with self._lock:
                 self._let_go(lease)
-        answer = self.shared.ask(wanted, cost, self._extra(lease, cost, instant) if cost else 0)
+        answer = self.shared.ask(windows, cost, self._extra(lease, cost, instant) if cost else 0)
         with self._lock:
-            return self._absorb(lease, wanted, answer, cost, instant)
+            return self._absorb(lease, windows, answer, cost, instant)
 
     def _extra(self, lease: Lease, cost: int, instant: int) -> int:
         """How many units to ask for ahead: what `HORIZON` needs at the rate since the last time,
@@ -205,28 +202,28 @@ class LeasedLimiter:
         return max(0, min(used * horizon // elapsed, 2 * lease.filled + 1))
 
     def _absorb(
-        self, lease: Lease, wanted: Sequence[Window], answer: Answer, cost: int, instant: int
+        self, lease: Lease, windows: Sequence[Window], answer: Answer, cost: int, instant: int
     ) -> Tally:
         """Make the answer part of the lease, and take `cost` of it."""
         taken = answer.taken
         periods = [counter[0] for counter in taken.counters]
-        if periods != lease.periods or lease.windows != wanted:
+        if periods != lease.periods or lease.windows != windows:
             self._let_go(lease)
-            lease.windows, lease.periods = wanted, periods
+            lease.windows, lease.periods = windows, periods
             lease.since = taken.now + answer.shift
         lease.since = min(lease.since, taken.now + answer.shift)  # the clock has stepped back
-        starts = [period * w.length for period, w in zip(periods, wanted, strict=True)]
-        ends = [start + w.length for start, w in zip(starts, wanted, strict=True)]
+        starts = [period * w.length for period, w in zip(periods, windows, strict=True)]
+        ends = [start + w.length for start, w in zip(starts, windows, strict=True)]
         lease.until = min(ends) + answer.shift
         lease.taken_at = max(taken.now, *starts)  # they may be held at a later period
         lease.asked_at, lease.stale = instant, False
-        tally = answer.tally(wanted, 0)
+        tally = answer.tally(windows, 0)
         lease.window, lease.room, lease.ready_at = tally.window, tally.remaining, tally.ready_at
         assert tally.window is not None  # noqa: S101  # there are windows
         length = tally.window.length
         lease.ends_at = (taken.now // length + 1) * length + answer.wall_shift
         if taken.granted < cost:
-            lease.refusal = answer.tally(wanted, cost)
+            lease.refusal = answer.tally(windows, cost)
             lease.refused = cost
             lease.out_until = lease.refusal.ready_at - answer.wall_shift + answer.late_shift
             lease.low = -1
@@ -249,14 +246,14 @@ class LeasedLimiter:
             return
         try:
             instant = self.shared.instant(self.shared.clock())
-            wanted = lease.windows
+            windows = lease.windows
             if not lease.since <= instant < lease.until:
                 return  # whoever comes next asks for what is needed then
             if extra := self._extra(lease, 0, instant):
-                answer = self.shared.ask(wanted, 0, extra)
+                answer = self.shared.ask(windows, 0, extra)
                 if answer.taken.granted:
                     with self._lock:
-                        self._absorb(lease, wanted, answer, 0, instant)
+                        self._absorb(lease, windows, answer, 0, instant)
         except Away:
             return
         finally:
@@ -282,24 +279,27 @@ class LeasedLimiter:
 
     # --- giving back ---
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        if not wanted:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        if not windows:
             return
-        lease = self._leases.get(wanted[0].key)
+        lease = self._leases.get(windows[0].key)
         with self._lock:
             if lease is not None:
                 lease.out_until = 0
                 instant = self.shared.instant(self.shared.clock())
-                is_good = lease.since <= instant < lease.until and lease.windows == wanted
+                is_good = lease.since <= instant < lease.until and lease.windows == windows
                 at = self.shared.ledger_time(taken_at)
-                is_of_it = lease.periods == [at // window.length for window in wanted]
-                is_counted = self.shared.counts(taken_at) and not self.shared.owes(wanted)
+                is_of_it = lease.periods == [at // window.length for window in windows]
+                is_counted = self.shared.counts(taken_at) and not self.shared.owes(windows)
                 if is_good and is_of_it and is_counted:
                     lease.left += cost
                     self._held.add(lease)
                     return
                 lease.stale = True
-        self.shared.give_back(wanted, cost, taken_at)
+        self.shared.give_back(windows, cost, taken_at)
+
+    def state(self) -> LimiterState:
+        return self.shared.state()
 
     def flush(self) -> None:
         """Give back everything that is held; blocks."""
