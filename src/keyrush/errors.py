@@ -1,6 +1,6 @@
 """What a programmer can catch.
 
-A refusal of a request is a value (`model.Refusal`), not an exception; `Refused`
+A refusal of a request is a value (`core.refusal.Refusal`), not an exception; `Refused`
 carries one out of a handler, where raising is the only way to stop.
 """
 

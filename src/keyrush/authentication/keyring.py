@@ -1,8 +1,6 @@
-"""The text of a key: mint, parse, checksum, display prefix, fingerprint, hash.
+"""What makes and knows the keys of one service: format, fingerprints and hashes.
 
-A key is `{prefix}_[{environment}_]{30 base62}{6 base62 CRC-32}` (S80): 178 random bits, and
-a checksum that lets a typing error or a guess be refused without asking the store. Keys and
-secrets are bytes or go through objects whose repr shows the display prefix only (S82).
+Keys and secrets are bytes, or go through objects whose repr shows the display prefix only (S82).
 """
 
 from __future__ import annotations

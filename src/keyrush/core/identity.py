@@ -22,7 +22,7 @@ class Count:
     """This month's counted requests of one subject, as one process sees them.
 
     `stored` is the total last read from or written to the store, `flushing` is on its way
-    there, `pending` is not yet. Changed only under the lock of `usage.Usage`.
+    there, `pending` is not yet. Changed only under the lock of `usage.counting.Usage`.
     """
 
     __slots__ = ("__weakref__", "flushing", "month", "pending", "stored", "subject")

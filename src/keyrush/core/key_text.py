@@ -1,4 +1,8 @@
-"""The text of a key: mint, parse, checksum, display prefix."""
+"""The text of a key: mint, parse, checksum, display prefix.
+
+A key is `{prefix}_[{environment}_]{30 base62}{6 base62 CRC-32}` (S80): 178 random bits, and
+a checksum that lets a typing error or a guess be refused without asking the store.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ STATUS: dict[Reason, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not let through: a value, turned into a response by `responses.Refusals`.
+    """Why a request is not let through: a value, made a response by `wire.refusals.Refusals`.
 
     `names` are the scopes or modules that were missing, or the number of keys that an account
     may have; `retry_after` is whole seconds, at

@@ -1,4 +1,4 @@
-"""Operations on keys: create, find, list, rotate, revoke, limits."""
+"""A key at the moment when its text is known, and for how long a rotated one goes on."""
 
 from __future__ import annotations
 

@@ -359,6 +359,6 @@ class Settings(BaseSettings):
 
     @property
     def error_body(self) -> str | Body:
-        """`errors`, as `responses.Refusals` takes it."""
+        """`errors`, as `wire.refusals.Refusals` takes it."""
         body: str | Body = self.errors
         return body

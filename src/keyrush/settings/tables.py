@@ -64,7 +64,7 @@ class PlanTable(_Table):
 
 
 class RuleTable(_Table):
-    """`[[rules]]`: what requests to a path need. See `policy.Rule`."""
+    """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
     path: str
     methods: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], ...] = ()

@@ -1,4 +1,4 @@
--- What a ledger does on PostgreSQL, each in one call. Here `keyrush/windows.py` is restated, in
+-- What a ledger does on PostgreSQL, each in one call. Here `keyrush/core/sliding.py` is restated, in
 -- the same integer arithmetic; a test holds the two equal. A counter is an array of its period,
 -- current and previous. Instants are Unix milliseconds; where `at` is null, the server's.
 
@@ -19,7 +19,7 @@ BEGIN
 END
 $$;
 
--- `windows.roll`
+-- `sliding.roll`
 CREATE OR REPLACE FUNCTION keyrush_roll(counter bigint[], period bigint) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
@@ -29,7 +29,7 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- `windows.used`, of a counter that has been rolled
+-- `sliding.used`, of a counter that has been rolled
 CREATE OR REPLACE FUNCTION keyrush_used(counter bigint[], length bigint, now bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
     SELECT counter[2] + counter[3] * CASE
@@ -62,7 +62,7 @@ BEGIN
 END
 $$;
 
--- `windows.grant`. Returns what was granted, now, and the counter of each window.
+-- `sliding.grant`. Returns what was granted, now, and the counter of each window.
 CREATE OR REPLACE FUNCTION keyrush_take(
     keys text[], lengths bigint[], amounts bigint[],
     cost bigint, extra bigint, share bigint, at bigint
@@ -97,7 +97,7 @@ BEGIN
 END
 $$;
 
--- `windows.give_back`, for each window
+-- `sliding.give_back`, for each window
 CREATE OR REPLACE FUNCTION keyrush_give_back(
     keys text[], lengths bigint[], cost bigint, taken_at bigint
 ) RETURNS void

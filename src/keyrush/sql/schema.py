@@ -1,4 +1,4 @@
-"""The tables of the SQL store, how they come to be, and how their database is opened."""
+"""The tables of store and ledger, how they come to be, and how older ones are upgraded."""
 
 from __future__ import annotations
 

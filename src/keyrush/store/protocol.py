@@ -1,4 +1,4 @@
-"""Where accounts, keys, usage counts and balances are kept: the protocol, and `open_store`.
+"""Where accounts, keys, usage counts and balances are kept: the protocol.
 
 A store of your own is one class with these methods, all plain or all coroutines, in any mix.
 Pass an instance to `Gate`, or name the class in `KEYRUSH_STORE_URL` as `package.module:Class`.

@@ -1,4 +1,4 @@
-"""What HTTP answers: rate-limit fields, and refusals as whole responses.
+"""What HTTP answers: refusals as whole responses.
 
 Nothing here knows ASGI or WSGI. Header names and values are bytes, names in lower case (S69).
 """

@@ -1,4 +1,4 @@
-"""What HTTP asks: the credential in a request, and who sent it.
+"""What HTTP asks: the credential in a request.
 
 Nothing here knows ASGI or WSGI. Header names and values are bytes, names in lower case (S69).
 Nothing is done to a value, beyond looking at its length, before that is known to be sane.

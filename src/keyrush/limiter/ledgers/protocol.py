@@ -1,7 +1,7 @@
 """The ledger: windows that many processes count in together, each by single, atomic calls.
 
 What is particular to Redis or to SQL ends here; who asks a ledger, how often, and what holds
-when it can't answer is the same for all (`exact`, `leases`, `outage`).
+when it can't answer is the same for all (`limiter.shared`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Ledger(Protocol):
         ...
 
     def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        """`windows.grant`, on what is stored. Nothing is written where nothing is granted."""
+        """`sliding.grant`, on what is stored. Nothing is written where nothing is granted."""
         ...
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        """`windows.give_back` for each window. A negative cost adds what was taken elsewhere."""
+        """`sliding.give_back` for each window. A negative cost adds what was taken elsewhere."""
         ...
 
     def enlist(self, worker: str) -> Place:

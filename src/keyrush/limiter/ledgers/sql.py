@@ -2,7 +2,7 @@
 
 By the driver, below SQLAlchemy, whose part in a take would cost more than all the rest. On
 SQLite a call is one transaction with the write lock from its beginning, and the arithmetic is
-that of `windows`. On PostgreSQL it is one round trip, to a function in `sql/functions.sql`.
+that of `core.sliding`. On PostgreSQL it is one round trip, to a function in `sql/functions.sql`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ later, they would have been counted too early. So never more is admitted than th
 whatever happens to a process; what it holds when it is killed stays counted as used.
 
 A block follows what the process itself uses in `HORIZON`, and the ledger grants no more than
-one part in `windows.SHARE` of what is left: near the limit, units are taken one by one. What
+one part in `sliding.SHARE` of what is left: near the limit, units are taken one by one. What
 lies idle is given back.
 """
 

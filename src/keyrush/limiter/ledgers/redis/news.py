@@ -15,7 +15,7 @@ SILENCE = 1.0
 
 
 class Feed:
-    """A `store.Feed` of what is published. To be used by one thread at a time."""
+    """A `core.news.Feed` of what is published. To be used by one thread at a time."""
 
     def __init__(self, connection: Callable[[], Any], channel: str) -> None:
         self._make = connection
