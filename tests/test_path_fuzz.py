@@ -51,7 +51,7 @@ from tests.targets import ASGI_SERVERS, ORDINARY, WSGI_SERVERS, Made, Server, Ta
 PATHS, PATHS_UNDER_PREFIX = 400, 200
 
 #: Of each framework, without a key.
-PATHS_OPEN = 300
+PATHS_OPEN = 1000
 
 #: Through each real server, at the root and under a prefix.
 PATHS_OVER_SOCKETS = 150
