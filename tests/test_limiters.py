@@ -407,6 +407,26 @@ class FailingAwaited:
         """Nothing to let go of."""
 
 
+class AwaitedInMemory(MemoryLimiter):
+    """One of ours with a coroutine in place of a method."""
+
+    async def take(  # type: ignore[override]  # which is what is tried
+        self, windows: Sequence[Window], cost: int, now: int
+    ) -> Tally:
+        return super().take(windows, cost, now)
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_one_of_ours_with_a_coroutine(adapter: Any) -> None:
+    """R6: a limiter that is whole but for a coroutine is bridged like any."""
+    limiter: Any = AwaitedInMemory()
+    gate = Gate.open(settings(), limiter=limiter)
+    gate.accounts.create_account("acct_a", limits="1/day")
+    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [200, 429]
+    gate.close()
+
+
 @pytest.mark.parametrize("kind", [Failing, FailingAwaited])
 @pytest.mark.parametrize("is_named", [True, False], ids=["by url", "instance"])
 @pytest.mark.parametrize("adapter", [Asgi, Wsgi])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keyrush.core.news import News
-from keyrush.limiter.ledgers.protocol import Ledger
+from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
 from keyrush.runtime.bridge import synchronous
@@ -58,7 +58,10 @@ def open_limiter(
     if scheme == "memory":
         return _in_memory()
     if kind in _REDIS:
-        return _on_redis(url, mode, outage, clock)
+        from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+
+        ledger = RedisLedger(url, unless_real(clock))
+        return _over(ledger, mode, outage, clock, ledger)._replace(news=ledger)
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
     outside = LimitsLimiter(url.removeprefix("limits+"))
@@ -71,9 +74,9 @@ def given(
     """A user's own limiter, made whole: one that is whole is taken at its word, any other is
     bridged where it has coroutines, and guarded.
     """
-    if isinstance(limiter, Limiter):
-        return Opened(limiter)
     front = synchronous(limiter)
+    if front is limiter and isinstance(limiter, Limiter):  # none of it has to be awaited
+        return Opened(limiter)
     is_local = front is limiter and bool(getattr(limiter, "is_local", False))
     return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
 
@@ -92,22 +95,21 @@ def _guarded(
     return GuardedLimiter(limiter, outage, monotonic_of(clock), is_local=is_local)
 
 
-def _on_redis(url: str, mode: Mode, outage: Outage, clock: Callable[[], int]) -> Opened:
-    from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-    from keyrush.limiter.shared.exact import AwaitedExactLimiter
-
-    ledger = RedisLedger(url, unless_real(clock))
-    if mode == "leased":
-        return _over(ledger, mode, outage, clock)._replace(news=ledger)
-    shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
-    limiter = AwaitedExactLimiter(shared, ledger)
-    return Opened(limiter, limiter, ledger, ledger)
-
-
-def _over(ledger: Ledger, mode: Mode, outage: Outage, clock: Callable[[], int]) -> Opened:
-    from keyrush.limiter.shared.exact import ExactLimiter
+def _over(
+    ledger: Ledger,
+    mode: Mode,
+    outage: Outage,
+    clock: Callable[[], int],
+    awaited: AsyncLedger | None = None,
+) -> Opened:
+    """What asks a ledger; `awaited` is the same, where event loops may await it."""
+    from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
     from keyrush.limiter.shared.leased import LeasedLimiter
 
     shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
-    limiter = LeasedLimiter(shared) if mode == "leased" else ExactLimiter(shared)
-    return Opened(limiter, ledger=ledger)
+    if mode == "leased":
+        return Opened(LeasedLimiter(shared), ledger=ledger)
+    if awaited is None:
+        return Opened(ExactLimiter(shared), ledger=ledger)
+    limiter = AwaitedExactLimiter(shared, awaited)
+    return Opened(limiter, limiter, ledger)

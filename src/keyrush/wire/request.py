@@ -44,7 +44,7 @@ TWO = Refusal("two_credentials")
 #: The headers that a key may come in, unless said otherwise (contract R1, O1).
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 
-_AUTHORIZATION = b"authorization"
+AUTHORIZATION = b"authorization"
 
 #: The schemes of `Authorization` whose token is a key.
 _SCHEMES = (b"bearer", b"api-key")
@@ -87,7 +87,7 @@ class CredentialHeaders:
             return MISSING
         if others is not None:
             return _one_of([(first_name or b"", first), *others])
-        key = _bearer(first) if first_name == _AUTHORIZATION else _plain(first)
+        key = _bearer(first) if first_name == AUTHORIZATION else _plain(first)
         return Credential(key) if isinstance(key, bytes) else key or MISSING
 
     def without(self, headers: Iterable[Header]) -> list[Header]:
@@ -97,9 +97,9 @@ class CredentialHeaders:
 
 def _one_of(headers: Sequence[Header]) -> Credential | Refusal:
     """The credential that several headers agree upon (S7, S8)."""
-    if sum(name == _AUTHORIZATION for name, _ in headers) > 1:
+    if sum(name == AUTHORIZATION for name, _ in headers) > 1:
         return TWO
-    found = [_bearer(value) if n == _AUTHORIZATION else _plain(value) for n, value in headers]
+    found = [_bearer(value) if n == AUTHORIZATION else _plain(value) for n, value in headers]
     refusals = [key for key in found if isinstance(key, Refusal)]
     if TWO in refusals:
         return TWO

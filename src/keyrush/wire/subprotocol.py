@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keyrush.wire.request import _AUTHORIZATION, CredentialHeaders, Header
+from keyrush.wire.request import AUTHORIZATION, CredentialHeaders, Header
 
 _PROTOCOL = b"sec-websocket-protocol"
 
@@ -30,8 +30,8 @@ class KeyProtocol:
     def __init__(self, name: str, credentials: CredentialHeaders) -> None:
         self.name = name
         self._name = name.encode("ascii")
-        others = [header for header in credentials.names if header != _AUTHORIZATION]
-        self._header = others[0] if others else _AUTHORIZATION
+        others = [header for header in credentials.names if header != AUTHORIZATION]
+        self._header = others[0] if others else AUTHORIZATION
         self._scheme = b"" if others else b"Bearer "
 
     def offer(self, headers: Sequence[Header]) -> Offer | None:
