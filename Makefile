@@ -39,9 +39,9 @@ accuracy: .venv/.for-test  ## how exactly processes share a limit, on every back
 	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
 
 chaos: .venv/.for-test  ## a million random schedules, odd paths, then kills and outages; 45 minutes
-	@$(BIN)/python -m tests.simulation --schedules 1000000
-	@$(BIN)/python -m tests.path_fuzz --paths 20000
-	@$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
+	@$(BIN)/python -m tests.long.simulation --schedules 1000000
+	@$(BIN)/python -m tests.long.path_fuzz --paths 20000
+	@$(BIN)/python -m tests.long.chaos $(CHAOS_FLAGS)
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

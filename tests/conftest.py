@@ -11,9 +11,9 @@ import pytest
 
 from keyrush import Gate, Settings
 from keyrush.runtime.logs import faults
-from tests import calls
-from tests.postgres import postgres_server, postgres_url
-from tests.valkey import (
+from tests.support import calls
+from tests.support.postgres import postgres_server, postgres_url
+from tests.support.valkey import (
     cluster_url,
     own_valkey,
     valkey_cluster,

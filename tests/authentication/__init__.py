@@ -1,0 +1,1 @@
+"""Keys, their cache, and their proof."""

@@ -1,0 +1,275 @@
+"""The cache of verified keys: bounds, dropping, refused keys, single flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry
+from keyrush.core.refusal import Refusal
+from keyrush.wire.request import INVALID
+from tests.support.scripts import run
+from tests.support.values import NOW, identity
+
+THREADS = 20
+
+
+def entry(key_id: str = "cred_a", account_id: str = "acct_a") -> Entry:
+    """A fresh entry."""
+    made = Entry(
+        replace(identity(key_id=key_id), account_id=account_id),
+        key_id.encode(),
+        "$argon2id$",
+        ["f1"],
+        refresh_at=NOW + 3000,
+        fresh_until=NOW + 5000,
+        stale_until=NOW + 65_000,
+    )
+    made.schedule()
+    return made
+
+
+def filled(size: int, *digests: bytes) -> Cache:
+    """A cache with an entry for each digest, put in this order."""
+    cache = Cache(size, 5000)
+    for digest in digests:
+        assert cache.put(digest, entry(digest.decode()), cache.generation)
+    return cache
+
+
+# --- entries -------------------------------------------------------------------------------------
+
+
+def test_get_what_was_put() -> None:
+    """A verified key is found again, another is not."""
+    cache = filled(3, b"a")
+    found = cache.get(b"a")
+    assert found is not None
+    assert found.identity.key_id == "a"
+    assert cache.get(b"b") is None
+
+
+def test_least_recently_used_goes_first() -> None:
+    """At most `size` keys are kept; one that is used stays."""
+    cache = filled(3, b"a", b"b", b"c")
+    cache.get(b"a")
+    cache.put(b"d", entry(), cache.generation)
+    assert len(cache) == 3
+    assert [cache.get(digest) is not None for digest in (b"a", b"b", b"c", b"d")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_bounded_under_churn() -> None:
+    """However many keys come by, memory is bounded."""
+    cache = filled(100, *(b"%d" % number for number in range(10_000)))
+    assert len(cache) == 100
+
+
+def test_refreshing_an_entry_does_not_evict_another() -> None:
+    """A key that is looked up anew takes the place it has."""
+    cache = filled(2, b"a", b"b")
+    again = entry("again")
+    cache.put(b"a", again, cache.generation)
+    assert cache.get(b"a") is again
+    assert cache.get(b"b") is not None
+
+
+def test_size_zero_keeps_nothing() -> None:
+    """A cache of size 0 is no cache."""
+    cache = filled(0, b"a", b"b")
+    assert cache.get(b"a") is None
+    assert len(cache) == 0
+
+
+def test_forget() -> None:
+    """A key found to be no longer valid goes; to forget it twice is no error."""
+    cache = filled(2, b"a")
+    cache.forget(b"a")
+    cache.forget(b"a")
+    assert cache.get(b"a") is None
+
+
+@pytest.mark.parametrize(
+    ("accounts", "kept"), [({"acct_a"}, {b"b"}), (set(), {b"a", b"b"}), (None, set())]
+)
+def test_drop_distrusts_what_it_concerns(accounts: set[str] | None, kept: set[bytes]) -> None:
+    """After a change nothing is let in by an entry of the account, not even while the store is
+    away; where it is not known what has changed, by none.
+    """
+    cache = Cache(2, 5000)
+    for digest, account_id in ((b"a", "acct_a"), (b"b", "acct_b")):
+        cache.put(digest, entry(account_id=account_id), cache.generation)
+    cache.drop(accounts)
+    for digest in (b"a", b"b"):
+        known = cache.get(digest)
+        assert known is not None
+        times = (known.due, known.fresh_until, known.stale_until)
+        assert times == ((0, NOW + 5000, NOW + 65_000) if digest in kept else (0, 0, 0))
+
+
+def test_dropped_while_it_is_scheduled() -> None:
+    """An entry that one thread drops while another sets when it is next due stays dropped."""
+    cache = filled(1, b"a")
+    known = cache.get(b"a")
+    assert known is not None
+    cache.drop(None)
+    known.schedule()
+    cache.prolong(known, NOW + 10_000)
+    assert (known.due, known.fresh_until) == (0, 0)
+
+
+def test_look_up_from_before_a_drop_is_not_kept() -> None:
+    """A look-up that was under way while its key was revoked does not bring it back."""
+    cache = filled(2)
+    before = cache.generation
+    cache.drop(set())
+    assert not cache.put(b"a", entry(), before)
+    assert cache.get(b"a") is None
+    assert cache.put(b"a", entry(), cache.generation)
+
+
+def test_threads_do_not_trip_over_each_other() -> None:
+    """Hits, which take no lock, go on while others put, drop and forget."""
+    cache = filled(50, *(b"%d" % number for number in range(50)))
+    barrier = threading.Barrier(4)
+
+    def hit() -> None:
+        for number in range(20_000):
+            cache.get(b"%d" % (number % 100))
+
+    def churn() -> None:
+        for number in range(5000):
+            cache.put(b"%d" % (number % 100), entry(), cache.generation)
+            cache.forget(b"%d" % (number % 70))
+
+    def drop() -> None:
+        for _ in range(500):
+            cache.drop({"acct_a"})
+
+    def together(work: Callable[[], None]) -> None:
+        barrier.wait()
+        work()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(together, work) for work in (hit, hit, churn, drop)]:
+            done.result()
+    assert len(cache) <= 50
+
+
+# --- refused keys --------------------------------------------------------------------------------
+
+
+def test_refused_for_a_while() -> None:
+    """A key that is not valid is not looked up again for `ttl`."""
+    cache = Cache(10, 5000)
+    cache.refuse(b"a", NOW)
+    assert cache.is_refused(b"a", NOW)
+    assert cache.is_refused(b"a", NOW + 4999)
+    assert not cache.is_refused(b"a", NOW + 5000)
+    assert not cache.is_refused(b"b", NOW)
+
+
+def test_ttl_zero_refuses_nothing_from_memory() -> None:
+    """Without a time to live every key is looked up each time."""
+    cache = Cache(10, 0)
+    cache.refuse(b"a", NOW)
+    assert not cache.is_refused(b"a", NOW)
+
+
+def test_refused_keys_are_bounded() -> None:
+    """A flood of invented keys takes bounded memory; the latest are remembered."""
+    cache = Cache(10, 5000)
+    for digest in (b"first", b"second", b"first"):
+        cache.refuse(digest, NOW)
+    for number in range(NEGATIVE_SIZE - 1):
+        cache.refuse(b"%d" % number, NOW)
+    assert cache.is_refused(b"first", NOW)
+    assert not cache.is_refused(b"second", NOW)
+    cache.refuse(b"one more", NOW)
+    assert not cache.is_refused(b"first", NOW)
+    assert cache.is_refused(b"one more", NOW)
+    assert len(cache._refused) == NEGATIVE_SIZE  # noqa: SLF001  # what must not grow
+    assert len(cache) == 0
+
+
+# --- single flight -------------------------------------------------------------------------------
+
+
+def test_one_flight_for_all() -> None:
+    """Concurrent first requests with one key make one look-up, and all get what it brings."""
+    cache, found, barrier = Cache(10, 5000), entry(), threading.Barrier(THREADS)
+
+    def ask(_: int) -> tuple[bool, object]:
+        flight, is_mine = cache.flight(b"a")
+        barrier.wait()  # all have asked before it lands
+        if is_mine:
+            cache.land(b"a", flight, found)
+        return is_mine, flight.result(10)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(ask, range(THREADS)))
+    assert sum(is_mine for is_mine, _ in answers) == 1
+    assert {outcome for _, outcome in answers} == {found}
+
+
+@pytest.mark.parametrize("outcome", [entry(), INVALID], ids=["entry", "refusal"])
+def test_after_landing_the_next_asks_anew(outcome: Entry | Refusal) -> None:
+    """What one look-up brought is nothing that the next is told; a refusal is an answer, too."""
+    cache = Cache(10, 5000)
+    flight, _ = cache.flight(b"a")
+    cache.land(b"a", flight, outcome)
+    assert flight.result() is outcome
+    following, is_mine = cache.flight(b"a")
+    assert is_mine
+    assert following is not flight
+
+
+def test_who_waits_can_not_cancel_it_for_the_others() -> None:
+    """A request that is cancelled while it waits leaves the look-up to those who go on waiting."""
+    cache, found = Cache(10, 5000), entry()
+    flight, _ = cache.flight(b"a")
+    assert not flight.cancel()
+    cache.land(b"a", flight, found)
+    assert flight.result() is found
+
+
+def test_different_keys_do_not_wait_for_each_other() -> None:
+    """Two keys load at the same time."""
+    cache = Cache(10, 5000)
+    assert cache.flight(b"a")[1]
+    assert cache.flight(b"b")[1]
+    assert not cache.flight(b"a")[1]
+
+
+def test_fork_while_loading() -> None:
+    """A child forked while a thread loads a key, or holds the lock, does not wait for it."""
+    out = run(
+        """
+        import os
+        from keyrush.authentication.cache import Cache
+        from keyrush.wire.request import INVALID
+
+        cache = Cache(10, 5000)
+        flight, _ = cache.flight(b"a")
+        with cache._lock:
+            child = os.fork()
+        if not child:
+            cache.refuse(b"b", 0)
+            flight, is_mine = cache.flight(b"a")
+            assert is_mine
+            cache.land(b"a", flight, INVALID)
+            print("done", flush=True)
+            os._exit(0)
+        cache.land(b"a", flight, INVALID)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert out == "done\n"

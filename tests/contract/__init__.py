@@ -1,0 +1,1 @@
+"""The documented behaviour, over HTTP, and what the documents say."""

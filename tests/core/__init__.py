@@ -1,0 +1,1 @@
+"""The values and rules that do no I/O."""

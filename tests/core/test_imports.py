@@ -1,0 +1,297 @@
+"""Who may import whom: a folder is a floor, and imports run down."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keyrush
+from tests.support.scripts import run
+
+ROOT = Path(keyrush.__file__).parent
+
+#: Of each floor, from the ground up, the floors that it imports. No more and no less: a permission
+#: that nobody uses is none. A door is a module at the top, and a floor by itself.
+FLOORS: dict[str, set[str]] = {
+    "errors": set(),
+    "core": {"errors"},
+    "runtime": {"core", "errors"},
+    "wire": {"core", "runtime"},
+    "sql": {"core", "errors", "runtime"},
+    "store": {"core", "errors", "runtime", "sql"},
+    "limiter": {"core", "errors", "runtime", "sql"},
+    "settings": {"core", "errors", "runtime", "wire"},
+    "usage": {"core", "errors", "runtime", "store"},
+    "authentication": {"core", "errors", "runtime", "settings", "sql", "store", "usage", "wire"},
+    "operations": {"authentication", "core", "errors", "settings", "store"},
+    "gate": {
+        "authentication",
+        "core",
+        "errors",
+        "limiter",
+        "operations",
+        "runtime",
+        "settings",
+        "store",
+        "usage",
+        "wire",
+    },
+    "asgi": {"core", "errors", "gate", "runtime", "settings", "wire"},
+    "wsgi": {"core", "gate", "settings", "wire"},
+    "": {"asgi", "core", "errors", "gate", "settings"},
+    "apps": {"", "core", "errors", "gate", "operations", "runtime", "settings", "wire"},
+    "cli": {
+        "",
+        "authentication",
+        "core",
+        "errors",
+        "gate",
+        "limiter",
+        "operations",
+        "runtime",
+        "settings",
+        "sql",
+        "store",
+    },
+    "__main__": {"cli"},
+    "django": {"core", "gate"},
+    "fastapi": {"gate", "wire"},
+    "flask": {"core", "gate"},
+    "testing": {"authentication", "core", "gate", "operations", "runtime", "settings", "wire"},
+    "fixtures": {"gate", "operations", "testing"},
+}
+
+#: Who imports what does not come with Python, by module. No more and no less.
+OUTSIDE: dict[str, set[str]] = {
+    "argon2": {"authentication.keyring", "cli.doctor"},
+    "django": {"django"},
+    "fastapi": {"fastapi"},
+    "flask": {"flask"},
+    "limits": {
+        "core.notation",
+        "limiter.limits_library.adapter",
+        "limiter.limits_library.storages",
+    },
+    "psycopg": {"sql.patience"},
+    "pydantic": {
+        "apps.bodies",
+        "apps.openapi",
+        "settings.effective",
+        "settings.mistakes",
+        "settings.settings",
+        "settings.tables",
+    },
+    "pydantic_core": {"apps.account_api", "apps.bodies"},
+    "pydantic_settings": {"settings.settings", "settings.sources"},
+    "pytest": {"fixtures"},
+    "quart": {"flask"},
+    "redis": {"limiter.ledgers.redis.server"},
+    "rich": {"cli.demo", "cli.output"},
+    "sqlalchemy": {
+        "limiter.ledgers.sql",
+        "sql.changes",
+        "sql.engine",
+        "sql.hosts",
+        "sql.patience",
+        "sql.presence",
+        "sql.schema",
+        "sql.states",
+        "store.counts",
+        "store.keys",
+        "store.sql",
+    },
+    "starlette": {"apps.account_api", "cli.demo"},
+    "typer": {"cli", "cli.accounts", "cli.common", "cli.help", "cli.keys", "cli.output"},
+    "uvicorn": {"cli.demo"},
+}
+
+#: Chosen by URL, and imported when they are asked for.
+DRIVERS = {
+    "limiter.ledgers.redis.ledger": "limiter.opening",
+    "limiter.ledgers.sql": "limiter.opening",
+    "limiter.limits_library.adapter": "limiter.opening",
+    "limiter.memory": "limiter.opening",
+    "store.memory": "store.opening",
+    "store.sql": "store.opening",
+}
+
+#: What pure values and rules have nothing to do with.
+IMPURE = {"asyncio", "os", "socket", "sqlite3", "threading"}
+
+
+def name_of(path: Path) -> str:
+    """The module's name below `keyrush`; empty for the package itself."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def floor_of(module: str) -> str:
+    """The folder that a module is in; of a module at the top its own name."""
+    return module.partition(".")[0]
+
+
+def is_for_typing(node: ast.AST) -> bool:
+    """True for `if TYPE_CHECKING:`, which is never run."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def statements(node: ast.AST, *, lazy: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The import statements in `node`; with `lazy` those inside functions, too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif not is_for_typing(child) and (
+            lazy or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
+            yield from statements(child, lazy=lazy)
+
+
+def imported(module: str, *, lazy: bool = True) -> set[str]:
+    """The full names of the modules that a module imports."""
+    names = set()
+    for statement in statements(ast.parse(MODULES[module].read_text("utf-8")), lazy=lazy):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        else:
+            assert statement.level == 0, "imports are absolute"
+            assert statement.module
+            for alias in statement.names:
+                full = f"{statement.module}.{alias.name}"
+                names.add(full if full.removeprefix("keyrush.") in MODULES else statement.module)
+    return names
+
+
+def own(module: str, *, lazy: bool = True) -> set[str]:
+    """The modules of keyrush that a module imports, by their names below `keyrush`."""
+    return {
+        name.removeprefix("keyrush").removeprefix(".")
+        for name in imported(module, lazy=lazy)
+        if name.partition(".")[0] == "keyrush"
+    }
+
+
+@pytest.mark.parametrize("floor", sorted({floor_of(module) for module in MODULES}))
+def test_who_imports_whom(floor: str) -> None:
+    """A floor imports those that the table says, all of them, and no other."""
+    theirs = {module for module in MODULES if floor_of(module) == floor}
+    found = {floor_of(name) for module in theirs for name in own(module)}
+    assert found - {floor} == FLOORS[floor]
+
+
+def test_imports_run_down() -> None:
+    """The table is in order: each floor imports only those before it."""
+    below: set[str] = set()
+    for floor, theirs in FLOORS.items():
+        assert theirs <= below, floor
+        below.add(floor)
+
+
+def test_no_circles() -> None:
+    """Modules import each other in one direction."""
+    graph = {module: own(module, lazy=False) - {module} for module in MODULES}
+    while graph:
+        free = {module for module, needs in graph.items() if not needs & set(graph)}
+        assert free, f"a circle among {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in free}
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if floor_of(name) == "core"))
+def test_what_decides_is_pure(module: str) -> None:
+    """The ground knows nothing of threads, loops, files or sockets."""
+    assert not imported(module) & IMPURE
+
+
+@pytest.mark.parametrize("driver", sorted(DRIVERS))
+def test_drivers_are_chosen_by_url(driver: str) -> None:
+    """Nobody but the one that opens imports a driver, and it does so when asked."""
+    family = driver.rpartition(".")[0]
+    users = {name for name in MODULES if driver in own(name) and not name.startswith(family)}
+    users -= {name for name in MODULES if floor_of(name) == "limiter" and name in DRIVERS}
+    assert users <= {DRIVERS[driver]}
+    assert driver not in own(DRIVERS[driver], lazy=False)
+
+
+@pytest.mark.parametrize("package", sorted(OUTSIDE))
+def test_packages_are_used_where_they_belong(package: str) -> None:
+    """Each package that keyrush uses is known to the modules that are about it alone."""
+    users = {
+        module
+        for module in MODULES
+        if package in {name.partition(".")[0] for name in imported(module)}
+    }
+    assert users == OUTSIDE[package]
+
+
+def test_no_other_package_is_used() -> None:
+    """What is not in the table comes with Python, or is keyrush."""
+    found = {name.partition(".")[0] for module in MODULES for name in imported(module)}
+    assert found - set(sys.stdlib_module_names) - {"keyrush"} == set(OUTSIDE)
+
+
+WITHOUT = """
+    import sys
+
+    BLOCKED = {"starlette", "fastapi", "flask", "django", "psycopg", "uvicorn", "httpx"}
+
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in BLOCKED:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Blocker())
+    """
+
+
+@pytest.mark.parametrize("module", ["keyrush", "keyrush.wsgi", "keyrush.cli"])
+def test_imported_without_any_framework(module: str) -> None:
+    """keyrush, its WSGI side and its command line need no framework and no database driver."""
+    out = run(f"{WITHOUT}\n    import {module}\n    print(not BLOCKED & set(sys.modules))")
+    assert out == "True\n"
+
+
+def test_serves_without_any_framework(tmp_path: Path) -> None:
+    """A bare ASGI and a bare WSGI app are served, keys in SQLite, with nothing more installed."""
+    out = run(
+        WITHOUT
+        + """
+    from keyrush import Gate, Settings
+    from tests.support.calls import Asgi, Sent, Wsgi
+
+    gate = Gate.open(Settings(store_url=sys.argv[1], argon2_memory_cost=8, argon2_time_cost=1))
+    gate.accounts.create_account("acct_a")
+    key = gate.accounts.create_key("acct_a", "production").text
+    for adapter in (Asgi, Wsgi):
+        for headers in ([("X-API-Key", key)], []):
+            print(adapter(gate).send(Sent("/", headers)).status)
+    gate.close()
+    """,
+        f"sqlite:///{tmp_path}/keyrush.db",
+    )
+    assert out.split() == ["200", "401"] * 2
+
+
+def test_importing_keyrush_loads_no_driver() -> None:
+    """What a URL does not ask for is not loaded, nor is the command line."""
+    out = run(
+        """
+        import sys, keyrush
+        unwanted = {"keyrush.store.sql", "keyrush.store.memory", "keyrush.limiter.memory",
+                    "keyrush.cli", "typer", "rich"}
+        print(sorted(unwanted & set(sys.modules)))
+        """
+    )
+    assert out == "[]\n"
+
+
+def test_public_names() -> None:
+    """`from keyrush import *` gives the documented names, and all of them are there."""
+    assert all(getattr(keyrush, name) for name in keyrush.__all__)
+    assert list(keyrush.__all__) == sorted(keyrush.__all__)
+    assert (ROOT / "py.typed").exists()

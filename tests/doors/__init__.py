@@ -1,0 +1,1 @@
+"""ASGI, WSGI, frameworks, the account API."""

@@ -1,0 +1,1 @@
+"""What the gate decides, whichever door a request comes by."""

@@ -1,0 +1,448 @@
+"""One suite for every limiter, and what is particular to the one in memory."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrush import Gate
+from keyrush.core.sliding import Tally, Window
+from keyrush.errors import ConfigurationError
+from keyrush.limiter.guarded import GuardedLimiter
+from keyrush.limiter.ledgers.protocol import Ledger
+from keyrush.limiter.ledgers.redis.ledger import RedisLedger
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.limits_library.adapter import LimitsLimiter
+from keyrush.limiter.memory import MemoryLimiter
+from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Limiter, SmallLimiter
+from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.schema import prepare
+from tests.conftest import Clock, settings
+from tests.support.calls import Asgi, Sent, Wsgi
+from tests.support.ledgers import MemoryLedger
+from tests.support.scripts import run
+from tests.support.valkey import valkey_server, valkey_url
+
+__all__ = ["valkey_server", "valkey_url"]
+
+MINUTE = 60_000
+NOW = 29_000_000 * MINUTE
+
+
+def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
+    """A window as the gate makes it: its key names subject and length."""
+    return Window(f"{subject}:{length // 1000}", length, amount, "minute")
+
+
+class Timed:
+    """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
+
+    def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+        self._clock.now = now
+        return self._inner.take(wanted, cost, now)
+
+    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+        self._inner.give_back(wanted, cost, taken_at)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@contextmanager
+def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
+    """An empty ledger of the kind, which goes by `clock`."""
+    if place == "ledger":
+        yield MemoryLedger(clock)
+    elif place == "valkey":
+        yield RedisLedger(request.getfixturevalue("valkey_url"), clock)
+    else:
+        folder = request.getfixturevalue("tmp_path") if place == "sqlite" else None
+        url = request.getfixturevalue("postgres_url") if place == "postgresql" else None
+        engine = make_engine(parse_url(url or f"sqlite:///{folder}/windows.db"))
+        prepare(engine)
+        yield SqlLedger(engine, clock)
+        engine.dispose()
+
+
+PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
+
+
+@pytest.fixture(
+    params=["memory", *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased"))]
+)
+def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
+    """Each limiter, empty."""
+    if request.param == "memory":
+        yield open_limiter("memory://").limiter
+        return
+    mode, place = request.param.split("-")
+    clock.now = NOW
+    with opened_ledger(place, request, clock) as ledger:
+        shared = SharedWindows(ledger, "local", clock, lambda: clock() / 1000)
+        timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(shared), clock)
+        yield timed
+        timed.close()
+
+
+def in_threads(threads: int, work: Callable[[], int]) -> int:
+    """The sum of what `work` returns in threads that begin together."""
+    barrier = threading.Barrier(threads)
+
+    def begin() -> int:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(done.result() for done in [pool.submit(begin) for _ in range(threads)])
+
+
+# --- every limiter -------------------------------------------------------------------------------
+
+
+def test_takes_up_to_the_limit(limiter: SmallLimiter) -> None:
+    """R6, R11: requests pass until the amount is used up; remaining counts down."""
+    wanted = [window(3)]
+    assert [limiter.take(wanted, 1, NOW)[0:3:2] for _ in range(4)] == [
+        (True, 2),
+        (True, 1),
+        (True, 0),
+        (False, 0),
+    ]
+
+
+def test_wait_is_exact(limiter: SmallLimiter) -> None:
+    """R15: whoever waits until `ready_at` passes; a millisecond earlier they don't."""
+    wanted = [window(3)]
+    limiter.take(wanted, 3, NOW + 1000)
+    refused = limiter.take(wanted, 1, NOW + 2000)
+    assert not refused.admitted
+    assert not limiter.take(wanted, 1, refused.ready_at - 1).admitted
+    assert limiter.take(wanted, 1, refused.ready_at).admitted
+
+
+def test_all_windows_or_none(limiter: SmallLimiter) -> None:
+    """O13: a request that one window refuses takes from no other."""
+    short, long = window(2), window(100, 3_600_000)
+    for _ in range(5):
+        limiter.take([short, long], 1, NOW)
+    assert limiter.take([long], 0, NOW).remaining == 98
+    assert limiter.take([long, short], 1, NOW).window == short
+
+
+def test_subjects_are_apart(limiter: SmallLimiter) -> None:
+    """No two callers share a window, nor do two lengths of one caller."""
+    limiter.take([window(1)], 1, NOW)
+    assert limiter.take([window(1, subject="key:b")], 1, NOW).admitted
+    assert limiter.take([window(1, 3_600_000)], 1, NOW).admitted
+    assert not limiter.take([window(1)], 1, NOW).admitted
+
+
+def test_changed_amount_keeps_the_count(limiter: SmallLimiter) -> None:
+    """A plan change neither resets nor forgives what was used."""
+    limiter.take([window(100)], 80, NOW)
+    assert not limiter.take([window(50)], 1, NOW).admitted
+    assert limiter.take([window(200)], 1, NOW).remaining == 119
+
+
+def test_nothing_wanted(limiter: SmallLimiter) -> None:
+    """Where nothing limits, everything passes."""
+    assert limiter.take([], 1, NOW) == Tally(True, None, 0, 0)
+
+
+def test_zero_admits_nothing(limiter: SmallLimiter) -> None:
+    """Traps: 0 is a limit."""
+    assert not limiter.take([window(0)], 1, NOW).admitted
+
+
+def test_look_takes_nothing(limiter: SmallLimiter) -> None:
+    """A cost of 0 shows what is left, and is let through even when nothing is."""
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+    limiter.take([window(2)], 2, NOW)
+    looked = limiter.take([window(2)], 0, NOW)
+    assert (looked.admitted, looked.remaining) == (True, 0)
+
+
+@pytest.mark.parametrize("cost", [-1, -(10**9)])
+def test_negative_cost(limiter: SmallLimiter, cost: int) -> None:
+    """A negative cost, which would add to what is left, is an error."""
+    limiter.take([window(2)], 1, NOW)
+    with pytest.raises(ValueError, match="cost"):
+        limiter.take([window(2)], cost, NOW)
+    assert limiter.take([window(2)], 0, NOW).remaining == 1
+
+
+def test_huge_cost(limiter: SmallLimiter) -> None:
+    """A cost above any limit is refused and takes nothing."""
+    assert not limiter.take([window(2)], 2**60, NOW).admitted
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+
+
+def test_give_back(limiter: SmallLimiter) -> None:
+    """What a refused request took is there again, also in the next period."""
+    wanted = [window(5), window(9, 3_600_000)]
+    limiter.take(wanted, 3, NOW)
+    limiter.give_back(wanted, 2, NOW)
+    assert limiter.take([wanted[0]], 0, NOW).remaining == 4
+    assert limiter.take([wanted[1]], 0, NOW).remaining == 8
+    later = NOW + MINUTE
+    limiter.take([wanted[0]], 1, later)
+    limiter.give_back([wanted[0]], 1, NOW)
+    assert limiter.take([wanted[0]], 0, later).remaining == 4
+
+
+def test_give_back_of_nothing(limiter: SmallLimiter) -> None:
+    """To give back to a window that is not known makes no room."""
+    limiter.give_back([window(2)], 5, NOW)
+    assert limiter.take([window(2)], 0, NOW).remaining == 2
+    limiter.take([window(2)], 1, NOW)
+    limiter.give_back([window(2)], 5, NOW - 10 * MINUTE)
+    assert limiter.take([window(2)], 0, NOW).remaining == 1
+
+
+def test_exact_under_threads(limiter: SmallLimiter) -> None:
+    """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
+    wanted = [window(10), window(1000, 3_600_000)]
+    assert in_threads(50, lambda: limiter.take(wanted, 1, NOW).admitted) == 10
+    assert limiter.take([wanted[1]], 0, NOW).remaining == 990
+
+
+def test_exact_under_threads_with_returns(limiter: SmallLimiter) -> None:
+    """S35: also while others give back."""
+    wanted = [window(100)]
+
+    def work() -> int:
+        kept = 0
+        for number in range(200):
+            if limiter.take(wanted, 1, NOW).admitted:
+                if number % 2:
+                    limiter.give_back(wanted, 1, NOW)
+                else:
+                    kept += 1
+        return kept
+
+    assert in_threads(8, work) == 100
+    assert limiter.take(wanted, 0, NOW).remaining == 0
+
+
+# --- in memory -----------------------------------------------------------------------------------
+
+
+def test_memory_is_bounded_under_churn() -> None:
+    """100,000 keys that come once each leave about two periods' worth of windows."""
+    limiter = MemoryLimiter()
+    most = 0
+    for number in range(100_000):
+        limiter.take([window(5, 1000, f"key:{number}")], 1, NOW + number)
+        most = max(most, len(limiter))
+    assert most <= 2100  # 1,000 keys a second, each of which counts for at most two
+
+
+def test_counting_windows_stay() -> None:
+    """A window that counts is not forgotten while 100,000 others pass, nor do these pile up."""
+    limiter = MemoryLimiter()
+    kept = [window(2, 3_600_000, f"key:{number}") for number in range(1000)]
+    for one in kept:
+        limiter.take([one], 2, NOW)
+    for number in range(100_000):
+        limiter.take([window(5, 1000, f"other:{number}")], 1, NOW + number)
+        assert len(limiter) <= 4000
+    assert not any(limiter.take([one], 1, NOW + 100_000).admitted for one in kept)
+
+
+def test_refused_strangers_take_no_memory() -> None:
+    """A window that has never admitted anything is not kept."""
+    limiter = MemoryLimiter()
+    for number in range(100):
+        limiter.take([window(0, subject=f"key:{number}")], 1, NOW)
+        limiter.take([window(5, subject=f"key:{number}")], 0, NOW)
+    assert len(limiter) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90_000)), max_size=200))
+def test_forgetting_never_resets(requests: list[tuple[int, int]]) -> None:
+    """However callers come and go, each is limited as if it were alone."""
+    limiter = MemoryLimiter()
+    alone = {subject: MemoryLimiter() for subject in range(4)}
+    now = NOW
+    for number, (subject, step) in enumerate(requests):
+        now += step
+        limiter.take([window(9, 1000, f"key:passing-{number}")], 1, now)
+        wanted = [window(3, MINUTE, f"key:{subject}"), window(2, 10_000, f"key:{subject}")]
+        assert limiter.take(wanted, 1, now) == alone[subject].take(wanted, 1, now)
+
+
+def test_taken_at_once() -> None:
+    """The event loop may call it: it does no I/O."""
+    assert MemoryLimiter().take_at_once([window(2)], 1, NOW).remaining == 1
+
+
+def test_fork_while_taking() -> None:
+    """A child forked while a thread holds the lock takes without waiting, and keeps the counts."""
+    out = run(
+        """
+        import os, threading
+        from keyrush.limiter.memory import MemoryLimiter
+        from keyrush.core.sliding import Window
+
+        limiter = MemoryLimiter()
+        wanted = [Window("k", 60_000, 3, "minute")]
+        limiter.take(wanted, 1, 0)
+        held, forked = threading.Event(), threading.Event()
+
+        def hold():
+            with limiter._lock:
+                held.set()
+                assert forked.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(10)
+        child = os.fork()
+        if not child:
+            print(limiter.take(wanted, 1, 0).remaining, flush=True)
+            os._exit(0)
+        forked.set()
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert out == "1\n"
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+class OwnLimiter(MemoryLimiter):
+    """A limiter of a user's own."""
+
+
+def test_limiter_by_name() -> None:
+    """A limiter of one's own is named as package.module:Class."""
+    assert isinstance(open_limiter(f"{__name__}:OwnLimiter").limiter, OwnLimiter)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis://:hunter2@localhost/first",
+        "redis://:hunter2@localhost:port",
+        "redis+sentinel://:hunter2@localhost",
+        "redis+nothing://:hunter2@localhost",
+        "redis:/:hunter2@localhost",
+        "hunter2",
+        "hunter2:",
+        ":hunter2",
+        "no.such.module:Limiter",
+        "json:NoSuchLimiter",
+    ],
+)
+def test_no_such_limiter(url: str) -> None:
+    """What is no limiter is refused at start-up; the message shows no password."""
+    with pytest.raises(ConfigurationError, match="KEYRUSH_LIMITER_URL") as caught:
+        open_limiter(url)
+    assert "hunter2" not in str(caught.value)
+
+
+# --- whole protocols ------------------------------------------------------------------------------
+
+
+WHOLE = [MemoryLimiter, GuardedLimiter, ExactLimiter, AwaitedExactLimiter, LeasedLimiter]
+
+
+@pytest.mark.parametrize("kind", [*WHOLE, LimitsLimiter, SqlLedger, RedisLedger, MemoryLedger])
+def test_windows_is_the_name_of_the_parameter(kind: type) -> None:
+    """Every implementation can be called by keyword, by the names of the protocol."""
+    for name in ("take", "give_back", "take_at_once", "take_async"):
+        if method := getattr(kind, name, None):
+            assert list(inspect.signature(method).parameters)[1] == "windows"
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole(kind: type) -> None:
+    """What stands behind the gate has all that a limiter has, so that nobody need look."""
+    names = {name for name in dir(Limiter) if not name.startswith("_")}
+    assert names <= set(dir(kind))
+
+
+class Failing:
+    """All that a user writes; the server is away."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise ConnectionError("away")
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        raise ConnectionError("away")
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class FailingAwaited:
+    """The same by coroutines."""
+
+    async def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise ConnectionError("away")
+
+    async def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        raise ConnectionError("away")
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class AwaitedInMemory(MemoryLimiter):
+    """One of ours with a coroutine in place of a method."""
+
+    async def take(  # type: ignore[override]  # which is what is tried
+        self, windows: Sequence[Window], cost: int, now: int
+    ) -> Tally:
+        return super().take(windows, cost, now)
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_one_of_ours_with_a_coroutine(adapter: Any) -> None:
+    """R6: a limiter that is whole but for a coroutine is bridged like any."""
+    limiter: Any = AwaitedInMemory()
+    gate = Gate.open(settings(), limiter=limiter)
+    gate.accounts.create_account("acct_a", limits="1/day")
+    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [200, 429]
+    gate.close()
+
+
+@pytest.mark.parametrize("kind", [Failing, FailingAwaited])
+@pytest.mark.parametrize("is_named", [True, False], ids=["by url", "instance"])
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+@pytest.mark.parametrize(("outage", "status"), [("open", 200), ("closed", 503), ("local", 503)])
+def test_own_limiter_is_guarded(
+    kind: Any, adapter: Any, outage: Any, status: int, *, is_named: bool
+) -> None:
+    """S19: a limiter of a user's own that fails is an outage like any: its policy holds, it is
+    left alone for a while, and `health()` says so.
+    """
+    named = {"limiter_url": f"{__name__}:{kind.__name__}"} if is_named else {}
+    gate = Gate.open(settings(limiter_outage=outage, **named), limiter=None if is_named else kind())
+    gate.accounts.create_account("acct_a")
+    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [status] * 2
+    health = gate.health()
+    assert not health.is_well
+    assert health.limits_meanwhile == ("open" if outage == "open" else "closed")
+    gate.close()

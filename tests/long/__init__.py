@@ -1,0 +1,1 @@
+"""What runs for minutes: `make chaos`; short forms run in `make test`."""

@@ -1,0 +1,570 @@
+"""The operations on accounts and keys, and the answer that each bad input has."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from keyrush import Gate, InvalidArgument, NotFound
+from keyrush.authentication.keyring import Fingerprints, Hashing
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import Limit
+from keyrush.core.times import LATEST, iso, month_of
+from keyrush.operations.accounts import Accounts
+from keyrush.operations.documents import as_json
+from tests.conftest import Clock, settings
+from tests.support.values import HIDINGS, api_key
+
+DAY = 86_400_000
+
+PLANS = {
+    "free": {"limits": "60/minute", "monthly_quota": 100, "overage_price": "0.50"},
+    "team": {"per": "account", "monthly_quota": 10},
+    "open": {},
+}
+
+
+@pytest.fixture
+def gate(clock: Clock) -> Iterator[Gate]:
+    """A gate with known scopes, three plans, and the accounts `acct_a` and `acct_b`."""
+    opened = Gate.open(
+        settings(plans=PLANS, scopes="read:articles,read:entities,read:breaking", key_prefix="rsh"),
+        clock=clock,
+    )
+    opened.accounts.create_account("acct_a")
+    opened.accounts.create_account("acct_b")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def accounts(gate: Gate) -> Accounts:
+    """The operations."""
+    return gate.accounts
+
+
+def is_refused(field: str, allowed: str = "") -> Any:
+    """The block raises InvalidArgument for the field, saying what is allowed."""
+    return pytest.raises(InvalidArgument, match=f"^{field}: .*{re.escape(allowed)}")
+
+
+# --- keys where they don't belong ----------------------------------------------------------------
+
+#: What the operations take.
+RIGHT: dict[str, Any] = {
+    "account_id": "acct_a",
+    "name": "n",
+    "plan": "team",
+    "limits": "1/minute",
+    "credits": 1,
+    "scopes": ["read:articles"],
+}
+
+#: Every operation with each of its arguments.
+PLACES = [
+    (operation, argument)
+    for operation, function in inspect.getmembers(Accounts, inspect.isfunction)
+    if not operation.startswith("_") and operation != "find"  # which is given keys, to find them
+    for argument in list(inspect.signature(function).parameters)[1:]
+]
+
+
+@pytest.mark.parametrize("way", sorted(HIDINGS))
+@pytest.mark.parametrize(("operation", "argument"), PLACES)
+def test_keys_are_refused_wherever_they_are_given(
+    gate: Gate, operation: str, argument: str, way: str
+) -> None:
+    """O22: no argument of any operation takes a key: it is neither stored nor echoed."""
+    made = gate.accounts.create_key("acct_a", "n")
+    function = getattr(gate.accounts, operation)
+    given = {
+        name: made.key.id if name == "key_id" else RIGHT.get(name)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is parameter.empty
+    }
+    hidden = HIDINGS[way](made.text)
+    before = (gate.accounts.accounts(), gate.accounts.keys())
+    with pytest.raises((InvalidArgument, NotFound)) as refused:
+        function(**given | {argument: [hidden] if argument == "scopes" else hidden})
+    assert made.text[-30:] not in unquote(unquote(str(refused.value)))
+    assert hidden not in repr(refused.value)
+    assert (gate.accounts.accounts(), gate.accounts.keys()) == before
+
+
+# --- accounts ------------------------------------------------------------------------------------
+
+
+def test_create_account(accounts: Accounts, clock: Clock) -> None:
+    """A new account is on the first plan of the table, with no credits and the plan's limits."""
+    made = accounts.create_account()
+    assert re.fullmatch(r"acct_[0-9A-Za-z]{16}", made.id)
+    assert (made.plan, made.balance, made.limits, made.created_at) == ("free", 0, None, clock.now)
+    assert accounts.account(made.id) == made
+    assert made in accounts.accounts()
+
+
+def test_create_account_with_everything(accounts: Accounts) -> None:
+    """Id, plan and limits may be given."""
+    made = accounts.create_account("user@example.com", plan="team", limits="5/minute;9/hour")
+    assert (made.id, made.plan) == ("user@example.com", "team")
+    assert made.limits == (Limit(5, 60), Limit(9, 3600))
+
+
+@pytest.mark.parametrize("account_id", ["", "a b", "a\n", "<b>", "é", "a" * 65, "a/b"])
+def test_account_ids(accounts: Accounts, account_id: str) -> None:
+    """An id is 1 to 64 letters, digits or `_.@-`."""
+    with is_refused("account", "1 to 64"):
+        accounts.create_account(account_id)
+
+
+def test_account_that_exists(accounts: Accounts) -> None:
+    """An id that is taken is refused."""
+    with is_refused("account", "acct_a exists already"):
+        accounts.create_account("acct_a")
+
+
+@pytest.mark.parametrize("plan", ["", "Free", "gold", "free\n"])
+def test_unknown_plan(accounts: Accounts, plan: str) -> None:
+    """A plan that is not in the table is refused, naming those that are."""
+    with is_refused("plan", "free, team, open"):
+        accounts.create_account("acct_x", plan=plan)
+    with is_refused("plan", "free, team, open"):
+        accounts.set_plan("acct_a", plan)
+    assert accounts.account("acct_a").plan == "free"
+    assert len(accounts.accounts()) == 2
+
+
+@pytest.mark.parametrize("limits", ["", "100", "-1/minute", "5/fortnight", "5/minute;6/minute"])
+def test_malformed_limits(accounts: Accounts, limits: str) -> None:
+    """A malformed limit is refused wherever it may be given, and changes nothing."""
+    made = accounts.create_key("acct_a", "production").key
+    for operation in (
+        lambda: accounts.create_account("acct_x", limits=limits),
+        lambda: accounts.set_account_limits("acct_a", limits),
+        lambda: accounts.create_key("acct_a", "production", limits=limits),
+        lambda: accounts.set_key_limits(made.id, limits),
+    ):
+        with is_refused("limits"):
+            operation()
+    assert accounts.account("acct_a").limits is None
+    assert list(accounts.keys()) == [made]
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [("0/minute", (Limit(0, 60),)), ("unlimited", ()), (None, None), ("5/hour", (Limit(5, 3600),))],
+)
+def test_limits_of_account_and_key(
+    accounts: Accounts, text: str | None, limits: tuple[Limit, ...] | None
+) -> None:
+    """O13: an account or a key may have its own; 0, unlimited and none are three things."""
+    assert accounts.set_account_limits("acct_a", text).limits == limits
+    made = accounts.create_key("acct_a", "production", limits=text).key
+    assert made.limits == limits
+    assert accounts.set_key_limits(made.id, None).limits is None
+    assert accounts.set_key_limits(made.id, text).limits == limits
+
+
+def test_unknown_account(accounts: Accounts) -> None:
+    """Every operation on an account that is not there says so."""
+    for operation in (
+        lambda: accounts.account("acct_x"),
+        lambda: accounts.set_plan("acct_x", "team"),
+        lambda: accounts.set_account_limits("acct_x", None),
+        lambda: accounts.grant("acct_x", 1),
+        lambda: accounts.usage("acct_x"),
+        lambda: accounts.create_key("acct_x", "production"),
+    ):
+        with pytest.raises(NotFound, match="acct_x"):
+            operation()
+
+
+# --- credits -------------------------------------------------------------------------------------
+
+
+def test_grant(accounts: Accounts) -> None:
+    """O19: credits add up."""
+    assert accounts.grant("acct_a", 1000) == 1000
+    assert accounts.grant("acct_a", 10**9) == 10**9 + 1000
+    assert accounts.account("acct_a").balance == 10**9 + 1000
+
+
+@pytest.mark.parametrize("credits", [0, -1, 10**9 + 1, 1.5, True, "5", None, float("nan")])
+def test_grant_of_nonsense(accounts: Accounts, credits: Any) -> None:
+    """Credits are whole numbers from 1 to 1,000,000,000."""
+    with is_refused("credits"):
+        accounts.grant("acct_a", credits)
+    assert accounts.account("acct_a").balance == 0
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+def test_usage_of_a_key(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+    """R6, R12, R13: where a plan counts keys, a key's usage is its own; else the account's."""
+    made = accounts.create_key("acct_a", "production").key
+    month = month_of(clock.now)
+    gate.store.add_usage(
+        {(key_subject(made.id), month): 103, (account_subject("acct_a"), month): 200}
+    )
+    used = accounts.usage("acct_a", made.id)
+    assert (used.month, used.counted, used.limit, used.overage) == ("2026-11", 103, 100, 3)
+    assert iso(used.resets_at) == "2026-12-01T00:00:00Z"
+    assert str(used.overage_price) == "0.50"
+    assert accounts.usage("acct_a").counted == 200
+    accounts.set_plan("acct_a", "team")
+    used = accounts.usage("acct_a", made.id)
+    assert (used.counted, used.limit, used.overage) == (200, 10, 190)
+    accounts.set_plan("acct_a", "open")
+    used = accounts.usage("acct_a", made.id)
+    assert (used.counted, used.limit, used.overage) == (103, None, 0)
+    assert accounts.usage("acct_b").counted == 0
+
+
+def test_usage_of_another_accounts_key(accounts: Accounts) -> None:
+    """Another account's key is not found."""
+    other = accounts.create_key("acct_b", "theirs").key
+    with pytest.raises(NotFound):
+        accounts.usage("acct_a", other.id)
+
+
+def test_usage_follows_the_lineage(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+    """R17: a replacement carries on with the history of the key it replaces."""
+    first = accounts.create_key("acct_a", "production").key
+    gate.store.add_usage({(key_subject(first.id), month_of(clock.now)): 42})
+    second = accounts.rotate(first.id).key
+    third = accounts.rotate(second.id).key
+    assert accounts.usage("acct_a", third.id).counted == 42
+
+
+# --- creating keys -------------------------------------------------------------------------------
+
+
+def test_create_key(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+    """R2–R4, O2: no scopes are `*`, no environment is the first, and no key text is stored."""
+    made = accounts.create_key("acct_a", "  production  ")
+    assert re.fullmatch(r"rsh_live_[0-9A-Za-z]{36}", made.text)
+    key = made.key
+    assert re.fullmatch(r"cred_[0-9A-Za-z]{16}", key.id)
+    assert key == api_key(
+        key.id,
+        name="production",
+        prefix=f"{made.text[:15]}...",
+        fingerprint=key.fingerprint,
+        hash=key.hash,
+        pepper_id=key.pepper_id,
+        created_at=clock.now,
+    )
+    assert gate.store.key(key.id) == key
+    assert Hashing().verify(key.hash, made.text.encode())
+    assert made.text not in (key.hash, key.fingerprint)
+    for shown in (repr(made), repr(key), str(as_json(key, clock.now))):
+        assert made.text not in shown
+        assert made.text[20:] not in shown
+
+
+def test_create_key_with_everything(accounts: Accounts, clock: Clock) -> None:
+    """R3: a name, an expiration and scopes, each scope once, and an environment."""
+    made = accounts.create_key(
+        "acct_a",
+        "x" * 120,
+        scopes=["read:articles", "read:*", "read:articles"],
+        environment="test",
+        expires_at=clock.now + 1,
+        limits="5/minute",
+    )
+    assert made.text.startswith("rsh_test_")
+    assert made.key.environment == "test"
+    assert made.key.scopes == ("read:articles", "read:*")
+    assert made.key.expires_at == clock.now + 1
+    assert made.key.limits == (Limit(5, 60),)
+
+
+@pytest.mark.parametrize("scope", ["*", "read:*", "read:articles", "read:entities"])
+def test_scopes_that_exist(accounts: Accounts, scope: str) -> None:
+    """R4: the documented scopes, and wildcards over them."""
+    assert accounts.create_key("acct_a", "n", scopes=[scope]).key.scopes == (scope,)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("name", {"name": ""}),
+        ("name", {"name": " \t\n"}),
+        ("name", {"name": "x" * 121}),
+        ("name", {"name": "<script>alert(1)</script>"}),
+        ("name", {"name": "a > b"}),
+        ("name", {"name": "a\0b"}),
+        ("name", {"name": "a\nb"}),
+        ("name", {"name": "a\x85b"}),
+        ("name", {"name": "a\u2028b"}),
+        ("name", {"name": "a\u202eb"}),
+        ("name", {"name": "a\ud800b"}),
+        ("name", {"name": 5}),
+        ("name", {"name": None}),
+        ("scopes", {"scopes": ["read:nothing"]}),
+        ("scopes", {"scopes": ["write:*"]}),
+        ("scopes", {"scopes": ["READ:ARTICLES"]}),
+        ("scopes", {"scopes": [""]}),
+        ("scopes", {"scopes": ["read:articles read:entities"]}),
+        ("scopes", {"scopes": ["read:articles\n"]}),
+        ("scopes", {"scopes": ['read:"x"']}),
+        ("scopes", {"scopes": "read:articles"}),
+        ("environment", {"environment": "prod"}),
+        ("environment", {"environment": ""}),
+        ("environment", {"environment": "LIVE"}),
+        ("expires_at", {"expires_at": 0}),
+        ("expires_at", {"expires_at": -(10**18)}),
+        ("expires_at", {"expires_at": LATEST + 1}),
+        ("expires_at", {"expires_at": 2**63}),
+        ("limits", {"limits": "lots"}),
+    ],
+)
+def test_keys_that_are_refused(accounts: Accounts, field: str, values: dict[str, Any]) -> None:
+    """Bad input is refused, naming the field, and no key is made."""
+    with is_refused(field) as caught:
+        accounts.create_key("acct_a", **{"name": "production", **values})
+    assert caught.value.field == field
+    assert caught.value.message
+    assert list(accounts.keys("acct_a")) == []
+
+
+def test_expiry_is_from_now_on(accounts: Accounts, clock: Clock) -> None:
+    """R5: a key can't expire now or before; a moment later it can."""
+    with is_refused("expires_at", "in the past"):
+        accounts.create_key("acct_a", "n", expires_at=clock.now)
+    assert accounts.create_key("acct_a", "n", expires_at=clock.now + 1).key.is_active(clock.now)
+    latest = accounts.create_key("acct_a", "n", expires_at=LATEST).key
+    assert as_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"
+
+
+def test_any_scope_where_none_is_known(clock: Clock) -> None:
+    """Where neither settings nor rules name scopes, a key may have any that is one."""
+    gate = Gate.open(settings(), clock=clock)
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "n", scopes=["anything:at-all"])
+    assert made.key.scopes == ("anything:at-all",)
+    with is_refused("scopes", "write one like read:articles"):
+        gate.accounts.create_key("acct_a", "n", scopes=["two words"])
+    gate.close()
+
+
+def test_keys_without_environment(clock: Clock) -> None:
+    """O2: where keys have no environments, none may be given."""
+    gate = Gate.open(settings(key_prefix="or", key_environments=""), clock=clock)
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "n")
+    assert re.fullmatch(r"or_[0-9A-Za-z]{36}", made.text)
+    assert made.key.environment is None
+    assert re.fullmatch(r"or_[0-9A-Za-z]{6}\.\.\.", made.key.prefix)
+    with is_refused("environment", "keys have none here"):
+        gate.accounts.create_key("acct_a", "n", environment="live")
+    gate.close()
+
+
+def test_keys_under_the_newest_pepper(clock: Clock) -> None:
+    """New keys are made under the first pepper of the list."""
+    peppers = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"]
+    gate = Gate.open(settings(pepper=",".join(peppers)), clock=clock)
+    gate.accounts.create_account("acct_a")
+    made = gate.accounts.create_key("acct_a", "n")
+    newest = Fingerprints([peppers[0].encode()])
+    assert made.key.fingerprint == newest.new(made.text.encode())
+    assert made.key.pepper_id == newest.pepper_ids[0]
+    gate.close()
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def test_keys_of_an_account(accounts: Accounts, clock: Clock) -> None:
+    """O5: an account's keys, revoked ones too, and never another's."""
+    first = accounts.create_key("acct_a", "first").key
+    clock.advance(1)
+    second = accounts.create_key("acct_a", "second").key
+    other = accounts.create_key("acct_b", "other").key
+    accounts.revoke(second.id)
+    assert [key.name for key in accounts.keys("acct_a")] == ["first", "second"]
+    everyone = accounts.keys()
+    assert {key.id for key in everyone} == {first.id, second.id, other.id}
+    assert accounts.key(first.id) == accounts.key(first.id, "acct_a") == first
+
+
+@pytest.mark.parametrize("operation", ["key", "revoke", "rotate"])
+def test_keys_that_are_not_there(accounts: Accounts, operation: str) -> None:
+    """O6, O15: an unknown id and another account's are the same: not found, and unchanged."""
+    other = accounts.create_key("acct_b", "theirs").key
+    messages = set()
+    for key_id in (other.id, "cred_unknown", "", "'; DROP TABLE keyrush_keys; --"):
+        with pytest.raises(NotFound) as caught:
+            getattr(accounts, operation)(key_id, "acct_a")
+        messages.add(str(caught.value))
+    assert messages == {"no such credential"}
+    assert list(accounts.keys("acct_b")) == [other]
+    with pytest.raises(NotFound):
+        accounts.set_key_limits("cred_unknown", None)
+
+
+def test_revoke(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+    """O6: for good, at once, and again is no error."""
+    made = accounts.create_key("acct_a", "production").key
+    generation = gate.cache.generation
+    revoked = accounts.revoke(made.id, "acct_a")
+    assert revoked.revoked_at == clock.now
+    assert not revoked.is_active(clock.now)
+    assert gate.cache.generation > generation
+    clock.advance(5)
+    assert accounts.revoke(made.id) == revoked
+
+
+def test_changes_are_told_to_the_cache(gate: Gate, accounts: Accounts) -> None:
+    """What is cached of a key does not outlive a change made in the same process."""
+    made = accounts.create_key("acct_a", "production").key
+    for change in (
+        lambda: accounts.set_plan("acct_a", "team"),
+        lambda: accounts.set_account_limits("acct_a", "1/minute"),
+        lambda: accounts.set_key_limits(made.id, "1/minute"),
+        lambda: accounts.rotate(made.id),
+        lambda: accounts.revoke(made.id),
+    ):
+        generation = gate.cache.generation
+        change()
+        assert gate.cache.generation > generation
+
+
+# --- rotation ------------------------------------------------------------------------------------
+
+
+def test_rotate(accounts: Accounts, clock: Clock) -> None:
+    """R17: the replacement keeps all but its id and text; both work until the grace ends."""
+    old = accounts.create_key(
+        "acct_a",
+        "production",
+        scopes=["read:articles"],
+        environment="test",
+        expires_at=clock.now + 90 * DAY,
+        limits="5/minute",
+    )
+    clock.advance(1000)
+    new = accounts.rotate(old.key.id, "acct_a", grace=3600)
+    kept = ("account_id", "name", "scopes", "environment", "expires_at", "limits", "lineage")
+    assert all(getattr(new.key, name) == getattr(old.key, name) for name in kept)
+    assert new.text != old.text
+    assert new.key.id != old.key.id
+    assert new.key.created_at == clock.now
+    assert new.key.last_used_at is None
+    clock.advance(3_599_999)
+    assert accounts.key(old.key.id).is_active(clock.now)
+    clock.advance(1)
+    assert not accounts.key(old.key.id).is_active(clock.now)
+    assert accounts.key(new.key.id).is_active(clock.now)
+
+
+def test_rotation_keeps_the_lineage(accounts: Accounts) -> None:
+    """R17: a chain of rotations has one history."""
+    first = accounts.create_key("acct_a", "production").key
+    second = accounts.rotate(first.id).key
+    third = accounts.rotate(second.id).key
+    assert {first.lineage, second.lineage, third.lineage} == {first.id}
+
+
+def test_rotate_at_once(accounts: Accounts, clock: Clock) -> None:
+    """R17: without grace the old key stops at once."""
+    old = accounts.create_key("acct_a", "production").key
+    accounts.rotate(old.id, grace=0)
+    assert not accounts.key(old.id).is_active(clock.now)
+
+
+def test_default_grace_is_a_day(accounts: Accounts, clock: Clock) -> None:
+    """R17: unless said otherwise the old key works for one more day, and is shown to end then."""
+    old = accounts.create_key("acct_a", "production").key
+    accounts.rotate(old.id)
+    shown = as_json(accounts.key(old.id), clock.now)
+    assert (shown["is_active"], shown["expires_at"]) == (True, iso(clock.now + DAY))
+
+
+def test_grace_does_not_prolong(accounts: Accounts, clock: Clock) -> None:
+    """R17: a key that expires earlier still does."""
+    old = accounts.create_key("acct_a", "production", expires_at=clock.now + 5000).key
+    accounts.rotate(old.id, grace=3600)
+    assert not accounts.key(old.id).is_active(clock.now + 5000)
+
+
+def test_rotate_with_another_expiry(accounts: Accounts, clock: Clock) -> None:
+    """R5, R17: the replacement may expire at another time, but not in the past."""
+    old = accounts.create_key("acct_a", "production", expires_at=clock.now + DAY).key
+    with is_refused("expires_at", "in the past"):
+        accounts.rotate(old.id, expires_at=clock.now)
+    assert accounts.key(old.id) == old
+    new = accounts.rotate(old.id, expires_at=clock.now + 30 * DAY).key
+    assert new.expires_at == clock.now + 30 * DAY
+
+
+@pytest.mark.parametrize("grace", [-1, 30 * 86_400 + 1, 1.5, True, "60", None, float("inf")])
+def test_grace_out_of_bounds(accounts: Accounts, grace: Any) -> None:
+    """The grace is whole seconds from 0 to 30 days."""
+    old = accounts.create_key("acct_a", "production").key
+    with is_refused("grace"):
+        accounts.rotate(old.id, grace=grace)
+    assert list(accounts.keys()) == [old]
+
+
+@pytest.mark.parametrize("end", ["revoke", "expire", "rotate"])
+def test_rotating_what_has_ended(accounts: Accounts, clock: Clock, end: str) -> None:
+    """R17: a key that is revoked, expired or rotated already has no replacement."""
+    old = accounts.create_key("acct_a", "production", expires_at=clock.now + 5000).key
+    if end == "revoke":
+        accounts.revoke(old.id)
+    elif end == "expire":
+        clock.advance(5000)
+    else:
+        accounts.rotate(old.id)
+    before = list(accounts.keys())
+    with is_refused("credential"):
+        accounts.rotate(old.id)
+    assert list(accounts.keys()) == before
+
+
+def test_rotation_that_loses_a_race(
+    gate: Gate, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R17: when another process rotates or revokes first, this one says so and makes no key."""
+    old = accounts.create_key("acct_a", "production").key
+    monkeypatch.setattr(gate.store, "replace", lambda *_: "gone")
+    with is_refused("credential"):
+        accounts.rotate(old.id)
+    assert list(accounts.keys()) == [old]
+
+
+# --- as JSON -------------------------------------------------------------------------------------
+
+
+def test_as_json(clock: Clock) -> None:
+    """O4: the documented object, with these fields in this order, and no key."""
+    key = api_key(created_at=clock.now, last_used_at=clock.now + 1, expires_at=clock.now + 1000)
+    assert list(as_json(key, clock.now).items()) == [
+        ("id", "cred_a"),
+        ("account_id", "acct_a"),
+        ("name", "production"),
+        ("prefix", "kr_live_abc123..."),
+        ("is_active", True),
+        ("created_at", "2026-11-18T11:07:00Z"),
+        ("last_used_at", "2026-11-18T11:07:00.001Z"),
+        ("expires_at", "2026-11-18T11:07:01Z"),
+    ]
+    bare = as_json(api_key(revoked_at=clock.now), clock.now)
+    assert (bare["is_active"], bare["last_used_at"], bare["expires_at"]) == (False, None, None)
+
+
+def test_mint_and_parse_agree(accounts: Accounts) -> None:
+    """S80: what is created is what the gate can parse."""
+    made = accounts.create_key("acct_a", "production", environment="test")
+    parsed = KeyFormat("rsh", ("live", "test")).parse(made.text.encode())
+    assert parsed is not None
+    assert (parsed.environment, parsed.display) == ("test", made.key.prefix)

@@ -1,0 +1,264 @@
+"""Whatever text is given to the operations: an answer, never a driver's error, nor an outage."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from keyrush import Gate, InvalidArgument, NotFound
+from keyrush.core.model import Account, ApiKey
+from keyrush.core.paging import Page, cursor_of, page_of, parse_cursor
+from keyrush.errors import CallerEnded
+from keyrush.operations.accounts import Accounts
+from tests.conftest import Clock, settings
+from tests.support.values import NOW, account, api_key
+
+#: Each operation that takes text, with `text` in each place that text may be given in.
+OPERATIONS: dict[str, Callable[[Accounts, str, str], object]] = {
+    "create_account id": lambda accounts, text, _: accounts.create_account(text),
+    "create_account plan": lambda accounts, text, _: accounts.create_account(plan=text),
+    "create_account limits": lambda accounts, text, _: accounts.create_account(limits=text),
+    "account": lambda accounts, text, _: accounts.account(text),
+    "accounts after": lambda accounts, text, _: accounts.accounts(after=text),
+    "set_plan account": lambda accounts, text, _: accounts.set_plan(text, "starter"),
+    "set_plan plan": lambda accounts, text, _: accounts.set_plan("acct_a", text),
+    "set_account_limits account": lambda accounts, text, _: accounts.set_account_limits(text, None),
+    "set_account_limits limits": lambda accounts, text, _: accounts.set_account_limits(
+        "acct_a", text
+    ),
+    "grant account": lambda accounts, text, _: accounts.grant(text, 1),
+    "usage account": lambda accounts, text, _: accounts.usage(text),
+    "usage key": lambda accounts, text, _: accounts.usage("acct_a", text),
+    "create_key account": lambda accounts, text, _: accounts.create_key(text, "n"),
+    "create_key name": lambda accounts, text, _: accounts.create_key("acct_a", text),
+    "create_key scope": lambda accounts, text, _: accounts.create_key("acct_a", "n", scopes=[text]),
+    "create_key environment": lambda accounts, text, _: accounts.create_key(
+        "acct_a", "n", environment=text
+    ),
+    "create_key limits": lambda accounts, text, _: accounts.create_key("acct_a", "n", limits=text),
+    "create_key by": lambda accounts, text, _: accounts.create_key("acct_a", "n", by=text),
+    "find text": lambda accounts, text, _: accounts.find(text),
+    "key": lambda accounts, text, _: accounts.key(text),
+    "key account": lambda accounts, text, key: accounts.key(key, text),
+    "keys account": lambda accounts, text, _: accounts.keys(text),
+    "keys after": lambda accounts, text, _: accounts.keys("acct_a", after=text),
+    "revoke": lambda accounts, text, _: accounts.revoke(text),
+    "revoke account": lambda accounts, text, key: accounts.revoke(key, text),
+    "revoke by": lambda accounts, text, key: accounts.revoke(key, by=text),
+    "revoke_with_descendants": lambda accounts, text, _: accounts.revoke_with_descendants(text),
+    "revoke_with_descendants account": lambda accounts, text, key: accounts.revoke_with_descendants(
+        key, text
+    ),
+    "revoke_with_descendants by": lambda accounts, text, key: accounts.revoke_with_descendants(
+        key, by=text
+    ),
+    "rotate": lambda accounts, text, _: accounts.rotate(text),
+    "rotate account": lambda accounts, text, key: accounts.rotate(key, text),
+    "rotate by": lambda accounts, text, key: accounts.rotate(key, by=text),
+    "set_key_limits key": lambda accounts, text, _: accounts.set_key_limits(text, None),
+    "set_key_limits limits": lambda accounts, text, key: accounts.set_key_limits(key, text),
+}
+
+#: Any text, lone surrogates and control characters too, and what is worst for drivers.
+TEXT = st.one_of(
+    st.text(st.characters(exclude_categories=()), max_size=80),
+    st.sampled_from(
+        [
+            *("\0", "a\0", "\ud800", "a\udfffb", "\x7f", "\u202e", "\r\n", "\U0010ffff"),
+            *("é" * 40, "a" * 65, "x" * 100_000),
+            *("acct_a", "'; DROP TABLE keyrush_keys; --", "1/minute"),
+        ]
+    ),
+)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gate]:
+    """A gate over each store, with an account that has a key."""
+    urls: dict[str, Callable[[], str]] = {
+        "memory": lambda: "memory://",
+        "sqlite": lambda: f"sqlite:///{tmp_path}/keyrush.db",
+        "postgresql": lambda: request.getfixturevalue("postgres_url"),
+    }
+    plans = {"starter": {"max_keys": 1_000_000}}
+    opened = Gate.open(
+        settings(
+            store_url=urls[request.param](), plans=plans, pepper="p" * 32, limiter_url="memory://"
+        )
+    )
+    opened.accounts.create_account("acct_a")
+    yield opened
+    opened.close()
+
+
+def test_every_operation_is_tried() -> None:
+    """The table has every operation, with every argument that takes text."""
+    expected = set()
+    for name, method in inspect.getmembers(Accounts, inspect.isfunction):
+        if not name.startswith("_"):
+            for argument, parameter in inspect.signature(method).parameters.items():
+                if "str" in str(parameter.annotation):
+                    expected.add((name, argument))
+    tried = {tuple(name.split()) for name in OPERATIONS}
+    named = {"account_id": "account", "key_id": "key", "scopes": "scope"}
+    for operation, argument in expected:
+        short = named.get(argument, argument)
+        places = {(operation, short), (operation,), (operation, "id")}
+        assert places & tried, (operation, argument)
+
+
+@hypothesis_settings(
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(operation=st.sampled_from(sorted(OPERATIONS)), text=TEXT)
+@example("key", "\0")
+@example("account", "\ud800")
+@example("create_key name", "a\0b")
+def test_any_text(gate: Gate, operation: str, text: str) -> None:
+    """O15, S19: any text in any place is done, refused or not found, on every store; the store is
+    taken for away by nobody.
+    """
+    key = gate.accounts.create_key("acct_a", "n").key.id
+    with contextlib.suppress(InvalidArgument, NotFound, CallerEnded):
+        OPERATIONS[operation](gate.accounts, text, key)
+    assert gate.circuit.is_closed
+    assert gate.accounts.key(key).name == "n"
+
+
+class Silent:
+    """A store that must not be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object) -> None:
+            raise AssertionError(f"{name} was asked")
+
+        return call
+
+
+#: The operations whose text is the first id that they look for, or a new one.
+BY_ID = [
+    "create_account id",
+    "account",
+    "accounts after",
+    "set_plan account",
+    "set_account_limits account",
+    "grant account",
+    "usage account",
+    "create_key account",
+    "key",
+    "keys account",
+    "keys after",
+    "revoke",
+    "revoke_with_descendants",
+    "rotate",
+    "set_key_limits key",
+]
+
+
+@pytest.mark.parametrize("text", ["", "\0", "\ud800", "a b", "a" * 65, "é", "a\n", "a/b", "%00"])
+@pytest.mark.parametrize("operation", BY_ID)
+def test_ids_that_can_not_be_ids(clock: Clock, operation: str, text: str) -> None:
+    """O6, O15: what can't be an id is not looked for: the store is not asked."""
+    gate = Gate.open(settings(), clock=clock)
+    silent: Any = Silent()
+    gate.accounts._store = silent  # noqa: SLF001  # as if it had been opened with this one
+    with pytest.raises((InvalidArgument, NotFound)):
+        OPERATIONS[operation](gate.accounts, text, "cred_a")
+    gate.close()
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@given(
+    created_at=st.integers(0, 10**14),
+    key_id=st.from_regex(r"[A-Za-z0-9_.@-]{1,64}", fullmatch=True),
+)
+def test_cursors_come_back(created_at: int, key_id: str) -> None:
+    """O5: a cursor names its place exactly, and is safe in a URL."""
+    cursor = cursor_of(api_key(key_id, created_at=created_at))
+    assert parse_cursor(cursor) == (created_at, key_id)
+    assert not set(cursor) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@given(text=TEXT)
+@example(cursor_of(api_key()) + "=")
+@example(cursor_of(api_key()) + "A")
+@example("MDEuYQ")  # "01.a"
+@example("MS4")  # "1."
+def test_other_texts_are_no_cursors(text: str) -> None:
+    """O16: any other text is refused; what is taken is what would be given."""
+    try:
+        place = parse_cursor(text)
+    except InvalidArgument as error:
+        assert error.field == "cursor"  # noqa: PT017  # what is taken is as good
+    else:
+        assert place is not None
+        assert cursor_of(api_key(place.id, created_at=place.created_at)) == text
+
+
+def test_pages(gate: Gate) -> None:
+    """O5: accounts and keys come by pages, the last of which has no cursor."""
+    accounts = gate.accounts
+    for _ in range(5):
+        accounts.create_account()
+        accounts.create_key("acct_a", "n")
+    lists: list[Callable[[str | None], Page[Any]]] = [
+        lambda after: accounts.accounts(limit=2, after=after),
+        lambda after: accounts.keys(limit=2, after=after),
+        lambda after: accounts.keys("acct_a", limit=2, after=after),
+    ]
+    for read, total in zip(lists, (6, 5, 5), strict=True):
+        page = read(None)
+        found = list(page)
+        while page.cursor is not None:
+            page = read(page.cursor)
+            assert 1 <= len(page) <= 2
+            found += page
+        assert len({one.id for one in found}) == len(found) == total
+    assert accounts.keys("acct_unknown") == Page(())
+
+
+def test_page_that_ends_with_the_list() -> None:
+    """A page that takes the last item says so."""
+    items = [account(f"acct_{number}") for number in range(3)]
+    assert page_of(items, 3) == Page(tuple(items))
+    page = page_of(items, 2)
+    assert list(page) == items[:2]
+    assert (page[0], page[-1:], len(page)) == (items[0], (items[1],), 2)
+    assert parse_cursor(page.cursor) == (NOW, "acct_1")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 101, 1.5, True, "5", None])
+def test_wrong_limits_of_pages(gate: Gate, limit: Any) -> None:
+    """A page has from 1 to 100 items."""
+    for read in (gate.accounts.accounts, gate.accounts.keys):
+        with pytest.raises(InvalidArgument, match=r"^limit: "):
+            read(limit=limit)
+
+
+def test_types_of_pages(gate: Gate) -> None:
+    """Pages are sequences of what they list."""
+    made = gate.accounts.create_key("acct_a", "n").key
+    keys: Page[ApiKey] = gate.accounts.keys()
+    owners: Page[Account] = gate.accounts.accounts()
+    assert made in keys
+    assert [one.id for one in owners] == ["acct_a"]
+
+
+def test_grants_are_told(gate: Gate) -> None:
+    """O19: who knows a balance to be short learns of a grant."""
+    generation = gate.cache.generation
+    gate.accounts.grant("acct_a", 5)
+    assert gate.cache.generation > generation

@@ -1,0 +1,1 @@
+"""Databases: schema, patience, changes, hosts, poolers."""

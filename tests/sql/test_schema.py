@@ -1,0 +1,319 @@
+"""How the tables come to be: made, upgraded from those of an older keyrush, left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from keyrush.core.identity import Found
+from keyrush.core.sliding import Window
+from keyrush.errors import ConfigurationError
+from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.schema import SCHEMA, prepare
+from keyrush.store.opening import open_store
+from keyrush.store.sql import SqlStore
+from tests.support.scripts import finish, start
+from tests.support.values import MONTH, NOW, account, api_key
+
+#: The tables as keyrush made them first.
+FIRST = [
+    """
+    CREATE TABLE keyrush_meta (
+        name VARCHAR(64) NOT NULL, value VARCHAR(255) NOT NULL, PRIMARY KEY (name)
+    )
+    """,
+    """
+    CREATE TABLE keyrush_accounts (
+        id VARCHAR(64) NOT NULL, plan VARCHAR(64) NOT NULL, limits TEXT,
+        balance BIGINT NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (id),
+        CONSTRAINT keyrush_balance_not_negative CHECK (balance >= 0)
+    )
+    """,
+    """
+    CREATE TABLE keyrush_keys (
+        id VARCHAR(64) NOT NULL, account_id VARCHAR(64) NOT NULL, lineage VARCHAR(64) NOT NULL,
+        name VARCHAR(120) NOT NULL, prefix VARCHAR(64) NOT NULL, environment VARCHAR(32),
+        scopes TEXT NOT NULL, limits TEXT, fingerprint VARCHAR(64) NOT NULL,
+        hash VARCHAR(255) NOT NULL, pepper_id VARCHAR(16) NOT NULL, created_at BIGINT NOT NULL,
+        last_used_at BIGINT, expires_at BIGINT, retires_at BIGINT, revoked_at BIGINT,
+        PRIMARY KEY (id), FOREIGN KEY(account_id) REFERENCES keyrush_accounts (id),
+        UNIQUE (fingerprint)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_keys_account_id ON keyrush_keys (account_id)",
+    """
+    CREATE TABLE keyrush_usage (
+        subject VARCHAR(80) NOT NULL, month VARCHAR(7) NOT NULL, counted BIGINT NOT NULL,
+        PRIMARY KEY (subject, month)
+    )
+    """,
+]
+
+#: What the second keyrush had added to them.
+SECOND = [
+    """
+    CREATE TABLE keyrush_batches (
+        worker VARCHAR(80) NOT NULL, number BIGINT NOT NULL, added_at BIGINT NOT NULL,
+        PRIMARY KEY (worker)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_batches_added_at ON keyrush_batches (added_at)",
+    """
+    CREATE TABLE keyrush_changes (
+        mark {serial} NOT NULL, account_id VARCHAR(64) NOT NULL, changed_at BIGINT NOT NULL,
+        PRIMARY KEY (mark)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_changes_changed_at ON keyrush_changes (changed_at)",
+    """
+    CREATE TABLE keyrush_windows (
+        key VARCHAR(120) NOT NULL, period BIGINT NOT NULL, current BIGINT NOT NULL,
+        previous BIGINT NOT NULL, idle_at BIGINT NOT NULL, PRIMARY KEY (key)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_windows_idle_at ON keyrush_windows (idle_at)",
+    """
+    CREATE TABLE keyrush_workers (
+        id VARCHAR(80) NOT NULL, seen_at BIGINT NOT NULL, PRIMARY KEY (id)
+    )
+    """,
+    "UPDATE keyrush_meta SET value = '2'",
+]
+
+#: What was in them: an account with a key that has been used.
+ROWS: list[tuple[str, dict[str, Any]]] = [
+    ("meta", {"name": "schema", "value": "1"}),
+    ("accounts", {"id": "acct_a", "plan": "starter", "balance": 500, "created_at": NOW}),
+    (
+        "keys",
+        {
+            "id": "cred_a",
+            "account_id": "acct_a",
+            "lineage": "cred_a",
+            "name": "production",
+            "prefix": "kr_live_abc123...",
+            "environment": "live",
+            "scopes": "*",
+            "fingerprint": api_key().fingerprint,
+            "hash": "$argon2id$",
+            "pepper_id": "p1",
+            "created_at": NOW,
+            "last_used_at": NOW + 1,
+        },
+    ),
+    ("usage", {"subject": "key:cred_a", "month": MONTH, "counted": 7}),
+    ("usage", {"subject": "account:acct_a", "month": MONTH, "counted": 9}),
+]
+
+WINDOW = Window("key:cred_a:60", 60_000, 2, "minute")
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    """An engine on the empty database."""
+    made = make_engine(parse_url(url))
+    yield made
+    made.dispose()
+
+
+def make_first(engine: sa.Engine) -> None:
+    """The tables and rows of the first keyrush."""
+    with engine.begin() as connection:
+        for statement in FIRST:
+            connection.exec_driver_sql(statement)
+        for name, row in ROWS:
+            table = sa.table(f"keyrush_{name}", *map(sa.column, row))
+            connection.execute(sa.insert(table).values(row))
+
+
+def make_second(engine: sa.Engine) -> None:
+    """The tables and rows of the second keyrush, which had come by the first one's."""
+    make_first(engine)
+    serial = "BIGSERIAL" if engine.dialect.name == "postgresql" else "INTEGER"
+    with engine.begin() as connection:
+        for statement in SECOND:
+            connection.exec_driver_sql(statement.format(serial=serial))
+
+
+@pytest.fixture(params=[make_first, make_second], ids=["1", "2"])
+def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
+    """Makes the tables of each older keyrush."""
+    made: Callable[[sa.Engine], None] = request.param
+    return made
+
+
+def shape(engine: sa.Engine) -> dict[str, tuple[set[str], set[str]]]:
+    """The columns and the indexes of every table."""
+    inspector = sa.inspect(engine)
+    return {
+        table: (
+            {column["name"] for column in inspector.get_columns(table)},
+            {str(index["name"]) for index in inspector.get_indexes(table)},
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+def recorded(engine: sa.Engine) -> list[tuple[str, str]]:
+    with engine.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT name, value FROM keyrush_meta")
+        return [(row[0], row[1]) for row in rows]
+
+
+def tables(engine: sa.Engine) -> set[str]:
+    with engine.begin() as connection:
+        return set(sa.inspect(connection).get_table_names())
+
+
+def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
+    """What the first keyrush has written is found by this one, which adds its own tables."""
+    make_first(engine)
+    before = tables(engine)
+    store = SqlStore(url)
+    assert store.find([api_key().fingerprint], MONTH) == Found(
+        api_key(last_used_at=NOW + 1), account(balance=500), 7, 9
+    )
+    assert list(store.keys("acct_a")) == [store.key("cred_a")]
+    assert tables(engine) - before == {
+        "keyrush_batches",
+        "keyrush_changes",
+        "keyrush_windows",
+        "keyrush_workers",
+    }
+    assert recorded(engine) == [("schema", str(SCHEMA))]
+    store.close()
+
+
+def test_upgraded_is_as_good_as_new(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """In an upgraded database everything works that works in a new one."""
+    make_old(engine)
+    store = SqlStore(url)
+    made = api_key("cred_b", created_by="cred_a")
+    assert store.add_key(made, 9) == "done"
+    assert store.key("cred_b") == made
+    assert store.charge("acct_a", 1) == 499
+    assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
+    ledger = SqlLedger(store.engine)
+    assert [ledger.take([WINDOW], 1, 0).granted for _ in range(3)] == [1, 1, 0]
+    assert ledger.enlist("one") == (0, 1)
+    store.close()
+
+
+def test_upgraded_has_the_shape_of_new(
+    engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """An upgraded database has the columns and indexes of a new one, and what is in it."""
+    make_old(engine)
+    prepare(engine)
+    upgraded = shape(engine)
+    with engine.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT id, created_by FROM keyrush_keys").all()
+        for table in sorted(upgraded, reverse=True):  # what refers to others before them
+            connection.exec_driver_sql(f"DROP TABLE {table} {_cascade(engine)}")
+    prepare(engine)
+    assert shape(engine) == upgraded
+    assert [tuple(row) for row in rows] == [("cred_a", None)]
+
+
+def _cascade(engine: sa.Engine) -> str:
+    return "CASCADE" if engine.dialect.name == "postgresql" else ""
+
+
+def test_upgrade_that_was_cut_short(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """A column that is there already, and an index that is not, are no obstacle."""
+    make_old(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE keyrush_keys ADD COLUMN created_by VARCHAR(64)")
+        connection.exec_driver_sql(
+            "CREATE INDEX ix_keyrush_keys_created_by ON keyrush_keys (created_by)"
+        )
+    store = SqlStore(url)
+    assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
+    store.close()
+    assert recorded(engine) == [("schema", str(SCHEMA))]
+
+
+def test_upgrade_of_half_made_tables(url: str, engine: sa.Engine) -> None:
+    """An upgrade that was cut short is completed the next time."""
+    make_first(engine)
+    open_store(url).close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE keyrush_windows")
+        connection.exec_driver_sql("UPDATE keyrush_meta SET value = '1'")
+    open_store(url).close()
+    assert "keyrush_windows" in tables(engine)
+    assert recorded(engine) == [("schema", str(SCHEMA))]
+
+
+@pytest.mark.parametrize("is_old", [True, False], ids=["old", "new"])
+def test_nothing_is_made_twice(engine: sa.Engine, is_old: bool) -> None:
+    """Tables that are up to date are left as they are: nothing is created, nothing locked."""
+    if is_old:
+        make_first(engine)
+    prepare(engine)
+    statements: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def _note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    prepare(engine)
+    assert statements
+    assert not [text for text in statements if "CREATE" in text or "advisory" in text]
+
+
+def test_processes_that_upgrade_together(
+    url: str, engine: sa.Engine, make_old: Callable[[sa.Engine], None]
+) -> None:
+    """However many processes find old tables, each can work with the new ones."""
+    make_old(engine)
+    code = """
+        import sys
+        from keyrush.limiter.ledgers.sql import SqlLedger
+        from keyrush.store.sql import SqlStore
+        from tests.sql.test_schema import WINDOW
+
+        print("ready", flush=True)
+        sys.stdin.readline()
+        store = SqlStore(sys.argv[1])
+        print(SqlLedger(store.engine, lambda: 0).take([WINDOW], 1, 0).granted)
+        store.close()
+        """
+    processes = [start(code, url) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert sorted(finish(process) for process in processes) == ["0\n", "0\n", "1\n", "1\n"]
+    assert recorded(engine) == [("schema", str(SCHEMA))]
+
+
+def test_a_newer_keyrush_was_faster(url: str, engine: sa.Engine) -> None:
+    """Tables that a newer keyrush upgrades when this one is about to do so are not touched."""
+    make_first(engine)
+    newer = make_engine(parse_url(url))
+    transactions: list[object] = []
+
+    @sa.event.listens_for(engine, "checkout")
+    def _begins(*connection: object) -> None:
+        transactions.append(connection)
+        if len(transactions) == 2:  # the version has been read; what follows is the upgrade
+            with newer.begin() as other:
+                other.exec_driver_sql("UPDATE keyrush_meta SET value = '999'")
+
+    with pytest.raises(ConfigurationError, match="has schema 999, this keyrush knows"):
+        prepare(engine)
+    assert recorded(newer) == [("schema", "999")]
+    assert "keyrush_windows" not in tables(newer)
+    newer.dispose()

@@ -1,0 +1,1 @@
+"""What HTTP says, in and out."""
