@@ -57,6 +57,10 @@ def test_nobody_is_passed_over(tmp_path: Path) -> None:
     through engines of their own, and by the driver's connections as by SQLAlchemy's.
     """
     first, second = engine_of(tmp_path), engine_of(tmp_path)
+    pooled = second.raw_connection()
+    driver = pooled.dbapi_connection
+    assert isinstance(driver, turns.Writer)
+    path = driver.execute("PRAGMA database_list").fetchone()[2]
     with first.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE written (number INTEGER)")
     is_writing, has_ended = threading.Event(), threading.Event()
@@ -70,10 +74,6 @@ def test_nobody_is_passed_over(tmp_path: Path) -> None:
                     until(lambda: bool(turns._files.turns_of(path)._waiting))  # noqa: SLF001  # when
         has_ended.set()
 
-    pooled = second.raw_connection()
-    driver = pooled.dbapi_connection
-    assert isinstance(driver, turns.Writer)
-    path = driver.execute("PRAGMA database_list").fetchone()[2]
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write_many)
         assert is_writing.wait(10)
