@@ -28,7 +28,14 @@ from keyrush.sql.engine import cannot_open, make_engine, parse_url
 from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE, prepare
 from keyrush.sql.states import told
 from keyrush.store import keys
-from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, give_back, insert_into
+from keyrush.store.counts import (
+    FORGET_INTERVAL,
+    add_counts,
+    forget_batches,
+    give_back,
+    insert_into,
+    touch,
+)
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
 from keyrush.store.protocol import Batch, Usage
 from keyrush.store.rows import key_of
@@ -273,18 +280,9 @@ class SqlStore:
             connection.execute(update.values(fingerprint=fingerprint, pepper_id=pepper_id))
 
     def touch(self, used: Mapping[str, int]) -> None:
-        earlier = KEYS.c.last_used_at.is_(None) | (KEYS.c.last_used_at < sa.bindparam("at"))
-        update = (
-            sa.update(KEYS)
-            .where(KEYS.c.id == sa.bindparam("key_id"), earlier)
-            .values(last_used_at=sa.bindparam("at"))
-        )
-        # In one order everywhere, so that two processes never wait for each other.
-        rows = [{"key_id": key_id, "at": at} for key_id, at in sorted(used.items())]
-        if not rows:
-            return
-        with self._run(atomic=True) as connection:
-            connection.execute(update, rows)
+        if used:
+            with self._run(atomic=True) as connection:
+                touch(connection, used)
 
     def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
         now = now_ms()
