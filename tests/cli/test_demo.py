@@ -17,7 +17,7 @@ import pytest
 
 from keyrush import Gate, Settings
 from keyrush.cli import demo
-from keyrush.operations.accounts import Accounts
+from keyrush.operations.keys import Keys
 from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -98,7 +98,7 @@ def test_wrong_answers_are_told(
     run: Runner, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """A gate that goes on letting revoked keys in is found out: exit code 1."""
-    monkeypatch.setattr(Accounts, "revoke", lambda *_: None)
+    monkeypatch.setattr(Keys, "revoke", lambda *_: None)
     result = run("demo", *arguments)
     assert result.code == 1
     assert "20 of 22 answers are as documented." in result.out

@@ -79,14 +79,14 @@ def client_of(gate: Gate) -> Iterator[httpx2.Client]:
 @pytest.fixture
 def client(gate: Gate) -> Iterator[httpx2.Client]:
     """A client of `plain()` behind the gate."""
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     with client_of(gate) as opened:
         yield opened
 
 
 def key_of(gate: Gate, *scopes: str) -> NewKey:
     """A new key of the account."""
-    return gate.accounts.create_key("acct_a", "key", scopes=scopes)
+    return gate.keys.create("acct_a", "key", scopes=scopes)
 
 
 def bearer(key: NewKey) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_on_a_public_path(gate: Gate, client: httpx2.Client, key_sent: bool) -> 
 def test_rate_limited(clock: Clock) -> None:
     """R10: the limit holds in front of the dependency."""
     gate = Gate.open(settings(plans={"one": {"limits": "1/minute"}}), clock=clock)
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     key = key_of(gate)
     with client_of(gate) as client:
         assert client.get("/whoami", headers=bearer(key)).status_code == 200

@@ -172,7 +172,7 @@ async def _create(request: Request, gate: Gate, principal: Principal) -> object:
     expires_at = _no_later(caller.ends_at, wanted)
 
     def create() -> NewKey:
-        return gate.accounts.create_key(
+        return gate.keys.create(
             principal.account_id,
             wanted.name,
             scopes=scopes,
@@ -195,7 +195,7 @@ def _caller(gate: Gate, principal: Principal) -> ApiKey:
         BeyondCaller: It has been replaced.
     """
     try:
-        caller = gate.accounts.key(principal.key_id, principal.account_id)
+        caller = gate.keys.get(principal.key_id, principal.account_id)
     except NotFound:
         caller = None
     if caller is None or not caller.is_active(gate.clock()):
@@ -220,7 +220,7 @@ def _credential_id(request: Request) -> str:
 async def _list(request: Request, gate: Gate, principal: Principal) -> object:
     wanted = paging(request.query_params, _keys(gate))
     list_keys = partial(
-        gate.accounts.keys, principal.account_id, limit=wanted.limit, after=wanted.cursor
+        gate.keys.list, principal.account_id, limit=wanted.limit, after=wanted.cursor
     )
     try:
         page = await _run(gate, principal, "io", list_keys)
@@ -239,11 +239,11 @@ async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
     wanted = await _read(request, gate, Revocation)
 
     def revoke() -> ApiKey:
-        key = gate.accounts.key(key_id, principal.account_id)
+        key = gate.keys.get(key_id, principal.account_id)
         sandbox = gate.settings.unmetered_environments
         if principal.environment in sandbox and key.environment not in sandbox:
             principal.refuse(Refusal("beyond_caller"))
-        done = gate.accounts.revoke_with_descendants if wanted.descendants else gate.accounts.revoke
+        done = gate.keys.revoke_with_descendants if wanted.descendants else gate.keys.revoke
         revoked = done(key_id, principal.account_id, by=principal.key_id)
         return revoked if isinstance(revoked, ApiKey) else revoked[0]
 
@@ -254,14 +254,14 @@ async def _rotate(request: Request, gate: Gate, principal: Principal) -> object:
     key_id = _credential_id(request)
     wanted = await _read(request, gate, Rotation)
     caller = await _run(gate, principal, "io", _caller, gate, principal)
-    key = await _run(gate, principal, "io", gate.accounts.key, key_id, principal.account_id)
+    key = await _run(gate, principal, "io", gate.keys.get, key_id, principal.account_id)
     principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
     if key.environment != principal.environment or _may_ask_more(key, caller, principal):
         principal.refuse(Refusal("beyond_caller"))
     expires_at = _no_later(caller.ends_at, wanted, default=key.expires_at)
 
     def rotate() -> NewKey:
-        return gate.accounts.rotate(
+        return gate.keys.rotate(
             key_id,
             principal.account_id,
             grace=wanted.grace,
@@ -316,7 +316,7 @@ def _shown_once(gate: Gate, new: NewKey) -> object:
 
 
 async def _credits(_: Request, gate: Gate, principal: Principal) -> object:
-    account = await _run(gate, principal, "io", gate.accounts.account, principal.account_id)
+    account = await _run(gate, principal, "io", gate.accounts.get, principal.account_id)
     return {"balance": account.balance}
 
 
@@ -324,8 +324,8 @@ async def _usage(_: Request, gate: Gate, principal: Principal) -> object:
     """This month of whatever the plan counts, this request included (contract R12, R13, R18)."""
 
     def usage() -> MonthlyUsage:
-        gate.usage.flush()
-        return gate.accounts.usage(principal.account_id, principal.key_id)
+        gate.counts.flush()
+        return gate.usage.this_month(principal.account_id, principal.key_id)
 
     used = await _run(gate, principal, "io", usage)
     return {

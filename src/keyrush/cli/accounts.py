@@ -51,7 +51,7 @@ def create_account(
     with opened(make=True) as gate:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
-        _show_account(gate.accounts.create_account(account_id, plan=plan, limits=limit), json)
+        _show_account(gate.accounts.create(account_id, plan=plan, limits=limit), json)
         say_where(gate, json)
 
 
@@ -82,7 +82,7 @@ def list_accounts(
     """List accounts, oldest first, a page at a time."""
     with opened() as gate:
         found = listed(
-            lambda most, after: gate.accounts.accounts(limit=most, after=after),
+            lambda most, after: gate.accounts.list(limit=most, after=after),
             limit,
             cursor,
             everything,
@@ -112,14 +112,14 @@ def list_accounts(
 def show_account(account_id: AccountId, json: Json = False) -> None:
     """Show an account: plan, limits, credits, this month's usage, keys."""
     with opened() as gate:
-        account = gate.accounts.account(account_id)
-        found = gate.accounts.keys(account_id)
+        account = gate.accounts.get(account_id)
+        found = gate.keys.list(account_id)
         plan = gate.settings.plan_values.get(account.plan)
         # On a plan that has left the table, the account is refused, and has no quota.
         per_key = plan is not None and plan.quota_per == "key"
         active = gate.store.active_keys(account.id, gate.clock())
-        usage = {key.id: gate.accounts.usage(account_id, key.id) for key in found if per_key}
-        total = gate.accounts.usage(account_id) if plan is not None else None
+        usage = {key.id: gate.usage.this_month(account_id, key.id) for key in found if per_key}
+        total = gate.usage.this_month(account_id) if plan is not None else None
         now = gate.clock()
     limits = None if plan is None else format_limits(plan.limits)
     if json:
@@ -182,7 +182,7 @@ def limit_account(
     """Give an account limits of its own, or with --inherit its plan's again."""
     wanted = limits_or_inherit(limits, inherit)
     with opened() as gate:
-        _show_account(gate.accounts.set_account_limits(account_id, wanted), json)
+        _show_account(gate.accounts.set_limits(account_id, wanted), json)
         say_where(gate, json)
 
 
@@ -195,9 +195,9 @@ def credits_of_account(
     """Show an account's credits, after adding some with --grant."""
     with opened() as gate:
         if grant is None:
-            balance = gate.accounts.account(account_id).balance
+            balance = gate.accounts.get(account_id).balance
         else:
-            balance = gate.accounts.grant(account_id, grant)
+            balance = gate.credits.grant(account_id, grant)
     if json:
         output.dump({"balance": balance})
     else:

@@ -146,11 +146,11 @@ class Demo:
         self._port = port
         self._key_text = f"Invalid or missing API key. Get your key at {gate.settings.keys_url}"
         for plan in gate.settings.plans:
-            gate.accounts.create_account(f"acct_{plan}", plan=plan)
+            gate.accounts.create(f"acct_{plan}", plan=plan)
 
     def key(self, name: str, plan: str = "starter", **options: Any) -> NewKey:
         """A new key of the account on `plan`."""
-        return self._gate.accounts.create_key(f"acct_{plan}", name, **options)
+        return self._gate.keys.create(f"acct_{plan}", name, **options)
 
     def walk(self) -> None:
         """Send all requests and keep the rows."""
@@ -185,7 +185,7 @@ class Demo:
         self._refused_key("malformed key", "rsh_live_oops", "rsh_live_oops")
         revoked = self.key("revoked")
         self._row("key that is about to be revoked", revoked, first="art_1")
-        self._gate.accounts.revoke(revoked.key.id)
+        self._gate.keys.revoke(revoked.key.id)
         self._refused_key("revoked key", revoked.text, revoked.key.prefix)
 
     def _refused_key(self, what: str, text: str, display: str) -> None:
@@ -248,10 +248,10 @@ class Demo:
 
     def _rotated(self) -> None:
         old = self.key("rotated")
-        new = self._gate.accounts.rotate(old.key.id)
+        new = self._gate.keys.rotate(old.key.id)
         self._row("rotation: the old key", old, first="art_1")
         self._row("rotation: the new key", new, first="art_1")
-        self._gate.accounts.revoke(old.key.id)
+        self._gate.keys.revoke(old.key.id)
         self._refused_key("rotation: the old key, revoked", old.text, old.key.prefix)
         self._row("rotation: the new key still", new, first="art_1")
 

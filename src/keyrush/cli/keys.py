@@ -82,7 +82,7 @@ def create_key(
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
-            gate.accounts.create_key,
+            gate.keys.create,
             account,
             name,
             scopes=scope or (),
@@ -94,7 +94,7 @@ def create_key(
             created = create()
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
-            made = gate.accounts.create_account(account, plan=plan)
+            made = gate.accounts.create(account, plan=plan)
             output.aside(f"New account {made.id} on plan {made.plan}.", json=json)
             if near:
                 output.aside(f"Did you mean {near}?", json=json)
@@ -137,9 +137,9 @@ def list_keys(
     """List keys, revoked and expired ones too, oldest first, a page at a time."""
     with opened() as gate:
         if account is not None:
-            gate.accounts.account(account)
+            gate.accounts.get(account)
         found = listed(
-            lambda most, after: gate.accounts.keys(account, limit=most, after=after),
+            lambda most, after: gate.keys.list(account, limit=most, after=after),
             limit,
             cursor,
             everything,
@@ -199,7 +199,7 @@ def revoke_key(
     With --with-descendants and --json all that were revoked are listed, itself first.
     """
     with opened() as gate:
-        operation = gate.accounts
+        operation = gate.keys
         if not with_descendants:
             key, others = operation.revoke(key_id), []
         else:
@@ -233,7 +233,7 @@ def rotate_key(
     Without --expires it keeps the date of the old one.
     """
     with opened() as gate:
-        old = gate.accounts.key(key_id)
+        old = gate.keys.get(key_id)
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         if not old.is_active(gate.clock()):
             raise CommandError(f"{key_id} is {output.state(old, gate.clock())}; create a new key")
@@ -241,12 +241,12 @@ def rotate_key(
             raise CommandError(f"{key_id} has been rotated already; rotate its replacement")
         if expires is not None and expires_at is None and old.expires_at is not None:
             raise InvalidArgument("expires", "the key has a date, so its replacement needs one")
-        created = gate.accounts.rotate(
+        created = gate.keys.rotate(
             key_id, grace=parse_duration(grace, "grace"), expires_at=expires_at
         )
         _show_new(gate, created, json)
         if not json:
-            ends = output.when(gate.accounts.key(key_id).ends_at)
+            ends = output.when(gate.keys.get(key_id).ends_at)
             output.say(f"The old key, {old.prefix}, works until {ends}.")
         say_where(gate, json)
 
@@ -258,7 +258,7 @@ def limit_key(
     """Give a key limits of its own, or with --inherit its account's again."""
     wanted = limits_or_inherit(limits, inherit)
     with opened() as gate:
-        _show_key(gate, gate.accounts.set_key_limits(key_id, wanted), json)
+        _show_key(gate, gate.keys.set_limits(key_id, wanted), json)
         say_where(gate, json)
 
 
