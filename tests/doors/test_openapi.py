@@ -16,7 +16,8 @@ from starlette.routing import Mount
 
 import keyrush.fastapi
 from keyrush import Gate, KeyrushMiddleware
-from keyrush.apps.account_api import _routes, account_api, add_openapi, openapi
+from keyrush.apps.account_api import account_api, add_openapi, openapi
+from keyrush.apps.account_api.app import ROUTES
 from tests.conftest import Clock, settings
 from tests.support.serving import serve
 
@@ -43,7 +44,7 @@ def test_document(prefix: str) -> None:
     }
     served = {
         (prefix.rstrip("/") + one.path, method.lower())
-        for one in _routes
+        for one in ROUTES
         for method in set(one.methods or ()) - {"HEAD"}
     }
     assert told == served - {(prefix.rstrip("/") + "/openapi.json", "get")}

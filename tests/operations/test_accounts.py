@@ -18,7 +18,7 @@ from keyrush.core.model import Limit
 from keyrush.core.times import LATEST, iso, month_of
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
-from keyrush.operations.documents import as_json
+from keyrush.operations.documents import credential_json
 from keyrush.operations.keys import Keys
 from keyrush.operations.usage import Usage
 from tests.conftest import Clock, settings
@@ -265,7 +265,7 @@ def test_create_key(gate: Gate, clock: Clock) -> None:
     assert gate.store.key(key.id) == key
     assert Hashing().verify(key.hash, made.text.encode())
     assert made.text not in (key.hash, key.fingerprint)
-    for shown in (repr(made), repr(key), str(as_json(key, clock.now))):
+    for shown in (repr(made), repr(key), str(credential_json(key, clock.now))):
         assert made.text not in shown
         assert made.text[20:] not in shown
 
@@ -342,7 +342,7 @@ def test_expiry_is_from_now_on(gate: Gate, clock: Clock) -> None:
         gate.keys.create("acct_a", "n", expires_at=clock.now)
     assert gate.keys.create("acct_a", "n", expires_at=clock.now + 1).key.is_active(clock.now)
     latest = gate.keys.create("acct_a", "n", expires_at=LATEST).key
-    assert as_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"
+    assert credential_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"
 
 
 def test_any_scope_where_none_is_known(clock: Clock) -> None:
@@ -486,7 +486,7 @@ def test_default_grace_is_a_day(gate: Gate, clock: Clock) -> None:
     """R17: unless said otherwise the old key works for one more day, and is shown to end then."""
     old = gate.keys.create("acct_a", "production").key
     gate.keys.rotate(old.id)
-    shown = as_json(gate.keys.get(old.id), clock.now)
+    shown = credential_json(gate.keys.get(old.id), clock.now)
     assert (shown["is_active"], shown["expires_at"]) == (True, iso(clock.now + DAY))
 
 
@@ -544,10 +544,10 @@ def test_rotation_that_loses_a_race(gate: Gate, monkeypatch: pytest.MonkeyPatch)
 # --- as JSON -------------------------------------------------------------------------------------
 
 
-def test_as_json(clock: Clock) -> None:
+def test_credential_json(clock: Clock) -> None:
     """O4: the documented object, with these fields in this order, and no key."""
     key = api_key(created_at=clock.now, last_used_at=clock.now + 1, expires_at=clock.now + 1000)
-    assert list(as_json(key, clock.now).items()) == [
+    assert list(credential_json(key, clock.now).items()) == [
         ("id", "cred_a"),
         ("account_id", "acct_a"),
         ("name", "production"),
@@ -557,7 +557,7 @@ def test_as_json(clock: Clock) -> None:
         ("last_used_at", "2026-11-18T11:07:00.001Z"),
         ("expires_at", "2026-11-18T11:07:01Z"),
     ]
-    bare = as_json(api_key(revoked_at=clock.now), clock.now)
+    bare = credential_json(api_key(revoked_at=clock.now), clock.now)
     assert (bare["is_active"], bare["last_used_at"], bare["expires_at"]) == (False, None, None)
 
 
