@@ -915,7 +915,7 @@ def test_show_account(run: Runner, tmp_path: Path) -> None:
     [key] = shown["keys"]
     assert key["id"] == made
     assert (key["usage"]["counted"], key["usage"]["limit"]) == (500_002, 500_000)
-    assert key["usage"]["overage"] == 2
+    assert (key["usage"]["remaining"], key["usage"]["overage"]) == (0, 2)
     people = run("accounts", "show", "acct_x").out
     assert "100/minute per key" in people
     assert "600,000 requests" in people

@@ -67,7 +67,7 @@ FLOORS: dict[str, set[str]] = {
 
 #: Who imports what does not come with Python, by module. No more and no less.
 OUTSIDE: dict[str, set[str]] = {
-    "argon2": {"authentication.keyring", "cli.doctor"},
+    "argon2": {"authentication.keyring", "cli.doctor.cost"},
     "django": {"django"},
     "fastapi": {"fastapi"},
     "flask": {"flask"},
@@ -90,7 +90,7 @@ OUTSIDE: dict[str, set[str]] = {
     "pytest": {"fixtures"},
     "quart": {"flask"},
     "redis": {"limiter.ledgers.redis.server"},
-    "rich": {"cli.demo", "cli.output"},
+    "rich": {"cli.demo.rows", "cli.output"},
     "sqlalchemy": {
         "limiter.ledgers.sql",
         "sql.changes",
@@ -110,10 +110,10 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.app",
         "apps.account_api.credentials",
         "apps.account_api.frame",
-        "cli.demo",
+        "cli.demo.example",
     },
     "typer": {"cli", "cli.accounts", "cli.common", "cli.help", "cli.keys", "cli.output"},
-    "uvicorn": {"cli.demo"},
+    "uvicorn": {"cli.demo.example"},
 }
 
 #: Chosen by URL, and imported when they are asked for.

@@ -390,7 +390,7 @@ def test_credits_are_given_back_without_a_thread(world: World, machine: Machine,
 # --- closing --------------------------------------------------------------------------------------
 
 STEPS = (
-    *("workers.close", "background.close", "credits.settle", "usage.flush", "watch.close"),
+    *("workers.close", "background.close", "charging.settle", "counts.flush", "watch.close"),
     *("limiter.close", "store.close"),
 )
 
