@@ -93,7 +93,7 @@ class KeyrushMiddleware:
 
     @property
     def gate(self) -> Gate:
-        """The gate: `gate.accounts` are its operations on accounts and keys.
+        """The gate, with its operations: `accounts`, `keys`, `credits` and `usage`.
 
         Raises:
             ConfigurationError: It could not be opened.

@@ -82,7 +82,7 @@ def create_key(
 ) -> NewKey:
     """A key of an account, which is made where there is none, put on `plan`, and given `credits`.
 
-    `values` are those of `Accounts.create_key`, such as `scopes` and `environment`.
+    `values` are those of `Keys.create`, such as `scopes` and `environment`.
 
     Raises:
         InvalidArgument: One of them is wrong.

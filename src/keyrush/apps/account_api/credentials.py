@@ -28,7 +28,7 @@ async def create(request: Request, gate: Gate, principal: Principal) -> object:
     if caller.limits is not None:  # each new key would be as much again
         principal.refuse(Refusal("beyond_caller"))
     scopes = wanted.scopes or list(principal.scopes)
-    # Without any scope, `create_key` would give `*`.
+    # Without any scope, `Keys.create` would give `*`.
     missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
     if missing:  # named only where the configuration does, never because the request did (S16)
         names = tuple(sorted(missing & gate.settings.known_scopes))
