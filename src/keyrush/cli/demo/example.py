@@ -19,7 +19,7 @@ def examples() -> Path:
     """The folder with rushed.py: in the installed package, or beside `src` in a checkout."""
     package = Path(__file__).parents[2]
     installed = package / "examples"
-    return installed if installed.is_dir() else package.parents[2] / "examples"
+    return installed if installed.is_dir() else package.parents[1] / "examples"
 
 
 def load(path: Path, gate: Gate) -> Starlette:
