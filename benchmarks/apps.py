@@ -50,8 +50,8 @@ def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
     from keyrush import KeyrushMiddleware
 
     gate = gate_over("memory://", limits)
-    gate.accounts.create_account("acct_bench")
-    key = gate.accounts.create_key("acct_bench", "bench").text
+    gate.accounts.create("acct_bench")
+    key = gate.keys.create("acct_bench", "bench").text
     return KeyrushMiddleware(_plain, gate=gate), [(header, prefix + key.encode())]
 
 

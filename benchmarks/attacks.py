@@ -53,14 +53,14 @@ class Target:
     def __init__(self, **values: Any) -> None:
         self.gate = Gate.open(Settings(rules=RULES, plans=PLANS, scopes="read", **values))
         self.app = KeyrushMiddleware(_app, gate=self.gate)
-        self.gate.accounts.create_account("acct_a")
-        self.gate.accounts.create_account("acct_tight", plan="tight")
+        self.gate.accounts.create("acct_a")
+        self.gate.accounts.create("acct_tight", plan="tight")
         self.warm = self.key()
         self.statuses: Counter[int] = Counter()
 
     def key(self, account: str = "acct_a") -> bytes:
         """A new key, not used yet."""
-        return self.gate.accounts.create_key(account, "k", scopes=["read"]).text.encode()
+        return self.gate.keys.create(account, "k", scopes=["read"]).text.encode()
 
     async def ask(self, headers: Iterable[Header], path: str = "/x") -> float:
         """Milliseconds of one request; its status is counted."""

@@ -93,8 +93,8 @@ def _warm(name: str, calls: int) -> None:
         app, headers = bare()
     else:
         gate = gate_over(os.environ["BENCH_URL"] if url == "redis://" else url)
-        gate.accounts.create_account("acct_bench")
-        app, headers = keyrush_over(gate, gate.accounts.create_key("acct_bench", "bench").text)
+        gate.accounts.create("acct_bench")
+        app, headers = keyrush_over(gate, gate.keys.create("acct_bench", "bench").text)
         if hasattr(gate.limiter, "shared"):
             ledger = gate.limiter.shared.ledger
 
@@ -170,8 +170,8 @@ def _throughput(rounds: int, seconds: float) -> dict[str, float]:
 
 def _make_key() -> None:
     gate = gate_over("memory://", _HUGE)
-    gate.accounts.create_account("acct_bench")
-    key = gate.accounts.create_key("acct_bench", "bench").text
+    gate.accounts.create("acct_bench")
+    key = gate.keys.create("acct_bench", "bench").text
     serve(lambda _: key)
 
 

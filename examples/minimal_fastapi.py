@@ -6,9 +6,10 @@ from fastapi import FastAPI, Security
 from fastapi.middleware.cors import CORSMiddleware
 
 from keyrush import KeyrushMiddleware, Principal
-from keyrush.fastapi import principal
+from keyrush.fastapi import document, principal
 
 app = FastAPI()
+document(app)
 app.add_middleware(KeyrushMiddleware)
 app.add_middleware(  # for browsers, outside of the gate because it comes after it
     CORSMiddleware, allow_origins=["https://app.example"], allow_headers=["X-API-Key"]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, HttpUrl
 
 from keyrush import Gate, KeyrushMiddleware, Principal, Refusal, Settings
 from keyrush.apps import account_api
-from keyrush.fastapi import principal
+from keyrush.fastapi import document, principal
 
 CONFIG = Path(__file__).with_suffix(".toml")
 
@@ -200,6 +200,7 @@ def covered(text: str, keywords: list[str]) -> set[str]:
 def create_app(gate: Gate | None = None) -> FastAPI:
     """The app, behind the gate given or the one that openrush.toml and `KEYRUSH_*` describe."""
     app = FastAPI(title="OpenRush")
+    document(app)
     app.state.datasets = {}
     app.include_router(tools)
     app.mount("/v1", account_api)

@@ -93,7 +93,7 @@ class KeyrushMiddleware:
 
     @property
     def gate(self) -> Gate:
-        """The gate: `gate.accounts` are its operations on accounts and keys.
+        """The gate, with its operations: `accounts`, `keys`, `credits` and `usage`.
 
         Raises:
             ConfigurationError: It could not be opened.
@@ -350,7 +350,7 @@ class _Response:
         """Give credits back where the app has returned without a whole answer."""
         if not self._is_kept():
             gate = self._gate
-            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
+            await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
 
     async def failed(self, error: BaseException) -> bool:
         """The app has raised: True where that is dealt with. A refusal is answered, unless the
@@ -370,7 +370,7 @@ class _Response:
         """Give credits back, where the app has failed to answer; waits for nothing."""
         if self._caller.charged and not self._is_kept(error):
             gate = self._gate
-            gate.workers.submit("io", gate.credits.uncharge, self._caller, must=True)
+            gate.workers.submit("io", gate.charging.uncharge, self._caller, must=True)
 
     async def _replace(self, refusal: Refusal) -> None:
         self._is_shut = self._is_refused = True
@@ -386,7 +386,7 @@ class _Response:
     async def _uncharge(self, message: Message) -> None:
         if self._caller.charged:
             gate = self._gate
-            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
+            await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
         await self._send(message)
 
     # --- as a connection that may outlive its key ---

@@ -6,15 +6,16 @@
     async def articles(caller: Annotated[Principal, Security(principal, scopes=["read:articles"])]):
         ...
 
+    document(app)
+
 It reads what `KeyrushMiddleware` found out, so the middleware must be in front of the app. The
-routes that use it, and no others, show both ways to send a key and the 401, 403 and 429
-responses in `app.openapi()`.
+routes that use it, and no others, show both ways to send a key in `app.openapi()`, and after
+`document(app)` the 401, 403 and 429 responses, too.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -123,9 +124,9 @@ _RESPONSES = {
 def add_responses(schema: dict[str, Any]) -> dict[str, Any]:
     """Add the 401, 403 and 429 responses to every operation that needs a key, and return `schema`.
 
-    Call it only where you make the document yourself with `get_openapi`; `app.openapi()` does
-    so by itself. Responses that a route documents itself stay as they are, such as those of
-    another `KEYRUSH_ERRORS`. Calling it twice changes nothing.
+    Call it where you make the document yourself with `get_openapi`; `document` has `app.openapi()`
+    do so. Responses that a route documents itself stay as they are, such as those of another
+    `KEYRUSH_ERRORS`. Calling it twice changes nothing.
     """
     names = {_BEARER.scheme_name, _HEADER.scheme_name}
     for path in schema.get("paths", {}).values():
@@ -140,19 +141,24 @@ def add_responses(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _documented(
-    openapi: Callable[[FastAPI], dict[str, Any]],
-) -> Callable[[FastAPI], dict[str, Any]]:
-    @functools.wraps(openapi)
-    def documented(app: FastAPI) -> dict[str, Any]:
-        return add_responses(openapi(app))
+class _Documented:
+    """An app's own way to make its document, with the responses added."""
 
-    documented.adds_responses = True  # type: ignore[attr-defined]  # the mark looked for below
-    return documented
+    def __init__(self, openapi: Callable[[], dict[str, Any]]) -> None:
+        self._openapi = openapi
+
+    def __call__(self) -> dict[str, Any]:
+        return add_responses(self._openapi())
 
 
-# FastAPI takes responses from routes, routers and apps, but not from dependencies, and tells a
-# dependency nothing of the route it is in. So the one public method that makes the document is
-# wrapped, once. It changes only operations that use the dependency above.
-if not hasattr(FastAPI.openapi, "adds_responses"):
-    FastAPI.openapi = _documented(FastAPI.openapi)  # type: ignore[assignment, method-assign]  # see above
+def document(app: FastAPI) -> None:
+    """Have `app.openapi()`, and what the app serves of it, show the 401, 403 and 429 responses of
+    each operation that needs a key: of routes that are there now or come later, by `add_responses`.
+
+    An `openapi` that you have given the app goes on making the document. Calling it twice changes
+    nothing; a mounted app has a document of its own.
+    """
+    # FastAPI takes responses from routes, routers and apps, but not from dependencies, and tells
+    # a dependency nothing of the route it is in.
+    if not isinstance(app.openapi, _Documented):
+        app.openapi = _Documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI extends it

@@ -82,18 +82,18 @@ def create_key(
 ) -> NewKey:
     """A key of an account, which is made where there is none, put on `plan`, and given `credits`.
 
-    `values` are those of `Accounts.create_key`, such as `scopes` and `environment`.
+    `values` are those of `Keys.create`, such as `scopes` and `environment`.
 
     Raises:
         InvalidArgument: One of them is wrong.
     """
     if gate.store.account(account_id) is None:
-        gate.accounts.create_account(account_id, plan=plan)
+        gate.accounts.create(account_id, plan=plan)
     elif plan is not None:
         gate.accounts.set_plan(account_id, plan)
     if credits:
-        gate.accounts.grant(account_id, credits)
-    return gate.accounts.create_key(account_id, name, **values)
+        gate.credits.grant(account_id, credits)
+    return gate.keys.create(account_id, name, **values)
 
 
 def headers(gate: Gate, key: NewKey) -> dict[str, str]:
@@ -112,7 +112,7 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     if isinstance(verified, Refusal):
         raise Refused(verified)
     assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
-    return Principal(verified.identity, gate.credits, gate.clock())
+    return Principal(verified.identity, gate.charging, gate.clock())
 
 
 @contextmanager

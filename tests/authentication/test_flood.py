@@ -45,8 +45,8 @@ class World:
             store=self.store,
             clock=clock,
         )
-        self.gate.accounts.create_account("acct_a")
-        self.good = self.gate.accounts.create_key("acct_a", "k").text
+        self.gate.accounts.create("acct_a")
+        self.good = self.gate.keys.create("acct_a", "k").text
 
     def send(self, adapter: Any, key: str, address: str = "9.9.9.9") -> Reply:
         reply: Reply = adapter(self.gate).send(sent(key, address))
@@ -146,8 +146,8 @@ def test_of_one_address_only_so_many_at_once(world: World) -> None:
 
 def test_a_fleet_that_starts_anew_is_not_held_up(world: World) -> None:
     """Good keys of one address are looked up all at once: only unknown ones make it suspect."""
-    world.gate.accounts.create_account("acct_b")
-    keys = [world.gate.accounts.create_key("acct_b", f"k{n}").text for n in range(50)]
+    world.gate.accounts.create("acct_b")
+    keys = [world.gate.keys.create("acct_b", f"k{n}").text for n in range(50)]
     replies = together(world, [(key, "9.9.9.9") for key in keys])
     assert {reply.status for reply in replies} == {200}
 

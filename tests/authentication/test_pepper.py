@@ -211,7 +211,7 @@ def test_files_are_private(
     try:
         url = f"sqlite:///{name.format(tmp_path / 'keyrush.db')}"
         gate = Gate.open(settings(store_url=url))
-        gate.accounts.create_account("acct_a")
+        gate.accounts.create("acct_a")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         gate.close()
     finally:
@@ -310,8 +310,8 @@ def test_rotation(sqlite: Settings) -> None:
     """A key made under the old pepper works under new and old, and then under the new one alone."""
     url = sqlite.store_url
     old = Gate.open(settings(store_url=url, pepper=LONG))
-    old.accounts.create_account("acct_a")
-    made = old.accounts.create_key("acct_a", "production")
+    old.accounts.create("acct_a")
+    made = old.keys.create("acct_a", "production")
     old.close()
 
     both = Gate.open(settings(store_url=url, pepper=f"{OTHER},{LONG}"))

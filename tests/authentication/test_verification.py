@@ -42,9 +42,9 @@ def opened(store: MemoryStore, clock: Clock) -> Iterator[Any]:
 
 def make_key(gate: Gate, **options: Any) -> str:
     """A key of acct_a, which is made if it has to be."""
-    if not gate.accounts.accounts():
-        gate.accounts.create_account("acct_a")
-    return gate.accounts.create_key("acct_a", "k", **options).text
+    if not gate.accounts.list():
+        gate.accounts.create("acct_a")
+    return gate.keys.create("acct_a", "k", **options).text
 
 
 def get(gate: Gate, key: str, path: str = "/") -> Reply:
@@ -122,7 +122,7 @@ def test_change_during_a_look_up(
         found = find(*args)
         finds.append(found)
         if len(finds) == 1 and change == "revoke":
-            gate.accounts.revoke(record.id)
+            gate.keys.revoke(record.id)
         elif len(finds) == 1:
             gate.accounts.set_plan("acct_a", "pro")
         return found
@@ -194,7 +194,7 @@ def test_credits_that_can_not_be_given_back_yet(
     """O11: credits that the store does not take back are owed; the log says that it is away."""
     gate = opened(rules=[{"path": "/paid", "credits": 2}])
     key = make_key(gate)
-    gate.accounts.grant("acct_a", 2)
+    gate.credits.grant("acct_a", 2)
 
     def app(environ: Any, start_response: Any) -> Any:
         raise ZeroDivisionError
@@ -241,7 +241,7 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
     slots = verification._argon2_slots  # noqa: SLF001  # see above
     for _ in range(hashing_slots()):
         slots.acquire()
-    locks = (gate.cache._lock, gate.usage._lock, gate.limiter._lock)  # noqa: SLF001  # see above
+    locks = (gate.cache._lock, gate.counts._lock, gate.limiter._lock)  # noqa: SLF001  # see above
     for lock in locks:
         lock.acquire()
     pid = os.fork()

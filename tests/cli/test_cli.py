@@ -136,7 +136,7 @@ def test_created_key_is_let_in(run: Runner, tmp_path: Path) -> None:
     """A key made on the command line is one that the store's gate finds."""
     result = run("keys", "create", "--account", "acct_x", "--name", "production", "--json")
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    assert gate.accounts.key(result.json["api_credential"]["id"]).name == "production"
+    assert gate.keys.get(result.json["api_credential"]["id"]).name == "production"
     gate.close()
 
 
@@ -225,14 +225,14 @@ def test_key_on_the_last_page(run: Runner, tmp_path: Path) -> None:
     """A display prefix is looked for among all keys, page by page."""
     create(run)
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    gate.accounts.create_account("many")
+    gate.accounts.create("many")
     for _ in range(49):
-        gate.accounts.create_key("many", "n")
-    gate.accounts.create_account("more")
+        gate.keys.create("many", "n")
+    gate.accounts.create("more")
     for _ in range(50):
-        gate.accounts.create_key("more", "n")
-    gate.accounts.create_account("last")
-    wanted = gate.accounts.create_key("last", "n").key
+        gate.keys.create("more", "n")
+    gate.accounts.create("last")
+    wanted = gate.keys.create("last", "n").key
     gate.close()
     assert run("keys", "show", wanted.prefix, "--json").json["id"] == wanted.id
 
@@ -503,7 +503,7 @@ def with_descendants(run: Runner, tmp_path: Path) -> list[str]:
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
     ids = [first]
     for _ in range(2):
-        ids.append(gate.accounts.create_key("acct_x", "n", by=ids[-1]).key.id)
+        ids.append(gate.keys.create("acct_x", "n", by=ids[-1]).key.id)
     gate.close()
     return ids
 
@@ -585,10 +585,10 @@ def followed(run: Runner, *command: str) -> tuple[list[str], int]:
 def test_pages(run: Runner, tmp_path: Path, command: tuple[str, ...]) -> None:
     """Lists come by pages; each says the command for the next, --all lists all."""
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    gate.accounts.create_account("acct_x")
+    gate.accounts.create("acct_x")
     for number in range(109):
-        made = gate.accounts.create_account()
-        gate.accounts.create_key("acct_x" if number < 49 else made.id, "n")
+        made = gate.accounts.create()
+        gate.keys.create("acct_x" if number < 49 else made.id, "n")
     gate.close()
     everything = [item["id"] for item in run(*command, "--all", "--json").json]
     total = 110 if command[0] == "accounts" else 49 if "--account" in command else 109
@@ -627,9 +627,9 @@ def test_account_with_many_keys(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "keyrush.toml").write_text("[plans.wide]\nmax_keys = 90\n")
     run.env(KEYRUSH_CONFIG="keyrush.toml")
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    gate.accounts.create_account("acct_x")
+    gate.accounts.create("acct_x")
     for _ in range(52):
-        gate.accounts.create_key("acct_x", "n")
+        gate.keys.create("acct_x", "n")
     gate.close()
     shown = run("accounts", "show", "acct_x", "--json")
     assert len(shown.json["keys"]) == 50
@@ -904,7 +904,7 @@ def test_show_account(run: Runner, tmp_path: Path) -> None:
     """An account is shown with plan, limits, balance, keys and this month's usage."""
     made = key_id(run)
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    month = gate.accounts.usage("acct_x").month
+    month = gate.usage.this_month("acct_x").month
     counted = {(f"key:{made}", month): 500_002, ("account:acct_x", month): 600_000}
     gate.store.add_usage(counted)
     gate.close()
@@ -915,7 +915,7 @@ def test_show_account(run: Runner, tmp_path: Path) -> None:
     [key] = shown["keys"]
     assert key["id"] == made
     assert (key["usage"]["counted"], key["usage"]["limit"]) == (500_002, 500_000)
-    assert key["usage"]["overage"] == 2
+    assert (key["usage"]["remaining"], key["usage"]["overage"]) == (0, 2)
     people = run("accounts", "show", "acct_x").out
     assert "100/minute per key" in people
     assert "600,000 requests" in people

@@ -16,8 +16,9 @@ import httpx2
 import pytest
 
 from keyrush import Gate, Settings
-from keyrush.cli import demo
-from keyrush.operations.accounts import Accounts
+from keyrush.cli.demo import example
+from keyrush.cli.demo.walk import Answer, Demo
+from keyrush.operations.keys import Keys
 from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -98,7 +99,7 @@ def test_wrong_answers_are_told(
     run: Runner, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """A gate that goes on letting revoked keys in is found out: exit code 1."""
-    monkeypatch.setattr(Accounts, "revoke", lambda *_: None)
+    monkeypatch.setattr(Keys, "revoke", lambda *_: None)
     result = run("demo", *arguments)
     assert result.code == 1
     assert "20 of 22 answers are as documented." in result.out
@@ -106,12 +107,12 @@ def test_wrong_answers_are_told(
     assert "NOT AS DOCUMENTED: expected status 401" in result.out
 
 
-class Answers(demo.Demo):
+class Answers(Demo):
     """A demo that is given answers instead of asking for them."""
 
-    answer = demo.Answer(200, {}, {})
+    answer = Answer(200, {}, {})
 
-    def _ask(self, path: str, key: str | None) -> demo.Answer:
+    def _ask(self, path: str, key: str | None) -> Answer:
         del path, key
         return self.answer
 
@@ -129,21 +130,21 @@ LIMITS = {"x-ratelimit-limit": "3", "x-ratelimit-remaining": "2", "x-ratelimit-r
 @pytest.mark.parametrize(
     ("answer", "expected", "wrong"),
     [
-        (demo.Answer(500, LIMITS, {}), {}, "status 200"),
-        (demo.Answer(200, {}, {}), {}, "a number as x-ratelimit-reset"),
-        (demo.Answer(200, LIMITS, {}), {"headers": {"x-ratelimit-remaining": "1"}}, "g: 1"),
-        (demo.Answer(200, LIMITS, {}), {"headers": {"x-ratelimit-limit": None}}, "no x-r"),
-        (demo.Answer(403, LIMITS, {}), {"status": 403, "text": "No."}, '"error": "No."'),
-        (demo.Answer(200, LIMITS, {"success": False}), {"first": "a"}, "a first article a"),
+        (Answer(500, LIMITS, {}), {}, "status 200"),
+        (Answer(200, {}, {}), {}, "a number as x-ratelimit-reset"),
+        (Answer(200, LIMITS, {}), {"headers": {"x-ratelimit-remaining": "1"}}, "g: 1"),
+        (Answer(200, LIMITS, {}), {"headers": {"x-ratelimit-limit": None}}, "no x-r"),
+        (Answer(403, LIMITS, {}), {"status": 403, "text": "No."}, '"error": "No."'),
+        (Answer(200, LIMITS, {"success": False}), {"first": "a"}, "a first article a"),
         (
-            demo.Answer(200, LIMITS, {"success": True, "data": [{"id": "b"}]}),
+            Answer(200, LIMITS, {"success": True, "data": [{"id": "b"}]}),
             {"first": "a"},
             "a first article a",
         ),
     ],
 )
 def test_what_a_row_finds(
-    answers: Answers, answer: demo.Answer, expected: dict[str, Any], wrong: str
+    answers: Answers, answer: Answer, expected: dict[str, Any], wrong: str
 ) -> None:
     """A status, header, body or field that is not as documented is named in the row."""
     answers.answer = answer
@@ -154,7 +155,7 @@ def test_what_a_row_finds(
 
 def test_wait_that_is_not_documented(answers: Answers) -> None:
     """R10: a 429 without a wait, or whose text names another, is found out."""
-    answers.answer = demo.Answer(429, LIMITS, {"error": "Slow down."})
+    answers.answer = Answer(429, LIMITS, {"error": "Slow down."})
     answers._limited()  # noqa: SLF001  # sends to no server here
     refused = next(row for row in answers.rows if row.what == "one more")
     assert any(text.startswith("a Retry-After") for text in refused.wrong)
@@ -162,7 +163,8 @@ def test_wait_that_is_not_documented(answers: Answers) -> None:
 
 def test_without_its_extra(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where uvicorn is not installed, the demo says what to install: exit code 1."""
-    monkeypatch.delitem(sys.modules, "keyrush.cli.demo")
+    for name in [name for name in sys.modules if name.startswith("keyrush.cli.demo")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("keyrush.cli.demo")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("demo")
@@ -222,10 +224,10 @@ def test_examples_are_found_in_an_installed_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The example is package data where keyrush is installed, beside `src` in a checkout."""
-    assert demo._examples() == EXAMPLES  # noqa: SLF001  # the other place needs a wheel
+    assert example.examples() == EXAMPLES
     (tmp_path / "examples").mkdir()
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "cli" / "demo.py"))
-    assert demo._examples() == tmp_path / "examples"  # noqa: SLF001  # as above
+    monkeypatch.setattr(example, "__file__", str(tmp_path / "cli" / "demo" / "example.py"))
+    assert example.examples() == tmp_path / "examples"
 
 
 def test_example_that_is_missing(tmp_path: Path, answers: Answers) -> None:
@@ -233,4 +235,4 @@ def test_example_that_is_missing(tmp_path: Path, answers: Answers) -> None:
     gate = answers._gate  # noqa: SLF001  # any gate
     for name in ("absent.py", "rushed.toml"):
         with pytest.raises(FileNotFoundError, match=name):
-            demo._app(tmp_path / name, gate)  # noqa: SLF001  # what loads the example
+            example.load(tmp_path / name, gate)

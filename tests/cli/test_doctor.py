@@ -354,7 +354,7 @@ def test_cold_start(run: Runner, tmp_path: Path) -> None:
     make_key(run)
     make_key(run)
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
-    gate.accounts.revoke(gate.accounts.keys()[0].id)
+    gate.keys.revoke(gate.keys.list()[0].id)
     gate.close()
     result = run("doctor", "--json")
     notes = [item["text"] for item in result.json["findings"] if item["about"] == "cold start"]
@@ -454,8 +454,8 @@ def test_a_user_without_channels(run: Runner, user_without_channels: str) -> Non
 def test_health_without_channels(user_without_channels: str) -> None:
     """A missing comfort is no illness: health is well, and says that changes are not heard."""
     gate = Gate.open(settings(limiter_url=user_without_channels))
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     assert isinstance(decide(gate, key), tuple)
     until(lambda: gate.health().workers)
     assert gate.health().is_well

@@ -44,7 +44,7 @@ class Served:
 
     def key(self, *scopes: str, limits: str | None = None) -> NewKey:
         """A new key of `acct_a`."""
-        return self.gate.accounts.create_key("acct_a", "key", scopes=scopes, limits=limits)
+        return self.gate.keys.create("acct_a", "key", scopes=scopes, limits=limits)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def served(
     env = {f"KEYRUSH_{name.upper()}": str(value) for name, value in CHEAP.items()}
     env["KEYRUSH_STORE_URL"] = url
     gate = Gate.open(settings(store_url=url))
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     with ExitStack() as stack:
         if request.param.startswith(WITHOUT_CORS):
             base_url = stack.enter_context(wsgi_process(request.param, env))

@@ -113,8 +113,8 @@ TOOLS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 def open_gate(clock: Clock, **values: Any) -> Gate:
     """A gate as openrush.toml describes it, with one account that has 500 credits."""
     gate = Gate.open(settings(config=CONFIG), clock=clock, **values)
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 500)
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 500)
     return gate
 
 
@@ -148,7 +148,7 @@ def client(openrush: Gate) -> Iterator[httpx2.Client]:
 @pytest.fixture
 def key(openrush: Gate) -> NewKey:
     """A key of the account with 500 credits."""
-    return openrush.accounts.create_key("acct_a", "agent")
+    return openrush.keys.create("acct_a", "agent")
 
 
 def bearer(key: NewKey | str) -> dict[str, str]:
@@ -181,7 +181,7 @@ def test_key_text(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
     assert made["api_credential"]["prefix"] == made["key"][:9] + "..."
     listed = client.get(KEYS, headers=bearer(key))
     assert made["key"] not in listed.text
-    stored = openrush.accounts.key(made["api_credential"]["id"])
+    stored = openrush.keys.get(made["api_credential"]["id"])
     assert made["key"] not in str([getattr(stored, name) for name in stored.__slots__])
     assert stored.hash.startswith("$argon2id$")
 
@@ -222,8 +222,8 @@ def test_create_list_revoke(client: httpx2.Client, key: NewKey, clock: Clock) ->
 
 def test_credential_of_another_account(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
     """O6: another account's credential is not found."""
-    openrush.accounts.create_account("acct_b")
-    foreign = openrush.accounts.create_key("acct_b", "theirs")
+    openrush.accounts.create("acct_b")
+    foreign = openrush.keys.create("acct_b", "theirs")
     response = client.post(f"{KEYS}/{foreign.key.id}/revoke", headers=bearer(key))
     assert (response.status_code, response.json()["statusCode"]) == (404, 404)
     assert client.get("/v1/me/credits", headers=bearer(foreign)).status_code == 200
@@ -276,8 +276,8 @@ def test_export(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
     response = call(client, key, "export_dataset", wanted)
     assert response.json() == {"csv": "keyword,count\nbe,2\nto,2\nnot,1\nor,1"}
     assert client.get("/v1/me/credits", headers=bearer(key)).json() == {"balance": 497}
-    openrush.accounts.create_account("acct_b")
-    foreign = openrush.accounts.create_key("acct_b", "theirs")
+    openrush.accounts.create("acct_b")
+    foreign = openrush.keys.create("acct_b", "theirs")
     refused = call(client, foreign, "export_dataset", wanted)
     assert refused.status_code == 404
     assert refused.json() == {"success": False, "error": "Not found.", "statusCode": 404}
@@ -285,9 +285,9 @@ def test_export(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
 
 def test_not_enough_credits(client: httpx2.Client, openrush: Gate) -> None:
     """O12: a tool beyond the balance is 402; it takes nothing, and cheaper ones still work."""
-    openrush.accounts.create_account("acct_poor")
-    openrush.accounts.grant("acct_poor", 9)
-    poor = openrush.accounts.create_key("acct_poor", "agent")
+    openrush.accounts.create("acct_poor")
+    openrush.credits.grant("acct_poor", 9)
+    poor = openrush.keys.create("acct_poor", "agent")
     refused = call(client, poor, "audit_site")
     assert refused.status_code == 402
     assert refused.json() == {"success": False, "error": "Not enough credits.", "statusCode": 402}
@@ -298,10 +298,10 @@ def test_not_enough_credits(client: httpx2.Client, openrush: Gate) -> None:
 
 def test_top_up(client: httpx2.Client, openrush: Gate) -> None:
     """O12, O19: after a top-up the same key goes on at once."""
-    openrush.accounts.create_account("acct_poor")
-    poor = openrush.accounts.create_key("acct_poor", "agent")
+    openrush.accounts.create("acct_poor")
+    poor = openrush.keys.create("acct_poor", "agent")
     assert call(client, poor, "inspect_page").status_code == 402
-    openrush.accounts.grant("acct_poor", 1000)
+    openrush.credits.grant("acct_poor", 1000)
     assert call(client, poor, "inspect_page").status_code == 200
 
 
@@ -312,7 +312,7 @@ def test_limits_are_of_the_account(
     client: httpx2.Client, openrush: Gate, key: NewKey, clock: Clock
 ) -> None:
     """O13, O15: 60 requests a minute for all keys of an account, whatever others do."""
-    second = openrush.accounts.create_key("acct_a", "second")
+    second = openrush.keys.create("acct_a", "second")
     for number in range(60):
         response = client.get("/v1/me/credits", headers=bearer(second if number % 2 else key))
         assert response.status_code == 200
@@ -326,8 +326,8 @@ def test_limits_are_of_the_account(
         "statusCode": 429,
     }
     assert int(refused.headers["x-ratelimit-reset"]) == clock.now // 1000 + wait
-    openrush.accounts.create_account("acct_b")
-    other = openrush.accounts.create_key("acct_b", "theirs")
+    openrush.accounts.create("acct_b")
+    other = openrush.keys.create("acct_b", "theirs")
     assert client.get("/v1/me/credits", headers=bearer(other)).status_code == 200
     clock.advance(wait * 1000)
     assert client.get("/v1/me/credits", headers=bearer(key)).status_code == 200
@@ -340,7 +340,7 @@ def test_most_constrained_window(
     shown = client.get("/v1/me/credits", headers=bearer(key)).headers
     assert (shown["x-ratelimit-limit"], shown["x-ratelimit-remaining"]) == ("60", "59")
     assert int(shown["x-ratelimit-reset"]) == clock.now // 1000 + 60
-    openrush.accounts.set_account_limits("acct_a", "60/minute;20/hour;10000/day")
+    openrush.accounts.set_limits("acct_a", "60/minute;20/hour;10000/day")
     shown = client.get("/v1/me/credits", headers=bearer(key)).headers
     # The hour counted the first request too: amounts change, counts stay.
     assert (shown["x-ratelimit-limit"], shown["x-ratelimit-remaining"]) == ("20", "18")
@@ -350,9 +350,9 @@ def test_most_constrained_window(
 
 def test_own_limits(client: httpx2.Client, openrush: Gate) -> None:
     """O13: an account or a credential may have limits of its own."""
-    openrush.accounts.create_account("acct_own", limits="7/minute")
-    of_account = openrush.accounts.create_key("acct_own", "agent")
-    of_key = openrush.accounts.create_key("acct_own", "agent", limits="3/hour")
+    openrush.accounts.create("acct_own", limits="7/minute")
+    of_account = openrush.keys.create("acct_own", "agent")
+    of_key = openrush.keys.create("acct_own", "agent", limits="3/hour")
     for key, limit in ((of_account, "7"), (of_key, "3")):
         response = client.get("/v1/me/credits", headers=bearer(key))
         assert response.headers["x-ratelimit-limit"] == limit
@@ -370,16 +370,16 @@ def test_invalid_keys_look_alike(
     client: httpx2.Client, openrush: Gate, key: NewKey, clock: Clock
 ) -> None:
     """O15, O21: revoked, expired, unknown and malformed keys get the same 401, byte for byte."""
-    revoked = openrush.accounts.create_key("acct_a", "revoked")
-    openrush.accounts.revoke(revoked.key.id)
-    expired = openrush.accounts.create_key("acct_a", "expired", expires_at=clock.now + 1)
+    revoked = openrush.keys.create("acct_a", "revoked")
+    openrush.keys.revoke(revoked.key.id)
+    expired = openrush.keys.create("acct_a", "expired", expires_at=clock.now + 1)
     clock.advance(1)
     unknown = Gate.open(openrush.settings, clock=clock)
-    unknown.accounts.create_account("acct_x")
+    unknown.accounts.create("acct_x")
     texts = [
         revoked.text,
         expired.text,
-        unknown.accounts.create_key("acct_x", "x").text,
+        unknown.keys.create("acct_x", "x").text,
         "or_" + "0" * 36,
         key.text[:-1],
         "rsh_live_x",
@@ -411,7 +411,7 @@ def test_no_key(client: httpx2.Client) -> None:
 
 def test_two_keys(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
     """O15, S7: two different keys in one request are bad input."""
-    second = openrush.accounts.create_key("acct_a", "second")
+    second = openrush.keys.create("acct_a", "second")
     headers = {**bearer(key), "X-API-Key": second.text}
     assert client.get("/v1/me/credits", headers=headers).status_code == 400
 
@@ -458,7 +458,7 @@ def test_store_away(clock: Clock) -> None:
     """O15, S19: a tool that can't be charged is 503; what costs nothing goes on."""
     store = Faulty()
     gate = open_gate(clock, store=store)
-    key = gate.accounts.create_key("acct_a", "agent")
+    key = gate.keys.create("acct_a", "agent")
     with client_of(gate) as client:
         store.away = True
         refused = call(client, key, "inspect_page")
@@ -537,10 +537,10 @@ def test_commands(tmp_path: Path) -> None:
         **{f"KEYRUSH_{name.upper()}": str(value) for name, value in CHEAP.items()},
     }
     gate = Gate.open(settings(config=CONFIG, store_url=env["KEYRUSH_STORE_URL"]))
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 500)
-    key = gate.accounts.create_key("acct_a", "agent")
-    target = gate.accounts.create_key("acct_a", "old")
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 500)
+    key = gate.keys.create("acct_a", "agent")
+    target = gate.keys.create("acct_a", "old")
     answers = []
     with serve_process("openrush:app", env=env, folder=CONFIG.parent) as server:
         for line in COMMANDS.strip().splitlines():
@@ -554,7 +554,7 @@ def test_commands(tmp_path: Path) -> None:
     assert (bodies[4]["id"], bodies[4]["is_active"]) == (target.key.id, False)
     assert bodies[5] == bodies[6]
     assert bodies[7] == {"title_length": 0, "words": 2, "unique": 2}
-    assert gate.accounts.account("acct_a").balance == 498
+    assert gate.accounts.get("acct_a").balance == 498
     assert key.text not in json.dumps(server.lines)
     gate.close()
     for file in tmp_path.iterdir():

@@ -48,13 +48,13 @@ class Service:
     def __init__(self, url: str, gate: Gate) -> None:
         self.url = url
         self.gate = gate
-        self.accounts = gate.accounts
+        self.accounts, self.keys, self.usage = gate.accounts, gate.keys, gate.usage
         self._client = httpx2.Client(base_url=url)
 
     def key(self, plan: str = "starter", name: str = "production", **options: Any) -> NewKey:
         """A new key of a new account on `plan`."""
-        account = self.accounts.create_account(plan=plan)
-        return self.accounts.create_key(account.id, name, **options)
+        account = self.accounts.create(plan=plan)
+        return self.keys.create(account.id, name, **options)
 
     def get(
         self, path: str = "/api/articles", key: NewKey | str | None = None, method: str = "GET"
@@ -196,7 +196,7 @@ def test_test_keys_are_not_counted(service: Service) -> None:
         assert response.headers["x-ratelimit-remaining"] == "97"
         assert response.headers["x-ratelimit-monthly-remaining"] == str(500_000 - counted)
         service.gate.flush()
-        assert service.accounts.usage(key.key.account_id, key.key.id).counted == counted
+        assert service.usage.this_month(key.key.account_id, key.key.id).counted == counted
 
 
 def test_the_key_is_shown_once(service: Service, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_the_key_is_shown_once(service: Service, tmp_path: Path) -> None:
     key = service.key(name="Mobile app", scopes=["read:articles"], expires_at=expires_at)
     assert service.get(key=key).status_code == 200
     service.gate.flush()
-    kept = service.accounts.key(key.key.id)
+    kept = service.keys.get(key.key.id)
     assert (kept.name, kept.scopes, kept.expires_at) == (
         "Mobile app",
         ("read:articles",),
@@ -231,7 +231,7 @@ def test_scopes(service: Service, path: str, scope: str) -> None:
 def test_no_scopes_is_full_access_within_the_plan(service: Service) -> None:
     """R4: a key without explicit scopes has `*`: all endpoints, but no module beyond the plan."""
     key = service.key()
-    assert service.accounts.key(key.key.id).scopes == ("*",)
+    assert service.keys.get(key.key.id).scopes == ("*",)
     assert {service.get(path, key).status_code for path in ENDPOINTS} == {200}
     assert service.get("/api/articles?include=sentiment", key).status_code == 403
 
@@ -253,7 +253,7 @@ def test_no_expiry(service: Service, clock: Clock) -> None:
     key = service.key()
     clock.advance(20 * 365 * DAY)
     assert service.get(key=key).status_code == 200
-    service.accounts.revoke(key.key.id)
+    service.keys.revoke(key.key.id)
     assert service.get(key=key).status_code == 401
 
 
@@ -278,7 +278,7 @@ def test_plans(service: Service, plan: str, per_minute: str, monthly: str | None
 def test_limits_are_per_key(service: Service) -> None:
     """R6, R7, R10: exactly 100 a minute, then 429; another key of the account is not concerned."""
     key = service.key()
-    other = service.accounts.create_key(key.key.account_id, "other")
+    other = service.keys.create(key.key.account_id, "other")
     answers = [service.get(key=key).status_code for _ in range(101)]
     assert answers == [200] * 100 + [429]
     assert service.get(key=other).headers["x-ratelimit-remaining"] == "99"
@@ -362,7 +362,7 @@ def test_over_the_quota_nothing_is_blocked(service: Service) -> None:
         assert response.headers["x-ratelimit-monthly-remaining"] == "0"
         assert response.headers["x-ratelimit-monthly-overage"] == str(overage)
     service.gate.flush()
-    assert service.accounts.usage(key.key.account_id, key.key.id).overage == 19
+    assert service.usage.this_month(key.key.account_id, key.key.id).overage == 19
 
 
 def test_429_comes_from_the_minute_alone(service: Service) -> None:
@@ -378,7 +378,7 @@ def test_429_comes_from_the_minute_alone(service: Service) -> None:
 def test_prices_are_data(service: Service) -> None:
     """R13: the price of 1,000 requests over quota is the plan's, as configured."""
     prices = {
-        plan: service.accounts.usage(service.accounts.create_account(plan=plan).id).overage_price
+        plan: service.usage.this_month(service.accounts.create(plan=plan).id).overage_price
         for plan in ("starter", "pro", "business")
     }
     assert prices == {"starter": Decimal("0.50"), "pro": Decimal("0.15"), "business": None}
@@ -440,9 +440,9 @@ def test_rotation(service: Service) -> None:
     """R17: create, switch, verify, revoke: no request fails but those with the revoked key."""
     old = service.key()
     assert service.get(key=old).status_code == 200
-    new = service.accounts.create_key(old.key.account_id, "next")
+    new = service.keys.create(old.key.account_id, "next")
     assert [service.get(key=key).status_code for key in (old, new)] == [200, 200]
-    service.accounts.revoke(old.key.id)
+    service.keys.revoke(old.key.id)
     assert [service.get(key=key).status_code for key in (old, new)] == [401, 200]
 
 
@@ -450,7 +450,7 @@ def test_rotation_in_one_step(service: Service, clock: Clock) -> None:
     """R17: `rotate` does the same, counts carried over; the old key ends with its grace."""
     old = service.key(scopes=["read:articles"])
     service.get(key=old)
-    new = service.accounts.rotate(old.key.id, grace=3600)
+    new = service.keys.rotate(old.key.id, grace=3600)
     assert service.get(key=old).status_code == 200
     assert service.get(key=new).headers["x-ratelimit-monthly-remaining"] == "499997"
     assert service.get("/api/entities", new).status_code == 403

@@ -43,8 +43,8 @@ def held_in_memory(secret: bytes) -> list[object]:
 @pytest.mark.parametrize("adapter", [Asgi, Wsgi])
 def test_no_key_stays_in_memory(gate: Gate, adapter: Any) -> None:
     """S82: after the request nothing holds the key: not the cache, not a closure, not a future."""
-    gate.accounts.create_account("acct_a")
-    hexed = gate.accounts.create_key("acct_a", "k").text.encode().hex()
+    gate.accounts.create("acct_a")
+    hexed = gate.keys.create("acct_a", "k").text.encode().hex()
 
     def request(fault: bool) -> int:
         key = bytes.fromhex(hexed) + (b"x" if fault else b"")
@@ -59,8 +59,8 @@ def test_no_key_stays_in_memory(gate: Gate, adapter: Any) -> None:
 def test_no_key_in_the_database(tmp_path: Path) -> None:
     """O2: the database holds hash, fingerprint and display prefix, never a retrievable key."""
     gate = Gate.open(settings(store_url=f"sqlite:///{tmp_path}/k.db"))
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text.encode()
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text.encode()
     assert Wsgi(gate).send(Sent(headers=[("X-API-Key", key)])).status == 200
     gate.close()
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -71,8 +71,8 @@ def test_no_key_in_the_database(tmp_path: Path) -> None:
 
 def test_reprs_show_the_display_prefix_only(gate: Gate) -> None:
     """O22, S82: no repr on the way of a key shows more than its display prefix."""
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "k")
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "k")
     credential = CredentialHeaders().credential([(b"x-api-key", made.text.encode())])
     assert isinstance(credential, Credential)
     parsed = KeyFormat("kr", ("live", "test")).parse(made.text.encode())
@@ -118,8 +118,8 @@ def holds(value: object, key: str) -> bool:
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_no_frame_keeps_the_key(gate: Gate, adapter: Any, is_warm: bool) -> None:
     """S82: while the app runs, no frame of keyrush has the key in a local: the decision is made."""
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     found: list[list[str]] = []
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
@@ -140,8 +140,8 @@ def test_outage_and_refusals_log_no_key(
     gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O22: what is logged of an outage or a refusal, tracebacks included, holds no key."""
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
 
     def broken(*_: Any) -> Any:
         raise ConnectionError("away")
@@ -157,8 +157,8 @@ def test_outage_and_refusals_log_no_key(
 
 def test_traceback_of_a_refusal_holds_no_key(gate: Gate) -> None:
     """S82: the exception that refuses a request, printed with the frames' values, shows no key."""
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k", scopes=["read:a"]).text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k", scopes=["read:a"]).text
     admitted = decide(gate, key)
     assert isinstance(admitted, tuple)
     caller = admitted[0]

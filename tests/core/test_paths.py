@@ -192,8 +192,8 @@ def test_optional_key(adapter: type[Asgi | Wsgi], path: str, clock: Clock) -> No
     """S23, S34: a good key is known, counted and limited; none is nobody, told apart by Vary."""
     values = {"plans": {"one": {"limits": "2/minute", "monthly_quota": 100}}}
     gate = Gate.open(settings(optional_paths=["/feed", "/posts/*"], **values), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "first", environment="live").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "first", environment="live").text
     send = adapter(gate).send
 
     without: list[Headers] = [[], [("Authorization", "Basic dTpw")]]
@@ -210,7 +210,7 @@ def test_optional_key(adapter: type[Asgi | Wsgi], path: str, clock: Clock) -> No
     assert send(Sent(path, [("X-API-Key", key)])).status == 429
     assert send(Sent(path)).status == 200
     gate.flush()
-    assert gate.accounts.usage("acct_a").counted == 2
+    assert gate.usage.this_month("acct_a").counted == 2
     gate.close()
 
 
@@ -238,12 +238,12 @@ def test_bad_key_where_it_is_optional(
 def test_revoked_key_where_it_is_optional(clock: Clock) -> None:
     """O6: a key that is revoked makes nobody of its owner, but is refused."""
     gate = Gate.open(settings(optional_paths=["/feed"]), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "first")
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "first")
     send = Asgi(gate).send
     headers: Headers = [("X-API-Key", made.text)]
     assert send(Sent("/feed", headers)).status == 200
-    gate.accounts.revoke(made.key.id)
+    gate.keys.revoke(made.key.id)
     assert send(Sent("/feed", headers)).status == 401
     gate.close()
 
@@ -273,8 +273,8 @@ def test_rules_of_optional_paths(unruled: str, root: str, clock: Clock) -> None:
         ),
         clock=clock,
     )
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "first", scopes=["other"]).text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "first", scopes=["other"]).text
     send = Asgi(gate).send
     for path, status in (("/feed/x", 200), ("/feed/raw", 403)):
         assert send(Sent(root + path)).status == 200

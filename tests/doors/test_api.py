@@ -70,8 +70,8 @@ def client(gate: Gate) -> Iterator[httpx2.Client]:
 def key_of(gate: Gate, account: str = "acct_a", **values: Any) -> NewKey:
     """A new key of an account that is made where there is none."""
     if gate.store.account(account) is None:
-        gate.accounts.create_account(account)
-    return gate.accounts.create_key(account, "first", **values)
+        gate.accounts.create(account)
+    return gate.keys.create(account, "first", **values)
 
 
 def bearer(key: NewKey | str) -> dict[str, str]:
@@ -137,7 +137,7 @@ def test_list(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
     clock.advance(1)
     other = key_of(gate, scopes=["read:a"])
     foreign = key_of(gate, "acct_b")
-    gate.accounts.revoke(other.key.id)
+    gate.keys.revoke(other.key.id)
     response = client.get(KEYS, headers=bearer(caller))
     assert response.status_code == 200
     assert response.headers["cache-control"] == "no-store"
@@ -184,8 +184,8 @@ def test_not_of_the_account(gate: Gate, client: httpx2.Client, operation: str) -
     assert {response.status_code for response in responses} == {404}
     assert all(response.json() == NOT_FOUND for response in responses)
     assert all(response.headers["cache-control"] == "no-store" for response in responses)
-    assert gate.accounts.key(foreign.key.id).is_active(gate.clock())
-    assert list(gate.accounts.keys("acct_b")) == [foreign.key]
+    assert gate.keys.get(foreign.key.id).is_active(gate.clock())
+    assert list(gate.keys.list("acct_b")) == [foreign.key]
 
 
 # --- rotate ---
@@ -202,7 +202,7 @@ def test_rotate(gate: Gate, client: httpx2.Client, clock: Clock) -> None:
     assert response.headers["cache-control"] == "no-store"
     new = response.json()["key"]
     assert response.json()["api_credential"]["name"] == "first"
-    assert gate.accounts.key(response.json()["api_credential"]["id"]).scopes == ("read:a",)
+    assert gate.keys.get(response.json()["api_credential"]["id"]).scopes == ("read:a",)
     for key in (new, target.text):
         assert client.get("/whoami", headers=bearer(key)).status_code == 200
     clock.advance(30_000)
@@ -216,7 +216,7 @@ def test_rotate_without_body(gate: Gate, client: httpx2.Client, body: bytes) -> 
     caller = key_of(gate)
     path = f"{KEYS}/{caller.key.id}/rotate"
     assert client.post(path, headers=bearer(caller), content=body).status_code == 201
-    assert gate.accounts.key(caller.key.id).retires_at == gate.clock() + 86_400_000
+    assert gate.keys.get(caller.key.id).retires_at == gate.clock() + 86_400_000
 
 
 def test_rotate_with_expiry(gate: Gate, client: httpx2.Client) -> None:
@@ -234,7 +234,7 @@ def test_rotate_with_expiry(gate: Gate, client: httpx2.Client) -> None:
 def test_rotate_revoked(gate: Gate, client: httpx2.Client) -> None:
     """O16: a revoked key is not rotated; the answer names the path's credential."""
     caller, target = key_of(gate), key_of(gate)
-    gate.accounts.revoke(target.key.id)
+    gate.keys.revoke(target.key.id)
     [problem] = problems(
         client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller), json={})
     )
@@ -251,7 +251,7 @@ def test_rotate_with_wrong_grace(gate: Gate, client: httpx2.Client, grace: objec
     )
     assert problem["loc"] == ["body", "grace"]
     assert problem["input"] == grace
-    assert gate.accounts.key(caller.key.id).expires_at is None
+    assert gate.keys.get(caller.key.id).expires_at is None
 
 
 def test_rotate_into_the_past(gate: Gate, client: httpx2.Client) -> None:
@@ -293,7 +293,7 @@ def test_scopes_within_the_callers(
     caller = key_of(gate, scopes=own)
     response = client.post(KEYS, headers=bearer(caller), json={"name": "n", "scopes": wanted})
     assert response.status_code == 201
-    assert set(gate.accounts.key(response.json()["api_credential"]["id"]).scopes) == given
+    assert set(gate.keys.get(response.json()["api_credential"]["id"]).scopes) == given
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_scopes_beyond_the_callers(
     assert response.json()["error"] == "The API key lacks a scope."
     challenge = 'Bearer realm="api", error="insufficient_scope"'
     assert response.headers["www-authenticate"] == challenge
-    assert list(gate.accounts.keys("acct_a")) == [caller.key]
+    assert list(gate.keys.list("acct_a")) == [caller.key]
 
 
 def test_caller_without_any_scope(clock: Clock) -> None:
@@ -324,7 +324,7 @@ def test_caller_without_any_scope(clock: Clock) -> None:
     origin = Gate.open(common, clock=clock)
     caller = key_of(origin)
     store = MemoryStore()
-    store.add_account(origin.accounts.account("acct_a"))
+    store.add_account(origin.accounts.get("acct_a"))
     store.add_key(replace(caller.key, scopes=()))
     with client_of(Gate.open(common, store=store, clock=clock)) as client:
         response = client.post(KEYS, headers=bearer(caller), json={"name": "n"})
@@ -355,7 +355,7 @@ def test_limited_keys_make_none(gate: Gate, client: httpx2.Client) -> None:
         assert "www-authenticate" not in refused.headers
     own = client.post(f"{KEYS}/{caller.key.id}/rotate", headers=bearer(caller))
     assert own.status_code == 201
-    replacement = gate.accounts.key(own.json()["api_credential"]["id"])
+    replacement = gate.keys.get(own.json()["api_credential"]["id"])
     assert replacement.limits == caller.key.limits
 
 
@@ -396,7 +396,7 @@ def test_rotate_needs_the_scopes_of_the_target(gate: Gate, client: httpx2.Client
     response = client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller))
     assert response.status_code == 403
     assert response.json()["error"] == "The API key lacks the scope write:a."
-    assert set(gate.accounts.keys("acct_a")) == {caller.key, target.key}
+    assert set(gate.keys.list("acct_a")) == {caller.key, target.key}
 
 
 @pytest.mark.parametrize(("own", "other"), [("test", "live"), ("live", "test")])
@@ -408,7 +408,7 @@ def test_rotate_needs_the_environment_of_the_target(
     response = client.post(f"{KEYS}/{target.key.id}/rotate", headers=bearer(caller))
     assert response.status_code == 403
     assert response.json()["statusCode"] == 403
-    assert set(gate.accounts.keys("acct_a")) == {caller.key, target.key}
+    assert set(gate.keys.list("acct_a")) == {caller.key, target.key}
 
 
 # --- keys that manage keys -----------------------------------------------------------------------
@@ -445,8 +445,8 @@ def test_caller_that_has_ended_meanwhile(
     assert late.status_code == 401
     challenge = late.headers["www-authenticate"]
     assert challenge == after.headers["www-authenticate"]
-    assert len(gate.accounts.keys("acct_a")) == 2
-    assert gate.accounts.key(other.key.id) == other.key
+    assert len(gate.keys.list("acct_a")) == 2
+    assert gate.keys.get(other.key.id) == other.key
 
 
 def test_caller_that_retires(gate: Gate, client: httpx2.Client) -> None:
@@ -454,7 +454,7 @@ def test_caller_that_retires(gate: Gate, client: httpx2.Client) -> None:
     still revoke, but nothing along with it.
     """
     caller, other = key_of(gate), key_of(gate)
-    gate.accounts.rotate(caller.key.id)
+    gate.keys.rotate(caller.key.id)
     itself = f"{KEYS}/{caller.key.id}/revoke"
     for path, body in (
         (KEYS, {"name": "n"}),
@@ -466,8 +466,8 @@ def test_caller_that_retires(gate: Gate, client: httpx2.Client) -> None:
         refused = client.post(path, headers=bearer(caller), json=body)
         assert refused.status_code == 403, path
         assert "www-authenticate" not in refused.headers
-    assert len(gate.accounts.keys("acct_a")) == 3
-    assert gate.accounts.key(other.key.id) == other.key
+    assert len(gate.keys.list("acct_a")) == 3
+    assert gate.keys.get(other.key.id) == other.key
     assert client.post(itself, headers=bearer(caller)).json()["is_active"] is False
 
 
@@ -490,7 +490,7 @@ def test_sandbox_keys_manage_their_own_kind(
     path = f"{KEYS}/{target.key.id}/revoke"
     answer = client.post(path, headers=bearer(caller), json={"descendants": descendants})
     assert answer.status_code == status
-    assert gate.accounts.key(target.key.id).is_active(gate.clock()) == (status == 403)
+    assert gate.keys.get(target.key.id).is_active(gate.clock()) == (status == 403)
 
 
 def test_revoke_with_descendants(gate: Gate, client: httpx2.Client) -> None:
@@ -525,7 +525,7 @@ def test_wrong_body_of_revoke(
         client.post(f"{KEYS}/{caller.key.id}/revoke", headers=bearer(caller), json=body)
     )
     assert problem["loc"] == loc
-    assert gate.accounts.key(caller.key.id) == caller.key
+    assert gate.keys.get(caller.key.id) == caller.key
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}"])
@@ -561,10 +561,10 @@ def test_too_many_keys(clock: Clock) -> None:
                     "statusCode": 403,
                 }
                 assert "www-authenticate" not in answer.headers
-        newest = list(gate.accounts.keys("acct_a"))
+        newest = list(gate.keys.list("acct_a"))
         [fresh, *_] = [key for key in newest if key.retires_at is None]
         with pytest.raises(TooManyKeys, match="4 active keys"):
-            gate.accounts.rotate(fresh.id)
+            gate.keys.rotate(fresh.id)
     gate.close()
 
 
@@ -601,7 +601,7 @@ def test_pages(gate: Gate, client: httpx2.Client, clock: Clock, limit: int | Non
         following = answer.links.get("next", {}).get("url")
         path = following and urljoin(str(answer.request.url), following)
     assert pages == -(-25 // (limit or 50))
-    assert seen == [key.id for key in gate.accounts.keys("acct_a")]
+    assert seen == [key.id for key in gate.keys.list("acct_a")]
     assert len(set(seen)) == 25
 
 
@@ -732,7 +732,7 @@ def test_wrong_body(
     assert (problem["type"], problem["loc"]) == (kind, ["body", *loc])
     assert problem["input"] == given
     assert response.headers["cache-control"] == "no-store"
-    assert list(gate.accounts.keys("acct_a")) == [caller.key]
+    assert list(gate.keys.list("acct_a")) == [caller.key]
 
 
 @pytest.mark.parametrize(
@@ -831,7 +831,7 @@ def test_key_in_body(gate: Gate, client: httpx2.Client, body: object) -> None:
     [problem] = problems(response)
     assert (problem["loc"], problem["input"]) == (["body"], None)
     assert caller.text not in response.text
-    assert list(gate.accounts.keys("acct_a")) == [caller.key]
+    assert list(gate.keys.list("acct_a")) == [caller.key]
 
 
 @pytest.mark.parametrize("way", sorted(HIDINGS))
@@ -849,7 +849,7 @@ def test_key_in_disguise_in_body(gate: Gate, client: httpx2.Client, body: object
         [problem] = problems(response)
         assert (problem["loc"], problem["input"]) == (["body"], None)
         assert caller.text[-30:] not in unquote(response.text)
-    assert [key.id for key in gate.accounts.keys("acct_a")] == [caller.key.id]
+    assert [key.id for key in gate.keys.list("acct_a")] == [caller.key.id]
 
 
 @pytest.mark.parametrize("way", sorted(HIDINGS))
@@ -861,7 +861,7 @@ def test_key_as_id(gate: Gate, client: httpx2.Client, action: str, way: str) -> 
     response = client.post(f"{KEYS}/{path}/{action}", headers=bearer(caller))
     assert response.status_code == 404
     assert caller.text[-30:] not in unquote(response.text)
-    assert [key.id for key in gate.accounts.keys("acct_a")] == [caller.key.id]
+    assert [key.id for key in gate.keys.list("acct_a")] == [caller.key.id]
 
 
 def test_unknown_scope(clock: Clock) -> None:
@@ -882,7 +882,7 @@ def test_unknown_scope(clock: Clock) -> None:
 def test_credits(gate: Gate, client: httpx2.Client) -> None:
     """O3: the balance of the account, the same for each of its keys."""
     first, second = key_of(gate), key_of(gate)
-    gate.accounts.grant("acct_a", 500)
+    gate.credits.grant("acct_a", 500)
     for key in (first, second):
         response = client.get("/v1/me/credits", headers=bearer(key))
         assert response.json() == {"balance": 500}
@@ -1011,7 +1011,7 @@ def test_without_the_gate(kind: str) -> None:
 
 def test_alone_behind_the_middleware(gate: Gate) -> None:
     """O3: the API needs no framework around it: the middleware may wrap it directly."""
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     with serve(KeyrushMiddleware(account_api, gate=gate), lifespan="on") as url:
         response = httpx2.get(f"{url}/me/credits", headers=bearer(key_of(gate)))
         assert response.json() == {"balance": 0}
@@ -1177,6 +1177,6 @@ def test_no_key_rotates_one_that_may_ask_more(
 ) -> None:
     """R3: what is rotated may make no more requests than the key that asks, in any window."""
     caller = key_of(gate)
-    other = gate.accounts.create_key("acct_a", "other", limits=limits)
+    other = gate.keys.create("acct_a", "other", limits=limits)
     response = client.post(f"{KEYS}/{other.key.id}/rotate", headers=bearer(caller))
     assert response.status_code == status

@@ -34,9 +34,9 @@ from tests.support.serving import serve_process
 @pytest.fixture
 def key(gate: Gate) -> str:
     """A live key of acct_a, which has 5 credits."""
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
-    return gate.accounts.create_key("acct_a", "first").text
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
+    return gate.keys.create("acct_a", "first").text
 
 
 def call(middleware: Any, key: str | bytes, path: str = "/", **more: Any) -> Any:
@@ -194,8 +194,8 @@ def test_seen_outside_as_the_response_starts(clock: Clock, hides: bool) -> None:
     are hidden from it, too; for whoever decides outside these are still there.
     """
     gate = Gate.open(settings(hide_credentials=hides), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "k").text
     at_start: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -270,8 +270,8 @@ def test_one_set_of_fields_of_two_gates(clock: Clock) -> None:
         )
         for limits in ("9/minute", "5/minute")
     )
-    outer.accounts.create_account("acct_a")
-    key = outer.accounts.create_key("acct_a", "k").text
+    outer.accounts.create("acct_a")
+    key = outer.keys.create("acct_a", "k").text
     reply = call(KeyrushMiddleware(Asgi(inner).middleware, gate=outer), key)
     assert (reply.status, reply["x-ratelimit-limit"]) == (200, "9")
     outer.close()
@@ -554,7 +554,7 @@ def test_websocket_denied_by_the_app(gate: Gate, key: str, denial: bool) -> None
 
     connect = [{"type": "websocket.connect"}]
     sent = run(messages_of(KeyrushMiddleware(app, gate=gate), websocket_scope(key), connect))
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
     assert len(sent) == (2 if denial else 1)
     if denial:
         assert (b"x-ratelimit-remaining", b"99") in sent[0]["headers"]
@@ -590,12 +590,12 @@ def test_mounted_app_with_equal_settings_counts_once(tmp_path: Any) -> None:
     child.add_middleware(KeyrushMiddleware, settings=same)
     gate = Gate.open(same)
     app = KeyrushMiddleware(Starlette(routes=[Mount("/child", child)]), gate=gate)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     client = TestClient(app, headers={"X-API-Key": key}, backend=BACKENDS[-1])
     assert client.get("/child/").headers.get_list("x-ratelimit-remaining") == ["99"]
     gate.flush()
-    assert gate.accounts.usage("acct_a").counted == 1
+    assert gate.usage.this_month("acct_a").counted == 1
     gate.close()
 
 
@@ -605,8 +605,8 @@ def test_one_set_of_rate_limit_fields(clock: Clock, style: str) -> None:
     case; all else stays, in order and with its duplicates.
     """
     gate = Gate.open(settings(headers=style, optional_paths=["/open"]), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "k").text
     names = (b"X-RateLimit-Limit", b"x-rate-limit-reset", b"X-RATELIMIT-Used", b"RateLimit")
     kept = [(b"set-cookie", b"a=1"), (b"x-rate", b"1"), (b"set-cookie", b"b=2"), (b"", b"")]
     own = [kept[0], *((name, b"7") for name in names), *kept[1:], (b"ratelimit-policy", b"7")]
@@ -636,8 +636,8 @@ def test_the_outermost_gate_tells_the_limits(gate: Gate, key: str) -> None:
     """S69: of two gates that differ, the outermost one's fields are shown, on refusals too."""
     other = Gate.open(settings(plans={"tight": {"limits": "1/minute"}}, pepper="p" * 32))
     inner = KeyrushMiddleware(PlainTextResponse("ok"), gate=other)
-    other.accounts.create_account("acct_b")
-    second = other.accounts.create_key("acct_b", "k").text
+    other.accounts.create("acct_b")
+    second = other.keys.create("acct_b", "k").text
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["headers"] = [(b"x-api-key", second.encode())]
@@ -708,7 +708,7 @@ def starlette_app(gate: Gate) -> TestClient:
 )
 def test_starlette_requires(gate: Gate, key: str, scopes: list[str], status: int) -> None:
     """R4: Starlette's `@requires` works over the principal, wildcards included."""
-    made = gate.accounts.create_key("acct_a", "mine", scopes=scopes)
+    made = gate.keys.create("acct_a", "mine", scopes=scopes)
     reply = starlette_app(gate).get("/articles", headers={"X-API-Key": made.text})
     assert reply.status_code == status
     if status == 200:
@@ -726,7 +726,7 @@ def test_starlette_user(gate: Gate, key: str) -> None:
 
 def test_refusal_raised_in_a_handler(gate: Gate, key: str) -> None:
     """R8: a refusal raised in a handler is the documented body, and gives back what was taken."""
-    writer = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+    writer = gate.keys.create("acct_a", "reader", scopes=["read:articles"]).text
     client = starlette_app(gate)
     reply = client.get("/charged-then-refused", headers={"X-API-Key": writer})
     assert reply.status_code == 403
@@ -737,7 +737,7 @@ def test_refusal_raised_in_a_handler(gate: Gate, key: str) -> None:
     }
     assert reply.headers["x-ratelimit-remaining"] == "100"
     assert reply.headers["x-ratelimit-monthly-remaining"] == "500000"
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def _in_a_group(scope: Any) -> None:
@@ -767,7 +767,7 @@ async def _in_tasks(scope: Any) -> None:
 @pytest.mark.parametrize("way", [_in_a_group, _from_it, _in_tasks])
 def test_refusal_in_disguise(gate: Gate, key: str, framework: str, way: Any) -> None:
     """R8: a refusal that a task group or another error carries is the refusal still."""
-    reader = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+    reader = gate.keys.create("acct_a", "reader", scopes=["read:articles"]).text
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
         done = way(scope)
@@ -809,7 +809,7 @@ def test_other_errors_are_no_refusals(gate: Gate, key: str, error: Exception) ->
 
 def test_refusal_after_the_start_gets_out(gate: Gate, key: str) -> None:
     """A refusal raised once the response has started is the app's own error."""
-    reader = gate.accounts.create_key("acct_a", "reader", scopes=["read:articles"]).text
+    reader = gate.keys.create("acct_a", "reader", scopes=["read:articles"]).text
     with pytest.raises(Exception, match="403 insufficient_scope"):
         starlette_app(gate).get("/started", headers={"X-API-Key": reader})
 
@@ -835,7 +835,7 @@ def test_credits_of_failed_requests(gate: Gate, key: str, status: int, balance: 
     reply = call(KeyrushMiddleware(app, gate=gate), key)
     assert (reply.status, reply.body) == (status, b"done")
     assert reply["x-ratelimit-remaining"] == "99"
-    assert gate.accounts.account("acct_a").balance == balance
+    assert gate.accounts.get("acct_a").balance == balance
 
 
 def test_credits_of_crashed_requests(gate: Gate, key: str) -> None:
@@ -848,7 +848,7 @@ def test_credits_of_crashed_requests(gate: Gate, key: str) -> None:
     with pytest.raises(ZeroDivisionError):
         call(KeyrushMiddleware(app, gate=gate), key)
     gate.workers.close()  # waits for what was begun
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
@@ -874,7 +874,7 @@ def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
 
     assert call(KeyrushMiddleware(app, gate=gate), key).status == 503
     gate.workers.close()
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_local_limiter_that_fails(gate: Gate, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -971,7 +971,7 @@ def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     store, hashing = CountingStore(), CountingHashing()
     monkeypatch.setattr("keyrush.gate.gate.Hashing", lambda *_: hashing)
     gate = Gate.open(settings(plans={"free": {"max_keys": 2000}}), store=store, clock=clock)
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     yield gate, store, hashing
     gate.close()
 
@@ -979,7 +979,7 @@ def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_single_flight(counted: Any) -> None:
     """100 concurrent first requests with one key make one look-up and one argon2."""
     gate, store, hashing = counted
-    key = gate.accounts.create_key("acct_a", "k").text
+    key = gate.keys.create("acct_a", "k").text
     middleware = Asgi(gate).middleware
     scope = scope_of(Sent(headers=[("X-API-Key", key)]))
 
@@ -991,7 +991,7 @@ def test_single_flight(counted: Any) -> None:
 def test_refresh_does_not_repeat_argon2(counted: Any, clock: Clock) -> None:
     """A refresh that finds the same stored hash looks up again, and hashes no second time."""
     gate, store, hashing = counted
-    key = gate.accounts.create_key("acct_a", "k").text
+    key = gate.keys.create("acct_a", "k").text
     for _ in range(3):
         assert call(Asgi(gate).middleware, key).status == 200
         clock.advance(5000)
@@ -1004,10 +1004,10 @@ def test_cold_storm_leaves_known_keys_alone(counted: Any, clock: Clock, age: int
     that has to be looked up again.
     """
     gate, _, hashing = counted
-    keys = [gate.accounts.create_key("acct_a", f"k{n}").text for n in range(1000)]
+    keys = [gate.keys.create("acct_a", f"k{n}").text for n in range(1000)]
     middleware = Asgi(gate).middleware
     scopes = [scope_of(Sent(headers=[("X-API-Key", key)])) for key in keys]
-    warm = gate.accounts.create_key("acct_a", "warm").text
+    warm = gate.keys.create("acct_a", "warm").text
     assert call(middleware, warm).status == 200
     before = hashing.verified
     clock.advance(age)
@@ -1037,7 +1037,7 @@ def test_cold_storm_leaves_known_keys_alone(counted: Any, clock: Clock, age: int
 
 def test_exactly_the_limit_passes_on_the_loop(gate: Gate, key: str) -> None:
     """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
-    tight = gate.accounts.create_key("acct_a", "tight", limits="10/minute").text
+    tight = gate.keys.create("acct_a", "tight", limits="10/minute").text
     middleware = Asgi(gate).middleware
 
     scope = scope_of(Sent(headers=[("X-API-Key", tight)]))
@@ -1078,7 +1078,7 @@ def test_cancelled_request_gives_back(gate: Gate, key: str) -> None:
 
     gate.policy.needs = lambda *_: Needs(credits=2)  # type: ignore[method-assign]  # a price for all
     cancelled_while_charging(gate, key, app)
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_cancelled_charge_is_given_back(gate: Gate, key: str) -> None:
@@ -1088,7 +1088,7 @@ def test_cancelled_charge_is_given_back(gate: Gate, key: str) -> None:
         await scope["keyrush"].charge_async(2)
 
     cancelled_while_charging(gate, key, app)
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_hostile_keys_stay_on_the_loop(gate: Gate, key: str) -> None:

@@ -34,8 +34,8 @@ def gate(clock: Clock) -> Iterator[Gate]:
 @pytest.fixture
 def key(gate: Gate) -> str:
     """A key of acct_a."""
-    gate.accounts.create_account("acct_a")
-    return gate.accounts.create_key("acct_a", "first").text
+    gate.accounts.create("acct_a")
+    return gate.keys.create("acct_a", "first").text
 
 
 def handshake(gate: Gate, path: str, *headers: tuple[str, str], accept: Any = None) -> Any:
@@ -97,8 +97,8 @@ def test_no_frame_keeps_it(clock: Clock, hides: bool) -> None:
     """
     own = settings(websocket_protocol="keyrush", hide_credentials=hides)
     gate = Gate.open(own, clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "first").text
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "first").text
     reached = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -161,8 +161,8 @@ def test_hidden_on_public_paths_too(gate: Gate, key: str) -> None:
 def test_off_unless_set(clock: Clock) -> None:
     """Without the setting no subprotocol is a key, and the app sees them all."""
     gate = Gate.open(settings(public_paths=["/open"]), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "k").text
     scope, _, _ = handshake(gate, "/", protocol("keyrush", made))
     assert scope is None
     scope, (accepted,), _ = handshake(gate, "/open", protocol("keyrush", made))

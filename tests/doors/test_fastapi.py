@@ -64,6 +64,7 @@ def plain() -> FastAPI:
         await websocket.close()
 
     app.include_router(writing)
+    keyrush.fastapi.document(app)
     return app
 
 
@@ -79,14 +80,14 @@ def client_of(gate: Gate) -> Iterator[httpx2.Client]:
 @pytest.fixture
 def client(gate: Gate) -> Iterator[httpx2.Client]:
     """A client of `plain()` behind the gate."""
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     with client_of(gate) as opened:
         yield opened
 
 
 def key_of(gate: Gate, *scopes: str) -> NewKey:
     """A new key of the account."""
-    return gate.accounts.create_key("acct_a", "key", scopes=scopes)
+    return gate.keys.create("acct_a", "key", scopes=scopes)
 
 
 def bearer(key: NewKey) -> dict[str, str]:
@@ -162,7 +163,7 @@ def test_on_a_public_path(gate: Gate, client: httpx2.Client, key_sent: bool) -> 
 def test_rate_limited(clock: Clock) -> None:
     """R10: the limit holds in front of the dependency."""
     gate = Gate.open(settings(plans={"one": {"limits": "1/minute"}}), clock=clock)
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     key = key_of(gate)
     with client_of(gate) as client:
         assert client.get("/whoami", headers=bearer(key)).status_code == 200
@@ -263,6 +264,7 @@ def test_served_document(gate: Gate, client: httpx2.Client) -> None:
 def test_own_responses_stay() -> None:
     """A response that a route documents itself is left as it is."""
     app = FastAPI()
+    keyrush.fastapi.document(app)
 
     @app.get("/own", responses={403: {"description": "mine"}})
     async def own(caller: Anybody) -> None:
@@ -276,6 +278,7 @@ def test_own_responses_stay() -> None:
 def test_apps_without_it_are_unchanged() -> None:
     """The document of an app that does not use the dependency has nothing of keyrush."""
     app = FastAPI()
+    keyrush.fastapi.document(app)
 
     @app.get("/free")
     async def free() -> None:
@@ -304,11 +307,58 @@ def test_own_document() -> None:
     assert keyrush.fastapi.add_responses(schema) == copy
 
 
-def test_wrapped_once() -> None:
-    """Importing the module again does not wrap FastAPI again."""
-    wrapped = FastAPI.openapi
-    importlib.reload(keyrush.fastapi)
-    assert FastAPI.openapi is wrapped
+def test_documented_once() -> None:
+    """Documenting an app again changes nothing, and neither does importing the module again."""
+    app = plain()
+    documented, document = app.openapi, app.openapi()
+    keyrush.fastapi.document(app)
+    assert app.openapi is documented
+    importlib.reload(keyrush.fastapi).document(app)
+    assert app.openapi() == document == plain().openapi()
+
+
+def test_one_app_is_documented() -> None:
+    """R7: only the app that is documented shows the responses, as other apps do without keyrush;
+    what it shows is said once more when a route is added.
+    """
+    assert FastAPI.openapi.__module__ == "fastapi.applications"
+    app, other = FastAPI(), FastAPI()
+    for one in (app, other):
+
+        @one.get("/read")
+        def read(caller: Reader) -> None:
+            """Nothing."""
+
+    keyrush.fastapi.document(app)
+    assert {"401", "403", "429"} <= app.openapi()["paths"]["/read"]["get"]["responses"].keys()
+    schema = other.openapi()
+    assert set(schema["paths"]["/read"]["get"]["responses"]) == {"200"}
+    assert set(schema["components"]["securitySchemes"]) == BOTH
+
+    @app.get("/later")
+    def later(caller: Anybody) -> None:
+        """Nothing."""
+
+    app.openapi_schema = None  # as FastAPI has it where routes come late
+    assert "401" in app.openapi()["paths"]["/later"]["get"]["responses"]
+
+
+def test_own_way_to_make_the_document() -> None:
+    """The `openapi` that an app has been given, before or after, goes on making the document."""
+    app = plain()
+    documented = app.openapi
+
+    def titled() -> dict[str, Any]:
+        schema = documented()
+        schema["info"]["title"] = "own"
+        return schema
+
+    app.openapi = titled  # type: ignore[method-assign]  # as FastAPI has it extended
+    for _ in range(2):
+        schema = app.openapi()
+        assert schema["info"]["title"] == "own"
+        assert "401" in schema["paths"]["/read"]["get"]["responses"]
+        keyrush.fastapi.document(app)
 
 
 def test_fastapi_missing(monkeypatch: pytest.MonkeyPatch) -> None:

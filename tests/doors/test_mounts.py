@@ -60,8 +60,8 @@ def test_mounted(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(f"KEYRUSH_{name.upper()}", str(value))
     monkeypatch.setenv("KEYRUSH_PUBLIC_PATHS", "/v1/capabilities,/capabilities")
     gate = Gate.open()
-    gate.accounts.create_account("acct_a")
-    caller = {"X-API-Key": gate.accounts.create_key("acct_a", "first").text}
+    gate.accounts.create("acct_a")
+    caller = {"X-API-Key": gate.keys.create("acct_a", "first").text}
     namespace: dict[str, Any] = {"__name__": "app"}
     exec(compile(code, "README.md", "exec"), namespace)  # noqa: S102  # our own text
     with served(namespace["app"]) as url, httpx2.Client(base_url=url) as client:

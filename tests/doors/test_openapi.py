@@ -16,7 +16,8 @@ from starlette.routing import Mount
 
 import keyrush.fastapi
 from keyrush import Gate, KeyrushMiddleware
-from keyrush.apps.account_api import _routes, account_api, add_openapi, openapi
+from keyrush.apps.account_api import account_api, add_openapi, openapi
+from keyrush.apps.account_api.app import ROUTES
 from tests.conftest import Clock, settings
 from tests.support.serving import serve
 
@@ -43,7 +44,7 @@ def test_document(prefix: str) -> None:
     }
     served = {
         (prefix.rstrip("/") + one.path, method.lower())
-        for one in _routes
+        for one in ROUTES
         for method in set(one.methods or ()) - {"HEAD"}
     }
     assert told == served - {(prefix.rstrip("/") + "/openapi.json", "get")}
@@ -53,8 +54,8 @@ def test_it_is_true(clock: Clock) -> None:
     """O3 to O7, O16: what is answered, and what is refused, is as the document says."""
     document = openapi()
     gate = Gate.open(settings(plans={"one": {"limits": "20/minute"}}), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "first")
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "first")
     app = Starlette(routes=[Mount("/v1", app=account_api)])
     app.add_middleware(KeyrushMiddleware, gate=gate)
     one = "/v1/me/api-credentials/{credential_id}"
@@ -75,7 +76,7 @@ def test_it_is_true(clock: Clock) -> None:
         ("post", f"{one}/revoke", {"descendants": True}, 200),
     ]
     with serve(app) as url, httpx2.Client(base_url=url) as client:
-        made = gate.accounts.create_key("acct_a", "second").key
+        made = gate.keys.create("acct_a", "second").key
         for method, path, body, status in requests:
             sent = path.replace("{credential_id}", made.id)
             reply = client.request(method, sent, headers={"X-API-Key": key.text}, json=body)
@@ -106,8 +107,8 @@ def test_it_refuses_what_is_refused(wrong: Any) -> None:
 
 def test_served(gate: Gate) -> None:
     """It is served beside the API, for the place where that is mounted, to whoever has a key."""
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "first").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "first").text
     app = Starlette(routes=[Mount("/account", app=account_api)])
     app.add_middleware(KeyrushMiddleware, gate=gate)
     with serve(app) as url:

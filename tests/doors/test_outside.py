@@ -29,8 +29,8 @@ SIDES = pytest.mark.parametrize("is_outside", [True, False], ids=["outside", "in
 @pytest.fixture
 def key(gate: Gate) -> str:
     """A key of acct_a that may read articles."""
-    gate.accounts.create_account("acct_a")
-    return gate.accounts.create_key("acct_a", "first", scopes=["read:articles"]).text
+    gate.accounts.create("acct_a")
+    return gate.keys.create("acct_a", "first", scopes=["read:articles"]).text
 
 
 def article(request: Request) -> PlainTextResponse:

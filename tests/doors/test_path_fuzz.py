@@ -182,10 +182,10 @@ def test_methods_that_no_rule_names(framework: Framework, unruled: str) -> None:
         rules=[{"path": "/v1/articles/{id}", "methods": ["GET"], "scopes": ["read:articles"]}],
         scopes=[*SCOPES, "see:nothing"],
     )
-    gate.accounts.create_account("acct_a", plan="full")
-    owner = [("x-api-key", gate.accounts.create_key("acct_a", "owner").text)]
+    gate.accounts.create("acct_a", plan="full")
+    owner = [("x-api-key", gate.keys.create("acct_a", "owner").text)]
     scopes = ["see:nothing"]
-    weak = [("x-api-key", gate.accounts.create_key("acct_a", "weak", scopes=scopes).text)]
+    weak = [("x-api-key", gate.keys.create("acct_a", "weak", scopes=scopes).text)]
     server = (WSGI_SERVERS if framework.is_wsgi else ASGI_SERVERS)[0]
 
     async def run() -> None:

@@ -117,7 +117,7 @@ def _served(app: Any, gate: Gate) -> Iterator[Served]:
 def browsed(request: pytest.FixtureRequest) -> Iterator[Served]:
     """Each framework with CORS outside, on a real server."""
     gate = Gate.open(settings())
-    gate.accounts.create_account("acct_a")
+    gate.accounts.create("acct_a")
     with django_set(), _served(OUTSIDE[request.param](gate), gate) as served:
         yield served
     gate.close()
@@ -128,7 +128,7 @@ def test_browser_gets_through(browsed: Served, header: str) -> None:
     """S76: the preflight is answered by the CORS middleware, without a key; the request that
     follows is served, and script may read it and its limits.
     """
-    key = browsed.gate.accounts.create_key("acct_a", "key").text
+    key = browsed.gate.keys.create("acct_a", "key").text
     asked = browsed.client.options("/v1/tools/audit", headers=preflight(header))
     assert asked.status_code == 200
     assert asked.headers["access-control-allow-origin"] == ORIGIN
@@ -151,7 +151,7 @@ def test_browser_reads_refusals(browsed: Served) -> None:
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == ORIGIN
     assert refused.json()["statusCode"] == 401
-    key = browsed.gate.accounts.create_key("acct_a", "tight", limits="0/minute").text
+    key = browsed.gate.keys.create("acct_a", "tight", limits="0/minute").text
     limited = browsed.client.get("/v1/tools/audit", headers={"Origin": ORIGIN, "X-API-Key": key})
     assert limited.status_code == 429
     assert limited.headers["access-control-allow-origin"] == ORIGIN

@@ -22,9 +22,9 @@ TEXT = "The API key lacks the scope write:articles."
 @pytest.fixture
 def key(gate: Gate) -> str:
     """A key of acct_a, which has 5 credits, that may read."""
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
-    return gate.accounts.create_key("acct_a", "k", scopes=["read:articles"]).text
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
+    return gate.keys.create("acct_a", "k", scopes=["read:articles"]).text
 
 
 def flask_app(signalled: list[object]) -> flask.Flask:
@@ -54,7 +54,7 @@ def test_flask(gate: Gate, key: str, caplog: pytest.LogCaptureFixture) -> None:
     reply = wsgi_call(app, environ_of(Sent("/refused", [("X-API-Key", key)])))
     assert (reply.status, reply.json["error"]) == (403, TEXT)
     assert reply["x-ratelimit-remaining"] == "100"
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
     assert not signalled
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert wsgi_call(app, environ_of(Sent("/broken", [("X-API-Key", key)]))).status == 500
@@ -96,7 +96,7 @@ def test_quart(gate: Gate, key: str, caplog: pytest.LogCaptureFixture) -> None:
     start, body = asyncio.run(send())
     assert start["status"] == 403
     assert TEXT.encode() in body["body"]
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -163,8 +163,8 @@ DJANGO = """
 
     logging.getLogger().addHandler(Handler(logging.WARNING))
     gate = Gate.open(Settings(store_url="memory://", argon2_memory_cost=8, argon2_time_cost=1))
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k", scopes=["read:articles"]).text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k", scopes=["read:articles"]).text
 
     async def by_asgi(sent):
         received = iter([{"type": "http.request", "body": b"", "more_body": False}])

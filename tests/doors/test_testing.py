@@ -142,8 +142,8 @@ def test_caller(opened: tuple[Gate, Clock]) -> None:
         principal.require_scope("write")
     assert principal.charge(4) == 6
     gate.flush()
-    assert gate.accounts.usage("acct_test").counted == 0
-    gate.accounts.revoke(key.key.id)
+    assert gate.usage.this_month("acct_test").counted == 0
+    gate.keys.revoke(key.key.id)
     with pytest.raises(Refused, match="401"):
         testing.caller(gate, key)
 
@@ -151,7 +151,7 @@ def test_caller(opened: tuple[Gate, Clock]) -> None:
 def test_no_proof_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller is injected without hashing; where a gate asks for the proof, with it."""
     gate = testing.open_gate()
-    hashing = type(gate.accounts._hashing)  # noqa: SLF001  # what must not be asked
+    hashing = type(gate.keys._hashing)  # noqa: SLF001  # what must not be asked
     key = testing.create_key(gate)
     asked = []
     verify = hashing.verify

@@ -56,8 +56,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Gate]:
         settings(**values, rules=RULES, pepper=PEPPER, limiter_mode=mode or "leased"),
         limiter=limiter,
     )
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
     yield gate
     gate.close()
 
@@ -69,7 +69,7 @@ def on_trio(function: Callable[..., Any], *values: Any) -> Any:
 
 def test_every_limiter(opened: Gate) -> None:
     """A cold key, a warm one, a price, a limit and a revocation, whatever limits."""
-    made = opened.accounts.create_key("acct_a", "k")
+    made = opened.keys.create("acct_a", "k")
     middleware = Asgi(opened).middleware
 
     async def get(path: str = "/") -> int:
@@ -82,16 +82,16 @@ def test_every_limiter(opened: Gate) -> None:
         assert await get("/paid") == 402
         assert await get() == 200
         assert await get() == 429
-        opened.accounts.revoke(made.key.id)
+        opened.keys.revoke(made.key.id)
         assert await get() == 401
 
     on_trio(run)
-    assert opened.accounts.account("acct_a").balance == 2
+    assert opened.accounts.get("acct_a").balance == 2
 
 
 def test_many_cold_keys_at_once(opened: Gate) -> None:
     """S35: requests in flight together pass exactly as often as the limit allows."""
-    made = opened.accounts.create_key("acct_a", "k").text
+    made = opened.keys.create("acct_a", "k").text
     middleware = Asgi(opened).middleware
     statuses: list[int] = []
 
@@ -112,8 +112,8 @@ def test_many_cold_keys_at_once(opened: Gate) -> None:
 def test_own_store(store: Any, clock: Clock) -> None:
     """Coroutines of a store of one's own run in a loop of asyncio's, off trio's thread."""
     gate = Gate.open(settings(pepper=PEPPER), store=store(), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "k").text
 
     async def run() -> int:
         scope = scope_of(Sent("/", [("X-API-Key", made)]))
@@ -131,9 +131,9 @@ def test_cancelled_in_the_app(backend: str, gate: Gate, begins: bool, balance: i
     """O11: what a request was charged is kept where its client leaves in the middle of the
     answer, and given back where it leaves before.
     """
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
-    made = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
+    made = gate.keys.create("acct_a", "k").text
 
     async def run() -> None:
         waits = anyio.Event()
@@ -154,7 +154,7 @@ def test_cancelled_in_the_app(backend: str, gate: Gate, begins: bool, balance: i
 
     anyio.run(run, backend=backend)
     gate.workers.close()  # waits for what was begun
-    assert gate.accounts.account("acct_a").balance == balance
+    assert gate.accounts.get("acct_a").balance == balance
 
 
 # --- threads and loops ---------------------------------------------------------------------------
@@ -307,9 +307,9 @@ ROUTES = [WebSocketRoute("/echo", echo), Route("/stream", stream), Route("/charg
 def served(tmp_path: Any) -> Iterator[tuple[Gate, Any, str]]:
     """A gate over SQLite, a key of it with 5 credits, and where it serves on trio."""
     gate = Gate.open(settings(store_url=f"sqlite:///{tmp_path}/k.db", pepper=PEPPER))
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
-    made = gate.accounts.create_key("acct_a", "k")
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
+    made = gate.keys.create("acct_a", "k")
     with hypercorn_on_trio(KeyrushMiddleware(Starlette(routes=ROUTES), gate=gate)) as where:
         yield gate, made, where
     gate.close()
@@ -322,7 +322,7 @@ def test_hypercorn_serves(served: Any) -> None:
         replies = [client.get("/charged") for _ in range(2)]
         assert [reply.status_code for reply in replies] == [200, 402]
         assert client.get("/charged", headers={"X-API-Key": "no"}).status_code == 401
-    assert gate.accounts.account("acct_a").balance == 2
+    assert gate.accounts.get("acct_a").balance == 2
 
 
 def test_hypercorn_streams_end_with_their_key(served: Any) -> None:
@@ -335,7 +335,7 @@ def test_hypercorn_streams_end_with_their_key(served: Any) -> None:
     ):
         parts = reply.iter_bytes()
         assert next(parts) == b"data: hello\n\n"
-        gate.accounts.revoke(made.key.id)
+        gate.keys.revoke(made.key.id)
         assert list(parts) == []
 
 
@@ -347,7 +347,7 @@ def test_hypercorn_websockets_end_with_their_key(served: Any) -> None:
         assert socket.recv(timeout=SOON) == "hello"
         socket.send("there?")
         assert socket.recv(timeout=SOON) == "there?"
-        gate.accounts.revoke(made.key.id)
+        gate.keys.revoke(made.key.id)
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=SOON)
         assert socket.close_code == 1008

@@ -19,9 +19,9 @@ from tests.support.calls import Sent, Wsgi, environ_of, wsgi_call
 @pytest.fixture
 def key(gate: Gate) -> str:
     """A key of acct_a, which has 5 credits, that may read articles."""
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
-    return gate.accounts.create_key("acct_a", "first", scopes=["read:articles"]).text
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
+    return gate.keys.create("acct_a", "first", scopes=["read:articles"]).text
 
 
 class Body:
@@ -216,7 +216,7 @@ def test_refusal_raised_in_the_app(gate: Gate, key: str, app: Any) -> None:
     assert dict(headers)["X-RateLimit-Remaining"] == "100"
     if len(started) > 1:
         assert started[-1][2][0] is Refused
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_refusal_after_the_body_has_begun(gate: Gate, key: str) -> None:
@@ -258,7 +258,7 @@ def test_credits_of_failed_requests(gate: Gate, key: str, status: str, balance: 
 
     reply = Wsgi(gate, app).send(Sent(headers=[("X-API-Key", key)]))
     assert (reply.status, reply.body) == (int(status[:3]), b"done")
-    assert gate.accounts.account("acct_a").balance == balance
+    assert gate.accounts.get("acct_a").balance == balance
 
 
 def _crash_in_call(environ: Any, start_response: Any) -> list[bytes]:
@@ -275,7 +275,7 @@ def test_credits_of_crashed_requests(gate: Gate, key: str, app: Any) -> None:
     """O11: what was charged is given back when the app raises instead of answering."""
     with pytest.raises(ZeroDivisionError):
         list(run(gate, app, key)[0])
-    assert gate.accounts.account("acct_a").balance == 5
+    assert gate.accounts.get("acct_a").balance == 5
 
 
 def test_refusal_while_becoming_an_iterator(gate: Gate, key: str) -> None:
@@ -321,7 +321,7 @@ def test_head_reaches_the_app(gate: Gate, key: str) -> None:
 
 def test_exactly_the_limit_passes_in_threads(gate: Gate, key: str) -> None:
     """S35: 50 concurrent requests at limit 10: exactly 10 pass."""
-    tight = gate.accounts.create_key("acct_a", "tight", limits="10/minute").text
+    tight = gate.keys.create("acct_a", "tight", limits="10/minute").text
     middleware = Wsgi(gate).middleware
     barrier = threading.Barrier(50)
     statuses: list[int] = []
@@ -342,8 +342,8 @@ def test_exactly_the_limit_passes_in_threads(gate: Gate, key: str) -> None:
 def test_single_flight_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 concurrent first requests with one key make one look-up."""
     gate = Gate.open(settings())
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     finds: list[int] = []
     find = gate.store.find
     barrier = threading.Barrier(20)

@@ -46,15 +46,15 @@ class World:
     def __init__(self, clock: Clock) -> None:
         self.store = FaultyStore()
         self.gate = still(Gate.open(settings(rules=RULES), store=self.store, clock=clock))
-        self.gate.accounts.create_account("acct_a")
-        self.gate.accounts.grant("acct_a", 10)
-        key = self.gate.accounts.create_key("acct_a", "k").text
+        self.gate.accounts.create("acct_a")
+        self.gate.credits.grant("acct_a", 10)
+        key = self.gate.keys.create("acct_a", "k").text
         self.sent = Sent("/paid", [("X-API-Key", key)])
 
     @property
     def balance(self) -> int:
         self.gate.workers.close()  # waits for what nobody waited for
-        return self.gate.accounts.account("acct_a").balance
+        return self.gate.accounts.get("acct_a").balance
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_a_forked_child_tells_nothing_of_its_parent(world: World, clock: Clock) 
     world.gate.background.close()  # which might tell it before
     world.store.away = False
     clock.advance(1000)
-    world.gate.credits._reset()  # noqa: SLF001  # as in the child
+    world.gate.charging._reset()  # noqa: SLF001  # as in the child
     world.gate.flush()
     assert not world.store.batches
 
@@ -363,7 +363,7 @@ def test_nothing_is_lost_and_nothing_doubled(steps: list[str]) -> None:
     """O11: whatever the store does, in the end the balance is as if nothing had failed."""
     clock = Clock()
     world = World(clock)
-    world.gate.accounts.grant("acct_a", 90)
+    world.gate.credits.grant("acct_a", 90)
     for step in steps:
         if step == "charge":
             clock.advance(60_000)

@@ -247,8 +247,8 @@ def elsewhere(url: str, gate: Gate) -> Iterator[Gate]:
 
 
 def made(gate: Gate, **options: Any) -> Any:
-    gate.accounts.create_account("acct_a")
-    return gate.accounts.create_key("acct_a", "k", **options)
+    gate.accounts.create("acct_a")
+    return gate.keys.create("acct_a", "k", **options)
 
 
 @pytest.mark.parametrize("ending", ["revoked", "revoked elsewhere", "expired"])
@@ -261,7 +261,7 @@ def test_an_idle_event_stream_ends(gate: Gate, elsewhere: Gate, ending: str) -> 
             lines = reply.iter_lines()
             assert next(lines) == "data: hello"
             if ending != "expired":
-                (gate if ending == "revoked" else elsewhere).accounts.revoke(key.key.id)
+                (gate if ending == "revoked" else elsewhere).keys.revoke(key.key.id)
             began = time.monotonic()
             assert "data: too late" not in list(lines)
             assert time.monotonic() - began < SOON
@@ -278,7 +278,7 @@ def test_a_websocket_ends(gate: Gate, elsewhere: Gate, ending: str, path: str) -
         with connect(f"{url}/{path}".replace("http", "ws"), additional_headers=headers) as socket:
             assert socket.recv() == "hello"
             if ending != "expired":
-                (gate if ending == "revoked" else elsewhere).accounts.revoke(key.key.id)
+                (gate if ending == "revoked" else elsewhere).keys.revoke(key.key.id)
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(timeout=SOON)
             assert closed.value.rcvd is not None
@@ -295,7 +295,7 @@ def test_a_body_of_promised_length_breaks_off(gate: Gate, elsewhere: Gate) -> No
     ):
         parts = reply.iter_raw()
         next(parts)
-        gate.accounts.revoke(key.key.id)
+        gate.keys.revoke(key.key.id)
         with pytest.raises(httpx2.RemoteProtocolError):
             list(parts)
 
@@ -303,12 +303,12 @@ def test_a_body_of_promised_length_breaks_off(gate: Gate, elsewhere: Gate) -> No
 def test_other_keys_go_on(gate: Gate, elsewhere: Gate) -> None:
     """A change to the account, or to another key of it, ends nothing."""
     key = made(gate)
-    other = gate.accounts.create_key("acct_a", "other")
+    other = gate.keys.create("acct_a", "other")
     with served(gate) as url:
         headers = {"X-API-Key": key.text}
         with connect(f"{url}/echo".replace("http", "ws"), additional_headers=headers) as socket:
             assert socket.recv() == "hello"
-            elsewhere.accounts.revoke(other.key.id)
+            elsewhere.keys.revoke(other.key.id)
             elsewhere.accounts.set_plan("acct_a", "pro")
             with pytest.raises(TimeoutError):
                 socket.recv(timeout=1)
@@ -359,7 +359,7 @@ def test_a_wsgi_stream_ends_with_its_next_item(clock: Clock) -> None:
         assert next(items)
     gate.connections.look()
     assert next(items)
-    gate.accounts.revoke(key.key.id)
+    gate.keys.revoke(key.key.id)
     gate.connections.look()
     assert list(items) == []
     passage.close()  # type: ignore[attr-defined]  # as servers do

@@ -76,9 +76,8 @@ class World:
             store=self.store,
             clock=clock,
         )
-        accounts = self.gate.accounts
         for account, plan in (("acct_s", "starter"), ("acct_p", "pro"), ("acct_b", "business")):
-            accounts.create_account(account, plan=plan)
+            self.gate.accounts.create(account, plan=plan)
         self.keys = {"unknown": UNKNOWN, "malformed": UNKNOWN[:-1] + "8"}
         self.ids: dict[str, str] = {}
         for name, account, options in (
@@ -94,9 +93,9 @@ class World:
             ("pro", "acct_p", {}),
             ("business", "acct_b", {}),
         ):
-            made = accounts.create_key(account, name, **options)
+            made = self.gate.keys.create(account, name, **options)
             self.keys[name], self.ids[name] = made.text, made.key.id
-        accounts.revoke(self.ids["revoked"])
+        self.gate.keys.revoke(self.ids["revoked"])
         clock.advance(1)
         self.send_one = adapter(self.gate).send
 
@@ -433,8 +432,8 @@ def test_overage_is_counted_and_never_blocks(clock: Clock) -> None:
     """R13, R14: above the monthly quota requests pass, and the overage says how many they are."""
     plans = {"small": {"limits": "100/minute", "monthly_quota": 2}}
     gate = Gate.open(settings(plans=plans), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     replies = [Wsgi(gate).send(Sent(headers=[("X-API-Key", key)])) for _ in range(4)]
     assert [reply.status for reply in replies] == [200] * 4
     assert [reply["x-ratelimit-monthly-remaining"] for reply in replies] == ["1", "0", "0", "0"]
@@ -447,8 +446,8 @@ def test_blocking_quota_refuses_until_the_month_ends(clock: Clock) -> None:
     """R18: with on_exceed = block, 429 until the calendar month ends in UTC; nothing is taken."""
     plans = {"small": {"limits": "10/minute", "monthly_quota": 1, "on_exceed": "block"}}
     gate = Gate.open(settings(plans=plans), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     sent = Sent(headers=[("X-API-Key", key)])
     assert Wsgi(gate).send(sent).status == 200
     refused = Wsgi(gate).send(sent)
@@ -466,8 +465,8 @@ def test_account_limits_are_shared_by_keys(clock: Clock) -> None:
     """O13, O14: with per = account all keys share windows, and the most constrained is shown."""
     limits = ["60/minute", "70/hour"]
     gate = Gate.open(settings(plans={"open": {"limits": limits, "per": "account"}}), clock=clock)
-    gate.accounts.create_account("acct_a")
-    one, two = (gate.accounts.create_key("acct_a", name).text for name in ("one", "two"))
+    gate.accounts.create("acct_a")
+    one, two = (gate.keys.create("acct_a", name).text for name in ("one", "two"))
     send = Wsgi(gate).send
     for _ in range(40):
         send(Sent(headers=[("X-API-Key", one)]))
@@ -482,23 +481,23 @@ def test_account_limits_are_shared_by_keys(clock: Clock) -> None:
 
 def test_changes_take_effect_at_once(world: World) -> None:
     """Revoking, changing plan or limits in the same process needs no CACHE_TTL."""
-    accounts = world.gate.accounts
+    gate = world.gate
     assert world.get("live")["x-ratelimit-limit"] == "100"
-    accounts.set_plan("acct_s", "pro")
+    gate.accounts.set_plan("acct_s", "pro")
     reply = world.get("live")
     assert (reply["x-ratelimit-limit"], reply["x-ratelimit-remaining"]) == ("500", "498")
-    accounts.set_account_limits("acct_s", "7/minute")
+    gate.accounts.set_limits("acct_s", "7/minute")
     assert world.get("live")["x-ratelimit-limit"] == "7"
-    accounts.set_key_limits(world.ids["live"], "8/minute")
+    gate.keys.set_limits(world.ids["live"], "8/minute")
     assert world.get("live")["x-ratelimit-limit"] == "8"
-    accounts.revoke(world.ids["live"])
+    gate.keys.revoke(world.ids["live"])
     assert world.get("live").status == 401
 
 
 def test_rotation_without_downtime(world: World) -> None:
     """R17: both keys work until the grace ends, and share one limit; then the new one alone."""
     assert world.get("live").status == 200
-    made = world.gate.accounts.rotate(world.ids["live"], grace=60)
+    made = world.gate.keys.rotate(world.ids["live"], grace=60)
     world.keys["new"] = made.text
     assert world.get("live")["x-ratelimit-remaining"] == "98"
     assert world.get("new")["x-ratelimit-remaining"] == "97"
@@ -510,9 +509,7 @@ def test_rotation_without_downtime(world: World) -> None:
 def test_expiry_is_checked_on_every_hit(world: World) -> None:
     """R5: a cached key stops at the very millisecond at which it expires."""
     expires_at = world.clock.now + 1000
-    world.keys["short"] = world.gate.accounts.create_key(
-        "acct_s", "short", expires_at=expires_at
-    ).text
+    world.keys["short"] = world.gate.keys.create("acct_s", "short", expires_at=expires_at).text
     assert world.get("short").status == 200
     world.clock.now = expires_at - 1
     assert world.get("short").status == 200
@@ -546,9 +543,9 @@ def test_head_refusals_have_no_body(world: World) -> None:
 
 def test_credits_are_charged_before_the_work(world: World) -> None:
     """O11, O12: a priced path takes its credits, and is refused when they are short."""
-    world.gate.accounts.grant("acct_p", 7)
+    world.gate.credits.grant("acct_p", 7)
     assert [world.get("pro", "/paid").status for _ in range(3)] == [200, 200, 402]
-    assert world.gate.accounts.account("acct_p").balance == 1
+    assert world.gate.accounts.get("acct_p").balance == 1
 
 
 @pytest.mark.parametrize("rule", ["/admin", "/admin/", "/admin/{rest:path}"])
@@ -597,8 +594,8 @@ def test_gated_feature(clock: Clock, status: int, text: str) -> None:
     """R7, O12: what the plan lacks is 403, or 402 by GATED_STATUS, without a challenge."""
     rules = [{"path": "/x", "modules": ["scoring"]}]
     gate = Gate.open(settings(gated_status=text, rules=rules, plans=PLANS), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     reply = Asgi(gate).send(Sent("/x", [("X-API-Key", key)]))
     assert reply.status == reply.json["statusCode"] == status
     assert reply.json["error"] == "Your plan does not include scoring."
@@ -610,8 +607,8 @@ def test_gated_feature(clock: Clock, status: int, text: str) -> None:
 def test_header_styles(clock: Clock, style: str, x: bool, ietf: bool) -> None:
     """S28, S29: HEADERS chooses the fields."""
     gate = Gate.open(settings(headers=style), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "k").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "k").text
     reply = Asgi(gate).send(Sent(headers=[("X-API-Key", key)]))
     assert ("x-ratelimit-limit" in reply) is x
     assert ("ratelimit" in reply) is ietf
@@ -639,9 +636,9 @@ class Opened:
     def __call__(self, **values: Any) -> tuple[Gate, str]:
         gate = Gate.open(settings(scopes="read", **values), clock=self._clock)
         self._gates.append(gate)
-        gate.accounts.create_account("acct_a")
-        gate.accounts.grant("acct_a", 10)
-        return gate, gate.accounts.create_key("acct_a", "k", scopes=["read"]).text
+        gate.accounts.create("acct_a")
+        gate.credits.grant("acct_a", 10)
+        return gate, gate.keys.create("acct_a", "k", scopes=["read"]).text
 
     def close(self) -> None:
         for gate in self._gates:
@@ -832,7 +829,7 @@ def test_an_inner_gate_keeps_its_rules(
     reply = nested.get(path, key)
     assert reply.status == status
     assert reply["x-ratelimit-remaining"] == ("99" if status == 200 else "100")
-    assert gate.accounts.account("acct_a").balance == balance
+    assert gate.accounts.get("acct_a").balance == balance
     assert nested.get(path, None).status == 401
 
 
@@ -850,4 +847,4 @@ def test_an_inner_gate_charges_no_more_than_there_is(opened: Opened, adapter: An
     gate, key = opened(rules=[{"path": "/dear", "credits": 11}])
     reply = Nested(adapter, gate).get("/sub/dear", key)
     assert (reply.status, reply["x-ratelimit-remaining"]) == (402, "100")
-    assert gate.accounts.account("acct_a").balance == 10
+    assert gate.accounts.get("acct_a").balance == 10

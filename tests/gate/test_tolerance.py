@@ -93,8 +93,8 @@ class World:
         self.gate = Gate.open(
             settings(rules=rules, plans=plans, scopes="read"), store=self.store, clock=clock
         )
-        self.gate.accounts.create_account("acct_a")
-        made = self.gate.accounts.create_key("acct_a", "k", scopes=["read"])
+        self.gate.accounts.create("acct_a")
+        made = self.gate.keys.create("acct_a", "k", scopes=["read"])
         self.key = made.text
 
     def get(self, adapter: Any, path: str) -> Reply:
@@ -160,7 +160,7 @@ def test_a_short_balance_is_asked_once(world: World, clock: Clock, adapter: Any)
     send = through(world.gate)
     assert [world.get(send, "/paid").status for _ in range(3)] == [402] * 3
     assert world.store.calls == 1
-    world.gate.accounts.grant("acct_a", 2)
+    world.gate.credits.grant("acct_a", 2)
     assert world.get(send, "/paid").status == 402
     assert world.store.calls == 2
     assert world.get(send, "/cheap").status == 200  # it may be enough for less
@@ -191,7 +191,7 @@ def test_what_is_rightful_passes(world: World, adapter: Any) -> None:
     assert world.get(send, "/other").status == 200
     while world.get(send, "/paid").status == 402:
         pass
-    world.gate.accounts.grant("acct_a", 100)
+    world.gate.credits.grant("acct_a", 100)
     assert world.get(send, "/paid").status == 200
 
 
@@ -201,8 +201,8 @@ def test_other_keys_of_the_account_are_not_concerned(clock: Clock, adapter: Any)
     gate = Gate.open(
         settings(plans={"shared": {"limits": "5/minute", "per": "account"}}), clock=clock
     )
-    gate.accounts.create_account("acct_a")
-    bad, good = (gate.accounts.create_key("acct_a", name).text for name in ("bad", "good"))
+    gate.accounts.create("acct_a")
+    bad, good = (gate.keys.create("acct_a", name).text for name in ("bad", "good"))
     refusing_app = through(gate, app)
     for _ in range(6):
         last = refusing_app.send(Sent("/x", [("X-API-Key", bad)]))

@@ -421,8 +421,8 @@ def test_one_of_ours_with_a_coroutine(adapter: Any) -> None:
     """R6: a limiter that is whole but for a coroutine is bridged like any."""
     limiter: Any = AwaitedInMemory()
     gate = Gate.open(settings(), limiter=limiter)
-    gate.accounts.create_account("acct_a", limits="1/day")
-    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    gate.accounts.create("acct_a", limits="1/day")
+    sent = Sent("/", [("X-API-Key", gate.keys.create("acct_a", "k").text)])
     assert [adapter(gate).send(sent).status for _ in range(2)] == [200, 429]
     gate.close()
 
@@ -439,8 +439,8 @@ def test_own_limiter_is_guarded(
     """
     named = {"limiter_url": f"{__name__}:{kind.__name__}"} if is_named else {}
     gate = Gate.open(settings(limiter_outage=outage, **named), limiter=None if is_named else kind())
-    gate.accounts.create_account("acct_a")
-    sent = Sent("/", [("X-API-Key", gate.accounts.create_key("acct_a", "k").text)])
+    gate.accounts.create("acct_a")
+    sent = Sent("/", [("X-API-Key", gate.keys.create("acct_a", "k").text)])
     assert [adapter(gate).send(sent).status for _ in range(2)] == [status] * 2
     health = gate.health()
     assert not health.is_well

@@ -53,8 +53,8 @@ def test_health_without_news(
     """
     url = f"sqlite:///{tmp_path}/keyrush.db"
     gate = Gate.open(settings(store_url=url, limiter_url=url_of(mute), cache_ttl=7), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "n").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "n").text
     for _ in range(5):
         gate.watch.poll()
         clock.advance(5 * 1000)

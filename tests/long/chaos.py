@@ -136,9 +136,9 @@ class Place:
     def make_key(self, limits: str | None = None, account: str = ACCOUNT) -> str:
         """A key of an account, which is made if it is not there, with limits of its own."""
         gate = self.gate()
-        if account not in {one.id for one in gate.accounts.accounts()}:
-            gate.accounts.create_account(account, limits=limits)
-        made = gate.accounts.create_key(account, "production")
+        if account not in {one.id for one in gate.accounts.list()}:
+            gate.accounts.create(account, limits=limits)
+        made = gate.keys.create(account, "production")
         gate.close()
         return made.text
 
@@ -146,7 +146,7 @@ class Place:
         """What the table says of an account this month, and of each of its keys."""
         gate = self.gate()
         month = month_of(now_ms())
-        keys = gate.accounts.keys(account)
+        keys = gate.keys.list(account)
         of_keys = {gate.store.usage(key_subject(key.lineage), month) for key in keys}
         of_account = gate.store.usage(account_subject(account), month)
         gate.close()
@@ -279,7 +279,7 @@ def revoked(members: Members, gate: Gate, trials: int, together: int = 1) -> lis
     """
     delays: list[float] = []
     for _ in range(trials // together):
-        made = [gate.accounts.create_key(ACCOUNT, "short-lived") for _ in range(together)]
+        made = [gate.keys.create(ACCOUNT, "short-lived") for _ in range(together)]
         for one in made:
             members.tell("watch", one.text)
         for one in made:
@@ -287,7 +287,7 @@ def revoked(members: Members, gate: Gate, trials: int, together: int = 1) -> lis
         begun = []
         for one in made:
             begun.append(time.monotonic())
-            gate.accounts.revoke(one.key.id)
+            gate.keys.revoke(one.key.id)
         for one, since in zip(made, begun, strict=True):
             refused = members.until_all(one.text, lambda told: told.status == 401)
             delays += [at - since for at in refused]

@@ -54,7 +54,7 @@ class Row(NamedTuple):
 def revocation(name: str, place: Place, *options: str, together: float, bound: float) -> Row:
     """A thousand keys, each revoked in one process and refused in eight others."""
     gate = place.gate()
-    gate.accounts.create_account(ACCOUNT, limits="10000000/day")
+    gate.accounts.create(ACCOUNT, limits="10000000/day")
     with Members(place, MEMBERS, *options) as members:
         delays = sorted(revoked(members, gate, TRIALS, int(together)))
     gate.close()
@@ -119,8 +119,8 @@ def outages(mode: str) -> Row:
         while time.monotonic() < ends:
             rounds += 1
             account = f"acct_{rounds}"
-            gate.accounts.create_account(account, limits=f"{limit}/day")
-            key = gate.accounts.create_key(account, "production").text
+            gate.accounts.create(account, limits=f"{limit}/day")
+            key = gate.keys.create(account, "production").text
             statuses: list[int] = []
             stopped = threading.Event()
 

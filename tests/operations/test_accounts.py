@@ -17,7 +17,10 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import Limit
 from keyrush.core.times import LATEST, iso, month_of
 from keyrush.operations.accounts import Accounts
-from keyrush.operations.documents import as_json
+from keyrush.operations.credits import Credits
+from keyrush.operations.documents import credential_json
+from keyrush.operations.keys import Keys
+from keyrush.operations.usage import Usage
 from tests.conftest import Clock, settings
 from tests.support.values import HIDINGS, api_key
 
@@ -37,16 +40,10 @@ def gate(clock: Clock) -> Iterator[Gate]:
         settings(plans=PLANS, scopes="read:articles,read:entities,read:breaking", key_prefix="rsh"),
         clock=clock,
     )
-    opened.accounts.create_account("acct_a")
-    opened.accounts.create_account("acct_b")
+    opened.accounts.create("acct_a")
+    opened.accounts.create("acct_b")
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def accounts(gate: Gate) -> Accounts:
-    """The operations."""
-    return gate.accounts
 
 
 def is_refused(field: str, allowed: str = "") -> Any:
@@ -66,94 +63,98 @@ RIGHT: dict[str, Any] = {
     "scopes": ["read:articles"],
 }
 
+#: The operations of a gate, by its attributes.
+GROUPS = {"accounts": Accounts, "keys": Keys, "credits": Credits, "usage": Usage}
+
 #: Every operation with each of its arguments.
 PLACES = [
-    (operation, argument)
-    for operation, function in inspect.getmembers(Accounts, inspect.isfunction)
+    (group, operation, argument)
+    for group, operations in GROUPS.items()
+    for operation, function in inspect.getmembers(operations, inspect.isfunction)
     if not operation.startswith("_") and operation != "find"  # which is given keys, to find them
     for argument in list(inspect.signature(function).parameters)[1:]
 ]
 
 
 @pytest.mark.parametrize("way", sorted(HIDINGS))
-@pytest.mark.parametrize(("operation", "argument"), PLACES)
+@pytest.mark.parametrize(("group", "operation", "argument"), PLACES)
 def test_keys_are_refused_wherever_they_are_given(
-    gate: Gate, operation: str, argument: str, way: str
+    gate: Gate, group: str, operation: str, argument: str, way: str
 ) -> None:
     """O22: no argument of any operation takes a key: it is neither stored nor echoed."""
-    made = gate.accounts.create_key("acct_a", "n")
-    function = getattr(gate.accounts, operation)
+    made = gate.keys.create("acct_a", "n")
+    function = getattr(getattr(gate, group), operation)
     given = {
         name: made.key.id if name == "key_id" else RIGHT.get(name)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is parameter.empty
     }
     hidden = HIDINGS[way](made.text)
-    before = (gate.accounts.accounts(), gate.accounts.keys())
+    before = (gate.accounts.list(), gate.keys.list())
     with pytest.raises((InvalidArgument, NotFound)) as refused:
         function(**given | {argument: [hidden] if argument == "scopes" else hidden})
     assert made.text[-30:] not in unquote(unquote(str(refused.value)))
     assert hidden not in repr(refused.value)
-    assert (gate.accounts.accounts(), gate.accounts.keys()) == before
+    assert (gate.accounts.list(), gate.keys.list()) == before
 
 
 # --- accounts ------------------------------------------------------------------------------------
 
 
-def test_create_account(accounts: Accounts, clock: Clock) -> None:
+def test_create_account(gate: Gate, clock: Clock) -> None:
     """A new account is on the first plan of the table, with no credits and the plan's limits."""
-    made = accounts.create_account()
+    made = gate.accounts.create()
     assert re.fullmatch(r"acct_[0-9A-Za-z]{16}", made.id)
     assert (made.plan, made.balance, made.limits, made.created_at) == ("free", 0, None, clock.now)
-    assert accounts.account(made.id) == made
-    assert made in accounts.accounts()
+    assert gate.accounts.get(made.id) == made
+    assert made in gate.accounts.list()
 
 
-def test_create_account_with_everything(accounts: Accounts) -> None:
+def test_create_account_with_everything(gate: Gate) -> None:
     """Id, plan and limits may be given."""
-    made = accounts.create_account("user@example.com", plan="team", limits="5/minute;9/hour")
+    made = gate.accounts.create("user@example.com", plan="team", limits="5/minute;9/hour")
     assert (made.id, made.plan) == ("user@example.com", "team")
     assert made.limits == (Limit(5, 60), Limit(9, 3600))
 
 
 @pytest.mark.parametrize("account_id", ["", "a b", "a\n", "<b>", "é", "a" * 65, "a/b"])
-def test_account_ids(accounts: Accounts, account_id: str) -> None:
+def test_account_ids(gate: Gate, account_id: str) -> None:
     """An id is 1 to 64 letters, digits or `_.@-`."""
     with is_refused("account", "1 to 64"):
-        accounts.create_account(account_id)
+        gate.accounts.create(account_id)
 
 
-def test_account_that_exists(accounts: Accounts) -> None:
+def test_account_that_exists(gate: Gate) -> None:
     """An id that is taken is refused."""
     with is_refused("account", "acct_a exists already"):
-        accounts.create_account("acct_a")
+        gate.accounts.create("acct_a")
 
 
 @pytest.mark.parametrize("plan", ["", "Free", "gold", "free\n"])
-def test_unknown_plan(accounts: Accounts, plan: str) -> None:
+def test_unknown_plan(gate: Gate, plan: str) -> None:
     """A plan that is not in the table is refused, naming those that are."""
     with is_refused("plan", "free, team, open"):
-        accounts.create_account("acct_x", plan=plan)
+        gate.accounts.create("acct_x", plan=plan)
     with is_refused("plan", "free, team, open"):
-        accounts.set_plan("acct_a", plan)
-    assert accounts.account("acct_a").plan == "free"
-    assert len(accounts.accounts()) == 2
+        gate.accounts.set_plan("acct_a", plan)
+    assert gate.accounts.get("acct_a").plan == "free"
+    assert len(gate.accounts.list()) == 2
 
 
 @pytest.mark.parametrize("limits", ["", "100", "-1/minute", "5/fortnight", "5/minute;6/minute"])
-def test_malformed_limits(accounts: Accounts, limits: str) -> None:
+def test_malformed_limits(gate: Gate, limits: str) -> None:
     """A malformed limit is refused wherever it may be given, and changes nothing."""
-    made = accounts.create_key("acct_a", "production").key
+    made = gate.keys.create("acct_a", "production").key
     for operation in (
-        lambda: accounts.create_account("acct_x", limits=limits),
-        lambda: accounts.set_account_limits("acct_a", limits),
-        lambda: accounts.create_key("acct_a", "production", limits=limits),
-        lambda: accounts.set_key_limits(made.id, limits),
+        lambda: gate.accounts.create("acct_x", limits=limits),
+        lambda: gate.accounts.set_limits("acct_a", limits),
+        lambda: gate.keys.create("acct_a", "production", limits=limits),
+        lambda: gate.keys.set_limits(made.id, limits),
     ):
         with is_refused("limits"):
             operation()
-    assert accounts.account("acct_a").limits is None
-    assert list(accounts.keys()) == [made]
+    assert gate.accounts.get("acct_a").limits is None
+    assert list(gate.keys.list()) == [made]
 
 
 @pytest.mark.parametrize(
@@ -161,25 +162,25 @@ def test_malformed_limits(accounts: Accounts, limits: str) -> None:
     [("0/minute", (Limit(0, 60),)), ("unlimited", ()), (None, None), ("5/hour", (Limit(5, 3600),))],
 )
 def test_limits_of_account_and_key(
-    accounts: Accounts, text: str | None, limits: tuple[Limit, ...] | None
+    gate: Gate, text: str | None, limits: tuple[Limit, ...] | None
 ) -> None:
     """O13: an account or a key may have its own; 0, unlimited and none are three things."""
-    assert accounts.set_account_limits("acct_a", text).limits == limits
-    made = accounts.create_key("acct_a", "production", limits=text).key
+    assert gate.accounts.set_limits("acct_a", text).limits == limits
+    made = gate.keys.create("acct_a", "production", limits=text).key
     assert made.limits == limits
-    assert accounts.set_key_limits(made.id, None).limits is None
-    assert accounts.set_key_limits(made.id, text).limits == limits
+    assert gate.keys.set_limits(made.id, None).limits is None
+    assert gate.keys.set_limits(made.id, text).limits == limits
 
 
-def test_unknown_account(accounts: Accounts) -> None:
+def test_unknown_account(gate: Gate) -> None:
     """Every operation on an account that is not there says so."""
     for operation in (
-        lambda: accounts.account("acct_x"),
-        lambda: accounts.set_plan("acct_x", "team"),
-        lambda: accounts.set_account_limits("acct_x", None),
-        lambda: accounts.grant("acct_x", 1),
-        lambda: accounts.usage("acct_x"),
-        lambda: accounts.create_key("acct_x", "production"),
+        lambda: gate.accounts.get("acct_x"),
+        lambda: gate.accounts.set_plan("acct_x", "team"),
+        lambda: gate.accounts.set_limits("acct_x", None),
+        lambda: gate.credits.grant("acct_x", 1),
+        lambda: gate.usage.this_month("acct_x"),
+        lambda: gate.keys.create("acct_x", "production"),
     ):
         with pytest.raises(NotFound, match="acct_x"):
             operation()
@@ -188,67 +189,67 @@ def test_unknown_account(accounts: Accounts) -> None:
 # --- credits -------------------------------------------------------------------------------------
 
 
-def test_grant(accounts: Accounts) -> None:
+def test_grant(gate: Gate) -> None:
     """O19: credits add up."""
-    assert accounts.grant("acct_a", 1000) == 1000
-    assert accounts.grant("acct_a", 10**9) == 10**9 + 1000
-    assert accounts.account("acct_a").balance == 10**9 + 1000
+    assert gate.credits.grant("acct_a", 1000) == 1000
+    assert gate.credits.grant("acct_a", 10**9) == 10**9 + 1000
+    assert gate.accounts.get("acct_a").balance == 10**9 + 1000
 
 
 @pytest.mark.parametrize("credits", [0, -1, 10**9 + 1, 1.5, True, "5", None, float("nan")])
-def test_grant_of_nonsense(accounts: Accounts, credits: Any) -> None:
+def test_grant_of_nonsense(gate: Gate, credits: Any) -> None:
     """Credits are whole numbers from 1 to 1,000,000,000."""
     with is_refused("credits"):
-        accounts.grant("acct_a", credits)
-    assert accounts.account("acct_a").balance == 0
+        gate.credits.grant("acct_a", credits)
+    assert gate.accounts.get("acct_a").balance == 0
 
 
 # --- usage ---------------------------------------------------------------------------------------
 
 
-def test_usage_of_a_key(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+def test_usage_of_a_key(gate: Gate, clock: Clock) -> None:
     """R6, R12, R13: where a plan counts keys, a key's usage is its own; else the account's."""
-    made = accounts.create_key("acct_a", "production").key
+    made = gate.keys.create("acct_a", "production").key
     month = month_of(clock.now)
     gate.store.add_usage(
         {(key_subject(made.id), month): 103, (account_subject("acct_a"), month): 200}
     )
-    used = accounts.usage("acct_a", made.id)
+    used = gate.usage.this_month("acct_a", made.id)
     assert (used.month, used.counted, used.limit, used.overage) == ("2026-11", 103, 100, 3)
     assert iso(used.resets_at) == "2026-12-01T00:00:00Z"
     assert str(used.overage_price) == "0.50"
-    assert accounts.usage("acct_a").counted == 200
-    accounts.set_plan("acct_a", "team")
-    used = accounts.usage("acct_a", made.id)
+    assert gate.usage.this_month("acct_a").counted == 200
+    gate.accounts.set_plan("acct_a", "team")
+    used = gate.usage.this_month("acct_a", made.id)
     assert (used.counted, used.limit, used.overage) == (200, 10, 190)
-    accounts.set_plan("acct_a", "open")
-    used = accounts.usage("acct_a", made.id)
+    gate.accounts.set_plan("acct_a", "open")
+    used = gate.usage.this_month("acct_a", made.id)
     assert (used.counted, used.limit, used.overage) == (103, None, 0)
-    assert accounts.usage("acct_b").counted == 0
+    assert gate.usage.this_month("acct_b").counted == 0
 
 
-def test_usage_of_another_accounts_key(accounts: Accounts) -> None:
+def test_usage_of_another_accounts_key(gate: Gate) -> None:
     """Another account's key is not found."""
-    other = accounts.create_key("acct_b", "theirs").key
+    other = gate.keys.create("acct_b", "theirs").key
     with pytest.raises(NotFound):
-        accounts.usage("acct_a", other.id)
+        gate.usage.this_month("acct_a", other.id)
 
 
-def test_usage_follows_the_lineage(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+def test_usage_follows_the_lineage(gate: Gate, clock: Clock) -> None:
     """R17: a replacement carries on with the history of the key it replaces."""
-    first = accounts.create_key("acct_a", "production").key
+    first = gate.keys.create("acct_a", "production").key
     gate.store.add_usage({(key_subject(first.id), month_of(clock.now)): 42})
-    second = accounts.rotate(first.id).key
-    third = accounts.rotate(second.id).key
-    assert accounts.usage("acct_a", third.id).counted == 42
+    second = gate.keys.rotate(first.id).key
+    third = gate.keys.rotate(second.id).key
+    assert gate.usage.this_month("acct_a", third.id).counted == 42
 
 
 # --- creating keys -------------------------------------------------------------------------------
 
 
-def test_create_key(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+def test_create_key(gate: Gate, clock: Clock) -> None:
     """R2–R4, O2: no scopes are `*`, no environment is the first, and no key text is stored."""
-    made = accounts.create_key("acct_a", "  production  ")
+    made = gate.keys.create("acct_a", "  production  ")
     assert re.fullmatch(r"rsh_live_[0-9A-Za-z]{36}", made.text)
     key = made.key
     assert re.fullmatch(r"cred_[0-9A-Za-z]{16}", key.id)
@@ -264,14 +265,14 @@ def test_create_key(gate: Gate, accounts: Accounts, clock: Clock) -> None:
     assert gate.store.key(key.id) == key
     assert Hashing().verify(key.hash, made.text.encode())
     assert made.text not in (key.hash, key.fingerprint)
-    for shown in (repr(made), repr(key), str(as_json(key, clock.now))):
+    for shown in (repr(made), repr(key), str(credential_json(key, clock.now))):
         assert made.text not in shown
         assert made.text[20:] not in shown
 
 
-def test_create_key_with_everything(accounts: Accounts, clock: Clock) -> None:
+def test_create_key_with_everything(gate: Gate, clock: Clock) -> None:
     """R3: a name, an expiration and scopes, each scope once, and an environment."""
-    made = accounts.create_key(
+    made = gate.keys.create(
         "acct_a",
         "x" * 120,
         scopes=["read:articles", "read:*", "read:articles"],
@@ -287,9 +288,9 @@ def test_create_key_with_everything(accounts: Accounts, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("scope", ["*", "read:*", "read:articles", "read:entities"])
-def test_scopes_that_exist(accounts: Accounts, scope: str) -> None:
+def test_scopes_that_exist(gate: Gate, scope: str) -> None:
     """R4: the documented scopes, and wildcards over them."""
-    assert accounts.create_key("acct_a", "n", scopes=[scope]).key.scopes == (scope,)
+    assert gate.keys.create("acct_a", "n", scopes=[scope]).key.scopes == (scope,)
 
 
 @pytest.mark.parametrize(
@@ -326,45 +327,45 @@ def test_scopes_that_exist(accounts: Accounts, scope: str) -> None:
         ("limits", {"limits": "lots"}),
     ],
 )
-def test_keys_that_are_refused(accounts: Accounts, field: str, values: dict[str, Any]) -> None:
+def test_keys_that_are_refused(gate: Gate, field: str, values: dict[str, Any]) -> None:
     """Bad input is refused, naming the field, and no key is made."""
     with is_refused(field) as caught:
-        accounts.create_key("acct_a", **{"name": "production", **values})
+        gate.keys.create("acct_a", **{"name": "production", **values})
     assert caught.value.field == field
     assert caught.value.message
-    assert list(accounts.keys("acct_a")) == []
+    assert list(gate.keys.list("acct_a")) == []
 
 
-def test_expiry_is_from_now_on(accounts: Accounts, clock: Clock) -> None:
+def test_expiry_is_from_now_on(gate: Gate, clock: Clock) -> None:
     """R5: a key can't expire now or before; a moment later it can."""
     with is_refused("expires_at", "in the past"):
-        accounts.create_key("acct_a", "n", expires_at=clock.now)
-    assert accounts.create_key("acct_a", "n", expires_at=clock.now + 1).key.is_active(clock.now)
-    latest = accounts.create_key("acct_a", "n", expires_at=LATEST).key
-    assert as_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"
+        gate.keys.create("acct_a", "n", expires_at=clock.now)
+    assert gate.keys.create("acct_a", "n", expires_at=clock.now + 1).key.is_active(clock.now)
+    latest = gate.keys.create("acct_a", "n", expires_at=LATEST).key
+    assert credential_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"
 
 
 def test_any_scope_where_none_is_known(clock: Clock) -> None:
     """Where neither settings nor rules name scopes, a key may have any that is one."""
     gate = Gate.open(settings(), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "n", scopes=["anything:at-all"])
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "n", scopes=["anything:at-all"])
     assert made.key.scopes == ("anything:at-all",)
     with is_refused("scopes", "write one like read:articles"):
-        gate.accounts.create_key("acct_a", "n", scopes=["two words"])
+        gate.keys.create("acct_a", "n", scopes=["two words"])
     gate.close()
 
 
 def test_keys_without_environment(clock: Clock) -> None:
     """O2: where keys have no environments, none may be given."""
     gate = Gate.open(settings(key_prefix="or", key_environments=""), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "n")
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "n")
     assert re.fullmatch(r"or_[0-9A-Za-z]{36}", made.text)
     assert made.key.environment is None
     assert re.fullmatch(r"or_[0-9A-Za-z]{6}\.\.\.", made.key.prefix)
     with is_refused("environment", "keys have none here"):
-        gate.accounts.create_key("acct_a", "n", environment="live")
+        gate.keys.create("acct_a", "n", environment="live")
     gate.close()
 
 
@@ -372,8 +373,8 @@ def test_keys_under_the_newest_pepper(clock: Clock) -> None:
     """New keys are made under the first pepper of the list."""
     peppers = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"]
     gate = Gate.open(settings(pepper=",".join(peppers)), clock=clock)
-    gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", "n")
+    gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", "n")
     newest = Fingerprints([peppers[0].encode()])
     assert made.key.fingerprint == newest.new(made.text.encode())
     assert made.key.pepper_id == newest.pepper_ids[0]
@@ -383,55 +384,55 @@ def test_keys_under_the_newest_pepper(clock: Clock) -> None:
 # --- keys ----------------------------------------------------------------------------------------
 
 
-def test_keys_of_an_account(accounts: Accounts, clock: Clock) -> None:
+def test_keys_of_an_account(gate: Gate, clock: Clock) -> None:
     """O5: an account's keys, revoked ones too, and never another's."""
-    first = accounts.create_key("acct_a", "first").key
+    first = gate.keys.create("acct_a", "first").key
     clock.advance(1)
-    second = accounts.create_key("acct_a", "second").key
-    other = accounts.create_key("acct_b", "other").key
-    accounts.revoke(second.id)
-    assert [key.name for key in accounts.keys("acct_a")] == ["first", "second"]
-    everyone = accounts.keys()
+    second = gate.keys.create("acct_a", "second").key
+    other = gate.keys.create("acct_b", "other").key
+    gate.keys.revoke(second.id)
+    assert [key.name for key in gate.keys.list("acct_a")] == ["first", "second"]
+    everyone = gate.keys.list()
     assert {key.id for key in everyone} == {first.id, second.id, other.id}
-    assert accounts.key(first.id) == accounts.key(first.id, "acct_a") == first
+    assert gate.keys.get(first.id) == gate.keys.get(first.id, "acct_a") == first
 
 
-@pytest.mark.parametrize("operation", ["key", "revoke", "rotate"])
-def test_keys_that_are_not_there(accounts: Accounts, operation: str) -> None:
+@pytest.mark.parametrize("operation", ["get", "revoke", "rotate"])
+def test_keys_that_are_not_there(gate: Gate, operation: str) -> None:
     """O6, O15: an unknown id and another account's are the same: not found, and unchanged."""
-    other = accounts.create_key("acct_b", "theirs").key
+    other = gate.keys.create("acct_b", "theirs").key
     messages = set()
     for key_id in (other.id, "cred_unknown", "", "'; DROP TABLE keyrush_keys; --"):
         with pytest.raises(NotFound) as caught:
-            getattr(accounts, operation)(key_id, "acct_a")
+            getattr(gate.keys, operation)(key_id, "acct_a")
         messages.add(str(caught.value))
     assert messages == {"no such credential"}
-    assert list(accounts.keys("acct_b")) == [other]
+    assert list(gate.keys.list("acct_b")) == [other]
     with pytest.raises(NotFound):
-        accounts.set_key_limits("cred_unknown", None)
+        gate.keys.set_limits("cred_unknown", None)
 
 
-def test_revoke(gate: Gate, accounts: Accounts, clock: Clock) -> None:
+def test_revoke(gate: Gate, clock: Clock) -> None:
     """O6: for good, at once, and again is no error."""
-    made = accounts.create_key("acct_a", "production").key
+    made = gate.keys.create("acct_a", "production").key
     generation = gate.cache.generation
-    revoked = accounts.revoke(made.id, "acct_a")
+    revoked = gate.keys.revoke(made.id, "acct_a")
     assert revoked.revoked_at == clock.now
     assert not revoked.is_active(clock.now)
     assert gate.cache.generation > generation
     clock.advance(5)
-    assert accounts.revoke(made.id) == revoked
+    assert gate.keys.revoke(made.id) == revoked
 
 
-def test_changes_are_told_to_the_cache(gate: Gate, accounts: Accounts) -> None:
+def test_changes_are_told_to_the_cache(gate: Gate) -> None:
     """What is cached of a key does not outlive a change made in the same process."""
-    made = accounts.create_key("acct_a", "production").key
+    made = gate.keys.create("acct_a", "production").key
     for change in (
-        lambda: accounts.set_plan("acct_a", "team"),
-        lambda: accounts.set_account_limits("acct_a", "1/minute"),
-        lambda: accounts.set_key_limits(made.id, "1/minute"),
-        lambda: accounts.rotate(made.id),
-        lambda: accounts.revoke(made.id),
+        lambda: gate.accounts.set_plan("acct_a", "team"),
+        lambda: gate.accounts.set_limits("acct_a", "1/minute"),
+        lambda: gate.keys.set_limits(made.id, "1/minute"),
+        lambda: gate.keys.rotate(made.id),
+        lambda: gate.keys.revoke(made.id),
     ):
         generation = gate.cache.generation
         change()
@@ -441,9 +442,9 @@ def test_changes_are_told_to_the_cache(gate: Gate, accounts: Accounts) -> None:
 # --- rotation ------------------------------------------------------------------------------------
 
 
-def test_rotate(accounts: Accounts, clock: Clock) -> None:
+def test_rotate(gate: Gate, clock: Clock) -> None:
     """R17: the replacement keeps all but its id and text; both work until the grace ends."""
-    old = accounts.create_key(
+    old = gate.keys.create(
         "acct_a",
         "production",
         scopes=["read:articles"],
@@ -452,7 +453,7 @@ def test_rotate(accounts: Accounts, clock: Clock) -> None:
         limits="5/minute",
     )
     clock.advance(1000)
-    new = accounts.rotate(old.key.id, "acct_a", grace=3600)
+    new = gate.keys.rotate(old.key.id, "acct_a", grace=3600)
     kept = ("account_id", "name", "scopes", "environment", "expires_at", "limits", "lineage")
     assert all(getattr(new.key, name) == getattr(old.key, name) for name in kept)
     assert new.text != old.text
@@ -460,95 +461,93 @@ def test_rotate(accounts: Accounts, clock: Clock) -> None:
     assert new.key.created_at == clock.now
     assert new.key.last_used_at is None
     clock.advance(3_599_999)
-    assert accounts.key(old.key.id).is_active(clock.now)
+    assert gate.keys.get(old.key.id).is_active(clock.now)
     clock.advance(1)
-    assert not accounts.key(old.key.id).is_active(clock.now)
-    assert accounts.key(new.key.id).is_active(clock.now)
+    assert not gate.keys.get(old.key.id).is_active(clock.now)
+    assert gate.keys.get(new.key.id).is_active(clock.now)
 
 
-def test_rotation_keeps_the_lineage(accounts: Accounts) -> None:
+def test_rotation_keeps_the_lineage(gate: Gate) -> None:
     """R17: a chain of rotations has one history."""
-    first = accounts.create_key("acct_a", "production").key
-    second = accounts.rotate(first.id).key
-    third = accounts.rotate(second.id).key
+    first = gate.keys.create("acct_a", "production").key
+    second = gate.keys.rotate(first.id).key
+    third = gate.keys.rotate(second.id).key
     assert {first.lineage, second.lineage, third.lineage} == {first.id}
 
 
-def test_rotate_at_once(accounts: Accounts, clock: Clock) -> None:
+def test_rotate_at_once(gate: Gate, clock: Clock) -> None:
     """R17: without grace the old key stops at once."""
-    old = accounts.create_key("acct_a", "production").key
-    accounts.rotate(old.id, grace=0)
-    assert not accounts.key(old.id).is_active(clock.now)
+    old = gate.keys.create("acct_a", "production").key
+    gate.keys.rotate(old.id, grace=0)
+    assert not gate.keys.get(old.id).is_active(clock.now)
 
 
-def test_default_grace_is_a_day(accounts: Accounts, clock: Clock) -> None:
+def test_default_grace_is_a_day(gate: Gate, clock: Clock) -> None:
     """R17: unless said otherwise the old key works for one more day, and is shown to end then."""
-    old = accounts.create_key("acct_a", "production").key
-    accounts.rotate(old.id)
-    shown = as_json(accounts.key(old.id), clock.now)
+    old = gate.keys.create("acct_a", "production").key
+    gate.keys.rotate(old.id)
+    shown = credential_json(gate.keys.get(old.id), clock.now)
     assert (shown["is_active"], shown["expires_at"]) == (True, iso(clock.now + DAY))
 
 
-def test_grace_does_not_prolong(accounts: Accounts, clock: Clock) -> None:
+def test_grace_does_not_prolong(gate: Gate, clock: Clock) -> None:
     """R17: a key that expires earlier still does."""
-    old = accounts.create_key("acct_a", "production", expires_at=clock.now + 5000).key
-    accounts.rotate(old.id, grace=3600)
-    assert not accounts.key(old.id).is_active(clock.now + 5000)
+    old = gate.keys.create("acct_a", "production", expires_at=clock.now + 5000).key
+    gate.keys.rotate(old.id, grace=3600)
+    assert not gate.keys.get(old.id).is_active(clock.now + 5000)
 
 
-def test_rotate_with_another_expiry(accounts: Accounts, clock: Clock) -> None:
+def test_rotate_with_another_expiry(gate: Gate, clock: Clock) -> None:
     """R5, R17: the replacement may expire at another time, but not in the past."""
-    old = accounts.create_key("acct_a", "production", expires_at=clock.now + DAY).key
+    old = gate.keys.create("acct_a", "production", expires_at=clock.now + DAY).key
     with is_refused("expires_at", "in the past"):
-        accounts.rotate(old.id, expires_at=clock.now)
-    assert accounts.key(old.id) == old
-    new = accounts.rotate(old.id, expires_at=clock.now + 30 * DAY).key
+        gate.keys.rotate(old.id, expires_at=clock.now)
+    assert gate.keys.get(old.id) == old
+    new = gate.keys.rotate(old.id, expires_at=clock.now + 30 * DAY).key
     assert new.expires_at == clock.now + 30 * DAY
 
 
 @pytest.mark.parametrize("grace", [-1, 30 * 86_400 + 1, 1.5, True, "60", None, float("inf")])
-def test_grace_out_of_bounds(accounts: Accounts, grace: Any) -> None:
+def test_grace_out_of_bounds(gate: Gate, grace: Any) -> None:
     """The grace is whole seconds from 0 to 30 days."""
-    old = accounts.create_key("acct_a", "production").key
+    old = gate.keys.create("acct_a", "production").key
     with is_refused("grace"):
-        accounts.rotate(old.id, grace=grace)
-    assert list(accounts.keys()) == [old]
+        gate.keys.rotate(old.id, grace=grace)
+    assert list(gate.keys.list()) == [old]
 
 
 @pytest.mark.parametrize("end", ["revoke", "expire", "rotate"])
-def test_rotating_what_has_ended(accounts: Accounts, clock: Clock, end: str) -> None:
+def test_rotating_what_has_ended(gate: Gate, clock: Clock, end: str) -> None:
     """R17: a key that is revoked, expired or rotated already has no replacement."""
-    old = accounts.create_key("acct_a", "production", expires_at=clock.now + 5000).key
+    old = gate.keys.create("acct_a", "production", expires_at=clock.now + 5000).key
     if end == "revoke":
-        accounts.revoke(old.id)
+        gate.keys.revoke(old.id)
     elif end == "expire":
         clock.advance(5000)
     else:
-        accounts.rotate(old.id)
-    before = list(accounts.keys())
+        gate.keys.rotate(old.id)
+    before = list(gate.keys.list())
     with is_refused("credential"):
-        accounts.rotate(old.id)
-    assert list(accounts.keys()) == before
+        gate.keys.rotate(old.id)
+    assert list(gate.keys.list()) == before
 
 
-def test_rotation_that_loses_a_race(
-    gate: Gate, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rotation_that_loses_a_race(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """R17: when another process rotates or revokes first, this one says so and makes no key."""
-    old = accounts.create_key("acct_a", "production").key
+    old = gate.keys.create("acct_a", "production").key
     monkeypatch.setattr(gate.store, "replace", lambda *_: "gone")
     with is_refused("credential"):
-        accounts.rotate(old.id)
-    assert list(accounts.keys()) == [old]
+        gate.keys.rotate(old.id)
+    assert list(gate.keys.list()) == [old]
 
 
 # --- as JSON -------------------------------------------------------------------------------------
 
 
-def test_as_json(clock: Clock) -> None:
+def test_credential_json(clock: Clock) -> None:
     """O4: the documented object, with these fields in this order, and no key."""
     key = api_key(created_at=clock.now, last_used_at=clock.now + 1, expires_at=clock.now + 1000)
-    assert list(as_json(key, clock.now).items()) == [
+    assert list(credential_json(key, clock.now).items()) == [
         ("id", "cred_a"),
         ("account_id", "acct_a"),
         ("name", "production"),
@@ -558,13 +557,13 @@ def test_as_json(clock: Clock) -> None:
         ("last_used_at", "2026-11-18T11:07:00.001Z"),
         ("expires_at", "2026-11-18T11:07:01Z"),
     ]
-    bare = as_json(api_key(revoked_at=clock.now), clock.now)
+    bare = credential_json(api_key(revoked_at=clock.now), clock.now)
     assert (bare["is_active"], bare["last_used_at"], bare["expires_at"]) == (False, None, None)
 
 
-def test_mint_and_parse_agree(accounts: Accounts) -> None:
+def test_mint_and_parse_agree(gate: Gate) -> None:
     """S80: what is created is what the gate can parse."""
-    made = accounts.create_key("acct_a", "production", environment="test")
+    made = gate.keys.create("acct_a", "production", environment="test")
     parsed = KeyFormat("rsh", ("live", "test")).parse(made.text.encode())
     assert parsed is not None
     assert (parsed.environment, parsed.display) == ("test", made.key.prefix)

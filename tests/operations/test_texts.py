@@ -18,53 +18,58 @@ from keyrush.core.model import Account, ApiKey
 from keyrush.core.paging import Page, cursor_of, page_of, parse_cursor
 from keyrush.errors import CallerEnded
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.credits import Credits
+from keyrush.operations.keys import Keys
+from keyrush.operations.usage import Usage
 from tests.conftest import Clock, settings
 from tests.support.values import NOW, account, api_key
 
+#: The operations of a gate, by its attributes.
+GROUPS = {"accounts": Accounts, "keys": Keys, "credits": Credits, "usage": Usage}
+
 #: Each operation that takes text, with `text` in each place that text may be given in.
-OPERATIONS: dict[str, Callable[[Accounts, str, str], object]] = {
-    "create_account id": lambda accounts, text, _: accounts.create_account(text),
-    "create_account plan": lambda accounts, text, _: accounts.create_account(plan=text),
-    "create_account limits": lambda accounts, text, _: accounts.create_account(limits=text),
-    "account": lambda accounts, text, _: accounts.account(text),
-    "accounts after": lambda accounts, text, _: accounts.accounts(after=text),
-    "set_plan account": lambda accounts, text, _: accounts.set_plan(text, "starter"),
-    "set_plan plan": lambda accounts, text, _: accounts.set_plan("acct_a", text),
-    "set_account_limits account": lambda accounts, text, _: accounts.set_account_limits(text, None),
-    "set_account_limits limits": lambda accounts, text, _: accounts.set_account_limits(
-        "acct_a", text
-    ),
-    "grant account": lambda accounts, text, _: accounts.grant(text, 1),
-    "usage account": lambda accounts, text, _: accounts.usage(text),
-    "usage key": lambda accounts, text, _: accounts.usage("acct_a", text),
-    "create_key account": lambda accounts, text, _: accounts.create_key(text, "n"),
-    "create_key name": lambda accounts, text, _: accounts.create_key("acct_a", text),
-    "create_key scope": lambda accounts, text, _: accounts.create_key("acct_a", "n", scopes=[text]),
-    "create_key environment": lambda accounts, text, _: accounts.create_key(
+OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
+    "accounts create id": lambda gate, text, _: gate.accounts.create(text),
+    "accounts create plan": lambda gate, text, _: gate.accounts.create(plan=text),
+    "accounts create limits": lambda gate, text, _: gate.accounts.create(limits=text),
+    "accounts get": lambda gate, text, _: gate.accounts.get(text),
+    "accounts list after": lambda gate, text, _: gate.accounts.list(after=text),
+    "accounts set_plan account": lambda gate, text, _: gate.accounts.set_plan(text, "starter"),
+    "accounts set_plan plan": lambda gate, text, _: gate.accounts.set_plan("acct_a", text),
+    "accounts set_limits account": lambda gate, text, _: gate.accounts.set_limits(text, None),
+    "accounts set_limits limits": lambda gate, text, _: gate.accounts.set_limits("acct_a", text),
+    "credits balance": lambda gate, text, _: gate.credits.balance(text),
+    "credits grant account": lambda gate, text, _: gate.credits.grant(text, 1),
+    "usage this_month account": lambda gate, text, _: gate.usage.this_month(text),
+    "usage this_month key": lambda gate, text, _: gate.usage.this_month("acct_a", text),
+    "keys create account": lambda gate, text, _: gate.keys.create(text, "n"),
+    "keys create name": lambda gate, text, _: gate.keys.create("acct_a", text),
+    "keys create scope": lambda gate, text, _: gate.keys.create("acct_a", "n", scopes=[text]),
+    "keys create environment": lambda gate, text, _: gate.keys.create(
         "acct_a", "n", environment=text
     ),
-    "create_key limits": lambda accounts, text, _: accounts.create_key("acct_a", "n", limits=text),
-    "create_key by": lambda accounts, text, _: accounts.create_key("acct_a", "n", by=text),
-    "find text": lambda accounts, text, _: accounts.find(text),
-    "key": lambda accounts, text, _: accounts.key(text),
-    "key account": lambda accounts, text, key: accounts.key(key, text),
-    "keys account": lambda accounts, text, _: accounts.keys(text),
-    "keys after": lambda accounts, text, _: accounts.keys("acct_a", after=text),
-    "revoke": lambda accounts, text, _: accounts.revoke(text),
-    "revoke account": lambda accounts, text, key: accounts.revoke(key, text),
-    "revoke by": lambda accounts, text, key: accounts.revoke(key, by=text),
-    "revoke_with_descendants": lambda accounts, text, _: accounts.revoke_with_descendants(text),
-    "revoke_with_descendants account": lambda accounts, text, key: accounts.revoke_with_descendants(
-        key, text
+    "keys create limits": lambda gate, text, _: gate.keys.create("acct_a", "n", limits=text),
+    "keys create by": lambda gate, text, _: gate.keys.create("acct_a", "n", by=text),
+    "keys find text": lambda gate, text, _: gate.keys.find(text),
+    "keys get": lambda gate, text, _: gate.keys.get(text),
+    "keys get account": lambda gate, text, key: gate.keys.get(key, text),
+    "keys list account": lambda gate, text, _: gate.keys.list(text),
+    "keys list after": lambda gate, text, _: gate.keys.list("acct_a", after=text),
+    "keys revoke": lambda gate, text, _: gate.keys.revoke(text),
+    "keys revoke account": lambda gate, text, key: gate.keys.revoke(key, text),
+    "keys revoke by": lambda gate, text, key: gate.keys.revoke(key, by=text),
+    "keys revoke_with_descendants": lambda gate, text, _: gate.keys.revoke_with_descendants(text),
+    "keys revoke_with_descendants account": lambda gate, text, key: (
+        gate.keys.revoke_with_descendants(key, text)
     ),
-    "revoke_with_descendants by": lambda accounts, text, key: accounts.revoke_with_descendants(
+    "keys revoke_with_descendants by": lambda gate, text, key: gate.keys.revoke_with_descendants(
         key, by=text
     ),
-    "rotate": lambda accounts, text, _: accounts.rotate(text),
-    "rotate account": lambda accounts, text, key: accounts.rotate(key, text),
-    "rotate by": lambda accounts, text, key: accounts.rotate(key, by=text),
-    "set_key_limits key": lambda accounts, text, _: accounts.set_key_limits(text, None),
-    "set_key_limits limits": lambda accounts, text, key: accounts.set_key_limits(key, text),
+    "keys rotate": lambda gate, text, _: gate.keys.rotate(text),
+    "keys rotate account": lambda gate, text, key: gate.keys.rotate(key, text),
+    "keys rotate by": lambda gate, text, key: gate.keys.rotate(key, by=text),
+    "keys set_limits key": lambda gate, text, _: gate.keys.set_limits(text, None),
+    "keys set_limits limits": lambda gate, text, key: gate.keys.set_limits(key, text),
 }
 
 #: Any text, lone surrogates and control characters too, and what is worst for drivers.
@@ -94,7 +99,7 @@ def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gate]:
             store_url=urls[request.param](), plans=plans, pepper="p" * 32, limiter_url="memory://"
         )
     )
-    opened.accounts.create_account("acct_a")
+    opened.accounts.create("acct_a")
     yield opened
     opened.close()
 
@@ -102,17 +107,18 @@ def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gate]:
 def test_every_operation_is_tried() -> None:
     """The table has every operation, with every argument that takes text."""
     expected = set()
-    for name, method in inspect.getmembers(Accounts, inspect.isfunction):
-        if not name.startswith("_"):
-            for argument, parameter in inspect.signature(method).parameters.items():
-                if "str" in str(parameter.annotation):
-                    expected.add((name, argument))
+    for group, operations in GROUPS.items():
+        for name, method in inspect.getmembers(operations, inspect.isfunction):
+            if not name.startswith("_"):
+                for argument, parameter in inspect.signature(method).parameters.items():
+                    if "str" in str(parameter.annotation):
+                        expected.add((group, name, argument))
     tried = {tuple(name.split()) for name in OPERATIONS}
     named = {"account_id": "account", "key_id": "key", "scopes": "scope"}
-    for operation, argument in expected:
+    for group, operation, argument in expected:
         short = named.get(argument, argument)
-        places = {(operation, short), (operation,), (operation, "id")}
-        assert places & tried, (operation, argument)
+        places = {(group, operation, *place) for place in ((short,), (), ("id",))}
+        assert places & tried, (group, operation, argument)
 
 
 @hypothesis_settings(
@@ -122,18 +128,18 @@ def test_every_operation_is_tried() -> None:
     derandomize=True,
 )
 @given(operation=st.sampled_from(sorted(OPERATIONS)), text=TEXT)
-@example("key", "\0")
-@example("account", "\ud800")
-@example("create_key name", "a\0b")
+@example("keys get", "\0")
+@example("accounts get", "\ud800")
+@example("keys create name", "a\0b")
 def test_any_text(gate: Gate, operation: str, text: str) -> None:
     """O15, S19: any text in any place is done, refused or not found, on every store; the store is
     taken for away by nobody.
     """
-    key = gate.accounts.create_key("acct_a", "n").key.id
+    key = gate.keys.create("acct_a", "n").key.id
     with contextlib.suppress(InvalidArgument, NotFound, CallerEnded):
-        OPERATIONS[operation](gate.accounts, text, key)
+        OPERATIONS[operation](gate, text, key)
     assert gate.circuit.is_closed
-    assert gate.accounts.key(key).name == "n"
+    assert gate.keys.get(key).name == "n"
 
 
 class Silent:
@@ -148,33 +154,37 @@ class Silent:
 
 #: The operations whose text is the first id that they look for, or a new one.
 BY_ID = [
-    "create_account id",
-    "account",
-    "accounts after",
-    "set_plan account",
-    "set_account_limits account",
-    "grant account",
-    "usage account",
-    "create_key account",
-    "key",
-    "keys account",
-    "keys after",
-    "revoke",
-    "revoke_with_descendants",
-    "rotate",
-    "set_key_limits key",
+    "accounts create id",
+    "accounts get",
+    "accounts list after",
+    "accounts set_plan account",
+    "accounts set_limits account",
+    "credits balance",
+    "credits grant account",
+    "usage this_month account",
+    "keys create account",
+    "keys get",
+    "keys list account",
+    "keys list after",
+    "keys revoke",
+    "keys revoke_with_descendants",
+    "keys rotate",
+    "keys set_limits key",
 ]
 
 
 @pytest.mark.parametrize("text", ["", "\0", "\ud800", "a b", "a" * 65, "é", "a\n", "a/b", "%00"])
 @pytest.mark.parametrize("operation", BY_ID)
-def test_ids_that_can_not_be_ids(clock: Clock, operation: str, text: str) -> None:
+def test_ids_that_can_not_be_ids(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, operation: str, text: str
+) -> None:
     """O6, O15: what can't be an id is not looked for: the store is not asked."""
     gate = Gate.open(settings(), clock=clock)
     silent: Any = Silent()
-    gate.accounts._store = silent  # noqa: SLF001  # as if it had been opened with this one
+    for group in GROUPS:  # as if it had been opened with this one
+        monkeypatch.setattr(getattr(gate, group), "_store", silent)
     with pytest.raises((InvalidArgument, NotFound)):
-        OPERATIONS[operation](gate.accounts, text, "cred_a")
+        OPERATIONS[operation](gate, text, "cred_a")
     gate.close()
 
 
@@ -210,14 +220,13 @@ def test_other_texts_are_no_cursors(text: str) -> None:
 
 def test_pages(gate: Gate) -> None:
     """O5: accounts and keys come by pages, the last of which has no cursor."""
-    accounts = gate.accounts
     for _ in range(5):
-        accounts.create_account()
-        accounts.create_key("acct_a", "n")
+        gate.accounts.create()
+        gate.keys.create("acct_a", "n")
     lists: list[Callable[[str | None], Page[Any]]] = [
-        lambda after: accounts.accounts(limit=2, after=after),
-        lambda after: accounts.keys(limit=2, after=after),
-        lambda after: accounts.keys("acct_a", limit=2, after=after),
+        lambda after: gate.accounts.list(limit=2, after=after),
+        lambda after: gate.keys.list(limit=2, after=after),
+        lambda after: gate.keys.list("acct_a", limit=2, after=after),
     ]
     for read, total in zip(lists, (6, 5, 5), strict=True):
         page = read(None)
@@ -227,7 +236,7 @@ def test_pages(gate: Gate) -> None:
             assert 1 <= len(page) <= 2
             found += page
         assert len({one.id for one in found}) == len(found) == total
-    assert accounts.keys("acct_unknown") == Page(())
+    assert gate.keys.list("acct_unknown") == Page(())
 
 
 def test_page_that_ends_with_the_list() -> None:
@@ -243,16 +252,16 @@ def test_page_that_ends_with_the_list() -> None:
 @pytest.mark.parametrize("limit", [0, -1, 101, 1.5, True, "5", None])
 def test_wrong_limits_of_pages(gate: Gate, limit: Any) -> None:
     """A page has from 1 to 100 items."""
-    for read in (gate.accounts.accounts, gate.accounts.keys):
+    for read in (gate.accounts.list, gate.keys.list):
         with pytest.raises(InvalidArgument, match=r"^limit: "):
             read(limit=limit)
 
 
 def test_types_of_pages(gate: Gate) -> None:
     """Pages are sequences of what they list."""
-    made = gate.accounts.create_key("acct_a", "n").key
-    keys: Page[ApiKey] = gate.accounts.keys()
-    owners: Page[Account] = gate.accounts.accounts()
+    made = gate.keys.create("acct_a", "n").key
+    keys: Page[ApiKey] = gate.keys.list()
+    owners: Page[Account] = gate.accounts.list()
     assert made in keys
     assert [one.id for one in owners] == ["acct_a"]
 
@@ -260,5 +269,5 @@ def test_types_of_pages(gate: Gate) -> None:
 def test_grants_are_told(gate: Gate) -> None:
     """O19: who knows a balance to be short learns of a grant."""
     generation = gate.cache.generation
-    gate.accounts.grant("acct_a", 5)
+    gate.credits.grant("acct_a", 5)
     assert gate.cache.generation > generation

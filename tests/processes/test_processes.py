@@ -44,9 +44,9 @@ def folder(tmp_path: Path) -> Path:
 def make_key(folder: Path, name: str = "first") -> str:
     """A key in the folder's database, made by another process's gate."""
     gate = Gate.open(settings(store_url=f"sqlite:///{folder}/keyrush.db"))
-    if not gate.accounts.accounts():
-        gate.accounts.create_account("acct_a")
-    made = gate.accounts.create_key("acct_a", name)
+    if not gate.accounts.list():
+        gate.accounts.create("acct_a")
+    made = gate.keys.create("acct_a", name)
     gate.close()
     return made.text
 

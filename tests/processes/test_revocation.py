@@ -39,7 +39,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def gate(place: Place) -> Iterator[Gate]:
     """The gate in which things are changed."""
     opened = place.gate()
-    opened.accounts.create_account(ACCOUNT, limits="1000000/day")
+    opened.accounts.create(ACCOUNT, limits="1000000/day")
     yield opened
     opened.close()
 
@@ -57,18 +57,18 @@ def test_changes_reach_all_processes(members: Members, gate: Gate) -> None:
     hold in every process; and none waits for the cache entry to end.
     """
     revoked(members, gate, TRIALS)
-    made = gate.accounts.create_key(ACCOUNT, "long-lived")
+    made = gate.keys.create(ACCOUNT, "long-lived")
     members.tell("watch", made.text)
     members.until_all(made.text, lambda told: told == (200, 1_000_000))
-    gate.accounts.set_account_limits(ACCOUNT, "2000000/day")
+    gate.accounts.set_limits(ACCOUNT, "2000000/day")
     members.until_all(made.text, lambda told: told == (200, 2_000_000))
-    gate.accounts.set_key_limits(made.key.id, "3000000/day")
+    gate.keys.set_limits(made.key.id, "3000000/day")
     members.until_all(made.text, lambda told: told == (200, 3_000_000))
-    gate.accounts.set_key_limits(made.key.id, None)
-    gate.accounts.set_account_limits(ACCOUNT, None)
+    gate.keys.set_limits(made.key.id, None)
+    gate.accounts.set_limits(ACCOUNT, None)
     gate.accounts.set_plan(ACCOUNT, "business")
     members.until_all(made.text, lambda told: told.limit == 2_000)
-    successor = gate.accounts.rotate(made.key.id, grace=0)
+    successor = gate.keys.rotate(made.key.id, grace=0)
     members.tell("watch", successor.text)
     members.until_all(made.text, lambda told: told.status == 401)
     members.until_all(successor.text, lambda told: told.limit == 2_000)
@@ -78,7 +78,7 @@ def test_ceiling_without_news(tmp_path: Path) -> None:
     """Where nothing brings news a revoked key is refused once the cache entry has ended."""
     place = Place(f"sqlite:///{tmp_path}/keyrush.db", "memory://", more={"cache_ttl": "0.5"})
     gate = place.gate()
-    gate.accounts.create_account(ACCOUNT, limits="1000000/day")
+    gate.accounts.create(ACCOUNT, limits="1000000/day")
     with Members(place, 2, "no-feed") as members:
         revoked(members, gate, TRIALS, together=TRIALS)
     gate.close()
@@ -90,8 +90,8 @@ def test_busy_key_waits_for_no_refresh(tmp_path: Path, clock: Clock) -> None:
     """
     place = Place(f"sqlite:///{tmp_path}/keyrush.db", "memory://")
     gate = place.gate(clock)
-    gate.accounts.create_account(ACCOUNT, limits="1000000/day")
-    key = gate.accounts.create_key(ACCOUNT, "busy").text
+    gate.accounts.create(ACCOUNT, limits="1000000/day")
+    key = gate.keys.create(ACCOUNT, "busy").text
     gate.watch.poll()  # the first drops everything
     member = Member(gate)
     member.watch(key)

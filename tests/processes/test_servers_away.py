@@ -38,9 +38,9 @@ PUBLIC = Sent("/health")
 
 def key_of(gate: Gate, limits: str = f"{LIMIT}/hour") -> Sent:
     """A request with a key of a new account."""
-    if ACCOUNT not in {one.id for one in gate.accounts.accounts()}:
-        gate.accounts.create_account(ACCOUNT, limits=limits)
-    text = gate.accounts.create_key(ACCOUNT, "production").text
+    if ACCOUNT not in {one.id for one in gate.accounts.list()}:
+        gate.accounts.create(ACCOUNT, limits=limits)
+    text = gate.keys.create(ACCOUNT, "production").text
     return Sent(headers=[("X-API-Key", text)])
 
 
@@ -306,7 +306,7 @@ def test_store_frozen(away: Proxy, clock: Clock) -> None:
 def recovered(gate: Gate, clock: Clock) -> bool:
     """Whether counts can be written and news are heard, a second later each time."""
     clock.advance(PAUSE)
-    gate.usage.flush()
+    gate.counts.flush()
     return gate.health().is_well
 
 
@@ -317,7 +317,7 @@ def test_credits_while_store_frozen(away: Proxy, clock: Clock) -> None:
     gate = Gate.open(chosen, clock=clock)
     app, sent = Asgi(gate), key_of(gate, "1000/hour")
     gate.watch.poll()  # the first drops everything
-    gate.accounts.grant(ACCOUNT, 10)
+    gate.credits.grant(ACCOUNT, 10)
     paid = Sent("/tools/audit_site", sent.headers)
     assert app.send(paid).status == 200
     gate.flush()  # so that nothing else is to be written
@@ -327,9 +327,9 @@ def test_credits_while_store_frozen(away: Proxy, clock: Clock) -> None:
     assert_well_formed(reply)
     away.thaw()
     until(lambda: recovered(gate, clock))
-    assert gate.accounts.account(ACCOUNT).balance == 7
+    assert gate.accounts.get(ACCOUNT).balance == 7
     assert app.send(paid).status == 200
-    assert gate.accounts.account(ACCOUNT).balance == 4
+    assert gate.accounts.get(ACCOUNT).balance == 4
     gate.close()
 
 

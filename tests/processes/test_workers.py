@@ -81,8 +81,8 @@ def test_four_workers_admit_one_limit(tmp_path: Path) -> None:
     """
     gate = Gate.open(settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
     # A day, because a minute may turn meanwhile.
-    gate.accounts.create_account(ACCOUNT, limits="100/day")
-    key = gate.accounts.create_key(ACCOUNT, "production").text
+    gate.accounts.create(ACCOUNT, limits="100/day")
+    key = gate.keys.create(ACCOUNT, "production").text
     gate.close()
     serve = partial(uvicorn, "--workers", "4", folder=tmp_path)
     with serve() as server, Load(f"{server.url}/health", key) as starting:
@@ -289,8 +289,8 @@ def test_month_changes_under_load(where: str, place: Place, request: pytest.Fixt
     _, midnight = month_bounds(clock.now)
     clock.now = midnight - 1_000
     gates = [place.gate(clock) for _ in range(3)]
-    gates[0].accounts.create_account(ACCOUNT, limits="100000000/day")
-    key = gates[0].accounts.create_key(ACCOUNT, "production").text
+    gates[0].accounts.create(ACCOUNT, limits="100000000/day")
+    key = gates[0].keys.create(ACCOUNT, "production").text
     users = Users(gates, key)
     until(lambda: len(users.taken_at) > 300)
     for _ in range(20):

@@ -78,8 +78,8 @@ def opened(clock: Clock, store: Any = None, limiter: Any = None, **more: Any) ->
         limiter=limiter,
         clock=clock,
     )
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 5)
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 5)
     return gate
 
 
@@ -116,17 +116,17 @@ def test_protocols_are_complete() -> None:
 def test_own_store(store: Any, adapter: Any, clock: Clock) -> None:
     """A store of one's own serves keys, credits, counts and revocation under ASGI and WSGI."""
     gate = opened(clock, store=store)
-    made = gate.accounts.create_key("acct_a", "production")
+    made = gate.keys.create("acct_a", "production")
     sender = adapter(gate)
     assert get(sender, made.text) == 200
     assert get(sender, made.text, "/paid") == 200
     assert get(sender, made.text, "/paid") == 402
-    assert gate.accounts.account("acct_a").balance == 2
-    assert get(sender, gate.accounts.create_key("acct_a", "other").text) == 200
+    assert gate.accounts.get("acct_a").balance == 2
+    assert get(sender, gate.keys.create("acct_a", "other").text) == 200
     gate.flush()
     assert store.kept.usage(account_subject("acct_a"), month_of(clock.now)) == 3
     assert store.kept.key(made.key.id).last_used_at == clock.now
-    gate.accounts.revoke(made.key.id)
+    gate.keys.revoke(made.key.id)
     assert get(sender, made.text) == 401
     gate.close()
 
@@ -134,7 +134,7 @@ def test_own_store(store: Any, adapter: Any, clock: Clock) -> None:
 def test_own_limiter(limiter: Any, adapter: Any, clock: Clock) -> None:
     """A limiter of one's own limits, shows what is left, and gets back what was refused."""
     gate = opened(clock, limiter=limiter)
-    key = gate.accounts.create_key("acct_a", "production", scopes=["read"]).text
+    key = gate.keys.create("acct_a", "production", scopes=["read"]).text
     sender = adapter(gate)
     assert get(sender, key, "/other") == 403
     assert get(sender, key, "/paid") == 200
@@ -154,7 +154,7 @@ def test_named_by_settings(adapter: Any, clock: Clock) -> None:
         limiter_url=f"{__name__}:AsyncLimiter",
         pepper="0123456789abcdef0123456789abcdef",
     )
-    key = gate.accounts.create_key("acct_a", "production").text
+    key = gate.keys.create("acct_a", "production").text
     sender = adapter(gate)
     assert [get(sender, key) for _ in range(4)] == [200, 200, 200, 429]
     gate.close()
@@ -182,7 +182,7 @@ def test_awaited_on_the_loop_of_the_app(clock: Clock) -> None:
     """Under ASGI the coroutines run on the app's own loop, where its connections belong."""
     store = AsyncStore()
     gate = still(opened(clock, store=store))
-    key = gate.accounts.create_key("acct_a", "production").text
+    key = gate.keys.create("acct_a", "production").text
     asgi = Asgi(gate).middleware
     loops = []
 
@@ -201,7 +201,7 @@ def test_plain_store_is_kept_off_the_loop(clock: Clock) -> None:
     """Under ASGI plain methods, which may block, run in another thread than the loop."""
     store = PlainStore()
     gate = still(opened(clock, store=store))
-    key = gate.accounts.create_key("acct_a", "production").text
+    key = gate.keys.create("acct_a", "production").text
     store.threads.clear()
     assert get(Asgi(gate), key) == 200
     assert store.threads
@@ -367,8 +367,8 @@ def test_told_to_stop_on_its_loop(clock: Clock) -> None:
 
     store.kept.add_usage = adding
     gate = still(Gate.open(settings(pepper="p" * 32), store=store, clock=clock))
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "first").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "first").text
 
     def counted() -> int:
         return int(store.kept.usage(account_subject("acct_a"), month_of(clock.now)))

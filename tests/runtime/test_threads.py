@@ -253,9 +253,9 @@ class World:
 
     def __init__(self) -> None:
         self.gate = Gate.open(settings(rules=RULES), store=MemoryStore())
-        self.gate.accounts.create_account("acct_a")
-        self.gate.accounts.grant("acct_a", 10)
-        self.key = self.gate.accounts.create_key("acct_a", "n").text
+        self.gate.accounts.create("acct_a")
+        self.gate.credits.grant("acct_a", 10)
+        self.key = self.gate.keys.create("acct_a", "n").text
 
     def ask(self, path: str = "/", app: Any = asgi_app) -> Reply:
         """The answer to a request by ASGI."""
@@ -276,7 +276,7 @@ class World:
 
     @property
     def balance(self) -> int:
-        return self.gate.accounts.account("acct_a").balance
+        return self.gate.accounts.get("acct_a").balance
 
     def assert_taken(self, requests: int) -> None:
         """So many were counted, in the window and in the month."""
@@ -390,7 +390,7 @@ def test_credits_are_given_back_without_a_thread(world: World, machine: Machine,
 # --- closing --------------------------------------------------------------------------------------
 
 STEPS = (
-    *("workers.close", "background.close", "credits.settle", "usage.flush", "watch.close"),
+    *("workers.close", "background.close", "charging.settle", "counts.flush", "watch.close"),
     *("limiter.close", "store.close"),
 )
 
@@ -449,7 +449,7 @@ def test_each_step_of_a_flush(
     def broken() -> None:
         raise error("no")
 
-    monkeypatch.setattr(world.gate.credits, "settle", broken)
+    monkeypatch.setattr(world.gate.charging, "settle", broken)
     with pytest.raises(error, match="no"):
         world.gate.prepare_to_stop()
     monkeypatch.undo()
@@ -460,8 +460,8 @@ def test_counts_survive_the_exit_of_a_process(tmp_path: Path) -> None:
     """R12: a process that can start no thread from some moment on ends with all counts written."""
     url = f"sqlite:///{tmp_path}/keyrush.db"
     gate = Gate.open(settings(store_url=url))
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "n").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "n").text
     gate.close()
     code = """
         import asyncio, sys, threading

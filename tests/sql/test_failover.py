@@ -71,9 +71,9 @@ def test_all_is_well_soon_after_a_failover(
         "rules": [{"path": "/paid", "credits": 1}],
     }
     gate = Gate.open(settings(**values))
-    gate.accounts.create_account("acct_a")
-    gate.accounts.grant("acct_a", 1000)
-    made = gate.accounts.create_key("acct_a", "k")
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 1000)
+    made = gate.keys.create("acct_a", "k")
     sender = Asgi(gate)
 
     def ask(path: str) -> int:
@@ -94,7 +94,7 @@ def test_all_is_well_soon_after_a_failover(
     gate.flush()
     assert gate.store.usage(account_subject("acct_a"), month_of(now_ms())) == passed
     elsewhere = Gate.open(settings(**values))
-    elsewhere.accounts.revoke(made.key.id)
+    elsewhere.keys.revoke(made.key.id)
     elsewhere.close()
     while ask("/free") != 401:
         assert time.monotonic() < deadline + SOON, "the revocation is not heard of"

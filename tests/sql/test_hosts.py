@@ -112,8 +112,8 @@ def test_one_of_two_is_there(postgres_url: str, run: Runner) -> None:
             hosts = ",".join(f"127.0.0.1:{port}" for port in places)
             url = f"postgresql://postgres:@{hosts}{name}"
             gate = Gate.open(settings(store_url=url, pepper=PEPPER))
-            account = gate.accounts.create_account(f"acct_{places[0]}")
-            key = gate.accounts.create_key(account.id, "n").text
+            account = gate.accounts.create(f"acct_{places[0]}")
+            key = gate.keys.create(account.id, "n").text
             assert isinstance(decide(gate, key), tuple)
             gate.close()
             run.env(KEYRUSH_STORE_URL=url, KEYRUSH_PEPPER=PEPPER)

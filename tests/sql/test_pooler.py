@@ -63,9 +63,9 @@ def test_gate(pgbouncer: PgBouncer, limiter: str) -> None:
         limiter_mode="exact",
     )
     with_one, with_two = Gate.open(chosen), Gate.open(chosen)
-    with_one.accounts.create_account(ACCOUNT, limits="100000/hour")
-    with_one.accounts.grant(ACCOUNT, 1000)
-    made = [with_one.accounts.create_key(ACCOUNT, str(number)) for number in range(8)]
+    with_one.accounts.create(ACCOUNT, limits="100000/hour")
+    with_one.credits.grant(ACCOUNT, 1000)
+    made = [with_one.keys.create(ACCOUNT, str(number)) for number in range(8)]
     app = Asgi(with_two)
 
     async def send(text: str, path: str) -> int:
@@ -81,8 +81,8 @@ def test_gate(pgbouncer: PgBouncer, limiter: str) -> None:
     with_two.flush()
     month = month_of(with_two.clock())
     assert with_one.store.usage(account_subject(ACCOUNT), month) == 400
-    assert with_one.accounts.account(ACCOUNT).balance == 800
-    with_one.accounts.revoke(made[0].key.id)
+    assert with_one.accounts.get(ACCOUNT).balance == 800
+    with_one.keys.revoke(made[0].key.id)
     until(lambda: app.send(Sent("/", [("X-API-Key", made[0].text)])).status == 401)
     with_one.close()
     with_two.close()

@@ -436,17 +436,17 @@ class Keys:
     """
 
     def __init__(self, gate: Gate) -> None:
-        self._accounts = gate.accounts
+        self._gate = gate
         for plan in ("full", "bare"):
             for balance in (0, 10**9):
                 id = f"{plan}-{balance}"
-                self._accounts.create_account(id, plan=plan)
+                gate.accounts.create(id, plan=plan)
                 if balance:
-                    self._accounts.grant(id, balance)
+                    gate.credits.grant(id, balance)
         for module in MODULES:
-            self._accounts.create_account(f"just-{module}", plan=module)
-            self._accounts.create_account(f"lacks-{module}", plan=f"no-{module}")
-            self._accounts.grant(f"lacks-{module}", 10**9)
+            gate.accounts.create(f"just-{module}", plan=module)
+            gate.accounts.create(f"lacks-{module}", plan=f"no-{module}")
+            gate.credits.grant(f"lacks-{module}", 10**9)
         self.everything = self._key(f"full-{10**9}", SCOPES)
         self.nothing = self._key("bare-0", ("see:nothing",))
         self._lacking: dict[str, str] = {}
@@ -464,7 +464,7 @@ class Keys:
                 self._just[need] = self._key(f"just-{need}", ("see:nothing",))
 
     def _key(self, account: str, scopes: Sequence[str]) -> str:
-        return self._accounts.create_key(account, "key", scopes=scopes).text
+        return self._gate.keys.create(account, "key", scopes=scopes).text
 
     def lacking(self, marked: str) -> str:
         """A key with everything but what is needed for what is marked so."""

@@ -37,8 +37,8 @@ class Apps:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        gate.accounts.create_account("acct_a", limits="unlimited")
-        self._key = gate.accounts.create_key("acct_a", "k", scopes=["read:a"]).text
+        gate.accounts.create("acct_a", limits="unlimited")
+        self._key = gate.keys.create("acct_a", "k", scopes=["read:a"]).text
 
     def replies(self, act: Act) -> Iterator[Reply]:
         async def asgi(scope: Any, receive: Any, send: Any) -> None:

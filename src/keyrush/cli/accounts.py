@@ -16,17 +16,17 @@ from keyrush.cli.common import (
     Limits,
     PageLimit,
     limits_or_inherit,
-    listed,
     opened,
     say_more,
-    say_where,
+    show_list,
+    writing,
 )
 from keyrush.cli.help import NUMBER, TEXT, Command, group
 from keyrush.core.checks import checked_account_id
 from keyrush.core.model import Account
 from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT
-from keyrush.operations.documents import account_json, key_json, usage_json
+from keyrush.operations.documents import account_json, balance_json, key_json, usage_json
 
 AccountId = Annotated[str, typer.Argument(metavar="ID", help="An account's id.")]
 
@@ -48,28 +48,14 @@ def create_account(
     json: Json = False,
 ) -> None:
     """Create an account."""
-    with opened(make=True) as gate:
+    with writing(json, make=True) as gate:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
-        _show_account(gate.accounts.create_account(account_id, plan=plan, limits=limit), json)
-        say_where(gate, json)
+        _show(gate.accounts.create(account_id, plan=plan, limits=limit), json)
 
 
-def _show_account(account: Account, json: bool) -> None:
-    if json:
-        output.dump(account_json(account))
-    else:
-        output.details(_account_details(account))
-
-
-def _account_details(account: Account) -> list[tuple[str, str]]:
-    return [
-        ("ID", account.id),
-        ("Plan", account.plan),
-        ("Limits", format_limits(account.limits) or "as its plan"),
-        ("Credits", f"{account.balance:,}"),
-        ("Created", output.when(account.created_at)),
-    ]
+def _show(account: Account, json: bool) -> None:
+    output.show(account_json(account), output.account_details(account), json=json)
 
 
 @app.command("list", cls=Command)
@@ -81,45 +67,30 @@ def list_accounts(
 ) -> None:
     """List accounts, oldest first, a page at a time."""
     with opened() as gate:
-        found = listed(
-            lambda most, after: gate.accounts.accounts(limit=most, after=after),
+        show_list(
+            lambda most, after: gate.accounts.list(limit=most, after=after),
             limit,
             cursor,
             everything,
+            json,
+            command=["accounts", "list"],
+            document=account_json,
+            table=output.account_table,
         )
-    if json:
-        output.dump([account_json(account) for account in found])
-    elif found:
-        output.table(
-            ["ID", "PLAN", "CREDITS", "CREATED", "LIMITS"],
-            [
-                [
-                    account.id,
-                    account.plan,
-                    f"{account.balance:,}",
-                    output.when(account.created_at),
-                    format_limits(account.limits) or "as its plan",
-                ]
-                for account in found
-            ],
-        )
-    else:
-        output.say("No accounts.")
-    say_more(found, ["accounts", "list"], limit, json)
 
 
 @app.command("show", cls=Command)
 def show_account(account_id: AccountId, json: Json = False) -> None:
     """Show an account: plan, limits, credits, this month's usage, keys."""
     with opened() as gate:
-        account = gate.accounts.account(account_id)
-        found = gate.accounts.keys(account_id)
+        account = gate.accounts.get(account_id)
+        found = gate.keys.list(account_id)
         plan = gate.settings.plan_values.get(account.plan)
         # On a plan that has left the table, the account is refused, and has no quota.
         per_key = plan is not None and plan.quota_per == "key"
         active = gate.store.active_keys(account.id, gate.clock())
-        usage = {key.id: gate.accounts.usage(account_id, key.id) for key in found if per_key}
-        total = gate.accounts.usage(account_id) if plan is not None else None
+        usage = {key.id: gate.usage.this_month(account_id, key.id) for key in found if per_key}
+        total = gate.usage.this_month(account_id) if plan is not None else None
         now = gate.clock()
     limits = None if plan is None else format_limits(plan.limits)
     if json:
@@ -140,7 +111,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         )
         say_more(found, _keys_of(account), DEFAULT_LIMIT, json)
         return
-    rows = _account_details(account)
+    rows = output.account_details(account)
     if plan is None or total is None:
         rows[1] = ("Plan", f"{account.plan}, which is not in the table: its keys are refused")
     else:
@@ -170,9 +141,8 @@ def set_plan(
     json: Json = False,
 ) -> None:
     """Put an account on a plan; its counts stay."""
-    with opened() as gate:
-        _show_account(gate.accounts.set_plan(account_id, plan), json)
-        say_where(gate, json)
+    with writing(json) as gate:
+        _show(gate.accounts.set_plan(account_id, plan), json)
 
 
 @app.command("limits", cls=Command)
@@ -181,9 +151,8 @@ def limit_account(
 ) -> None:
     """Give an account limits of its own, or with --inherit its plan's again."""
     wanted = limits_or_inherit(limits, inherit)
-    with opened() as gate:
-        _show_account(gate.accounts.set_account_limits(account_id, wanted), json)
-        say_where(gate, json)
+    with writing(json) as gate:
+        _show(gate.accounts.set_limits(account_id, wanted), json)
 
 
 @app.command("credits", cls=Command)
@@ -193,14 +162,16 @@ def credits_of_account(
     json: Json = False,
 ) -> None:
     """Show an account's credits, after adding some with --grant."""
-    with opened() as gate:
-        if grant is None:
-            balance = gate.accounts.account(account_id).balance
-        else:
-            balance = gate.accounts.grant(account_id, grant)
+    if grant is None:
+        with opened() as gate:
+            _show_balance(account_id, gate.credits.balance(account_id), json)
+    else:
+        with writing(json) as gate:
+            _show_balance(account_id, gate.credits.grant(account_id, grant), json)
+
+
+def _show_balance(account_id: str, balance: int, json: bool) -> None:
     if json:
-        output.dump({"balance": balance})
+        output.dump(balance_json(balance))
     else:
         output.say(f"{account_id} has {balance:,} credits.")
-    if grant is not None:
-        say_where(gate, json)

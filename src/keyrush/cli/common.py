@@ -62,22 +62,46 @@ def opened(*, make: bool = False) -> Iterator[Gate]:
         gate.close()
 
 
-def say_where(gate: Gate, json: bool) -> None:
-    """Say where something has been written."""
-    output.aside(f"Written to {place_of(gate.settings)}", json=json)
+@contextmanager
+def writing(json: bool, *, make: bool = False) -> Iterator[Gate]:
+    """As `opened`, for what writes: once that is done and shown, it is said where."""
+    with opened(make=make) as gate:
+        yield gate
+        output.aside(f"Written to {place_of(gate.settings)}", json=json)
 
 
 T = TypeVar("T", bound=Listed)
 
 
-def listed(
-    pages: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None, everything: bool
-) -> Page[T]:
-    """A page of what `pages` gives for a limit and a cursor, or with `everything` all from there.
+def show_list(
+    pages: Callable[[int, str | None], Page[T]],
+    limit: int,
+    cursor: str | None,
+    everything: bool,
+    json: bool,
+    *,
+    command: Sequence[str],
+    document: Callable[[T], object],
+    table: Callable[[Sequence[T]], None],
+) -> None:
+    """Print a page of what `pages` gives for a limit and a cursor, or with `everything` all from
+    there: as `document` has each for programs, and `table` all of them for people. `command` is
+    that of the next page.
 
     Raises:
         InvalidArgument: The limit or the cursor is wrong.
     """
+    found = _listed(pages, limit, cursor, everything)
+    if json:
+        output.dump([document(one) for one in found])
+    else:
+        table(found)
+    say_more(found, command, limit, json)
+
+
+def _listed(
+    pages: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None, everything: bool
+) -> Page[T]:
     page = pages(MAX_LIMIT if everything else limit, cursor)
     items = list(page)
     while everything and page.cursor is not None:

@@ -39,13 +39,13 @@ def keys_meant(gate: Gate, given: str) -> list[ApiKey]:
     text = sys.stdin.readline(_LONGEST).strip() if given == "-" else given.strip()
     keys = KeyFormat(gate.settings.key_prefix, gate.settings.key_environments)
     if keys.is_in(text):
-        return [gate.accounts.find(text)]
+        return [gate.keys.find(text)]
     if is_id(text) and (found := gate.store.key(text)):
         return [found]
     prefix = text.rstrip(".…")
     random = prefix.rpartition("_")[2]
     if len(random) == DISPLAYED and prefix.startswith(f"{keys.prefix}_"):
-        every = _all(lambda after: gate.accounts.keys(limit=MAX_LIMIT, after=after))
+        every = _all(lambda after: gate.keys.list(limit=MAX_LIMIT, after=after))
         if alike := [key for key in every if key.prefix.removesuffix("...") == prefix]:
             return alike
     raise NotFound("no such credential")
@@ -56,7 +56,7 @@ def account_meant(gate: Gate, account_id: str) -> str | None:
 
     Ids that differ in their numbers alone are all as near to each other.
     """
-    every = _all(lambda after: gate.accounts.accounts(limit=MAX_LIMIT, after=after))
+    every = _all(lambda after: gate.accounts.list(limit=MAX_LIMIT, after=after))
     numberless = _numberless(account_id)
     others = (account.id for account in itertools.islice(every, _COMPARED))
     near = [other for other in others if _numberless(other) != numberless]

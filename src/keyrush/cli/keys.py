@@ -17,10 +17,9 @@ from keyrush.cli.common import (
     Limits,
     PageLimit,
     limits_or_inherit,
-    listed,
     opened,
-    say_more,
-    say_where,
+    show_list,
+    writing,
 )
 from keyrush.cli.finding import account_meant, keys_meant
 from keyrush.cli.help import TEXT, Command, group
@@ -32,7 +31,7 @@ from keyrush.core.paging import DEFAULT_LIMIT
 from keyrush.core.times import parse_duration, parse_expiry
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.gate.gate import Gate
-from keyrush.operations.documents import key_json
+from keyrush.operations.documents import key_json, new_key_json
 from keyrush.operations.keys import DEFAULT_GRACE, NewKey
 from keyrush.settings.settings import Settings
 
@@ -78,11 +77,11 @@ def create_key(
     json: Json = False,
 ) -> None:
     """Create a key. It is printed once."""
-    with opened(make=True) as gate:
+    with writing(json, make=True) as gate:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
-            gate.accounts.create_key,
+            gate.keys.create,
             account,
             name,
             scopes=scope or (),
@@ -94,7 +93,7 @@ def create_key(
             created = create()
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
-            made = gate.accounts.create_account(account, plan=plan)
+            made = gate.accounts.create(account, plan=plan)
             output.aside(f"New account {made.id} on plan {made.plan}.", json=json)
             if near:
                 output.aside(f"Did you mean {near}?", json=json)
@@ -102,7 +101,6 @@ def create_key(
         if not scope:
             output.aside("Full access: no --scope given.", json=json)
         _show_new(gate, created, json)
-        say_where(gate, json)
 
 
 def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
@@ -115,11 +113,10 @@ def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:
 
 
 def _show_new(gate: Gate, created: NewKey, json: bool) -> None:
-    if json:
-        credential = key_json(created.key, gate.clock())
-        output.dump({"key": created.text, "api_credential": credential})
-    else:
-        output.details([("Key", created.text), *output.key_details(created.key, gate.clock())])
+    key, now = created.key, gate.clock()
+    rows = [("Key", created.text), *output.key_details(key, now)]
+    output.show(new_key_json(created, key_json(key, now)), rows, json=json)
+    if not json:
         output.say()
         output.say(_NOTE)
 
@@ -137,19 +134,17 @@ def list_keys(
     """List keys, revoked and expired ones too, oldest first, a page at a time."""
     with opened() as gate:
         if account is not None:
-            gate.accounts.account(account)
-        found = listed(
-            lambda most, after: gate.accounts.keys(account, limit=most, after=after),
+            gate.accounts.get(account)
+        show_list(
+            lambda most, after: gate.keys.list(account, limit=most, after=after),
             limit,
             cursor,
             everything,
+            json,
+            command=["keys", "list", *([] if account is None else ["--account", account])],
+            document=partial(key_json, now=gate.clock()),
+            table=partial(output.key_table, now=gate.clock()),
         )
-        if json:
-            output.dump([key_json(key, gate.clock()) for key in found])
-        else:
-            output.key_table(found, gate.clock())
-    of_account = [] if account is None else ["--account", account]
-    say_more(found, ["keys", "list", *of_account], limit, json)
 
 
 @app.command("show", cls=Command)
@@ -179,10 +174,8 @@ def show_key(
 
 
 def _show_key(gate: Gate, key: ApiKey, json: bool) -> None:
-    if json:
-        output.dump(key_json(key, gate.clock()))
-    else:
-        output.details(output.key_details(key, gate.clock()))
+    now = gate.clock()
+    output.show(key_json(key, now), output.key_details(key, now), json=json)
 
 
 @app.command("revoke", cls=Command)
@@ -198,22 +191,19 @@ def revoke_key(
 
     With --with-descendants and --json all that were revoked are listed, itself first.
     """
-    with opened() as gate:
-        operation = gate.accounts
+    with writing(json) as gate:
         if not with_descendants:
-            key, others = operation.revoke(key_id), []
+            key, others = gate.keys.revoke(key_id), []
         else:
-            key, *others = operation.revoke_with_descendants(key_id)
-        now = gate.clock()
-    if json:
-        shown = [key_json(one, now) for one in (key, *others)]
-        output.dump(shown if with_descendants else shown[0])
-    else:
+            key, *others = gate.keys.revoke_with_descendants(key_id)
+        if json:
+            shown = [key_json(one, gate.clock()) for one in (key, *others)]
+            output.dump(shown if with_descendants else shown[0])
+            return
         output.say(f"{key.id} ({key.prefix}) is revoked since {output.when(key.revoked_at)}.")
         if with_descendants:
             keys = counted(len(others), "key")
             output.say(f"With it, {keys} that it had made, directly or not.")
-    say_where(gate, json)
 
 
 @app.command("rotate", cls=Command)
@@ -232,8 +222,8 @@ def rotate_key(
 
     Without --expires it keeps the date of the old one.
     """
-    with opened() as gate:
-        old = gate.accounts.key(key_id)
+    with writing(json) as gate:
+        old = gate.keys.get(key_id)
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         if not old.is_active(gate.clock()):
             raise CommandError(f"{key_id} is {output.state(old, gate.clock())}; create a new key")
@@ -241,14 +231,13 @@ def rotate_key(
             raise CommandError(f"{key_id} has been rotated already; rotate its replacement")
         if expires is not None and expires_at is None and old.expires_at is not None:
             raise InvalidArgument("expires", "the key has a date, so its replacement needs one")
-        created = gate.accounts.rotate(
+        created = gate.keys.rotate(
             key_id, grace=parse_duration(grace, "grace"), expires_at=expires_at
         )
         _show_new(gate, created, json)
         if not json:
-            ends = output.when(gate.accounts.key(key_id).ends_at)
+            ends = output.when(gate.keys.get(key_id).ends_at)
             output.say(f"The old key, {old.prefix}, works until {ends}.")
-        say_where(gate, json)
 
 
 @app.command("limits", cls=Command)
@@ -257,9 +246,8 @@ def limit_key(
 ) -> None:
     """Give a key limits of its own, or with --inherit its account's again."""
     wanted = limits_or_inherit(limits, inherit)
-    with opened() as gate:
-        _show_key(gate, gate.accounts.set_key_limits(key_id, wanted), json)
-        say_where(gate, json)
+    with writing(json) as gate:
+        _show_key(gate, gate.keys.set_limits(key_id, wanted), json)
 
 
 @app.command("pattern", cls=Command)

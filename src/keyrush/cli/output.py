@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keyrush.core.model import ApiKey
+from keyrush.core.model import Account, ApiKey
 from keyrush.core.notation import format_limits
 from keyrush.operations.usage import MonthlyUsage
 
@@ -58,6 +58,14 @@ def details(rows: Iterable[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in named)
     for name, value in named:
         say(f"{name:{width}}  {value}")
+
+
+def show(document: object, rows: Iterable[tuple[str, str]], *, json: bool) -> None:
+    """One thing: the document for programs, or its details for people."""
+    if json:
+        dump(document)
+    else:
+        details(rows)
 
 
 def when(instant: int | None, otherwise: str = "never") -> str:
@@ -113,6 +121,41 @@ def key_table(keys: Sequence[ApiKey], now: int) -> None:
             for key in keys
         ],
     )
+
+
+def account_details(account: Account) -> list[tuple[str, str]]:
+    """An account for people, as `details` takes it."""
+    return [
+        ("ID", account.id),
+        ("Plan", account.plan),
+        ("Limits", _limits_of(account)),
+        ("Credits", f"{account.balance:,}"),
+        ("Created", when(account.created_at)),
+    ]
+
+
+def account_table(accounts: Sequence[Account]) -> None:
+    """Accounts for people."""
+    if not accounts:
+        say("No accounts.")
+        return
+    table(
+        ["ID", "PLAN", "CREDITS", "CREATED", "LIMITS"],
+        [
+            [
+                account.id,
+                account.plan,
+                f"{account.balance:,}",
+                when(account.created_at),
+                _limits_of(account),
+            ]
+            for account in accounts
+        ],
+    )
+
+
+def _limits_of(account: Account) -> str:
+    return format_limits(account.limits) or "as its plan"
 
 
 def usage_text(usage: MonthlyUsage) -> str:

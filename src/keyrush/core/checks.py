@@ -16,8 +16,11 @@ MAX_NAME = 120  # characters (contract O4)
 #: Seconds for which a rotated key may go on working.
 MAX_GRACE = 30 * 86_400
 
+#: What a scope looks like, whole: RFC 6749 §3.3, and no longer than need be.
+SCOPE = r"[\x21\x23-\x5b\x5d-\x7e]{1,120}"
+
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,120}")  # RFC 6749 §3.3
+_SCOPE = re.compile(SCOPE)
 #: Besides markup: control characters, what turns the direction of text, and lone surrogates.
 _UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

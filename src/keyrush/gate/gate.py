@@ -17,7 +17,7 @@ from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
 from keyrush.gate.admission import Admission
-from keyrush.gate.charging import Credits
+from keyrush.gate.charging import Credits as Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.health import Health
 from keyrush.gate.starting import say_started
@@ -27,6 +27,9 @@ from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.credits import Credits
+from keyrush.operations.keys import Keys
+from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import is_bridged, running_loop
 from keyrush.runtime.circuit import Away, Circuit
@@ -39,7 +42,8 @@ from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
-from keyrush.usage.counting import FLUSH_INTERVAL, Usage
+from keyrush.usage.counting import FLUSH_INTERVAL
+from keyrush.usage.counting import Usage as MonthlyCounts
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Refusals
 from keyrush.wire.request import CredentialHeaders
@@ -68,9 +72,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts` are the operations on accounts and keys; those made through it take effect at
-    once in this gate, in other processes as soon as they hear of it, at the latest within
-    `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `credits` and `usage` are the operations. What is changed through them
+    holds at once in this gate, in other processes as soon as they hear of it, at the latest
+    within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(
@@ -105,11 +109,11 @@ class Gate:
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
         monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
-        self.usage = Usage(self.store, self.circuit)
+        self.counts = MonthlyCounts(self.store, self.circuit)
         self.workers = Workers(hashing_slots(settings.argon2_slots))
         self.background = Background()
         self._is_by_settings = False
-        self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.policy, self.circuit, self.workers, monotonic)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
             Fingerprints(peppers),
@@ -123,7 +127,7 @@ class Gate:
             settings,
             self.store,
             self.cache,
-            self.usage,
+            self.counts,
             keyring=keyring,
             circuit=self.circuit,
             background=self.background,
@@ -135,8 +139,8 @@ class Gate:
             credential_headers=self.credential_headers,
             cache=self.cache,
             verification=verification,
-            usage=self.usage,
-            credits=self.credits,
+            usage=self.counts,
+            credits=self.charging,
             background=self.background,
             workers=self.workers,
             strangers=Strangers(monotonic),
@@ -154,9 +158,21 @@ class Gate:
             is_told=lambda: self._hears_changes,
         )
         self.limiter = self.admission.limiter
+        plans, changed, key_format = settings.plan_values, self._changed, keyring.format
         self.accounts = Accounts(
-            settings, self.store, keyring=keyring, changed=self._changed, clock=clock
+            self.store, plans=plans, key_format=key_format, changed=changed, clock=clock
         )
+        self.keys = Keys(
+            self.store,
+            self.accounts,
+            plans=plans,
+            known_scopes=settings.known_scopes,
+            keyring=keyring,
+            changed=changed,
+            clock=clock,
+        )
+        self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
+        self.usage = Usage(self.store, self.accounts, self.keys, plans=plans, clock=clock)
         self._news = limiter.news
         feeds = [] if store.feed is None else [store.feed]
         if self._news is not None:
@@ -165,8 +181,8 @@ class Gate:
         self.watch = Watch(feeds, self._drop, monotonic)
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
-        self.background.every(FLUSH_INTERVAL, self.usage.flush)
-        self.background.every(FLUSH_INTERVAL, self.credits.settle)
+        self.background.every(FLUSH_INTERVAL, self.counts.flush)
+        self.background.every(FLUSH_INTERVAL, self.charging.settle)
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
         if settings.preflight == "pass":
@@ -262,7 +278,7 @@ class Gate:
     def _drop(self, accounts: Collection[str] | None) -> None:
         """What is known of accounts, or with None of all, may have changed."""
         self.cache.drop(accounts)
-        self.credits.forget(accounts)
+        self.charging.forget(accounts)
         self.connections.drop(accounts)
 
     # --- state ---
@@ -293,14 +309,14 @@ class Gate:
             hears_changes=self._hears_changes,
             changes_within=WATCH_INTERVAL if self._hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
-            unwritten=self.usage.unwritten,
+            unwritten=self.counts.unwritten,
         )
 
     # --- end ---
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        _take_each(self.credits.settle, self.usage.flush, self.limiter.flush)
+        _take_each(self.charging.settle, self.counts.flush, self.limiter.flush)
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -323,8 +339,8 @@ class Gate:
         steps = (
             self.workers.close,  # first: what it undoes is to be counted
             self.background.close,
-            self.credits.settle,
-            self.usage.flush,
+            self.charging.settle,
+            self.counts.flush,
             self.watch.close,
             self.limiter.close,
             self.store.close,

@@ -1,71 +1,46 @@
-"""Operations on accounts and keys: create, list, rotate, revoke, plans, limits, credits.
+"""Accounts: create, list, plans, limits.
 
-They block for store calls. Arguments are checked here, whoever passes them: the account API,
-the CLI, or code. All raise `StoreError`, or what a store of the user's own raises, when the
+Operations block for store calls, and check their arguments here, whoever passes them: the account
+API, the CLI, or code. All raise `StoreError`, or what a store of the user's own raises, when the
 store can't answer.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 
-from keyrush.authentication.keyring import Keyring
-from keyrush.core.checks import (
-    checked_account_id,
-    checked_credits,
-    checked_environment,
-    checked_expiry,
-    checked_grace,
-    checked_name,
-    checked_plan,
-    checked_scopes,
-    is_id,
-    refuse_keys,
-)
-from keyrush.core.identity import account_subject, key_subject
-from keyrush.core.key_text import ALPHABET
-from keyrush.core.model import Account, ApiKey, Limit, Plan
+from keyrush.core.checks import checked_account_id, checked_plan, refuse_keys
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import Account, Plan
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
-from keyrush.core.times import month_bounds, month_of
-from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound, TooManyKeys
-from keyrush.operations.keys import DEFAULT_GRACE, NewKey
-from keyrush.operations.usage import MonthlyUsage
-from keyrush.settings.settings import Settings
-from keyrush.store.decisions import RETIRING, Outcome, judge_caller, judge_room, judge_rotation
+from keyrush.errors import InvalidArgument, NotFound
+from keyrush.operations.ids import known_id, new_id
 from keyrush.store.protocol import Store
-
-_ROTATED = "has been rotated already; rotate its replacement"
 
 
 class Accounts:
-    """The operations, over a store. `changed` is told the account of which what is cached no
-    longer holds.
+    """The operations on accounts, over a store; the first of `plans` is that of new accounts.
 
-    `by`, where an operation takes it, is the id of the key that asks for it: whether that may is
-    decided in the very step that makes the change. Without, the operator asks.
+    `changed` is told the account of which what is cached no longer holds.
     """
 
     def __init__(
         self,
-        settings: Settings,
         store: Store,
         *,
-        keyring: Keyring,
+        plans: Mapping[str, Plan],
+        key_format: KeyFormat,
         changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
-        self._settings = settings
         self._store = store
-        self._format, self._fingerprints, self._hashing = keyring
+        self._plans = plans
+        self._format = key_format
         self._changed = changed
         self._clock = clock
 
-    # --- accounts ---
-
-    def create_account(
+    def create(
         self, account_id: str | None = None, *, plan: str | None = None, limits: str | None = None
     ) -> Account:
         """A new account, on the first plan of the table unless said otherwise.
@@ -77,8 +52,8 @@ class Accounts:
         """
         refuse_keys(self._format, account=account_id, plan=plan, limits=limits)
         account = Account(
-            f"acct_{_random_id()}" if account_id is None else checked_account_id(account_id),
-            self._plan(next(iter(self._settings.plans)) if plan is None else plan),
+            new_id("acct") if account_id is None else checked_account_id(account_id),
+            checked_plan(next(iter(self._plans)) if plan is None else plan, self._plans),
             self._clock(),
             limits=parse_limits(limits),
         )
@@ -86,19 +61,19 @@ class Accounts:
             raise InvalidArgument("account", f"{account.id} exists already")
         return account
 
-    def account(self, account_id: str) -> Account:
+    def get(self, account_id: str) -> Account:
         """The account.
 
         Raises:
             NotFound: There is none with this id.
         """
         refuse_keys(self._format, account=account_id)
-        found = self._store.account(_account_id(account_id))
+        found = self._store.account(known_id(account_id))
         if found is None:
             raise NotFound(f"no account {account_id!r}")
         return found
 
-    def accounts(self, *, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[Account]:
+    def list(self, *, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[Account]:
         """The accounts, oldest first, a page of `limit` at a time; `after` is the cursor of the
         page before.
 
@@ -117,12 +92,13 @@ class Accounts:
             InvalidArgument: There is no such plan.
         """
         refuse_keys(self._format, account=account_id, plan=plan)
-        done = self._store.set_plan(_account_id(account_id), self._plan(plan))
-        self._found(done, account_id)
+        done = self._store.set_plan(known_id(account_id), checked_plan(plan, self._plans))
+        if not done:
+            raise NotFound(f"no account {account_id!r}")
         self._changed(account_id)
-        return self.account(account_id)
+        return self.get(account_id)
 
-    def set_account_limits(self, account_id: str, limits: str | None) -> Account:
+    def set_limits(self, account_id: str, limits: str | None) -> Account:
         """Give the account limits of its own, or with None its plan's again; its counts stay.
 
         Raises:
@@ -130,339 +106,8 @@ class Accounts:
             InvalidArgument: The limits are malformed.
         """
         refuse_keys(self._format, account=account_id, limits=limits)
-        done = self._store.set_account_limits(_account_id(account_id), parse_limits(limits))
-        self._found(done, account_id)
-        self._changed(account_id)
-        return self.account(account_id)
-
-    def grant(self, account_id: str, credits: int) -> int:
-        """Add credits (contract O19); the new balance.
-
-        Raises:
-            NotFound: There is no such account.
-            InvalidArgument: `credits` is not from 1 to 1,000,000,000.
-        """
-        refuse_keys(self._format, account=account_id, credits=credits)
-        if checked_credits(credits) == 0:
-            raise InvalidArgument("credits", "0 would add nothing")
-        balance = self._store.grant(_account_id(account_id), credits)
-        if balance is None:
-            raise NotFound(f"no account {account_id!r}")
-        self._changed(account_id)
-        return balance
-
-    def usage(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:
-        """This month's use as stored: of the key where its quota is a key's, else of the account.
-
-        Raises:
-            NotFound: There is no such account, or no such key in it.
-        """
-        now = self._clock()
-        account = self.account(account_id)
-        plan = self._settings.plan_values[self._plan(account.plan)]
-        month = month_of(now)
-        limit = plan.quota.amount if plan.quota else None
-        if plan.quota_per == "account" or key_id is None:
-            counted = self._store.usage(account_subject(account.id), month)
-        else:
-            counted = self._store.usage(key_subject(self.key(key_id, account_id).lineage), month)
-        overage = 0 if limit is None else max(0, counted - limit)
-        if plan.quota_per == "key" and key_id is None:  # each key has one, the account has none
-            overage = 0 if limit is None else self._store.overage(account.id, month, limit)
-            limit = None
-        return MonthlyUsage(
-            month, counted, limit, overage, month_bounds(now)[1], plan.overage_price
-        )
-
-    # --- keys ---
-
-    def create_key(
-        self,
-        account_id: str,
-        name: str,
-        *,
-        scopes: Sequence[str] = (),
-        environment: str | None = None,
-        expires_at: int | None = None,
-        limits: str | None = None,
-        by: str | None = None,
-    ) -> NewKey:
-        """A new key of an account (contract R3, O4). Its text is in the result and nowhere else.
-
-        No scopes means `*` (R4); no environment means the first one. `expires_at` is Unix
-        milliseconds. Takes as long as one argon2 hash.
-
-        Raises:
-            NotFound: There is no such account.
-            InvalidArgument: Names the argument that is wrong and says what is allowed.
-            TooManyKeys: The account has as many active keys as its plan allows.
-            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
-            BeyondCaller: The key `by` has been replaced.
-        """
-        refuse_keys(
-            self._format,
-            account=account_id,
-            name=name,
-            scopes=scopes,
-            environment=environment,
-            expires_at=expires_at,
-            limits=limits,
-        )
-        now = self._clock()
-        mint = partial(
-            self._minted,
-            name=checked_name(name),
-            scopes=checked_scopes(scopes, self._settings.known_scopes) or ("*",),
-            environment=checked_environment(environment, self._format.environments),
-            expires_at=checked_expiry(expires_at, now),
-            limits=parse_limits(limits),
-            created_by=self._caller(by),
-        )
-        account = self.account(account_id)
-        most = self._max_keys(account)
-        # Before the work of hashing; it counts when the key is added.
-        _settle(judge_room(self._store.active_keys(account.id, now), most), most)
-        made = mint(account_id=account.id)
-        outcome = self._store.add_key(made.key, most)
-        self._found(outcome != "gone", account.id)
-        _settle(outcome, most)
-        return made
-
-    def key(self, key_id: str, account_id: str | None = None) -> ApiKey:
-        """The key; with `account_id`, only if it is of that account.
-
-        Raises:
-            NotFound: There is none, or it is another account's (contract O6).
-        """
-        if self._format.is_in((key_id, account_id)):
-            raise NotFound("no such credential: give its cred_… id, not the key")
-        found = self._store.key(key_id) if is_id(key_id) else None
-        if found is None or account_id not in (None, found.account_id):
-            raise NotFound("no such credential")
-        return found
-
-    def find(self, text: str) -> ApiKey:
-        """The key of which this is the whole text, revoked and expired ones too.
-
-        Raises:
-            NotFound: There is none; says nothing of the text.
-        """
-        if self._format.parse(text.encode(errors="replace")) is None:
-            raise NotFound("no such key: it is not whole, or has a typing error")
-        fingerprints = self._fingerprints.all(text.encode())
-        found = self._store.find(fingerprints, month_of(self._clock()))
-        if found is None:
-            raise NotFound("no such key: none was made with this text and this pepper")
-        return found.key
-
-    def keys(
-        self,
-        account_id: str | None = None,
-        *,
-        limit: int = DEFAULT_LIMIT,
-        after: str | None = None,
-    ) -> Page[ApiKey]:
-        """The keys of an account, or of all, oldest first, revoked ones too (contract O5), a page
-        of `limit` at a time; `after` is the cursor of the page before.
-
-        Raises:
-            NotFound: The id can't be an account's. One that is unknown has no keys.
-            InvalidArgument: The limit is not from 1 to 100, or the cursor none of a page.
-        """
-        refuse_keys(self._format, account=account_id, limit=limit, after=after)
-        owner = None if account_id is None else _account_id(account_id)
-        place = parse_cursor(after)
-        return page_of(self._store.keys(owner, checked_limit(limit) + 1, place), limit)
-
-    def revoke(
-        self, key_id: str, account_id: str | None = None, *, by: str | None = None
-    ) -> ApiKey:
-        """Revoke a key for good (contract O6); a key revoked before stays as it is.
-
-        Raises:
-            NotFound: There is none, or it is another account's.
-            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
-            BeyondCaller: The key `by` has been replaced, and it is another key.
-        """
-        return self._revoke(key_id, account_id, descendants=False, by=by)[0]
-
-    def revoke_with_descendants(
-        self, key_id: str, account_id: str | None = None, *, by: str | None = None
-    ) -> Sequence[ApiKey]:
-        """Revoke a key, what it has made, what that has made, and so on, in one step.
-
-        Returns the key, and after it those that were revoked along with it, oldest first. Made
-        by a key is what it has created or rotated; what the operator has rotated goes on being
-        made by whichever key had made its predecessor.
-
-        Raises:
-            As `revoke`; a key that has been replaced may not even do so with itself.
-        """
-        return self._revoke(key_id, account_id, descendants=True, by=by)
-
-    def _revoke(
-        self, key_id: str, account_id: str | None, *, descendants: bool, by: str | None
-    ) -> Sequence[ApiKey]:
-        key = self.key(key_id, account_id)
-        done = self._store.revoke(key.id, self._clock(), descendants, self._caller(by))
-        if done.outcome == "gone":
-            raise NotFound("no such credential")
-        _settle(done.outcome)
-        self._changed(key.account_id)
-        return [self.key(revoked) for revoked in done.key_ids]
-
-    def rotate(
-        self,
-        key_id: str,
-        account_id: str | None = None,
-        *,
-        grace: int = DEFAULT_GRACE,
-        expires_at: int | None = None,
-        by: str | None = None,
-    ) -> NewKey:
-        """Replace a key without downtime (contract R17).
-
-        The replacement keeps name, scopes, environment, limits and history, and the expiry
-        unless `expires_at` is given. The old key works for `grace` more seconds, with 0 it
-        stops at once; meanwhile the two share one limit.
-
-        Raises:
-            NotFound: There is none, or it is another account's.
-            InvalidArgument: The grace is out of bounds, or the key is revoked, expired or has
-                been rotated before.
-            TooManyKeys: With those that retire, twice as many keys of the account are active as
-                its plan allows.
-            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
-            BeyondCaller: The key `by` has been replaced.
-        """
-        refuse_keys(self._format, grace=grace, expires_at=expires_at)
-        ends_after = checked_grace(grace) * 1000
-        old = self.key(key_id, account_id)
-        now = self._clock()
-        if by == old.id:
-            _settle(judge_caller(old, old.account_id, now))
-        if not old.is_active(now):
-            raise InvalidArgument("credential", "is revoked or expired; create a new one")
-        if old.retires_at is not None:
-            raise InvalidArgument("credential", _ROTATED)
-        most = self._max_keys(self.account(old.account_id))
-        count = self._store.active_keys(old.account_id, now)
-        _settle(judge_rotation(count, most, ends_one=ends_after == 0), most)
-        made = self._minted(
-            account_id=old.account_id,
-            name=old.name,
-            scopes=old.scopes,
-            environment=old.environment,
-            expires_at=checked_expiry(expires_at, now) or old.expires_at,
-            limits=old.limits,
-            lineage=old.lineage,
-            created_by=self._caller(by) or old.created_by,
-        )
-        retires_at = made.key.created_at + ends_after
-        outcome = self._store.replace(old.id, made.key, retires_at, most, self._caller(by))
-        if outcome == "gone":
-            raise InvalidArgument("credential", _ROTATED)
-        _settle(outcome, most)
-        self._changed(old.account_id)
-        return made
-
-    def set_key_limits(self, key_id: str, limits: str | None) -> ApiKey:
-        """Give the key limits of its own, or with None its account's again; its counts stay.
-
-        Raises:
-            NotFound: There is no such key.
-            InvalidArgument: The limits are malformed.
-        """
-        refuse_keys(self._format, limits=limits)
-        key = self.key(key_id)
-        self._store.set_key_limits(key.id, parse_limits(limits))
-        self._changed(key.account_id)
-        return self.key(key_id)
-
-    def _minted(
-        self,
-        *,
-        account_id: str,
-        name: str,
-        scopes: tuple[str, ...],
-        environment: str | None,
-        expires_at: int | None,
-        limits: tuple[Limit, ...] | None,
-        lineage: str | None = None,
-        created_by: str | None = None,
-    ) -> NewKey:
-        minted = self._format.mint(environment)
-        key_id = f"cred_{_random_id()}"
-        key = ApiKey(
-            id=key_id,
-            account_id=account_id,
-            lineage=lineage or key_id,
-            name=name,
-            prefix=minted.display,
-            environment=environment,
-            scopes=scopes,
-            fingerprint=self._fingerprints.new(minted.text),
-            hash=self._hashing.hash(minted.text),
-            pepper_id=self._fingerprints.pepper_ids[0],
-            created_at=self._clock(),
-            expires_at=expires_at,
-            limits=limits,
-            created_by=created_by,
-        )
-        return NewKey(minted.text.decode("ascii"), key)
-
-    def _plan(self, plan: str) -> str:
-        return checked_plan(plan, self._settings.plans)
-
-    def _max_keys(self, account: Account) -> int:
-        """How many active keys the account may have; on a plan that left the table, as on one
-        that says nothing of it.
-        """
-        return self._settings.plan_values.get(account.plan, Plan(account.plan)).max_keys
-
-    def _caller(self, by: str | None) -> str | None:
-        """The id of the key that asks, None for the operator.
-
-        Raises:
-            CallerEnded: It can't be the id of a key.
-        """
-        refuse_keys(self._format, by=by)
-        if by is not None and not is_id(by):
-            raise CallerEnded("no such key may ask")
-        return by
-
-    def _found(self, done: bool, account_id: str) -> None:
+        done = self._store.set_account_limits(known_id(account_id), parse_limits(limits))
         if not done:
             raise NotFound(f"no account {account_id!r}")
-
-
-def _account_id(account_id: str) -> str:
-    """The id, if it can be one: what can't be is not looked for.
-
-    Raises:
-        NotFound: It can't.
-    """
-    if not is_id(account_id):
-        raise NotFound("no such account")
-    return account_id
-
-
-def _settle(outcome: Outcome, max_keys: int = 0) -> None:
-    """Go on only if it is done.
-
-    Raises:
-        TooManyKeys, CallerEnded or BeyondCaller: As the outcome says.
-    """
-    match outcome:
-        case "too_many_keys":
-            raise TooManyKeys(max_keys)
-        case "too_many_active":
-            raise TooManyKeys(RETIRING * max_keys)
-        case "caller_ended":
-            raise CallerEnded("the key that asks is revoked or expired")
-        case "caller_retires":
-            raise BeyondCaller("the key that asks has been replaced")
-
-
-def _random_id() -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(16))
+        self._changed(account_id)
+        return self.get(account_id)

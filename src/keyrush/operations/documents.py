@@ -1,17 +1,18 @@
-"""The one JSON of a key, an account and its usage."""
+"""The one JSON of a key, an account, its credits and its usage: of the account API, and of the
+command line's `--json`.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 from keyrush.core.model import Account, ApiKey
 from keyrush.core.notation import format_limits
 from keyrush.core.times import iso
+from keyrush.operations.keys import NewKey
 from keyrush.operations.usage import MonthlyUsage
 
 
-def as_json(key: ApiKey, now: int) -> dict[str, object]:
-    """The `api_credential` object of contract O4; never a key."""
+def credential_json(key: ApiKey, now: int) -> dict[str, object]:
+    """The `api_credential` object (contract O4), as its account sees it; never a key's text."""
     return {
         "id": key.id,
         "account_id": key.account_id,
@@ -25,8 +26,8 @@ def as_json(key: ApiKey, now: int) -> dict[str, object]:
 
 
 def key_json(key: ApiKey, now: int) -> dict[str, object]:
-    """The `api_credential` object (contract O4) and what else is known of the key."""
-    return as_json(key, now) | {
+    """The `api_credential` object, as the operator sees it: with what else is known of the key."""
+    return credential_json(key, now) | {
         "environment": key.environment,
         "scopes": list(key.scopes),
         "limits": format_limits(key.limits),
@@ -35,8 +36,13 @@ def key_json(key: ApiKey, now: int) -> dict[str, object]:
     }
 
 
+def new_key_json(new: NewKey, credential: dict[str, object]) -> dict[str, object]:
+    """A new key with its text, shown this once (contract O4); `credential` is its object."""
+    return {"key": new.text, "api_credential": credential}
+
+
 def account_json(account: Account) -> dict[str, object]:
-    """An account for programs; `limits` null means its plan's."""
+    """An account; `limits` null means its plan's."""
     return {
         "id": account.id,
         "plan": account.plan,
@@ -46,12 +52,19 @@ def account_json(account: Account) -> dict[str, object]:
     }
 
 
-def usage_json(usage: MonthlyUsage) -> dict[str, Any]:
-    """This month's use for programs; `limit` null means no quota."""
+def balance_json(balance: int) -> dict[str, object]:
+    """The credits of an account (contract O3)."""
+    return {"balance": balance}
+
+
+def usage_json(usage: MonthlyUsage) -> dict[str, object]:
+    """This month's use (contract R12, R13); `limit` and `remaining` null mean no quota."""
     return {
         "month": usage.month,
         "counted": usage.counted,
         "limit": usage.limit,
+        "remaining": None if usage.limit is None else max(0, usage.limit - usage.counted),
         "overage": usage.overage,
+        "overage_price_per_1000": None if usage.overage_price is None else str(usage.overage_price),
         "resets_at": iso(usage.resets_at),
     }

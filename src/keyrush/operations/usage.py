@@ -1,9 +1,18 @@
-"""What an account has used in a month."""
+"""What accounts and keys have used in a month."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+
+from keyrush.core.checks import checked_plan
+from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.model import Plan
+from keyrush.core.times import month_bounds, month_of
+from keyrush.operations.accounts import Accounts
+from keyrush.operations.keys import Keys
+from keyrush.store.protocol import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +25,47 @@ class MonthlyUsage:
     overage: int  #: requests above the quota; of an account, above the quotas of its keys
     resets_at: int
     overage_price: Decimal | None
+
+
+class Usage:
+    """The operations on usage, over a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        accounts: Accounts,
+        keys: Keys,
+        *,
+        plans: Mapping[str, Plan],
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._keys = keys
+        self._plans = plans
+        self._clock = clock
+
+    def this_month(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:
+        """This month's use as stored: of the key where its quota is a key's, else of the account.
+
+        Raises:
+            NotFound: There is no such account, or no such key in it.
+        """
+        now = self._clock()
+        account = self._accounts.get(account_id)
+        plan = self._plans[checked_plan(account.plan, self._plans)]
+        month = month_of(now)
+        limit = plan.quota.amount if plan.quota else None
+        if plan.quota_per == "account" or key_id is None:
+            counted = self._store.usage(account_subject(account.id), month)
+        else:
+            counted = self._store.usage(
+                key_subject(self._keys.get(key_id, account_id).lineage), month
+            )
+        overage = 0 if limit is None else max(0, counted - limit)
+        if plan.quota_per == "key" and key_id is None:  # each key has one, the account has none
+            overage = 0 if limit is None else self._store.overage(account.id, month, limit)
+            limit = None
+        return MonthlyUsage(
+            month, counted, limit, overage, month_bounds(now)[1], plan.overage_price
+        )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_KEYS, Limit, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
 from keyrush.core.policy import MAX_CREDITS, Rule
@@ -29,7 +30,7 @@ def _limits(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,120}$")]
+ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
 
 
 class _Table(BaseModel):

@@ -1,33 +1,18 @@
-"""`keyrush demo`: the Rushed example, served and sent real requests, every answer checked."""
+"""The requests that the demo sends, and what must come back."""
 
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
-import os
 import re
-import socket
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-from rich.box import SIMPLE
-from rich.table import Table
-from starlette.applications import Starlette
-
-from keyrush.cli import output
 from keyrush.core.key_text import KeyFormat
 from keyrush.gate.gate import Gate
 from keyrush.operations.keys import NewKey
-from keyrush.settings.settings import PREFIX, Settings
-from keyrush.settings.tables import PlanTable
 
 #: Requests per month on the demo's own plan, small enough to go over it.
 QUOTA = 3
@@ -36,12 +21,9 @@ QUOTA = 3
 LIMITED = "3/2second"
 _LIMITED_MS = 2000
 
-#: Where people would get keys: nobody's address (RFC 6761 §6.5).
-KEYS_URL = "https://keys.example/new"
+#: What is asked for.
+PATH = "/api/articles"
 
-_PATH = "/api/articles"
-_PLAIN_WIDTH = 100  # characters, where the output is no terminal
-_SHOWN_BODY = 135  # characters
 _HEADERS = re.compile(r"x-ratelimit-.*|retry-after|www-authenticate")
 
 
@@ -67,75 +49,6 @@ class Row:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(*, serve: bool, as_json: bool, verbose: bool = False) -> int:
-    """Run the demo and print it; 0 if every row was as documented, else 1.
-
-    A line a row; with `verbose` also what was sent, and headers and body of what came back.
-    """
-    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
-        del os.environ[name]  # the demo is the same everywhere
-    folder = _examples()
-    with tempfile.TemporaryDirectory(prefix="keyrush-demo-") as temporary:
-        tiny = PlanTable(limits="100/minute", monthly_quota=QUOTA)
-        settings = Settings(
-            config=folder / "rushed.toml",
-            store_url=f"sqlite:///{temporary}/demo.db",
-            keys_url=KEYS_URL,
-            plans=Settings(config=folder / "rushed.toml").plans | {"tiny": tiny},
-        )
-        gate = Gate.open(settings)
-        try:
-            with served(_app(folder / "rushed.py", gate)) as port:
-                demo = Demo(gate, port)
-                if not as_json:
-                    output.say(f"{folder / 'rushed.py'} is served at http://127.0.0.1:{port}")
-                    output.say("Sending requests; one of them waits some seconds for its limit …")
-                demo.walk()
-                _show(demo.rows, as_json, verbose)
-                if serve:
-                    _keep_serving(demo)
-        finally:
-            gate.close()
-    return 1 if any(row.wrong for row in demo.rows) else 0
-
-
-def _examples() -> Path:
-    """The folder with rushed.py: in the installed package, or beside `src` in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "examples"
-    return installed if installed.is_dir() else package.parents[1] / "examples"
-
-
-def _app(path: Path, gate: Gate) -> Starlette:
-    spec = importlib.util.spec_from_file_location("rushed", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"{path} can't be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    app: Starlette = module.create_app(gate=gate)
-    return app
-
-
-@contextmanager
-def served(app: Starlette) -> Iterator[int]:
-    """Serve `app` by uvicorn in a thread; gives the port."""
-    # Listening already, so that requests wait until the server has started; with the protocol
-    # named, asyncio turns Nagle's algorithm off, as for a socket of its own.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
 class Demo:
     """The requests and what must come back, as the contract of the two services has it."""
 
@@ -146,11 +59,11 @@ class Demo:
         self._port = port
         self._key_text = f"Invalid or missing API key. Get your key at {gate.settings.keys_url}"
         for plan in gate.settings.plans:
-            gate.accounts.create_account(f"acct_{plan}", plan=plan)
+            gate.accounts.create(f"acct_{plan}", plan=plan)
 
     def key(self, name: str, plan: str = "starter", **options: Any) -> NewKey:
         """A new key of the account on `plan`."""
-        return self._gate.accounts.create_key(f"acct_{plan}", name, **options)
+        return self._gate.keys.create(f"acct_{plan}", name, **options)
 
     def walk(self) -> None:
         """Send all requests and keep the rows."""
@@ -185,7 +98,7 @@ class Demo:
         self._refused_key("malformed key", "rsh_live_oops", "rsh_live_oops")
         revoked = self.key("revoked")
         self._row("key that is about to be revoked", revoked, first="art_1")
-        self._gate.accounts.revoke(revoked.key.id)
+        self._gate.keys.revoke(revoked.key.id)
         self._refused_key("revoked key", revoked.text, revoked.key.prefix)
 
     def _refused_key(self, what: str, text: str, display: str) -> None:
@@ -207,7 +120,7 @@ class Demo:
             },
             text="The API key lacks the scope read:articles.",
         )
-        path = f"{_PATH}?include=sentiment"
+        path = f"{PATH}?include=sentiment"
         self._row(
             "module outside the plan",
             self.key("starter"),
@@ -241,17 +154,17 @@ class Demo:
     def _over_quota(self) -> None:
         key = self.key("over quota", "tiny")
         for _ in range(QUOTA):
-            self._ask(_PATH, key.text)
+            self._ask(PATH, key.text)
         over = {"limit": str(QUOTA), "remaining": "0", "overage": "1"}
         headers = {f"x-ratelimit-monthly-{name}": value for name, value in over.items()}
         self._row(f"monthly quota of {QUOTA}, exceeded", key, headers=headers, first="art_1")
 
     def _rotated(self) -> None:
         old = self.key("rotated")
-        new = self._gate.accounts.rotate(old.key.id)
+        new = self._gate.keys.rotate(old.key.id)
         self._row("rotation: the old key", old, first="art_1")
         self._row("rotation: the new key", new, first="art_1")
-        self._gate.accounts.revoke(old.key.id)
+        self._gate.keys.revoke(old.key.id)
         self._refused_key("rotation: the old key, revoked", old.text, old.key.prefix)
         self._row("rotation: the new key still", new, first="art_1")
 
@@ -260,7 +173,7 @@ class Demo:
         what: str,
         key: NewKey | tuple[str, str] | None = None,
         *,
-        path: str = _PATH,
+        path: str = PATH,
         status: int = 200,
         headers: Mapping[str, str | None] | None = None,
         text: str | None = None,
@@ -310,66 +223,3 @@ class Demo:
 
 def _begins_with(body: Any, first: str) -> bool:
     return body.get("success") is True and bool(body["data"]) and body["data"][0]["id"] == first
-
-
-def _show(rows: list[Row], as_json: bool, verbose: bool) -> None:
-    if as_json:
-        output.dump([asdict(row) for row in rows])
-        return
-    if verbose:
-        _show_table(rows)
-    else:
-        for row in rows:
-            output.say(f"{_mark(row):5}  {row.status}  {row.what}")
-            for line in _differences(row):
-                output.say(f"{'':10}  {line}")
-    right = sum(not row.wrong for row in rows)
-    output.say(f"{right} of {len(rows)} answers are as documented.")
-    if not verbose:
-        output.say("What was sent and came back: keyrush demo --verbose")
-
-
-def _mark(row: Row) -> str:
-    return "WRONG" if row.wrong else "ok"
-
-
-def _differences(row: Row) -> list[str]:
-    return [f"NOT AS DOCUMENTED: expected {expected}" for expected in row.wrong]
-
-
-def _show_table(rows: list[Row]) -> None:
-    out = output.console()
-    if not out.is_terminal:
-        out = output.console(_PLAIN_WIDTH)
-    table = Table("", "REQUEST", "ANSWER", box=SIMPLE, show_lines=True, expand=False)
-    for row in rows:
-        request = [row.what, f"GET {row.path}", *([f"X-API-Key: {row.key}"] if row.key else [])]
-        answer = [
-            f"{row.status} {http.client.responses[row.status]}",
-            *(f"{name}: {value}" for name, value in row.headers.items()),
-            _shortened(json.dumps(row.body)),
-            *_differences(row),
-        ]
-        table.add_row(_mark(row), "\n".join(request), "\n".join(answer))
-    out.print(table)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_BODY else text[: _SHOWN_BODY - 2] + " …"
-
-
-def _keep_serving(demo: Demo) -> None:
-    limits = "3/10second"
-    keys = {
-        "live key": demo.key("live"),
-        "test key": demo.key("test", environment="test"),
-        f"limit of {limits}; send it four times": demo.key("limited", limits=limits),
-    }
-    output.say("\nStill serving. To paste:\n")
-    for about, key in keys.items():
-        output.say(f"# {about}\ncurl -i -H 'X-API-Key: {key.text}' {demo.url}{_PATH}")
-    output.say("\nCtrl-C ends it.")
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        output.say("Ended.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from keyrush.apps.bodies import Creation, Paging, Revocation, Rotation
+from keyrush.apps.account_api.bodies import Creation, Paging, Revocation, Rotation
 
 _STRING: dict[str, Any] = {"type": "string"}
 _INTEGER: dict[str, Any] = {"type": "integer"}

@@ -100,7 +100,7 @@ def _problem(kind: str, loc: list[str | int], message: str, given: object) -> di
     return {"type": kind, "loc": loc, "msg": message, "input": given}
 
 
-async def read(chunks: AsyncIterable[bytes], keys: KeyFormat, model: type[Model]) -> Model:
+async def read_body(chunks: AsyncIterable[bytes], keys: KeyFormat, model: type[Model]) -> Model:
     """The body that comes in `chunks`. One that holds a key is refused whole: whoever pastes it
     where a name belongs must find it neither echoed nor stored (O22).
 

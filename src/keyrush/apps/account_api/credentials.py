@@ -1,0 +1,179 @@
+"""The operations on keys, asked for by a key: no key makes one that may do more than itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from keyrush.apps.account_api.bodies import BadBody, Creation, Revocation, Rotation, paging, wrong
+from keyrush.apps.account_api.frame import NO_STORE, key_format, read, run
+from keyrush.core.checks import is_id
+from keyrush.core.model import ApiKey
+from keyrush.core.refusal import Refusal
+from keyrush.core.times import SECOND, iso
+from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Principal
+from keyrush.operations.documents import credential_json, new_key_json
+from keyrush.operations.keys import NewKey
+
+
+async def create(request: Request, gate: Gate, principal: Principal) -> object:
+    """A new key of the account (contract O4)."""
+    wanted = await read(request, gate, Creation)
+    caller = await run(gate, principal, "io", _caller, gate, principal)
+    if caller.limits is not None:  # each new key would be as much again
+        principal.refuse(Refusal("beyond_caller"))
+    scopes = wanted.scopes or list(principal.scopes)
+    # Without any scope, `Keys.create` would give `*`.
+    missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
+    if missing:  # named only where the configuration does, never because the request did (S16)
+        names = tuple(sorted(missing & gate.settings.known_scopes))
+        principal.refuse(Refusal("insufficient_scope", names))
+    expires_at = _no_later(caller.ends_at, wanted)
+
+    def create() -> NewKey:
+        return gate.keys.create(
+            principal.account_id,
+            wanted.name,
+            scopes=scopes,
+            environment=principal.environment,
+            expires_at=expires_at,
+            by=principal.key_id,
+        )
+
+    try:
+        return _shown_once(gate, await run(gate, principal, "hash", create))
+    except InvalidArgument as error:
+        raise wrong(error, wanted) from None
+
+
+def _caller(gate: Gate, principal: Principal) -> ApiKey:
+    """The calling key as it is stored now, if it may make others.
+
+    Raises:
+        CallerEnded: It is no longer active.
+        BeyondCaller: It has been replaced.
+    """
+    try:
+        caller = gate.keys.get(principal.key_id, principal.account_id)
+    except NotFound:
+        caller = None
+    if caller is None or not caller.is_active(gate.clock()):
+        raise CallerEnded("the calling key has ended")
+    if caller.retires_at is not None:
+        raise BeyondCaller("the calling key has been replaced")
+    return caller
+
+
+def _credential_id(request: Request) -> str:
+    """The id in the path.
+
+    Raises:
+        NotFound: It can't be one.
+    """
+    key_id: str = request.path_params["credential_id"]
+    if not is_id(key_id):
+        raise NotFound("no such credential")
+    return key_id
+
+
+async def list_(request: Request, gate: Gate, principal: Principal) -> object:
+    """A page of the account's keys (contract O5)."""
+    wanted = paging(request.query_params, key_format(gate))
+    list_keys = partial(
+        gate.keys.list, principal.account_id, limit=wanted.limit, after=wanted.cursor
+    )
+    try:
+        page = await run(gate, principal, "io", list_keys)
+    except InvalidArgument as error:
+        loc: list[str | int] = ["query", error.field]
+        raise BadBody("value_error", loc, error.message, wanted.cursor) from None
+    now = gate.clock()
+    headers = dict(NO_STORE)
+    if page.cursor is not None:  # relative to what was asked for, wherever that is mounted
+        headers["Link"] = f'<?limit={wanted.limit}&cursor={page.cursor}>; rel="next"'
+    return JSONResponse([credential_json(key, now) for key in page], headers=headers)
+
+
+async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
+    """Revoke a key of the account, on request with what it has made (contract O6)."""
+    key_id = _credential_id(request)
+    wanted = await read(request, gate, Revocation)
+
+    def revoke() -> ApiKey:
+        key = gate.keys.get(key_id, principal.account_id)
+        sandbox = gate.settings.unmetered_environments
+        if principal.environment in sandbox and key.environment not in sandbox:
+            principal.refuse(Refusal("beyond_caller"))
+        done = gate.keys.revoke_with_descendants if wanted.descendants else gate.keys.revoke
+        revoked = done(key_id, principal.account_id, by=principal.key_id)
+        return revoked if isinstance(revoked, ApiKey) else revoked[0]
+
+    return credential_json(await run(gate, principal, "io", revoke), gate.clock())
+
+
+async def rotate(request: Request, gate: Gate, principal: Principal) -> object:
+    """Replace a key of the account by one that may do no more than the caller (contract R17)."""
+    key_id = _credential_id(request)
+    wanted = await read(request, gate, Rotation)
+    caller = await run(gate, principal, "io", _caller, gate, principal)
+    key = await run(gate, principal, "io", gate.keys.get, key_id, principal.account_id)
+    principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
+    if key.environment != principal.environment or _may_ask_more(key, caller, principal):
+        principal.refuse(Refusal("beyond_caller"))
+    expires_at = _no_later(caller.ends_at, wanted, default=key.expires_at)
+
+    def rotate() -> NewKey:
+        return gate.keys.rotate(
+            key_id,
+            principal.account_id,
+            grace=wanted.grace,
+            expires_at=expires_at,
+            by=principal.key_id,
+        )
+
+    try:
+        return _shown_once(gate, await run(gate, principal, "hash", rotate))
+    except InvalidArgument as error:
+        if error.field != "credential":
+            raise wrong(error, wanted) from None
+        loc: list[str | int] = ["path", "credential_id"]
+        raise BadBody("value_error", loc, error.message, key_id) from None
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _may_ask_more(key: ApiKey, caller: ApiKey, principal: Principal) -> bool:
+    """Whether a key may make more requests than the calling one, in any of its windows."""
+    if key.limits is None:
+        return caller.limits is not None
+    own = {limit.seconds * SECOND: limit.amount for limit in key.limits}
+    return any(own.get(w.length, w.amount + 1) > w.amount for w in principal.resolved.windows)
+
+
+def _no_later(
+    ends_at: int | None, wanted: Creation | Rotation, *, default: int | None = None
+) -> int | None:
+    """When the new key is to expire: as wanted, but not later than the caller itself ends.
+
+    Raises:
+        BadBody: It is wanted to live longer.
+    """
+    given = _milliseconds(wanted.expires_at)
+    expires_at = default if given is None else given
+    if ends_at is None or (expires_at is not None and expires_at <= ends_at):
+        return expires_at
+    if wanted.expires_at is not None:
+        message = f"should not be later than the calling key's own end, {iso(ends_at)}"
+        raise wrong(InvalidArgument("expires_at", message), wanted)
+    return ends_at
+
+
+def _shown_once(gate: Gate, new: NewKey) -> object:
+    return new_key_json(new, credential_json(new.key, gate.clock()))

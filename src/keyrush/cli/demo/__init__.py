@@ -1,0 +1,67 @@
+"""`keyrush demo`: the Rushed example, served and sent real requests, every answer checked."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+
+from keyrush.cli import output
+from keyrush.cli.demo.example import examples, load, served
+from keyrush.cli.demo.rows import show
+from keyrush.cli.demo.walk import PATH, QUOTA, Demo
+from keyrush.gate.gate import Gate
+from keyrush.settings.settings import PREFIX, Settings
+from keyrush.settings.tables import PlanTable
+
+#: Where people would get keys: nobody's address (RFC 6761 §6.5).
+KEYS_URL = "https://keys.example/new"
+
+
+def run(*, serve: bool, as_json: bool, verbose: bool = False) -> int:
+    """Run the demo and print it; 0 if every row was as documented, else 1.
+
+    A line a row; with `verbose` also what was sent, and headers and body of what came back.
+    """
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        del os.environ[name]  # the demo is the same everywhere
+    folder = examples()
+    with tempfile.TemporaryDirectory(prefix="keyrush-demo-") as temporary:
+        tiny = PlanTable(limits="100/minute", monthly_quota=QUOTA)
+        settings = Settings(
+            config=folder / "rushed.toml",
+            store_url=f"sqlite:///{temporary}/demo.db",
+            keys_url=KEYS_URL,
+            plans=Settings(config=folder / "rushed.toml").plans | {"tiny": tiny},
+        )
+        gate = Gate.open(settings)
+        try:
+            with served(load(folder / "rushed.py", gate)) as port:
+                demo = Demo(gate, port)
+                if not as_json:
+                    output.say(f"{folder / 'rushed.py'} is served at http://127.0.0.1:{port}")
+                    output.say("Sending requests; one of them waits some seconds for its limit …")
+                demo.walk()
+                show(demo.rows, as_json, verbose)
+                if serve:
+                    _keep_serving(demo)
+        finally:
+            gate.close()
+    return 1 if any(row.wrong for row in demo.rows) else 0
+
+
+def _keep_serving(demo: Demo) -> None:
+    limits = "3/10second"
+    keys = {
+        "live key": demo.key("live"),
+        "test key": demo.key("test", environment="test"),
+        f"limit of {limits}; send it four times": demo.key("limited", limits=limits),
+    }
+    output.say("\nStill serving. To paste:\n")
+    for about, key in keys.items():
+        output.say(f"# {about}\ncurl -i -H 'X-API-Key: {key.text}' {demo.url}{PATH}")
+    output.say("\nCtrl-C ends it.")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        output.say("Ended.")

@@ -1,0 +1,100 @@
+"""`keyrush doctor`: what is set, whether it works, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+from keyrush.cli import output
+from keyrush.cli.doctor.cost import time_argon2
+from keyrush.cli.doctor.limits import look_at_limiter
+from keyrush.cli.doctor.report import SETTINGS, Report
+from keyrush.cli.doctor.store import look_at_files, look_at_store, opened
+from keyrush.core.policy import named_by_method_alone
+from keyrush.errors import ConfigurationError
+from keyrush.gate.gate import PASSES_PREFLIGHTS
+from keyrush.runtime.bridge import synchronous
+from keyrush.settings.effective import effective, shown, source
+from keyrush.settings.mistakes import similar, unknown_variables
+from keyrush.settings.settings import PREFIX, Settings
+from keyrush.store.opening import open_store
+
+
+def run(*, as_json: bool) -> int:
+    """Examine, print what was found, and return the exit code."""
+    logging.getLogger("keyrush").addHandler(logging.NullHandler())  # it is all in the report
+    report = examine()
+    if as_json:
+        output.dump(asdict(report))
+        return report.exit_code
+    output.say(f"keyrush {report.version}")
+    if report.settings:
+        output.say()
+        output.table(
+            ["SETTING", "FROM", "VALUE"],
+            [
+                [PREFIX + name.upper(), report.sources[name], shown(value)]
+                for name, value in report.settings.items()
+            ],
+        )
+    output.say()
+    for finding in report.findings:
+        output.say(f"{finding.level:8} {finding.about}: {' '.join(finding.text.split())}")
+    output.say()
+    output.say("Something is wrong." if report.exit_code else "Nothing is wrong.")
+    return report.exit_code
+
+
+def examine() -> Report:
+    """Look at everything that can still be looked at once something is wrong."""
+    report = Report()
+    _look_for_unknown_variables(report)
+    try:
+        settings = Settings()
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            report.add("problem", "settings", line, SETTINGS)
+        return report
+    report.add("ok", "settings", "are valid")
+    _look_at_doors(report, settings)
+    store = opened(report, settings)
+    if store is not None:
+        try:
+            look_at_store(report, settings, synchronous(store))
+            look_at_files(report, settings)
+            look_at_limiter(report, settings, store)
+        finally:
+            synchronous(store).close()
+    elif report.exit_code < SETTINGS and settings.limiter_url != "store":
+        look_at_limiter(report, settings, open_store("memory://"))
+    time_argon2(report, settings)
+    report.settings = effective(settings)  # now that is known which classes there are
+    report.sources = {name: source(settings, name) for name in report.settings}
+    return report
+
+
+def _look_for_unknown_variables(report: Report) -> None:
+    for variable in sorted(unknown_variables(Settings.model_fields)):
+        if similar(variable.removeprefix(PREFIX), Settings.model_fields):
+            continue  # which stops the start, and is said with what was meant
+        report.add("warning", "settings", f"{variable} is no setting and has no effect")
+
+
+# --- what may be got round ---
+
+
+def _look_at_doors(report: Report, settings: Settings) -> None:
+    """What the settings leave open, on purpose or not."""
+    if settings.preflight == "pass":
+        report.add("warning", "preflights", PASSES_PREFLIGHTS)
+    if not settings.rule_values:
+        return
+    if settings.unruled == "any_key":
+        for path, methods in named_by_method_alone(settings.rule_values).items():
+            named = ", ".join(sorted(methods))
+            text = f"{path} is named for {named} alone: any valid key may send other methods"
+            report.add("note", "rules", f"{text}; KEYRUSH_UNRULED=refuse closes them")
+    if not settings.root_path:
+        text = "where the app itself strips a prefix, as with FastAPI(root_path=…) or Django's "
+        text += "FORCE_SCRIPT_NAME, rules hold for it only once KEYRUSH_ROOT_PATH names it"
+        report.add("note", "rules", text)

@@ -1,0 +1,113 @@
+"""Where windows are counted, whether that works, and whether changes are heard of."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from keyrush.cli.doctor.report import SETTINGS, STORE, TRIES, Report
+from keyrush.core.news import News
+from keyrush.core.sliding import Window
+from keyrush.errors import ConfigurationError
+from keyrush.limiter.ledgers.protocol import Ledger
+from keyrush.limiter.opening import open_limiter
+from keyrush.runtime.forks import process_name
+from keyrush.settings.settings import Settings
+from keyrush.store.protocol import Store
+
+#: A window that is nobody's.
+_WINDOW = Window("doctor:60", 60_000, 1000, "minute")
+
+#: An account that nobody has, and seconds to wait for the news of it.
+_NOBODY, _NEWS = "acct_of_nobody", 2.0
+
+_MEANWHILE = {
+    "local": "each process goes on with its share of the limits",
+    "open": "requests pass without limits",
+    "closed": "requests are refused with 503",
+}
+
+
+def look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
+    """Whether windows can be counted, by whom, and how fast."""
+    try:
+        found = open_limiter(
+            settings.limiter_url,
+            store,
+            mode=settings.limiter_mode,
+            outage=settings.limiter_outage,
+        )
+    except ConfigurationError as error:
+        report.add("problem", "limits", str(error), SETTINGS)
+        return
+    if found.ledger is not None:
+        _look_at_ledger(report, settings, found.ledger, found.news)
+    elif not found.is_shared:
+        _warn_of_processes(report)
+    else:
+        text = f"counted by {found.limiter!r}, which is asked for every request"
+        report.add("ok", "limits", text)
+    found.limiter.close()
+
+
+def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: News | None) -> None:
+    if news is not None and (advice := news.advice()):
+        report.add("problem", "limits", advice, SETTINGS)
+        return
+    name = process_name()
+    start = time.perf_counter()
+    try:
+        place = ledger.enlist(name)
+        milliseconds = (time.perf_counter() - start) * 1000
+        for _ in range(TRIES):
+            taken = ledger.take([_WINDOW], 1, 0)
+            ledger.give_back([_WINDOW], taken.granted, taken.now)
+        ledger.leave(name)
+    except Exception as error:  # whatever stands between here and the server
+        text = f"can't be counted: {type(error).__name__}: {error}; meanwhile "
+        report.add("problem", "limits", text + _MEANWHILE[settings.limiter_outage], STORE)
+        return
+    where = "with the keys" if settings.limiter_url == "store" else "on their own server"
+    text = (
+        f"counted together {where}, {settings.limiter_mode}; processes at work: "
+        f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
+    )
+    report.add("ok", "limits", text)
+    if news is not None:
+        _look_at_news(report, settings, news)
+
+
+def _look_at_news(report: Report, settings: Settings, news: News) -> None:
+    """Whether changes are heard of at once, in the way in which the app hears of them."""
+    try:
+        is_heard, why = _is_heard(news), "nothing that is published arrives"
+    except Exception as error:  # whatever stands between here and the server
+        is_heard, why = False, str(error)
+    if is_heard:
+        report.add("ok", "changes", "made by other processes are heard of at once")
+    else:
+        late = f"hold within KEYRUSH_CACHE_TTL, not at once ({settings.cache_ttl:g} s)"
+        report.add("warning", "changes", f"made by other processes {late}: {why}")
+
+
+def _is_heard(news: News) -> bool:
+    feed = news.feed()
+    try:
+        feed.poll()  # begins to listen
+        news.publish(_NOBODY)
+        deadline = time.monotonic() + _NEWS
+        while _NOBODY not in (feed.poll() or ()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_NEWS / 100)  # the news are on their way
+        return True
+    finally:
+        feed.close()
+
+
+def _warn_of_processes(report: Report) -> None:
+    text = "counted in each process by itself: with several workers, each admits the whole limit"
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if workers.isdecimal() and int(workers) > 1:
+        text += f"; WEB_CONCURRENCY={workers} makes it {workers} times the limit"
+    report.add("note", "limits", text)
