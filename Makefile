@@ -18,8 +18,14 @@ BIN := .venv/bin
 demo: .venv/.for-demo  ## the main job, on the embedded default
 	@$(BIN)/keyrush demo
 
-test: .venv/.for-test  ## every test, with real servers
-	@$(BIN)/python -m pytest
+# Tests start hundreds of processes: none of them compiles all modules anew.
+test coverage: export PYTHONDONTWRITEBYTECODE =
+
+# Each worker has servers of its own; more than four gain nothing.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+
+test: .venv/.for-test  ## every test, with real servers; WORKERS=0 for one process alone
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TEST_FLAGS)
 
 coverage: .venv/.for-test  ## the same, and which lines they run; takes half as long again
 	@$(BIN)/coverage erase

@@ -12,7 +12,7 @@ import pytest
 from keyrush import Gate, Settings
 from keyrush.runtime.logs import faults
 from tests.support import calls
-from tests.support.postgres import postgres_server, postgres_url
+from tests.support.postgres import bare_postgres_url, postgres_server, postgres_url
 from tests.support.valkey import (
     cluster_url,
     own_valkey,
@@ -24,6 +24,7 @@ from tests.support.valkey import (
 
 #: Fixtures for all tests.
 __all__ = [
+    "bare_postgres_url",
     "cluster_url",
     "own_valkey",
     "postgres_server",
@@ -77,9 +78,9 @@ def _forgotten_faults() -> None:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
+    """The URL of a database of each kind that keyrush has never seen."""
     if request.param == "postgresql":
-        found: str = request.getfixturevalue("postgres_url")
+        found: str = request.getfixturevalue("bare_postgres_url")
         return found
     return f"sqlite:///{tmp_path}/keyrush.db"
 

@@ -38,9 +38,9 @@ LIMITS = (Limit(7, 10), Limit(0, 60), Limit(1000, 3600))
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
+    """The URL of a database of each kind that keyrush has never seen."""
     if request.param == "postgresql":
-        url: str = request.getfixturevalue("postgres_url")
+        url: str = request.getfixturevalue("bare_postgres_url")
         return url
     return f"sqlite:///{tmp_path}/keyrush.db"
 

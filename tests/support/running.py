@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from keyrush.cli import main
+import keyrush.cli
 from tests.conftest import CHEAP
 
 #: For a process of its own: argon2id at its cheapest.
@@ -37,6 +39,11 @@ class Result:
         return json.loads(self.out)
 
 
+@cache
+def _built() -> Any:
+    return typer.main.get_command(keyrush.cli.app)
+
+
 class Runner:
     """Runs the command in this process, in a folder of the test's own."""
 
@@ -58,9 +65,11 @@ class Runner:
 
     def __call__(self, *arguments: str) -> Result:
         self._monkeypatch.setattr(sys, "argv", ["keyrush", *arguments])
+        # As a new process makes it, but once: that takes longer than most commands.
+        self._monkeypatch.setattr(keyrush.cli, "app", _built())
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main()
+            keyrush.cli.main()
         printed = self._capsys.readouterr()
         code = ended.value.code
         assert isinstance(code, int)

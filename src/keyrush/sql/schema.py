@@ -129,8 +129,10 @@ def prepare(engine: sa.Engine) -> None:
 
 
 def _make(connection: sa.Connection, found: int | None) -> None:
+    is_older = sa.inspect(connection).has_table(KEYS.name)
     _metadata.create_all(connection)  # what is missing; 2 has only added tables to 1
-    _complete(connection)
+    if is_older:
+        _complete(connection)
     if connection.dialect.name == "postgresql":
         functions = files("keyrush.sql").joinpath("functions.sql").read_text("utf-8")
         # As it stands: a "%" in it is no placeholder.
