@@ -18,13 +18,14 @@ import pytest
 from keyrush import Gate, Settings
 from keyrush.cli import demo
 from keyrush.operations.accounts import Accounts
+from tests.support.pages import PAGES
 from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-#: The commands that README shows, with an ellipsis in place of what is new each time.
-SAID = re.sub(r":\d{4,5}", "…", (EXAMPLES.parent / "README.md").read_text()).splitlines()
+#: The commands that the quickstart shows, with an ellipsis in place of what is new each time.
+SAID = re.sub(r":\d{4,5}", "…", PAGES["docs/quickstart.md"].text).splitlines()
 
 
 @pytest.fixture
