@@ -1,21 +1,25 @@
 PYTHON ?= python3
-BIN := .venv/bin
+# A Python that is named has a venv of its own, so that another one is never taken for it.
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test coverage lint bench accuracy chaos clean
+.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer clean
 
 # One venv for everything; made anew when the dependencies change.
-.venv/.for-%: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/.for-%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
 	@touch $@
 
-.venv/.for-demo: INSTALL = -e '.[demo]'
-.venv/.for-test: INSTALL = -e '.[demo,api,postgres,redis]' --group test
-.venv/.for-lint: INSTALL = -e '.[demo,api,postgres,redis]' --group test --group lint --group peers
-.venv/.for-bench: INSTALL = -e '.[demo,redis]' --group peers
+$(VENV)/.for-demo: INSTALL = -e '.[demo]'
+$(VENV)/.for-test: INSTALL = -e '.[demo,api,postgres,redis]' --group test
+$(VENV)/.for-lint: INSTALL = -e '.[demo,api,postgres,redis]' --group test --group lint --group peers
+$(VENV)/.for-bench: INSTALL = -e '.[demo,redis]' --group peers
+$(VENV)/.for-dist: INSTALL = 'hatchling>=1.26'
 
-demo: .venv/.for-demo  ## the main job, on the embedded default
+demo: $(VENV)/.for-demo  ## the main job, on the embedded default
 	@$(BIN)/keyrush demo
 
 # Tests start hundreds of processes: none of them compiles all modules anew.
@@ -24,30 +28,44 @@ test coverage: export PYTHONDONTWRITEBYTECODE =
 # Each worker has servers of its own; more than four gain nothing.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
-test: .venv/.for-test  ## every test, with real servers; WORKERS=0 for one process alone
+test: $(VENV)/.for-test  ## every test, with real servers; WORKERS=0 for one process alone
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TEST_FLAGS)
 
-coverage: .venv/.for-test  ## the same, and which lines they run; takes half as long again
+coverage: $(VENV)/.for-test  ## the same, and which lines they run; takes half as long again
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-lint: .venv/.for-lint  ## ruff and mypy --strict
+lint: $(VENV)/.for-lint  ## ruff and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory types
 
-bench: .venv/.for-bench  ## keyrush beside its peers, in one run
+types: $(VENV)/.for-lint  ## mypy --strict, and pyright as users see the public surface
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+pictures: $(VENV)/.for-test  ## docs/architecture.md, from the code
+	@$(BIN)/python -m tests.support.floors
+
+bench: $(VENV)/.for-bench  ## keyrush beside its peers, in one run
 	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
-accuracy: .venv/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
+accuracy: $(VENV)/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
 	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
 
-chaos: .venv/.for-test  ## a million random schedules, odd paths, then kills and outages; 45 minutes
+chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, then kills and outages; 45 minutes
 	@$(BIN)/python -m tests.long.simulation --schedules 1000000
 	@$(BIN)/python -m tests.long.path_fuzz --paths 20000
 	@$(BIN)/python -m tests.long.chaos $(CHAOS_FLAGS)
 
+dist: $(VENV)/.for-dist  ## the archives that are published
+	@$(BIN)/python -m hatchling build
+
+pgbouncer:  ## what tests of poolers need and no Python package brings; on Debian and its kin
+	@command -v pgbouncer > /dev/null || { $(SUDO) apt-get update -qq && \
+	    $(SUDO) apt-get install -qq -y --no-install-recommends pgbouncer; } > /dev/null
+
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*
+	rm -rf .venv .venv-* dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

@@ -19,13 +19,14 @@ from keyrush import Gate, Settings
 from keyrush.cli.demo import example
 from keyrush.cli.demo.walk import Answer, Demo
 from keyrush.operations.keys import Keys
+from tests.support.pages import PAGES
 from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-#: The commands that README shows, with an ellipsis in place of what is new each time.
-SAID = re.sub(r":\d{4,5}", "…", (EXAMPLES.parent / "README.md").read_text()).splitlines()
+#: The commands that the quickstart shows, with an ellipsis in place of what is new each time.
+SAID = re.sub(r":\d{4,5}", "…", PAGES["docs/quickstart.md"].text).splitlines()
 
 
 @pytest.fixture

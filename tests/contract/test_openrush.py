@@ -1,4 +1,4 @@
-"""The OpenRush example, over HTTP, against its documentation (contract O1 to O18)."""
+"""The OpenRush example, over HTTP, against its documentation (contract O1 to O7, O11 to O18)."""
 
 from __future__ import annotations
 

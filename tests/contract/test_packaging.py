@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archives that are made of a copy of this folder with strays in it."""
     folder = tmp_path_factory.mktemp("project") / "keyrush"
     folder.mkdir()
-    for name in ("src", "tests", "examples", "benchmarks"):
+    for name in ("src", "tests", "examples", "benchmarks", "docs"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for path in ROOT.iterdir():
@@ -82,8 +82,9 @@ def test_the_source_archive_holds_no_strays(names: set[str]) -> None:
     assert not names & set(STRAYS)
     tops = {name.partition("/")[0] for name in names}
     assert tops <= {
-        *("src", "tests", "examples", "benchmarks"),
-        *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "Makefile"),
+        *("src", "tests", "examples", "benchmarks", "docs"),
+        *("pyproject.toml", "README.md", "LICENSE", "Makefile"),
+        *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
         *("PKG-INFO", ".gitignore"),
     }
 
@@ -97,5 +98,6 @@ def test_the_source_archive_is_whole(names: set[str]) -> None:
     wanted = {str(path.relative_to(ROOT)) for path in ours}
     wanted |= {"README.md", "LICENSE", "SECURITY.md", "CHANGELOG.md", "pyproject.toml", "Makefile"}
     wanted |= {"examples/rushed.py", "examples/rushed.toml", "tests/conftest.py"}
-    wanted |= {"benchmarks/__main__.py", "PKG-INFO"}
+    wanted |= {"benchmarks/__main__.py", "PKG-INFO", "CONTRIBUTING.md"}
+    wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
     assert wanted <= names

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import keyrush
+from tests.support.floors import MODULES, ROOT, floor_of, imported, own
 from tests.support.scripts import run
-
-ROOT = Path(keyrush.__file__).parent
 
 #: Of each floor, from the ground up, the floors that it imports. No more and no less: a permission
 #: that nobody uses is none. A door is a module at the top, and a floor by itself.
@@ -128,60 +125,6 @@ DRIVERS = {
 
 #: What pure values and rules have nothing to do with.
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "threading"}
-
-
-def name_of(path: Path) -> str:
-    """The module's name below `keyrush`; empty for the package itself."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
-
-
-def floor_of(module: str) -> str:
-    """The folder that a module is in; of a module at the top its own name."""
-    return module.partition(".")[0]
-
-
-def is_for_typing(node: ast.AST) -> bool:
-    """True for `if TYPE_CHECKING:`, which is never run."""
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-
-
-def statements(node: ast.AST, *, lazy: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The import statements in `node`; with `lazy` those inside functions, too."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        elif not is_for_typing(child) and (
-            lazy or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-        ):
-            yield from statements(child, lazy=lazy)
-
-
-def imported(module: str, *, lazy: bool = True) -> set[str]:
-    """The full names of the modules that a module imports."""
-    names = set()
-    for statement in statements(ast.parse(MODULES[module].read_text("utf-8")), lazy=lazy):
-        if isinstance(statement, ast.Import):
-            names |= {alias.name for alias in statement.names}
-        else:
-            assert statement.level == 0, "imports are absolute"
-            assert statement.module
-            for alias in statement.names:
-                full = f"{statement.module}.{alias.name}"
-                names.add(full if full.removeprefix("keyrush.") in MODULES else statement.module)
-    return names
-
-
-def own(module: str, *, lazy: bool = True) -> set[str]:
-    """The modules of keyrush that a module imports, by their names below `keyrush`."""
-    return {
-        name.removeprefix("keyrush").removeprefix(".")
-        for name in imported(module, lazy=lazy)
-        if name.partition(".")[0] == "keyrush"
-    }
 
 
 @pytest.mark.parametrize("floor", sorted({floor_of(module) for module in MODULES}))

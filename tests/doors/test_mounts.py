@@ -1,4 +1,4 @@
-"""The account API mounted as the README says, in each framework, over sockets."""
+"""The account API mounted as its page says, in each framework, over sockets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from openapi_spec_validator import validate
 from keyrush import Gate
 from keyrush.apps.account_api import openapi
 from tests.conftest import CHEAP
-from tests.contract.test_readme import PYTHON
+from tests.support.pages import PAGES
 from tests.support.serving import serve
 
-MOUNTING = [code for code in PYTHON if "account_api" in code]
+MOUNTING = PAGES["docs/account-api.md"].code("python")
 NAMES = [re.findall(r"Starlette|FastAPI|Litestar|Quart|Flask", code)[0] for code in MOUNTING]
 KEYS = "/v1/me/api-credentials"
 
@@ -63,7 +63,7 @@ def test_mounted(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     gate.accounts.create("acct_a")
     caller = {"X-API-Key": gate.keys.create("acct_a", "first").text}
     namespace: dict[str, Any] = {"__name__": "app"}
-    exec(compile(code, "README.md", "exec"), namespace)  # noqa: S102  # our own text
+    exec(compile(code, "app.py", "exec"), namespace)  # noqa: S102  # our own text
     with served(namespace["app"]) as url, httpx2.Client(base_url=url) as client:
         made = client.post(KEYS, headers=caller, json={"name": "n"})
         assert made.status_code == 201

@@ -27,8 +27,8 @@ from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.testing import Clock
 from tests.conftest import settings
-from tests.contract.test_readme import PYTHON
 from tests.support.calls import Asgi, Headers, Sent, Wsgi
+from tests.support.pages import PAGES
 from tests.support.scripts import run
 
 __all__ = [
@@ -192,10 +192,10 @@ def test_calling_fixture(keyrush_gate: Gate, keyrush_calling: NewKey) -> None:
 
 
 def test_as_a_plugin(tmp_path: Path) -> None:
-    """The README's tests pass as they stand, in a folder of their own, with warnings as errors; a
+    """The page's tests pass as they stand, in a folder of their own, with warnings as errors; a
     conftest.py may name the plugin and import from it, and override its settings.
     """
-    (code,) = (code for code in PYTHON if "keyrush_gate" in code)
+    (code,) = PAGES["docs/testing.md"].code("python")
     (tmp_path / "test_app.py").write_text(code)
     (tmp_path / "conftest.py").write_text(
         "import pytest\nfrom keyrush.testing import Clock\n\n"

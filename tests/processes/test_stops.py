@@ -1,12 +1,11 @@
 """What a server leaves of its counts when it is told to stop: real servers, real signals, and the
-table in README that says it.
+table in the docs that says it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -22,12 +21,13 @@ import pytest
 from keyrush.runtime.stopping import when_told_to_stop
 from tests.long.chaos import Place, ask
 from tests.support.faults import PATIENCE, until
+from tests.support.pages import PAGES
 from tests.support.scripts import run
 from tests.support.valkey import free_port
 
 ROOT = Path(__file__).parents[2]
 
-#: As README names them, and the whole command. They find the app in `app.py`.
+#: As `docs/outages.md` names them, and the whole command. They find the app in `app.py`.
 SERVERS = {
     "uvicorn": "uvicorn app:app --port {port}",
     "uvicorn --lifespan off": "uvicorn app:app --port {port} --lifespan off",
@@ -57,14 +57,8 @@ APPS = {
 
 REQUESTS = 20
 
-#: What README says of each server.
-TABLE = dict(
-    re.findall(
-        r"^\| `([^`]+)` \| (none|those of the last second) \|$",
-        (ROOT / "README.md").read_text("utf-8"),
-        re.MULTILINE,
-    )
-)
+#: What the page says of each server.
+TABLE = dict(PAGES["docs/outages.md"].rows(r" `([^`]+)` [|] (none|those of the last second) "))
 
 
 class Left(NamedTuple):
@@ -130,7 +124,7 @@ def lefts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Case, Futur
 
 @pytest.mark.parametrize("case", AT_SIGTERM, ids=[case[0] for case in AT_SIGTERM])
 def test_counts_at_sigterm(case: Case, lefts: dict[Case, Future[Left]]) -> None:
-    """R12: a server that is told to stop has written what README's table says: everything, with
+    """R12: a server that is told to stop has written what the table says: everything, with
     lifespan events and without; but for those that leave SIGTERM to the system.
     """
     left = lefts[case].result()
@@ -139,13 +133,13 @@ def test_counts_at_sigterm(case: Case, lefts: dict[Case, Future[Left]]) -> None:
 
 
 def test_table_names_servers_that_were_tried() -> None:
-    """README's table has a row for each of these servers, and no other."""
+    """The table has a row for each of these servers, and no other."""
     assert list(TABLE) == list(SERVERS)
 
 
 @pytest.mark.parametrize("case", AT_SIGINT, ids=[case[0] for case in AT_SIGINT])
 def test_counts_at_sigint(case: Case, lefts: dict[Case, Future[Left]]) -> None:
-    """R12: servers that lose counts at SIGTERM lose none at SIGINT, as README says."""
+    """R12: servers that lose counts at SIGTERM lose none at SIGINT, as the page says."""
     left = lefts[case].result()
     assert left.counted == REQUESTS, left.log
 

@@ -172,7 +172,7 @@ def environ_of(sent: Sent) -> dict[str, Any]:
 
 
 def wsgi_call(app: Any, environ: dict[str, Any]) -> Reply:
-    """Run a WSGI app to its end, under wsgiref's validator."""
+    """Run a WSGI app to its end, under wsgiref's validator (S74)."""
     started: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

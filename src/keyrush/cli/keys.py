@@ -187,7 +187,8 @@ def revoke_key(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Revoke a key for good. Running apps refuse it within KEYRUSH_CACHE_TTL seconds.
+    """Revoke a key for good. Running apps refuse it in a fraction of a second, and within
+    KEYRUSH_CACHE_TTL seconds where no news of it reaches them.
 
     With --with-descendants and --json all that were revoked are listed, itself first.
     """

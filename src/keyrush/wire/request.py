@@ -143,7 +143,7 @@ def _sane(text: bytes) -> bytes | Refusal:
     return text if 0 < len(text) <= MAX_LENGTH else INVALID
 
 
-# --- who is at the other end -------------------------------------------------------------------
+# --- preflights --------------------------------------------------------------------------------
 
 
 def is_preflight(headers: Iterable[Header]) -> bool:
