@@ -128,8 +128,8 @@ def test_toml_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "keyrush.toml"
     path.write_text(text)
     settings = Settings(config=path)
-    assert list(settings.plan_values) == list(tomllib.loads(text)["plans"])
-    assert settings.rule_values[1].credits == 10
+    assert list(settings.catalog().plans) == list(tomllib.loads(text)["plans"])
+    assert settings.catalog().rules[1].credits == 10
 
 
 def test_links_lead_somewhere() -> None:

@@ -26,8 +26,8 @@ FLOORS: dict[str, set[str]] = {
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "runtime", "wire"},
     "usage": {"core", "errors", "runtime", "store"},
-    "authentication": {"core", "errors", "runtime", "settings", "sql", "store", "usage", "wire"},
-    "operations": {"authentication", "core", "errors", "settings", "store"},
+    "authentication": {"core", "errors", "runtime", "sql", "store", "usage", "wire"},
+    "operations": {"authentication", "core", "errors", "store"},
     "gate": {
         "authentication",
         "core",

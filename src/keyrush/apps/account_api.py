@@ -167,7 +167,7 @@ async def _create(request: Request, gate: Gate, principal: Principal) -> object:
     # Without any scope, `create_key` would give `*`.
     missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
     if missing:  # named only where the configuration does, never because the request did (S16)
-        names = tuple(sorted(missing & gate.settings.known_scopes))
+        names = tuple(sorted(missing & gate.catalog.known_scopes))
         principal.refuse(Refusal("insufficient_scope", names))
     expires_at = _no_later(caller.ends_at, wanted)
 
@@ -240,7 +240,7 @@ async def _revoke(request: Request, gate: Gate, principal: Principal) -> object:
 
     def revoke() -> ApiKey:
         key = gate.accounts.key(key_id, principal.account_id)
-        sandbox = gate.settings.unmetered_environments
+        sandbox = gate.catalog.unmetered
         if principal.environment in sandbox and key.environment not in sandbox:
             principal.refuse(Refusal("beyond_caller"))
         done = gate.accounts.revoke_with_descendants if wanted.descendants else gate.accounts.revoke
@@ -340,13 +340,13 @@ async def _usage(_: Request, gate: Gate, principal: Principal) -> object:
 
 
 async def _capabilities(request: Request) -> Response:
-    settings = request.scope[GATE].settings
+    gate = request.scope[GATE]
     prices: dict[str, int] = {}
-    for rule in settings.rule_values:
+    for rule in gate.catalog.rules:
         if rule.tool is not None:
             prices.setdefault(rule.tool, rule.credits)
     tools = [{"name": name, "credits": price, "enabled": True} for name, price in prices.items()]
-    return JSONResponse({"tools": tools, "sources": list(settings.sources)})
+    return JSONResponse({"tools": tools, "sources": list(gate.settings.sources)})
 
 
 async def _document(request: Request) -> Response:

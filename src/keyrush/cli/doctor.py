@@ -41,7 +41,7 @@ from keyrush.settings.effective import effective, shown, source
 from keyrush.settings.mistakes import similar, unknown_variables
 from keyrush.settings.settings import PREFIX, Settings
 from keyrush.sql.files import readable_by_others
-from keyrush.store.opening import is_made, open_store
+from keyrush.store.opening import Opened, is_made, open_store, opened
 from keyrush.store.protocol import Store
 
 #: Exit codes: as documented for all commands; 1 is for a warning.
@@ -128,7 +128,7 @@ def examine() -> Report:
     store = _opened(report, settings)
     if store is not None:
         try:
-            _look_at_store(report, settings, synchronous(store))
+            _look_at_store(report, settings, opened(store))
             _look_at_files(report, settings)
             _look_at_limiter(report, settings, store)
         finally:
@@ -155,10 +155,10 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
     """What the settings leave open, on purpose or not."""
     if settings.preflight == "pass":
         report.add("warning", "preflights", PASSES_PREFLIGHTS)
-    if not settings.rule_values:
+    if not settings.rules:
         return
     if settings.unruled == "any_key":
-        for path, methods in named_by_method_alone(settings.rule_values).items():
+        for path, methods in named_by_method_alone(settings.catalog().rules).items():
             named = ", ".join(sorted(methods))
             text = f"{path} is named for {named} alone: any valid key may send other methods"
             report.add("note", "rules", f"{text}; KEYRUSH_UNRULED=refuse closes them")
@@ -188,8 +188,8 @@ def _opened(report: Report, settings: Settings) -> Store | None:
     return None
 
 
-def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
-    now = now_ms()
+def _look_at_store(report: Report, settings: Settings, found: Opened) -> None:
+    now, store = now_ms(), found.store
     try:
         in_use = store.peppers(now)
         plans = store.plans()
@@ -208,7 +208,7 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         number = counted(plans[plan], "account")
         text = f"{plan!r} is not in the table; the keys of {number} on it are refused with 503"
         report.add("problem", "plans", text, _SETTINGS)
-    _compare_peppers(report, settings, store, in_use, now)
+    _compare_peppers(report, settings, found, in_use, now)
 
 
 def _find_as_the_app_does(store: Store, month: str) -> None:
@@ -220,10 +220,11 @@ def _find_as_the_app_does(store: Store, month: str) -> None:
 
 
 def _compare_peppers(
-    report: Report, settings: Settings, store: Store, in_use: Mapping[str, int], now: int
+    report: Report, settings: Settings, found: Opened, in_use: Mapping[str, int], now: int
 ) -> None:
     try:
-        peppers = peppers_for(settings, store, now=now)
+        path = pepper_file(settings.store_url)
+        peppers = peppers_for(settings.peppers, path, found, now=now)
     except (ConfigurationError, OSError) as error:
         report.add("problem", "pepper", str(error), _SETTINGS)
         return
@@ -244,13 +245,13 @@ def _pepper(settings: Settings) -> str:
     """Where the pepper comes from."""
     if settings.pepper:
         return f"{PREFIX}PEPPER"
-    path = pepper_file(settings)
+    path = pepper_file(settings.store_url)
     return "one of this process" if path is None else str(path)
 
 
 def _look_at_files(report: Report, settings: Settings) -> None:
     """Warn of files with secrets that others may open, each by its name."""
-    database = database_file(settings)
+    database = database_file(settings.store_url)
     if database is None:
         return
     pepper = [] if settings.pepper else readable_by_others(database.with_name(FILE_NAME))

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Any
 
+from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
 from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
-from keyrush.authentication.peppers import peppers_for
+from keyrush.authentication.peppers import pepper_file, peppers_for
+from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.verification import Verification
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
@@ -80,15 +83,18 @@ class Gate:
         limiter: limiter_opening.Opened,
         peppers: list[bytes],
         clock: Callable[[], int] = now_ms,
+        *,
+        authenticators: Sequence[Authenticator[Any]] = (),
     ) -> None:
         self.settings = settings
+        self.catalog = settings.catalog()
         self.clock = clock
         self.store = store.store
         self.policy = Policy(
             settings.public_paths,
-            settings.rule_values,
+            self.catalog.rules,
             optional_paths=settings.optional_paths,
-            modules=settings.modules,
+            modules=self.catalog.modules,
             gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
             unruled=settings.unruled,
             root_path=settings.root_path,
@@ -106,7 +112,8 @@ class Gate:
         monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
         self.usage = Usage(self.store, self.circuit)
-        self.workers = Workers(hashing_slots(settings.argon2_slots))
+        slots = hashing_slots(settings.argon2_slots)
+        self.workers = Workers(slots)
         self.background = Background()
         self._is_by_settings = False
         self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
@@ -119,15 +126,21 @@ class Gate:
                 settings.argon2_parallelism,
             ),
         )
-        verification = Verification(
-            settings,
+        api_keys = ApiKeys(
             self.store,
+            keyring,
+            self.circuit,
+            trusts_fingerprints=settings.verify == "fingerprint",
+            slots=slots,
+        )
+        verification = Verification(
+            (api_keys, *authenticators),
+            self.catalog,
             self.cache,
             self.usage,
-            keyring=keyring,
-            circuit=self.circuit,
             background=self.background,
             clock=clock,
+            stale_for=int(settings.stale_if_error * 1000),
         )
         self.admission = Admission(
             limiter.limiter,
@@ -155,7 +168,7 @@ class Gate:
         )
         self.limiter = self.admission.limiter
         self.accounts = Accounts(
-            settings, self.store, keyring=keyring, changed=self._changed, clock=clock
+            self.catalog, self.store, keyring=keyring, changed=self._changed, clock=clock
         )
         self._news = limiter.news
         feeds = [] if store.feed is None else [store.feed]
@@ -181,20 +194,23 @@ class Gate:
         store: Store | None = None,
         limiter: SmallLimiter | None = None,
         clock: Callable[[], int] = now_ms,
+        authenticators: Sequence[Authenticator[Any]] = (),
     ) -> Gate:
         """A gate from settings, by default those of the environment.
 
         `store` and `limiter`, where given, stand in for those that the settings name.
+        `authenticators` know credentials of other kinds than API keys.
 
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
         settings = settings or Settings()
-        is_by_settings = store is None and limiter is None
+        is_by_settings = store is None and limiter is None and not authenticators
         chosen = open_store(settings.store_url) if store is None else store
         found = store_opening.opened(chosen)
         try:
-            peppers = peppers_for(settings, found.store, now=clock())
+            file = pepper_file(settings.store_url)
+            peppers = peppers_for(settings.peppers, file, found, now=clock())
             if limiter is None:
                 counted = open_limiter(
                     settings.limiter_url,
@@ -210,7 +226,7 @@ class Gate:
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
                 found.store.close()
-        gate = cls(settings, found, counted, peppers, clock)
+        gate = cls(settings, found, counted, peppers, clock, authenticators=authenticators)
         say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from keyrush.authentication.keyring import Keyring
+from keyrush.core.catalog import Catalog
 from keyrush.core.checks import (
     checked_account_id,
     checked_credits,
@@ -33,7 +34,6 @@ from keyrush.core.times import month_bounds, month_of
 from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound, TooManyKeys
 from keyrush.operations.keys import DEFAULT_GRACE, NewKey
 from keyrush.operations.usage import MonthlyUsage
-from keyrush.settings.settings import Settings
 from keyrush.store.decisions import RETIRING, Outcome, judge_caller, judge_room, judge_rotation
 from keyrush.store.protocol import Store
 
@@ -50,14 +50,14 @@ class Accounts:
 
     def __init__(
         self,
-        settings: Settings,
+        catalog: Catalog,
         store: Store,
         *,
         keyring: Keyring,
         changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
-        self._settings = settings
+        self._catalog = catalog
         self._store = store
         self._format, self._fingerprints, self._hashing = keyring
         self._changed = changed
@@ -78,7 +78,7 @@ class Accounts:
         refuse_keys(self._format, account=account_id, plan=plan, limits=limits)
         account = Account(
             f"acct_{_random_id()}" if account_id is None else checked_account_id(account_id),
-            self._plan(next(iter(self._settings.plans)) if plan is None else plan),
+            self._catalog.default_plan if plan is None else self._plan(plan),
             self._clock(),
             limits=parse_limits(limits),
         )
@@ -159,7 +159,7 @@ class Accounts:
         """
         now = self._clock()
         account = self.account(account_id)
-        plan = self._settings.plan_values[self._plan(account.plan)]
+        plan = self._catalog.plans[self._plan(account.plan)]
         month = month_of(now)
         limit = plan.quota.amount if plan.quota else None
         if plan.quota_per == "account" or key_id is None:
@@ -212,7 +212,7 @@ class Accounts:
         mint = partial(
             self._minted,
             name=checked_name(name),
-            scopes=checked_scopes(scopes, self._settings.known_scopes) or ("*",),
+            scopes=checked_scopes(scopes, self._catalog.known_scopes) or ("*",),
             environment=checked_environment(environment, self._format.environments),
             expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
@@ -412,13 +412,13 @@ class Accounts:
         return NewKey(minted.text.decode("ascii"), key)
 
     def _plan(self, plan: str) -> str:
-        return checked_plan(plan, self._settings.plans)
+        return checked_plan(plan, self._catalog.plans)
 
     def _max_keys(self, account: Account) -> int:
         """How many active keys the account may have; on a plan that left the table, as on one
         that says nothing of it.
         """
-        return self._settings.plan_values.get(account.plan, Plan(account.plan)).max_keys
+        return self._catalog.plans.get(account.plan, Plan(account.plan)).max_keys
 
     def _caller(self, by: str | None) -> str | None:
         """The id of the key that asks, None for the operator.
