@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
+from keyrush.core.identity import KEY
 from keyrush.core.refusal import Refusal, refused_in
 from keyrush.errors import ConfigurationError, KeyrushError, StoreError
 from keyrush.gate.admission import Pending
@@ -395,7 +396,8 @@ class _Response:
         caller = self._caller
         self.is_open = True
         if isinstance(caller, Principal):
-            self.key_id, self.account_id = caller.key_id, caller.account_id
+            self.key_id = caller.key_id if caller.source == KEY else None
+            self.account_id = caller.account_id
             self.ends_at = caller.resolved.expires_at
             self._call_soon = call_soon()
             self._gate.connections.add(self)

@@ -169,6 +169,23 @@ def test_want_of_memory_is_no_wrong_key(opened: Any, monkeypatch: pytest.MonkeyP
     assert get(gate, key).status == 200
 
 
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_ends_while_it_is_proved(
+    opened: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, adapter: Any
+) -> None:
+    """R5: a key that ends while argon2 runs has ended."""
+    gate = opened()
+    key = make_key(gate, expires_at=clock.now + 1000)
+    verify = Hashing.verify
+
+    def slow(self: Hashing, stored: str, text: bytes) -> bool:
+        clock.advance(1000)
+        return verify(self, stored, text)
+
+    monkeypatch.setattr(Hashing, "verify", slow)
+    assert adapter(gate).send(Sent(headers=[("X-API-Key", key)])).status == 401
+
+
 def test_store_away_while_charging(
     opened: Any, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

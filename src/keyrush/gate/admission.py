@@ -320,9 +320,13 @@ class Admission:
     def at_once(
         self, identity: Identity, needs: Needs, query: bytes, now: int | None = None
     ) -> Admitted | Refusal | None:
-        """The answer to a verified caller from memory alone, or None where I/O is needed."""
+        """The answer to a verified caller from memory alone, or None where I/O is needed. Without
+        `now` it may have taken a while to verify it.
+        """
         if now is None:
             now = self._clock()
+            if now >= identity.expires_at:
+                return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(identity, "app", now)):
             return self._rate_limited(identity, over, now)
         if self.counts_at_once:
