@@ -378,7 +378,7 @@ class _Response:
         gate = self._gate
         if isinstance(self._caller, Principal):
             refusal = await gate.workers.run(
-                "io", gate.admission.refuse, self._caller, refusal, must=True
+                "io", gate.deciding.refuse, self._caller, refusal, must=True
             )
         if self._scope["type"] == "websocket" and not self._is_connected:
             await self._receive()

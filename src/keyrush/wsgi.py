@@ -273,7 +273,7 @@ class _Passage:
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
-        refusal = middleware.gate.admission.refuse(self._caller, refusal)
+        refusal = middleware.gate.deciding.refuse(self._caller, refusal)
         self._refused = middleware.refuse(self._environ, self._start_response, refusal, exc_info)
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from keyrush import Gate
 from keyrush.authentication.keyring import Hashing
+from keyrush.core.policy import ANY_KEY
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.store.memory import MemoryStore
+from keyrush.wire.request import INVALID
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
 
@@ -184,6 +186,8 @@ def test_ends_while_it_is_proved(
 
     monkeypatch.setattr(Hashing, "verify", slow)
     assert adapter(gate).send(Sent(headers=[("X-API-Key", key)])).status == 401
+    (entry,) = gate.cache._entries.values()  # noqa: SLF001  # what would let it in
+    assert gate.deciding.at_once(entry.identity, ANY_KEY, b"") is INVALID
 
 
 def test_store_away_while_charging(

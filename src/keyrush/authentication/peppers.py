@@ -28,7 +28,7 @@ _log = logging.getLogger("keyrush")
 
 
 def peppers_for(
-    given: Sequence[bytes], path: Path | None, opened: Opened, *, now: int
+    given: Sequence[bytes], path: Path | None, kept: Opened, *, now: int
 ) -> list[bytes]:
     """The peppers to use, newest first: those that are set, else the one in the file at `path`,
     which is made where there is none yet and none is needed.
@@ -38,10 +38,10 @@ def peppers_for(
         StoreError: The store can't be asked.
     """
     # A store of coroutines is not asked: the loop that it belongs to does not run yet.
-    in_use = {} if is_bridged(opened.store) else opened.store.peppers(now)
+    in_use = {} if is_bridged(kept.store) else kept.store.peppers(now)
     if given:
         peppers = list(given)
-    elif opened.is_ephemeral:
+    elif kept.is_ephemeral:
         peppers = [secrets.token_bytes(32)]
     elif path is None:
         raise ConfigurationError(

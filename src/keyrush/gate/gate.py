@@ -22,6 +22,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.gate.admission import Admission
 from keyrush.gate.charging import Credits
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
+from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
@@ -142,20 +143,28 @@ class Gate:
             clock=clock,
             stale_for=int(settings.stale_if_error * 1000),
         )
-        self.admission = Admission(
-            limiter.limiter,
+        self.limiter = limiter.limiter
+        self.deciding = Deciding(
+            self.limiter,
             limiter.awaited,
-            credential_headers=self.credential_headers,
-            cache=self.cache,
-            verification=verification,
+            policy=self.policy,
             usage=self.usage,
             credits=self.credits,
             background=self.background,
-            workers=self.workers,
-            strangers=Strangers(monotonic),
             fields=Fields(settings.headers),
+            vary=self.vary,
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
+        )
+        self.admission = Admission(
+            self.deciding,
+            self.policy,
+            credential_headers=self.credential_headers,
+            cache=self.cache,
+            verification=verification,
+            workers=self.workers,
+            strangers=Strangers(monotonic),
+            clock=clock,
             passes_preflights=settings.preflight == "pass",
         )
         #: What is open, and ends when its key does.
@@ -166,7 +175,6 @@ class Gate:
             ttl=self.cache.ttl,
             is_told=lambda: self._hears_changes,
         )
-        self.limiter = self.admission.limiter
         self.accounts = Accounts(
             self.catalog, self.store, keyring=keyring, changed=self._changed, clock=clock
         )
@@ -324,7 +332,7 @@ class Gate:
 
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
-        self.admission.counts_at_once = True
+        self.deciding.counts_at_once = True
         if is_bridged(self.store) and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
         else:
