@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
+from keyrush.core.identity import KEY
 from keyrush.core.refusal import Refusal, refused_in
 from keyrush.errors import ConfigurationError, KeyrushError, StoreError
 from keyrush.gate.admission import Pending
@@ -377,7 +378,7 @@ class _Response:
         gate = self._gate
         if isinstance(self._caller, Principal):
             refusal = await gate.workers.run(
-                "io", gate.admission.refuse, self._caller, refusal, must=True
+                "io", gate.deciding.refuse, self._caller, refusal, must=True
             )
         if self._scope["type"] == "websocket" and not self._is_connected:
             await self._receive()
@@ -395,7 +396,8 @@ class _Response:
         caller = self._caller
         self.is_open = True
         if isinstance(caller, Principal):
-            self.key_id, self.account_id = caller.key_id, caller.account_id
+            self.key_id = caller.key_id if caller.source == KEY else None
+            self.account_id = caller.account_id
             self.ends_at = caller.resolved.expires_at
             self._call_soon = call_soon()
             self._gate.connections.add(self)

@@ -16,7 +16,8 @@ from typing import Any
 
 from keyrush.authentication.cache import Entry
 from keyrush.core.refusal import Refusal, Refused
-from keyrush.gate.admission import Admitted, Pending
+from keyrush.gate.admission import Pending
+from keyrush.gate.deciding import Admitted
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey

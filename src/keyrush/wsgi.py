@@ -8,6 +8,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
+from keyrush.core.identity import KEY
 from keyrush.core.refusal import Refusal, Refused, refused_in
 from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
@@ -245,7 +246,8 @@ class _Passage:
         self._is_open = True
         caller = self._caller
         if isinstance(caller, Principal):
-            self.key_id, self.account_id = caller.key_id, caller.account_id
+            self.key_id = caller.key_id if caller.source == KEY else None
+            self.account_id = caller.account_id
             self.ends_at = caller.resolved.expires_at
             self._middleware.gate.connections.add(self)
 
@@ -271,7 +273,7 @@ class _Passage:
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         middleware = self._middleware
-        refusal = middleware.gate.admission.refuse(self._caller, refusal)
+        refusal = middleware.gate.deciding.refuse(self._caller, refusal)
         self._refused = middleware.refuse(self._environ, self._start_response, refusal, exc_info)
 
 

@@ -17,7 +17,7 @@ from keyrush.authentication.keyring import Fingerprints
 from keyrush.authentication.peppers import FILE_NAME, pepper_file, peppers_for
 from keyrush.sql.files import make_private
 from keyrush.store.memory import MemoryStore
-from keyrush.store.opening import open_store
+from keyrush.store.opening import open_store, opened
 from keyrush.store.protocol import Store
 from tests.conftest import settings
 from tests.support.values import NOW, account, api_key
@@ -43,14 +43,15 @@ def store(sqlite: Settings) -> Iterator[Store]:
 
 def file_beside(configured: Settings) -> Path:
     """The pepper file, which there is one of."""
-    path = pepper_file(configured)
+    path = pepper_file(configured.store_url)
     assert path is not None
     return path
 
 
 def find(configured: Settings, store: Store) -> list[bytes]:
     """The peppers now."""
-    return peppers_for(configured, store, now=NOW)
+    path = pepper_file(configured.store_url)
+    return peppers_for(configured.peppers, path, opened(store), now=NOW)
 
 
 def test_made_once_beside_the_database(sqlite: Settings, store: Store, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_setting_wins_over_the_file(sqlite: Settings, store: Store) -> None:
 @pytest.mark.parametrize("url", ["memory://", "postgresql://host/keys", "my.module:Store"])
 def test_only_sqlite_has_a_file(url: str) -> None:
     """Beside other stores there is no place for a file."""
-    assert pepper_file(settings(store_url=url)) is None
+    assert pepper_file(url) is None
 
 
 @pytest.mark.parametrize(

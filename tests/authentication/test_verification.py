@@ -11,8 +11,10 @@ import pytest
 
 from keyrush import Gate
 from keyrush.authentication.keyring import Hashing
+from keyrush.core.policy import ANY_KEY
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.store.memory import MemoryStore
+from keyrush.wire.request import INVALID
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
 
@@ -169,6 +171,25 @@ def test_want_of_memory_is_no_wrong_key(opened: Any, monkeypatch: pytest.MonkeyP
     assert get(gate, key).status == 200
 
 
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_ends_while_it_is_proved(
+    opened: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, adapter: Any
+) -> None:
+    """R5: a key that ends while argon2 runs has ended."""
+    gate = opened()
+    key = make_key(gate, expires_at=clock.now + 1000)
+    verify = Hashing.verify
+
+    def slow(self: Hashing, stored: str, text: bytes) -> bool:
+        clock.advance(1000)
+        return verify(self, stored, text)
+
+    monkeypatch.setattr(Hashing, "verify", slow)
+    assert adapter(gate).send(Sent(headers=[("X-API-Key", key)])).status == 401
+    (entry,) = gate.cache._entries.values()  # noqa: SLF001  # what would let it in
+    assert gate.deciding.at_once(entry.identity, ANY_KEY, b"") is INVALID
+
+
 def test_store_away_while_charging(
     opened: Any, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,8 +258,8 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
     """A child forked while the parent holds every lock and argon2 slot verifies keys of its own."""
     gate = opened()
     key = make_key(gate)
-    verification = gate.admission.verification
-    slots = verification._argon2_slots  # noqa: SLF001  # see above
+    api_keys: Any = gate.admission.verification.authenticators[0]
+    slots = api_keys._argon2_slots  # noqa: SLF001  # see above
     for _ in range(hashing_slots()):
         slots.acquire()
     locks = (gate.cache._lock, gate.counts._lock, gate.limiter._lock)  # noqa: SLF001  # see above

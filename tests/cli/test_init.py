@@ -74,9 +74,11 @@ def test_file(run: Runner, tmp_path: Path) -> None:
     assert len(shown["commands"]) == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     settings = Settings()
-    assert settings.plan_values == {"starter": Plan("starter", (Limit(100, 60),), Quota(500_000))}
+    assert settings.catalog().plans == {
+        "starter": Plan("starter", (Limit(100, 60),), Quota(500_000))
+    }
     read = ("read:articles",)
-    assert settings.rule_values == (Rule("/api/articles", frozenset({"GET"}), read),)
+    assert settings.catalog().rules == (Rule("/api/articles", frozenset({"GET"}), read),)
     (pepper,) = tomllib.loads(path.read_text())["pepper"]
     path.unlink()
     run("init")

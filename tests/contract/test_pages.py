@@ -202,8 +202,8 @@ def test_toml_is_valid(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "keyrush.toml"
     path.write_text(text)
     taken, written = Settings(config=path), tomllib.loads(text)
-    assert list(taken.plan_values) == list(written["plans"])
-    assert [rule.credits for rule in taken.rule_values] == [
+    assert list(taken.catalog().plans) == list(written["plans"])
+    assert [rule.credits for rule in taken.catalog().rules] == [
         rule.get("credits", 0) for rule in written["rules"]
     ]
 

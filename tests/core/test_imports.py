@@ -23,7 +23,7 @@ FLOORS: dict[str, set[str]] = {
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "runtime", "wire"},
     "usage": {"core", "errors", "runtime", "store"},
-    "authentication": {"core", "errors", "runtime", "settings", "sql", "store", "usage", "wire"},
+    "authentication": {"core", "errors", "runtime", "sql", "store", "usage", "wire"},
     "operations": {"authentication", "core", "errors", "store"},
     "gate": {
         "authentication",

@@ -33,7 +33,7 @@ SOON = 5.0  # seconds; for a busy machine: the promise is one
 class Open:
     """A connection that notes its end."""
 
-    def __init__(self, key_id: str = "cred_a", ends_at: int = 2**62) -> None:
+    def __init__(self, key_id: str | None = "cred_a", ends_at: int = 2**62) -> None:
         self.key_id = key_id
         self.account_id = "acct_a"
         self.ends_at = ends_at
@@ -97,6 +97,21 @@ def test_idle_connections_cost_nothing() -> None:
     watched.look()
     assert watched.store.looked_up == 3
     assert not any(one.ended for one in many)
+
+
+def test_without_a_key_only_time_ends_it() -> None:
+    """R5: what a caller without a key has opened is looked up nowhere, and ends when its time is
+    over.
+    """
+    watched, one = Watched(), Open(key_id=None, ends_at=NOW + 500)
+    watched.store.found = None
+    watched.connections.add(one)
+    watched.connections.drop(None)
+    watched.look()
+    assert (watched.store.looked_up, one.ended) == (0, 0)
+    watched.now += 500
+    watched.look()
+    assert one.ended
 
 
 @pytest.mark.parametrize("change", ["revoked", "gone", "expired", "retired"])

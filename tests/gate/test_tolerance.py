@@ -120,7 +120,7 @@ def test_refusals_without_end_become_429(
     send = through(world.gate, app)
     assert [world.get(send, path).status for _ in range(5)] == [status] * 5
     calls = world.store.calls
-    world.gate.admission.limiter = None  # type: ignore[assignment]  # whoever asks it fails
+    world.gate.deciding.limiter = None  # type: ignore[assignment]  # whoever asks it fails
     for _ in range(100):
         reply = world.get(send, path)
         assert reply.status == 429

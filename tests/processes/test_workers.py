@@ -17,7 +17,7 @@ from keyrush import Gate, Principal
 from keyrush.core.identity import account_subject
 from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_bounds, month_of
-from keyrush.gate.admission import Admitted
+from keyrush.gate.deciding import Admitted
 from tests.conftest import Clock, settings
 from tests.long.chaos import ACCOUNT, Heard, Load, Place, ask, count, kill, load
 from tests.support.calls import decide

@@ -20,4 +20,4 @@ def test_scopes_of_rules_and_keys(scope: str, wrong: str) -> None:
         with pytest.raises(ConfigurationError):
             Settings(rules=[rule])
     else:
-        assert Settings(rules=[rule]).rule_values[0].scopes == (text,)
+        assert Settings(rules=[rule]).catalog().rules[0].scopes == (text,)

@@ -107,14 +107,14 @@ def test_built_in_plans() -> None:
     """R6: Starter, Pro and Business limit as documented, the first is the default; modules and
     prices are those of one service, and in no plan that it has not named.
     """
-    plans = Settings().plan_values
+    plans = Settings().catalog().plans
     assert list(plans) == ["starter", "pro", "business"]
     assert plans == {
         "starter": Plan("starter", (Limit(100, 60),), Quota(500_000)),
         "pro": Plan("pro", (Limit(500, 60),), Quota(3_000_000)),
         "business": Plan("business", (Limit(2000, 60),)),
     }
-    assert Settings().modules == frozenset()
+    assert Settings().catalog().modules == frozenset()
 
 
 def test_argument_then_environment_then_file(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_rules_of_the_environment_replace_those_of_the_file(
     """So do rules, which are a list of tables."""
     toml('[[rules]]\npath = "/a"\nscopes = ["a"]\n[[rules]]\npath = "/b"\n')
     monkeypatch.setenv("KEYRUSH_RULES", '[{"path": "/c"}]')
-    assert Settings().rule_values == (Rule("/c"),)
+    assert Settings().catalog().rules == (Rule("/c"),)
 
 
 # --- the file that is found ---------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_files_of_any_editor(toml: Toml, mark: bytes, end: bytes) -> None:
     """A byte order mark, and the ends of lines that Windows writes, are no part of the text."""
     toml("").write_bytes(mark + end.join([b'realm = "a"', b"[plans.p]", b"per = 'account'"]))
     assert Settings().realm == "a"
-    assert Settings().plan_values["p"].per == "account"
+    assert Settings().catalog().plans["p"].per == "account"
 
 
 def test_file_that_names_a_file(toml: Toml) -> None:
@@ -276,22 +276,22 @@ def test_plans_and_rules_from_the_file(toml: Toml) -> None:
     )
     settings = Settings()
     limits = (Limit(60, 60), Limit(1000, 3600), Limit(10_000, 86_400))
-    assert settings.plan_values == {
+    assert settings.catalog().plans == {
         "free": Plan("free", limits, Quota(0, "block"), per="account"),
         "big": Plan("big", modules=frozenset({"meta"}), overage_price=Decimal("0.25")),
     }
     post = frozenset({"POST"})
-    assert settings.rule_values == (
+    assert settings.catalog().rules == (
         Rule("/v1/tools/inspect_domain", post, ("tools",), credits=3, tool="inspect_domain"),
     )
-    assert settings.known_scopes == {"tools"}
+    assert settings.catalog().known_scopes == {"tools"}
     assert settings.public_paths == ("/health", "GET /v1/capabilities")
 
 
 def test_plans_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables may be JSON in the environment."""
     monkeypatch.setenv("KEYRUSH_PLANS", json.dumps({"free": {"limits": "5/minute"}}))
-    assert Settings().plan_values == {"free": Plan("free", (Limit(5, 60),))}
+    assert Settings().catalog().plans == {"free": Plan("free", (Limit(5, 60),))}
 
 
 @pytest.mark.parametrize(
@@ -307,14 +307,14 @@ def test_plans_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_zero_is_not_unlimited(toml: Toml, table: str, limits: tuple[Limit, ...]) -> None:
     """Traps: 0 admits none, no limits are unlimited, and neither is taken for the other."""
     toml(f"[plans.p]\n{table}")
-    assert Settings().plan_values["p"].limits == limits
+    assert Settings().catalog().plans["p"].limits == limits
 
 
 @pytest.mark.parametrize(("line", "quota"), [("", None), ("monthly_quota = 0", Quota(0))])
 def test_no_quota_is_not_zero(toml: Toml, line: str, quota: Quota | None) -> None:
     """R12: a plan without a quota and one with a quota of 0 are different."""
     toml(f"[plans.p]\n{line}")
-    assert Settings().plan_values["p"].quota == quota
+    assert Settings().catalog().plans["p"].quota == quota
 
 
 def test_errors_by_name() -> None:
@@ -335,8 +335,8 @@ def test_networks() -> None:
 def test_scopes_of_rules_are_known() -> None:
     """The scopes that a key may have are those listed and those of the rules."""
     settings = Settings(scopes="a", rules=[{"path": "/x", "scopes": ["b"]}])
-    assert settings.known_scopes == {"a", "b"}
-    assert Settings().known_scopes == frozenset()
+    assert settings.catalog().known_scopes == {"a", "b"}
+    assert Settings().catalog().known_scopes == frozenset()
 
 
 # --- what is refused -----------------------------------------------------------------------------

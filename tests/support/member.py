@@ -44,7 +44,8 @@ class Member:
         self._watched: dict[str, Any] = {}
         self.cold = 0
         self.proofs = 0
-        hashing: Any = gate.admission.verification._hashing  # noqa: SLF001  # counts what it does
+        api_keys: Any = gate.admission.verification.authenticators[0]
+        hashing = api_keys._hashing  # noqa: SLF001  # counts what it does
         prove = hashing.verify
 
         def proving(*values: Any) -> Any:

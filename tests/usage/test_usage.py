@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrush.core.identity import Found, Identity, account_subject, key_subject
+from keyrush.core.identity import Identity, account_subject, key_subject
 from keyrush.core.model import Plan, Quota
 from keyrush.core.times import month_of
 from keyrush.runtime.background import Background
@@ -24,7 +24,7 @@ from keyrush.store.protocol import Batch
 from keyrush.store.protocol import Usage as Increments
 from keyrush.usage.counting import FLUSH_INTERVAL, Usage
 from tests.support.scripts import run
-from tests.support.values import MONTH, NOW, account, api_key, identity
+from tests.support.values import MONTH, NOW, account, identity
 
 KEY, ACCOUNT = key_subject("cred_a"), account_subject("acct_a")
 
@@ -91,13 +91,9 @@ def caller(
     """A key, with counts as the store has them."""
     month = month_of(now)
     mark = usage.flushes
-    found = Found(
-        api_key(key_id),
-        account(),
-        store.usage(key_subject(key_id), month),
-        store.usage(ACCOUNT, month),
-    )
-    return identity(key_id=key_id, plan=plan, counts=usage.counts_of(found, mark, now))
+    subjects = key_subject(key_id), ACCOUNT
+    found = store.usage(subjects[0], month), store.usage(ACCOUNT, month)
+    return identity(key_id=key_id, plan=plan, counts=usage.counts_of(subjects, found, mark, now))
 
 
 def stored(store: MemoryStore, month: str = MONTH) -> tuple[int, int]:
@@ -347,9 +343,9 @@ def test_totals_overtaken_by_a_flush(usage: Usage, store: FaultyStore) -> None:
     who = caller(usage, store)
     usage.add(who, NOW)
     mark = usage.flushes
-    before = Found(api_key(), account(), *stored(store))
+    before = stored(store)
     usage.flush()
-    usage.counts_of(before, mark, NOW)
+    usage.counts_of((KEY, ACCOUNT), before, mark, NOW)
     assert totals(who) == (1, 1)
 
 
@@ -496,15 +492,14 @@ def test_fork_counts_once(tmp_path: Path) -> None:
         """
         import os, sys
         from keyrush.runtime.circuit import Circuit
-        from keyrush.core.identity import Found
         from keyrush.store.opening import open_store
         from keyrush.usage.counting import Usage
-        from tests.support.values import MONTH, NOW, account, api_key, identity
+        from tests.support.values import MONTH, NOW, account, identity
 
         store = open_store(sys.argv[1])
         store.add_account(account())
         usage = Usage(store, Circuit("the store"))
-        who = identity(counts=usage.counts_of(Found(api_key(), account(), 0, 0), 0, NOW))
+        who = identity(counts=usage.counts_of(("key:cred_a", "account:acct_a"), (0, 0), 0, NOW))
         for _ in range(5):
             usage.add(who, NOW)
         child = os.fork()

@@ -1,6 +1,7 @@
-"""Verified keys in memory: LRU with a time to live, and a small one for keys that are not valid.
+"""Verified callers in memory: LRU with a time to live, and a small one for credentials that are
+not valid.
 
-Keys are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
+Credentials are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
 no lock.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import Future
+from typing import Any
 
+from keyrush.authentication.protocol import Authenticator
 from keyrush.core.identity import Identity
 from keyrush.core.refusal import Refusal
 from keyrush.runtime.forks import after_fork
@@ -20,21 +23,21 @@ NEGATIVE_SIZE = 4096
 
 
 class Entry:
-    """A verified key. Instants are Unix milliseconds.
+    """A verified caller. Instants are Unix milliseconds.
 
-    Until `fresh_until` it needs no look-up, and later no second argon2; until `stale_until` it
-    may still be let in when the store is away. From `refresh_at` on it is worth looking up
-    ahead of need, by its `fingerprints`. `touch_due` is when `last_used_at` is next worth
-    writing. `due` is the first of these, and of the key's own end: before it, a request need
-    look at nothing else.
+    Until `fresh_until` it needs no look-up; until `stale_until` it may still be let in when its
+    authenticator can't say. From `refresh_at` on it is worth renewing ahead of need, by the
+    `evidence`, which only the `authenticator` reads. `touch_due` is when `last_used_at` is next
+    worth writing. `due` is the first of these, and of the credential's own end: before it, a
+    request need look at nothing else.
     """
 
     __slots__ = (
+        "authenticator",
         "digest",
         "due",
-        "fingerprints",
+        "evidence",
         "fresh_until",
-        "hash",
         "identity",
         "refresh_at",
         "stale_until",
@@ -45,8 +48,8 @@ class Entry:
         self,
         identity: Identity,
         digest: bytes,
-        hash: str,
-        fingerprints: Sequence[str],
+        authenticator: Authenticator[Any],
+        evidence: object,
         *,
         refresh_at: int,
         fresh_until: int,
@@ -54,8 +57,8 @@ class Entry:
     ) -> None:
         self.identity = identity
         self.digest = digest
-        self.hash = hash
-        self.fingerprints = fingerprints
+        self.authenticator = authenticator
+        self.evidence = evidence
         self.refresh_at = refresh_at
         self.fresh_until = fresh_until
         self.stale_until = stale_until
@@ -123,7 +126,7 @@ class Cache:
         """Have every key of the accounts, or with None of all, looked up anew, and distrust
         look-ups under way.
 
-        The entries stay, so that argon2 need not run again, but nothing may be let in by them.
+        The entries stay, so that nothing is proved twice, but nothing may be let in by them.
         """
         with self._lock:
             self.generation += 1

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keyrush.authentication.keyring import Fingerprints
+from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.notation import counted
 from keyrush.errors import ConfigurationError
 from keyrush.runtime.bridge import is_bridged
-from keyrush.settings.settings import MAKE_PEPPER, MIN_PEPPER, Settings
 from keyrush.sql.files import PRIVATE, file_of
 from keyrush.sql.hosts import database_url
-from keyrush.store.protocol import Store
+from keyrush.store.opening import Opened
 
 FILE_NAME = "keyrush.pepper"
 
@@ -27,26 +27,28 @@ _PATIENCE, _PAUSE = 1.0, 0.01
 _log = logging.getLogger("keyrush")
 
 
-def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
-    """The peppers to use, newest first; one is made where there is none yet and none is needed.
+def peppers_for(
+    given: Sequence[bytes], path: Path | None, kept: Opened, *, now: int
+) -> list[bytes]:
+    """The peppers to use, newest first: those that are set, else the one in the file at `path`,
+    which is made where there is none yet and none is needed.
 
     Raises:
         ConfigurationError: A pepper is needed and missing, or does not fit the store's keys.
         StoreError: The store can't be asked.
     """
     # A store of coroutines is not asked: the loop that it belongs to does not run yet.
-    in_use = {} if is_bridged(store) else store.peppers(now)
-    if settings.pepper:
-        peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
-    elif getattr(store, "is_ephemeral", False):
+    in_use = {} if is_bridged(kept.store) else kept.store.peppers(now)
+    if given:
+        peppers = list(given)
+    elif kept.is_ephemeral:
         peppers = [secrets.token_bytes(32)]
+    elif path is None:
+        raise ConfigurationError(
+            "KEYRUSH_PEPPER: needed for this store; set it to a secret such as the output of "
+            f"{MAKE_PEPPER}"
+        )
     else:
-        path = pepper_file(settings)
-        if path is None:
-            raise ConfigurationError(
-                "KEYRUSH_PEPPER: needed for this store; set it to a secret such as the output of "
-                f"{MAKE_PEPPER}"
-            )
         peppers = [_read_or_make(path, may_make=not in_use)]
     lost = uncovered(peppers, in_use)
     if in_use and lost == sum(in_use.values()):
@@ -66,17 +68,17 @@ def uncovered(peppers: Sequence[bytes], in_use: Mapping[str, int]) -> int:
     return sum(count for pepper_id, count in in_use.items() if pepper_id not in known)
 
 
-def pepper_file(settings: Settings) -> Path | None:
+def pepper_file(store_url: str) -> Path | None:
     """The pepper file beside a SQLite database, None for other stores."""
-    path = database_file(settings)
+    path = database_file(store_url)
     return None if path is None else path.with_name(FILE_NAME)
 
 
-def database_file(settings: Settings) -> Path | None:
+def database_file(store_url: str) -> Path | None:
     """The file of a SQLite database, None for other stores."""
-    if "://" not in settings.store_url:
+    if "://" not in store_url:
         return None
-    url = database_url(settings.store_url)  # which the store has parsed before
+    url = database_url(store_url)  # which the store has parsed before
     if url.get_backend_name() != "sqlite":
         return None
     return file_of(url.database or "", is_uri="uri" in url.query)

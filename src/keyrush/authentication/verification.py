@@ -1,94 +1,96 @@
-"""The cold path from a credential to a verified key in the cache: look-up, proof, identity."""
+"""The cold path from a credential to a verified caller in the cache, whatever its kind."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keyrush.authentication.cache import Cache, Entry, Flight
-from keyrush.authentication.keyring import Keyring
-from keyrush.core.identity import Found, Identity, account_subject, key_subject
-from keyrush.core.model import Scopes
+from keyrush.authentication.protocol import Authenticator, Proof, Work
+from keyrush.core.catalog import Catalog
+from keyrush.core.entitlement import verified
+from keyrush.core.identity import KEY, account_subject, key_subject
 from keyrush.core.refusal import UNAVAILABLE, Refusal
-from keyrush.core.sliding import Window
-from keyrush.core.times import NEVER, month_of
-from keyrush.errors import ConfigurationError
+from keyrush.core.times import NEVER
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away, Circuit
-from keyrush.runtime.cpus import hashing_slots
-from keyrush.runtime.forks import after_fork
+from keyrush.runtime.circuit import Away
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
-from keyrush.settings.settings import Settings
-from keyrush.store.protocol import Store
 from keyrush.usage.counting import TOUCH_INTERVAL, Usage
 from keyrush.wire.request import INVALID, Credential
 
-#: Milliseconds for which a key let in without the store is not looked up again.
+#: Milliseconds for which a credential let in while nobody can say is not asked about again.
 _OUTAGE_PAUSE = 1000
 
-#: The part of its time to live after which a key in use is looked up ahead of need.
+#: The part of its time to live after which a credential in use is renewed ahead of need.
 _AHEAD = 0.6
 
-#: Look-ups of one key that changes meanwhile may overtake; more are answered without caching.
+#: Look-ups of one caller that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
+
+#: `Authenticator.renew`, or `prove` for a credential.
+_Ask = Callable[[Any, int], Proof[Any] | Work[Any] | None]
 
 
 class _Looked(NamedTuple):
     """What a look-up brought, and marks from before it, by which it is known to be overtaken."""
 
-    found: Found | None
-    fingerprints: Sequence[str]
-    generation: int
-    mark: int
+    authenticator: Authenticator[Any]
+    ask: _Ask  #: what was asked
+    known: Entry | None  #: from an earlier one
+    generation: int  #: of the cache
+    flushes: int  #: of the counts
     at: int  #: Unix milliseconds
+    proof: Proof[Any] | Work[Any] | None
 
 
 class Verification:
-    """Verifies keys against a store, each once however many requests wait for it."""
+    """Verifies credentials, each once however many requests wait for it. The first of the
+    `authenticators` that takes one for its own proves it.
+
+    `stale_for` is the milliseconds that an entry may still be good for where nobody can say.
+    """
 
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
+        authenticators: Sequence[Authenticator[Any]],
+        catalog: Catalog,
         cache: Cache,
         usage: Usage,
         *,
-        keyring: Keyring,
-        circuit: Circuit,
         background: Background,
         clock: Callable[[], int],
+        stale_for: int,
     ) -> None:
-        self._circuit = circuit
-        self._background = background
-        self._settings = settings
-        self._store = store
+        self.authenticators = tuple(authenticators)
+        self._catalog = catalog
         self._cache = cache
         self._usage = usage
-        self._format, self._fingerprints, self._hashing = keyring
+        self._background = background
         self._clock = clock
-        self._renew_slots()
-        after_fork(self._renew_slots)
-
-    def _renew_slots(self) -> None:
-        self._argon2_slots = threading.BoundedSemaphore(hashing_slots(self._settings.argon2_slots))
+        self._stale_for = stale_for
 
     def rules_out(self, credential: Credential, now: int) -> bool:
-        """True when the credential is no key, for all that can be told without a look-up."""
+        """True when the credential is good for nothing, for all that can be told without I/O."""
         return (
             self._cache.is_refused(credential.digest, now)
-            or self._format.parse(credential.text) is None
+            or self._authenticator_of(credential) is None
         )
+
+    def _authenticator_of(self, credential: Credential) -> Authenticator[Any] | None:
+        for one in self.authenticators:
+            if one.may_be_mine(credential):
+                return one
+        return None
 
     def verify(
         self, credential: Credential, workers: Workers | None = None
     ) -> Entry | Refusal | Flight:
-        """The key's entry in the cache, looked up and proved where it must be; may block.
+        """The caller's entry in the cache, looked up and proved where it must be; may block.
 
         With `workers` it blocks for look-ups alone: what else must be waited for, a proof or
-        another request's look-up of the same key, is returned.
+        another request's look-up of the same credential, is returned.
         """
         digest = credential.digest
         now = self._clock()
@@ -96,22 +98,25 @@ class Verification:
         if entry is not None and now < entry.fresh_until:
             self.attend(entry, now)
             return entry
-        if self.rules_out(credential, now):
+        authenticator = self._authenticator_of(credential)
+        if authenticator is None or self._cache.is_refused(digest, now):
             return INVALID
         flight, is_mine = self._cache.flight(digest)
         if is_mine:
-            self._look_up(flight, credential, workers)
+            self._look_up(flight, credential, authenticator, workers)
         return flight.result() if workers is None or flight.done() else flight
 
     def attend(self, entry: Entry, now: int) -> bool:
         """Do what has come due for an entry that is being used; False where it needs a look-up.
         Does no I/O.
         """
-        if now >= min(entry.fresh_until, entry.identity.expires_at):
+        identity = entry.identity
+        if now >= min(entry.fresh_until, identity.expires_at):
             return False
         if now >= entry.touch_due:
             entry.touch_due = now + TOUCH_INTERVAL
-            self._usage.used(entry.identity.key_id, now)
+            if identity.source == KEY:  # of which it is stored when they were last used
+                self._usage.used(identity.key_id, now)
         if now >= entry.refresh_at:
             entry.refresh_at = NEVER
             self._background.soon(partial(self._refresh, entry))
@@ -119,69 +124,69 @@ class Verification:
         return True
 
     def _refresh(self, entry: Entry) -> None:
-        """Look a key up ahead of need, so that no request waits for it. Does not repeat argon2."""
+        """Look a caller up ahead of need, so that no request waits for it."""
         try:
-            looked = self._looked(entry.fingerprints)
+            authenticator = entry.authenticator
+            looked = self._looked(authenticator, entry, authenticator.renew)
         except Away:
             return  # the entry may yet be used for as long as it is good
-        found = looked.found
-        if found is None or found.key.hash != entry.hash:
-            self._cache.distrust(entry)
-        else:
-            renewed = self._entry(looked, found, digest=entry.digest, known=entry)
+        if isinstance(looked.proof, Proof):
+            renewed = self._entry(entry.digest, looked, looked.proof)
             self._cache.put(entry.digest, renewed, looked.generation)
+        else:
+            self._cache.distrust(entry)
 
-    def _look_up(self, flight: Flight, credential: Credential, workers: Workers | None) -> None:
-        """Look the key up, and prove it here, or with `workers` in their threads for that."""
-        digest, text = credential.digest, credential.text
+    def _look_up(
+        self,
+        flight: Flight,
+        credential: Credential,
+        authenticator: Authenticator[Any],
+        workers: Workers | None,
+    ) -> None:
+        """Look a caller up and prove it here, or what is work with `workers` in their threads."""
+        digest = credential.digest
         try:
             known = self._cache.get(digest)
             if known is not None and self._clock() < known.fresh_until:
                 self._cache.land(digest, flight, known)  # another request has just loaded it
                 return
-            looked = self._looked(self._fingerprints.all(text))
-            if workers is not None and self._needs_proof(looked.found, known):
-                workers.submit("hash", self._load, flight, digest, text, known, looked)
+            prove = partial(authenticator.prove, credential)
+            looked = self._looked(authenticator, known, prove)
+            if workers is not None and not isinstance(looked.proof, Proof | None):
+                workers.submit("hash", self._load, flight, digest, looked)
                 return
         except BaseException as error:  # whoever waits must learn of it, whatever it is
             self._cache.land(digest, flight, self._without_answer(digest, error))
             if isinstance(error, Exception):
                 return
             raise
-        self._load(flight, digest, text, known, looked)
+        self._load(flight, digest, looked)
 
-    def _load(
-        self, flight: Flight, digest: bytes, text: bytes, known: Entry | None, looked: _Looked
-    ) -> None:
+    def _load(self, flight: Flight, digest: bytes, looked: _Looked) -> None:
         """Tell all who wait what came of a look-up."""
         outcome: Entry | Refusal = UNAVAILABLE
         try:
-            outcome = self._verified(digest, text, known, looked)
+            outcome = self._verified(digest, looked)
         except Exception as error:
             outcome = self._without_answer(digest, error)
         finally:
             self._cache.land(digest, flight, outcome)
 
-    def _verified(
-        self, digest: bytes, text: bytes, known: Entry | None, looked: _Looked
-    ) -> Entry | Refusal:
-        """The entry of the key that was looked up, once it is proved; a refusal, remembered,
-        for one that is not valid.
+    def _verified(self, digest: bytes, looked: _Looked) -> Entry | Refusal:
+        """The entry of a caller that was looked up, once it is proved; a refusal, remembered, of
+        a credential that is not good.
         """
-        proved = known.hash if known else None
         for _ in range(_LOOK_UPS):
-            found = looked.found
-            if found is None:
+            proof = looked.proof
+            if not isinstance(proof, Proof | None):
+                proof = proof()
+            if proof is None:
                 break
-            if found.key.hash != proved:
-                if not self._proves(found, text):
-                    break
-                proved = found.key.hash
-                self._renew_fingerprint(found, text)
-            entry = self._entry(looked, found, digest=digest, known=known)
+            entry = self._entry(digest, looked, proof)
             if self._cache.put(digest, entry, looked.generation):
                 return entry
-            looked = self._looked(looked.fingerprints)  # something has changed meanwhile
+            # Something has changed meanwhile.
+            looked = self._looked(looked.authenticator, entry, looked.ask)
         else:
             return entry
         self._cache.forget(digest)
@@ -189,9 +194,9 @@ class Verification:
         return INVALID
 
     def _without_answer(self, digest: bytes, error: BaseException) -> Entry | Refusal:
-        """What holds where the store can't be asked: what was known, for a while."""
+        """What holds where nobody can say: what was known, for a while."""
         if isinstance(error, Exception) and not isinstance(error, Away):  # which has been logged
-            log_fault("the store can't look a key up", error)
+            log_fault("a credential can't be verified", error)
         now = self._clock()
         entry = self._cache.get(digest)
         if entry is None or now >= entry.stale_until:
@@ -199,91 +204,32 @@ class Verification:
         self._cache.prolong(entry, now + _OUTAGE_PAUSE)
         return entry
 
-    def _looked(self, fingerprints: Sequence[str]) -> _Looked:
-        """Look a key up, now.
-
-        Raises:
-            Away: The store can't answer.
-        """
+    def _looked(self, authenticator: Authenticator[Any], known: Entry | None, ask: _Ask) -> _Looked:
+        """Ask an authenticator, now."""
         now = self._clock()
-        generation, mark = self._cache.generation, self._usage.flushes
-        return _Looked(self._find(fingerprints, now), fingerprints, generation, mark, now)
+        generation, flushes = self._cache.generation, self._usage.flushes
+        proof = ask(known.evidence if known else None, now)
+        return _Looked(authenticator, ask, known, generation, flushes, now, proof)
 
-    def _needs_proof(self, found: Found | None, known: Entry | None) -> bool:
-        return (
-            found is not None
-            and self._settings.verify != "fingerprint"
-            and (known is None or found.key.hash != known.hash)
+    def _entry(self, digest: bytes, looked: _Looked, proof: Proof[Any]) -> Entry:
+        """What is kept of a caller that was looked up."""
+        claims, account, now = proof.claims, proof.account, looked.at
+        counts = self._usage.counts_of(
+            (key_subject(claims.lineage), account_subject(account.id)),
+            (proof.key_count, proof.account_count),
+            looked.flushes,
+            now,
         )
-
-    def _find(self, fingerprints: Sequence[str], now: int) -> Found | None:
-        """The key with one of the fingerprints, if it is valid.
-
-        Raises:
-            Away: The store can't answer.
-        """
-        found = self._circuit.call(self._store.find, fingerprints, month_of(now))
-        return found if found is not None and found.key.is_active(now) else None
-
-    def _proves(self, found: Found, text: bytes) -> bool:
-        """True when `text` is the key that was found."""
-        if self._settings.verify == "fingerprint":
-            return True  # the HMAC match is the proof: 178 random bits under a secret pepper
-        with self._argon2_slots:
-            return self._hashing.verify(found.key.hash, text)
-
-    def _renew_fingerprint(self, found: Found, text: bytes) -> None:
-        """Move a key from an old pepper to the newest one, so that the old one can be retired."""
-        newest = self._fingerprints.pepper_ids[0]
-        if found.key.pepper_id == newest:
-            return
-        try:
-            self._store.refingerprint(found.key.id, self._fingerprints.new(text), newest)
-        except Exception as error:
-            log_fault(f"the fingerprint of {found.key.id} stays under an old pepper", error)
-
-    def _entry(self, looked: _Looked, found: Found, *, digest: bytes, known: Entry | None) -> Entry:
-        """What is kept of a key that was looked up; `known` was kept before."""
-        now = looked.at
         fresh_until = now + self._cache.ttl
         entry = Entry(
-            self._identity(found, looked.mark, now),
+            verified(claims, account, self._catalog, counts),
             digest,
-            found.key.hash,
-            looked.fingerprints,
+            looked.authenticator,
+            proof.evidence,
             refresh_at=now + int(self._cache.ttl * _AHEAD),
             fresh_until=fresh_until,
-            stale_until=fresh_until + int(self._settings.stale_if_error * 1000),
+            stale_until=fresh_until + self._stale_for,
         )
-        entry.touch_due = known.touch_due if known else 0
+        entry.touch_due = looked.known.touch_due if looked.known else 0
         entry.schedule()
         return entry
-
-    def _identity(self, found: Found, mark: int, now: int) -> Identity:
-        key, account = found.key, found.account
-        plan = self._settings.plan_values.get(account.plan)
-        if plan is None:
-            raise ConfigurationError(
-                f"{account.id} is on the plan {account.plan!r}: not in the table"
-            )
-        limits = plan.limits if account.limits is None else account.limits
-        subject = account_subject(account.id) if plan.per == "account" else key_subject(key.lineage)
-        if key.limits is not None:  # limits of its own are counted on their own
-            limits, subject = key.limits, key_subject(key.lineage)
-        counts = self._usage.counts_of(found, mark, now)
-        return Identity(
-            key_id=key.id,
-            account_id=account.id,
-            name=key.name,
-            prefix=key.prefix,
-            environment=key.environment,
-            scopes=Scopes(key.scopes),
-            plan=plan,
-            windows=tuple(
-                Window(f"{subject}:{item.seconds}", item.seconds * 1000, item.amount, item.name)
-                for item in limits
-            ),
-            expires_at=NEVER if key.ends_at is None else key.ends_at,
-            quota_count=counts[plan.quota_per == "account"],
-            counts=() if key.environment in self._settings.unmetered_environments else counts,
-        )

@@ -85,7 +85,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
     with opened() as gate:
         account = gate.accounts.get(account_id)
         found = gate.keys.list(account_id)
-        plan = gate.settings.plan_values.get(account.plan)
+        plan = gate.catalog.plans.get(account.plan)
         # On a plan that has left the table, the account is refused, and has no quota.
         per_key = plan is not None and plan.quota_per == "key"
         active = gate.store.active_keys(account.id, gate.clock())

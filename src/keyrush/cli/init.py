@@ -92,7 +92,7 @@ def run(*, as_json: bool) -> None:
 
 def _pepper(settings: Settings) -> str:
     """The lines on the pepper; a new one where none is in use, or no key would fit any more."""
-    beside = pepper_file(settings)
+    beside = pepper_file(settings.store_url)
     if settings.pepper:
         return _NO_PEPPER.format(source="KEYRUSH_PEPPER")
     if beside is not None and beside.exists():

@@ -18,6 +18,11 @@ MAX_GRACE = 30 * 86_400
 
 #: What a scope looks like, whole: RFC 6749 §3.3, and no longer than need be.
 SCOPE = r"[\x21\x23-\x5b\x5d-\x7e]{1,120}"
+#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
+MIN_PEPPER = 32
+
+#: A command that makes a pepper.
+MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _SCOPE = re.compile(SCOPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyrush.core.model import Account, ApiKey, Plan, Scopes
+from keyrush.core.model import Account, ApiKey, Limit, Plan, Scopes
 from keyrush.core.sliding import Window
 
 
@@ -16,6 +16,30 @@ class Found(NamedTuple):
     account: Account
     key_count: int  #: requests of the key's lineage counted this month
     account_count: int  #: requests of all the account's keys counted this month
+
+
+#: The `source` of a caller with an API key.
+KEY = "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What was proved of a caller, whatever the credential is.
+
+    `id` names the credential, and is no secret; counts and windows of its own belong to its
+    `lineage`. `prefix` is what may be shown of it. `limits`, where set, replace those of account
+    and plan. It is worth nothing from `ends_at` on, Unix milliseconds. `source` is its kind.
+    """
+
+    id: str
+    lineage: str
+    name: str
+    prefix: str
+    scopes: tuple[str, ...]
+    environment: str | None = None
+    limits: tuple[Limit, ...] | None = None
+    ends_at: int | None = None
+    source: str = KEY
 
 
 class Count:
@@ -42,9 +66,10 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A verified key with everything a warm request needs, resolved once and cached.
+    """A verified caller with everything a warm request needs, resolved once and cached.
 
-    `expires_at` is `NEVER` for keys without one. `counts` are those that a request adds to:
+    `key_id` is the `Claims.id` of callers without a key, too. `expires_at` is `NEVER` where
+    nothing ends by itself. `counts` are those that a request adds to:
     the key's and the account's, or none in an environment that is not metered (contract R2).
     `quota_count` is the one of them that `plan.quota` is held against.
     """
@@ -60,6 +85,7 @@ class Identity:
     expires_at: int
     quota_count: Count
     counts: tuple[Count, ...] = ()
+    source: str = KEY
 
     @property
     def is_metered(self) -> bool:

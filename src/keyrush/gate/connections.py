@@ -17,7 +17,7 @@ LOOK_INTERVAL = 0.25
 class Connection(Protocol):
     """A response that has begun and not ended."""
 
-    key_id: str
+    key_id: str | None  #: None where no key has opened it: then nobody but time ends it
     account_id: str
     ends_at: int  #: Unix milliseconds: when its key stops by itself
 
@@ -93,7 +93,7 @@ class Connections:
             ended = [one for one in self._open if now >= one.ends_at]
             keys: dict[str, list[Connection]] = {}
             for one in self._open:
-                if is_all or one.account_id in due:
+                if one.key_id is not None and (is_all or one.account_id in due):
                     keys.setdefault(one.key_id, []).append(one)
         if is_all:
             self._looked_at = now

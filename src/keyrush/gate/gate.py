@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Any
 
+from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
 from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
-from keyrush.authentication.peppers import peppers_for
+from keyrush.authentication.peppers import pepper_file, peppers_for
+from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.verification import Verification
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
@@ -19,6 +22,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.gate.admission import Admission
 from keyrush.gate.charging import Credits as Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
+from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
@@ -84,15 +88,18 @@ class Gate:
         limiter: limiter_opening.Opened,
         peppers: list[bytes],
         clock: Callable[[], int] = now_ms,
+        *,
+        authenticators: Sequence[Authenticator[Any]] = (),
     ) -> None:
         self.settings = settings
+        self.catalog = settings.catalog()
         self.clock = clock
         self.store = store.store
         self.policy = Policy(
             settings.public_paths,
-            settings.rule_values,
+            self.catalog.rules,
             optional_paths=settings.optional_paths,
-            modules=settings.modules,
+            modules=self.catalog.modules,
             gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
             unruled=settings.unruled,
             root_path=settings.root_path,
@@ -110,7 +117,8 @@ class Gate:
         monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
-        self.workers = Workers(hashing_slots(settings.argon2_slots))
+        slots = hashing_slots(settings.argon2_slots)
+        self.workers = Workers(slots)
         self.background = Background()
         self._is_by_settings = False
         self.charging = Charging(self.store, self.policy, self.circuit, self.workers, monotonic)
@@ -123,30 +131,44 @@ class Gate:
                 settings.argon2_parallelism,
             ),
         )
-        verification = Verification(
-            settings,
+        api_keys = ApiKeys(
             self.store,
+            keyring,
+            self.circuit,
+            trusts_fingerprints=settings.verify == "fingerprint",
+            slots=slots,
+        )
+        verification = Verification(
+            (api_keys, *authenticators),
+            self.catalog,
             self.cache,
             self.counts,
-            keyring=keyring,
-            circuit=self.circuit,
             background=self.background,
             clock=clock,
+            stale_for=int(settings.stale_if_error * 1000),
         )
-        self.admission = Admission(
-            limiter.limiter,
+        self.limiter = limiter.limiter
+        self.deciding = Deciding(
+            self.limiter,
             limiter.awaited,
-            credential_headers=self.credential_headers,
-            cache=self.cache,
-            verification=verification,
+            policy=self.policy,
             usage=self.counts,
             credits=self.charging,
             background=self.background,
-            workers=self.workers,
-            strangers=Strangers(monotonic),
             fields=Fields(settings.headers),
+            vary=self.vary,
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
+        )
+        self.admission = Admission(
+            self.deciding,
+            self.policy,
+            credential_headers=self.credential_headers,
+            cache=self.cache,
+            verification=verification,
+            workers=self.workers,
+            strangers=Strangers(monotonic),
+            clock=clock,
             passes_preflights=settings.preflight == "pass",
         )
         #: What is open, and ends when its key does.
@@ -157,22 +179,20 @@ class Gate:
             ttl=self.cache.ttl,
             is_told=lambda: self._hears_changes,
         )
-        self.limiter = self.admission.limiter
-        plans, changed, key_format = settings.plan_values, self._changed, keyring.format
+        changed, key_format = self._changed, keyring.format
         self.accounts = Accounts(
-            self.store, plans=plans, key_format=key_format, changed=changed, clock=clock
+            self.catalog, self.store, key_format=key_format, changed=changed, clock=clock
         )
         self.keys = Keys(
+            self.catalog,
             self.store,
             self.accounts,
-            plans=plans,
-            known_scopes=settings.known_scopes,
             keyring=keyring,
             changed=changed,
             clock=clock,
         )
         self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
-        self.usage = Usage(self.store, self.accounts, self.keys, plans=plans, clock=clock)
+        self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
         self._news = limiter.news
         feeds = [] if store.feed is None else [store.feed]
         if self._news is not None:
@@ -197,20 +217,23 @@ class Gate:
         store: Store | None = None,
         limiter: SmallLimiter | None = None,
         clock: Callable[[], int] = now_ms,
+        authenticators: Sequence[Authenticator[Any]] = (),
     ) -> Gate:
         """A gate from settings, by default those of the environment.
 
         `store` and `limiter`, where given, stand in for those that the settings name.
+        `authenticators` know credentials of other kinds than API keys.
 
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
         settings = settings or Settings()
-        is_by_settings = store is None and limiter is None
+        is_by_settings = store is None and limiter is None and not authenticators
         chosen = open_store(settings.store_url) if store is None else store
         found = store_opening.opened(chosen)
         try:
-            peppers = peppers_for(settings, found.store, now=clock())
+            file = pepper_file(settings.store_url)
+            peppers = peppers_for(settings.peppers, file, found, now=clock())
             if limiter is None:
                 counted = open_limiter(
                     settings.limiter_url,
@@ -226,7 +249,7 @@ class Gate:
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
                 found.store.close()
-        gate = cls(settings, found, counted, peppers, clock)
+        gate = cls(settings, found, counted, peppers, clock, authenticators=authenticators)
         say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate
@@ -324,7 +347,7 @@ class Gate:
 
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
-        self.admission.counts_at_once = True
+        self.deciding.counts_at_once = True
         if is_bridged(self.store) and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
         else:

@@ -67,7 +67,7 @@ class Caller:
 
 
 class Principal(Caller):
-    """The caller of one request: a verified key, its account and what they may do.
+    """The caller of one request: a verified credential, its account and what they may do.
 
     In an ASGI app it is also `request.user` and `request.auth`. What its methods raise makes
     the gate answer with the documented refusal, if the response has not started.
@@ -100,8 +100,13 @@ class Principal(Caller):
 
     @property
     def key_id(self) -> str:
-        """The `cred_…` id of the key."""
+        """The `cred_…` id of the key; of a caller without one, what names the credential."""
         return self._identity.key_id
+
+    @property
+    def source(self) -> str:
+        """What has proved who calls: `"key"`, or the kind that another authenticator says."""
+        return self._identity.source
 
     @property
     def name(self) -> str:

@@ -53,7 +53,7 @@ def _line(
 
 def place_of(settings: Settings) -> str:
     """Where the store that the settings name is, for people: a whole path, or hosts; no secret."""
-    path = database_file(settings)
+    path = database_file(settings.store_url)
     return readable(settings.store_url) if path is None else str(path)
 
 

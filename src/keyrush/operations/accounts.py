@@ -7,11 +7,12 @@ store can't answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from keyrush.core.catalog import Catalog
 from keyrush.core.checks import checked_account_id, checked_plan, refuse_keys
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import Account, Plan
+from keyrush.core.model import Account
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.errors import InvalidArgument, NotFound
@@ -20,22 +21,20 @@ from keyrush.store.protocol import Store
 
 
 class Accounts:
-    """The operations on accounts, over a store; the first of `plans` is that of new accounts.
-
-    `changed` is told the account of which what is cached no longer holds.
+    """The operations on accounts, over a store. `changed` is told the account of which what is cached no longer holds.
     """
 
     def __init__(
         self,
+        catalog: Catalog,
         store: Store,
         *,
-        plans: Mapping[str, Plan],
         key_format: KeyFormat,
         changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
         self._store = store
-        self._plans = plans
+        self._plans, self._default = catalog.plans, catalog.default_plan
         self._format = key_format
         self._changed = changed
         self._clock = clock
@@ -43,7 +42,7 @@ class Accounts:
     def create(
         self, account_id: str | None = None, *, plan: str | None = None, limits: str | None = None
     ) -> Account:
-        """A new account, on the first plan of the table unless said otherwise.
+        """A new account, on the default plan unless said otherwise.
 
         `limits`, as in `"60/minute;1000/hour"`, replace the plan's.
 
@@ -53,7 +52,7 @@ class Accounts:
         refuse_keys(self._format, account=account_id, plan=plan, limits=limits)
         account = Account(
             new_id("acct") if account_id is None else checked_account_id(account_id),
-            checked_plan(next(iter(self._plans)) if plan is None else plan, self._plans),
+            checked_plan(self._default if plan is None else plan, self._plans),
             self._clock(),
             limits=parse_limits(limits),
         )

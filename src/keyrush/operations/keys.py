@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from keyrush.authentication.keyring import Keyring
+from keyrush.core.catalog import Catalog
 from keyrush.core.checks import (
     checked_environment,
     checked_expiry,
@@ -42,8 +43,7 @@ _ROTATED = "has been rotated already; rotate its replacement"
 
 
 class Keys:
-    """The operations on keys, over a store. `known_scopes` empty allows any; `changed` is told
-    the account of which what is cached no longer holds.
+    """The operations on keys, over a store. `changed` is told the account of which what is cached no longer holds.
 
     `by`, where an operation takes it, is the id of the key that asks for it: whether that may is
     decided in the very step that makes the change. Without, the operator asks.
@@ -51,19 +51,17 @@ class Keys:
 
     def __init__(
         self,
+        catalog: Catalog,
         store: Store,
         accounts: Accounts,
         *,
-        plans: Mapping[str, Plan],
-        known_scopes: Collection[str],
         keyring: Keyring,
         changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
         self._store = store
         self._accounts = accounts
-        self._plans = plans
-        self._known_scopes = known_scopes
+        self._catalog = catalog
         self._format, self._fingerprints, self._hashing = keyring
         self._changed = changed
         self._clock = clock
@@ -104,7 +102,7 @@ class Keys:
         mint = partial(
             self._minted,
             name=checked_name(name),
-            scopes=checked_scopes(scopes, self._known_scopes) or ("*",),
+            scopes=checked_scopes(scopes, self._catalog.known_scopes) or ("*",),
             environment=checked_environment(environment, self._format.environments),
             expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
@@ -308,7 +306,7 @@ class Keys:
         """How many active keys the account may have; on a plan that left the table, as on one
         that says nothing of it.
         """
-        return self._plans.get(account.plan, Plan(account.plan)).max_keys
+        return self._catalog.plans.get(account.plan, Plan(account.plan)).max_keys
 
     def _caller(self, by: str | None) -> str | None:
         """The id of the key that asks, None for the operator.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from keyrush.core.catalog import Catalog
 from keyrush.core.checks import checked_plan
 from keyrush.core.identity import account_subject, key_subject
-from keyrush.core.model import Plan
 from keyrush.core.times import month_bounds, month_of
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.keys import Keys
@@ -32,17 +32,17 @@ class Usage:
 
     def __init__(
         self,
+        catalog: Catalog,
         store: Store,
         accounts: Accounts,
         keys: Keys,
         *,
-        plans: Mapping[str, Plan],
         clock: Callable[[], int],
     ) -> None:
         self._store = store
         self._accounts = accounts
         self._keys = keys
-        self._plans = plans
+        self._plans = catalog.plans
         self._clock = clock
 
     def this_month(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:

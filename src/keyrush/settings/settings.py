@@ -24,10 +24,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keyrush.core.model import Plan
+from keyrush.core.catalog import Catalog
+from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, is_plain
-from keyrush.core.policy import Policy, Rule, Unruled
+from keyrush.core.policy import Policy, Unruled
 from keyrush.errors import ConfigurationError
 from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
@@ -38,13 +39,6 @@ from keyrush.wire.request import CREDENTIAL_HEADERS
 from keyrush.wire.sender import UNIX, Network
 
 PREFIX = sources.PREFIX
-
-#: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
-MIN_PEPPER = 32
-
-#: A command that makes a pepper.
-MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-
 
 #: Headers that are for something else, or that WSGI does not hand on as headers.
 _UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "transfer-encoding"}
@@ -329,25 +323,21 @@ class Settings(BaseSettings):
         """True where what one process stores no other finds."""
         return self.store_url.startswith("memory://")
 
-    @cached_property
-    def plan_values(self) -> dict[str, Plan]:
-        """The plans as values, in the order of the table."""
-        return {name: table.plan(name) for name, table in self.plans.items()}
+    def catalog(self) -> Catalog:
+        """Plans and rules as values; the scopes of rules are known besides those of `scopes`."""
+        return Catalog(
+            plans={name: table.plan(name) for name, table in self.plans.items()},
+            default_plan=next(iter(self.plans)),
+            rules=tuple(table.rule() for table in self.rules),
+            modules=frozenset().union(*(plan.modules for plan in self.plans.values())),
+            known_scopes=frozenset(self.scopes).union(*(rule.scopes for rule in self.rules)),
+            unmetered=frozenset(self.unmetered_environments),
+        )
 
-    @cached_property
-    def rule_values(self) -> tuple[Rule, ...]:
-        """The rules as values, in order."""
-        return tuple(table.rule() for table in self.rules)
-
-    @cached_property
-    def modules(self) -> frozenset[str]:
-        """Every module that some plan includes."""
-        return frozenset().union(*(plan.modules for plan in self.plans.values()))
-
-    @cached_property
-    def known_scopes(self) -> frozenset[str]:
-        """The scopes that keys may have besides wildcards; empty where any may be given."""
-        return frozenset(self.scopes).union(*(rule.scopes for rule in self.rules))
+    @property
+    def peppers(self) -> list[bytes]:
+        """`pepper`, as bytes."""
+        return [pepper.get_secret_value().encode() for pepper in self.pepper]
 
     @cached_property
     def networks(self) -> tuple[Network | str, ...]:

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from weakref import WeakValueDictionary
 
-from keyrush.core.identity import Count, Found, Identity, account_subject, key_subject
+from keyrush.core.identity import Count, Identity, account_subject
 from keyrush.core.times import month_bounds, month_of
 from keyrush.errors import DataError
 from keyrush.runtime.circuit import Away, Circuit
@@ -62,22 +62,23 @@ class Usage:
         """A mark to take before reading totals from the store, for `counts_of`."""
         return self._flushes
 
-    def counts_of(self, found: Found, mark: int, now: int) -> tuple[Count, Count]:
-        """The key's and the account's count, brought up to totals just read from the store.
+    def counts_of(
+        self, subjects: tuple[str, str], totals: tuple[int, int], mark: int, now: int
+    ) -> tuple[Count, Count]:
+        """The counts of a credential and its account, brought up to totals just read from the
+        store.
 
         `mark` is `flushes` from before the read: totals that a flush has overtaken are
         passed over, because what was flushed would count twice.
         """
         with self._lock:
             self._turn_month(now)
-            key, account = found.key, found.account
-            key_total: int | None = found.key_count
-            account_total: int | None = found.account_count
+            known: tuple[int, int] | tuple[None, None] = totals
             if month_of(now) != self._month:  # read before the month turned
-                key_total = account_total = None
+                known = None, None
             return (
-                self._loaded(key_subject(key.lineage), key_total, mark),
-                self._loaded(account_subject(account.id), account_total, mark),
+                self._loaded(subjects[0], known[0], mark),
+                self._loaded(subjects[1], known[1], mark),
             )
 
     def _loaded(self, subject: str, total: int | None, mark: int) -> Count:

@@ -30,10 +30,10 @@ async def usage(_: Request, gate: Gate, principal: Principal) -> object:
 
 async def capabilities(request: Request) -> Response:
     """The tools with their prices, and the sources (contract O7)."""
-    settings = request.scope[GATE].settings
+    gate = request.scope[GATE]
     prices: dict[str, int] = {}
-    for rule in settings.rule_values:
+    for rule in gate.catalog.rules:
         if rule.tool is not None:
             prices.setdefault(rule.tool, rule.credits)
     tools = [{"name": name, "credits": price, "enabled": True} for name, price in prices.items()]
-    return JSONResponse({"tools": tools, "sources": list(settings.sources)})
+    return JSONResponse({"tools": tools, "sources": list(gate.settings.sources)})

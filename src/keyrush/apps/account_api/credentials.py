@@ -31,7 +31,7 @@ async def create(request: Request, gate: Gate, principal: Principal) -> object:
     # Without any scope, `Keys.create` would give `*`.
     missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
     if missing:  # named only where the configuration does, never because the request did (S16)
-        names = tuple(sorted(missing & gate.settings.known_scopes))
+        names = tuple(sorted(missing & gate.catalog.known_scopes))
         principal.refuse(Refusal("insufficient_scope", names))
     expires_at = _no_later(caller.ends_at, wanted)
 
@@ -106,7 +106,7 @@ async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
 
     def revoke() -> ApiKey:
         key = gate.keys.get(key_id, principal.account_id)
-        sandbox = gate.settings.unmetered_environments
+        sandbox = gate.catalog.unmetered
         if principal.environment in sandbox and key.environment not in sandbox:
             principal.refuse(Refusal("beyond_caller"))
         done = gate.keys.revoke_with_descendants if wanted.descendants else gate.keys.revoke

@@ -87,10 +87,10 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
     """What the settings leave open, on purpose or not."""
     if settings.preflight == "pass":
         report.add("warning", "preflights", PASSES_PREFLIGHTS)
-    if not settings.rule_values:
+    if not settings.rules:
         return
     if settings.unruled == "any_key":
-        for path, methods in named_by_method_alone(settings.rule_values).items():
+        for path, methods in named_by_method_alone(settings.catalog().rules).items():
             named = ", ".join(sorted(methods))
             text = f"{path} is named for {named} alone: any valid key may send other methods"
             report.add("note", "rules", f"{text}; KEYRUSH_UNRULED=refuse closes them")

@@ -1,0 +1,26 @@
+"""What the operator has set of plans, rules and scopes, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyrush.core.model import Plan
+from keyrush.core.policy import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Plans and rules, and what follows from them.
+
+    `plans` are by name, in the order of the table. `modules` are all that some plan includes,
+    `known_scopes` those that keys may have besides wildcards, empty where any may be given.
+    `unmetered` are the environments of keys that are neither counted nor charged (contract R2).
+    """
+
+    plans: Mapping[str, Plan]
+    default_plan: str
+    rules: tuple[Rule, ...] = ()
+    modules: frozenset[str] = frozenset()
+    known_scopes: frozenset[str] = frozenset()
+    unmetered: frozenset[str] = frozenset()

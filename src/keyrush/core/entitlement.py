@@ -1,0 +1,49 @@
+"""Which plan, limits and scopes hold for whoever has been proved to call."""
+
+from __future__ import annotations
+
+from keyrush.core.catalog import Catalog
+from keyrush.core.identity import Claims, Count, Identity, account_subject, key_subject
+from keyrush.core.model import Account, Scopes
+from keyrush.core.sliding import Window
+from keyrush.core.times import NEVER
+from keyrush.errors import ConfigurationError
+
+
+def verified(
+    claims: Claims, account: Account, catalog: Catalog, counts: tuple[Count, Count]
+) -> Identity:
+    """The caller with all that a warm request needs.
+
+    The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
+    its own are counted on their own. `counts` are the credential's and the account's.
+
+    Raises:
+        ConfigurationError: The account is on a plan that the catalog does not have.
+    """
+    plan = catalog.plans.get(account.plan)
+    if plan is None:
+        raise ConfigurationError(f"{account.id} is on the plan {account.plan!r}: not in the table")
+    limits = plan.limits if account.limits is None else account.limits
+    subject = key_subject(claims.lineage)
+    if claims.limits is not None:
+        limits = claims.limits
+    elif plan.per == "account":
+        subject = account_subject(account.id)
+    return Identity(
+        key_id=claims.id,
+        account_id=account.id,
+        name=claims.name,
+        prefix=claims.prefix,
+        environment=claims.environment,
+        scopes=Scopes(claims.scopes),
+        plan=plan,
+        windows=tuple(
+            Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
+            for limit in limits
+        ),
+        expires_at=NEVER if claims.ends_at is None else claims.ends_at,
+        quota_count=counts[plan.quota_per == "account"],
+        counts=() if claims.environment in catalog.unmetered else counts,
+        source=claims.source,
+    )
