@@ -22,7 +22,9 @@ from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Sent, Trio, Wsgi, asgi_call, scope_of
 from tests.support.faults import PATIENCE
 
-STORE = frozenset(name for name in vars(Store) if not name.startswith("_"))
+STORE = frozenset(
+    name for kind in (Store, *Store.__bases__) for name in vars(kind) if not name.startswith("_")
+)
 LIMITER = frozenset({"take", "give_back", "close"})
 
 

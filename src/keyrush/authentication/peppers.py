@@ -13,11 +13,10 @@ from pathlib import Path
 from keyrush.authentication.keyring import Fingerprints
 from keyrush.core.notation import counted
 from keyrush.errors import ConfigurationError
-from keyrush.runtime.bridge import is_bridged
 from keyrush.settings.settings import MAKE_PEPPER, MIN_PEPPER, Settings
 from keyrush.sql.files import PRIVATE, file_of
 from keyrush.sql.hosts import database_url
-from keyrush.store.protocol import Store
+from keyrush.store.opening import Opened
 
 FILE_NAME = "keyrush.pepper"
 
@@ -27,7 +26,7 @@ _PATIENCE, _PAUSE = 1.0, 0.01
 _log = logging.getLogger("keyrush")
 
 
-def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
+def peppers_for(settings: Settings, kept: Opened, *, now: int) -> list[bytes]:
     """The peppers to use, newest first; one is made where there is none yet and none is needed.
 
     Raises:
@@ -35,10 +34,10 @@ def peppers_for(settings: Settings, store: Store, *, now: int) -> list[bytes]:
         StoreError: The store can't be asked.
     """
     # A store of coroutines is not asked: the loop that it belongs to does not run yet.
-    in_use = {} if is_bridged(store) else store.peppers(now)
+    in_use = {} if kept.is_async else kept.store.peppers(now)
     if settings.pepper:
         peppers = [pepper.get_secret_value().encode() for pepper in settings.pepper]
-    elif getattr(store, "is_ephemeral", False):
+    elif kept.is_ephemeral:
         peppers = [secrets.token_bytes(32)]
     else:
         path = pepper_file(settings)

@@ -23,7 +23,7 @@ from keyrush.authentication.peppers import (
     uncovered,
 )
 from keyrush.cli import output
-from keyrush.core.news import News
+from keyrush.core.changes import Changes
 from keyrush.core.notation import counted
 from keyrush.core.policy import named_by_method_alone
 from keyrush.core.sliding import Window
@@ -33,16 +33,16 @@ from keyrush.gate.gate import PASSES_PREFLIGHTS
 from keyrush.gate.starting import place_of
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
-from keyrush.runtime.bridge import synchronous
 from keyrush.runtime.clock import now_ms
 from keyrush.runtime.cpus import cores
 from keyrush.runtime.forks import process_name
 from keyrush.settings.effective import effective, shown, source
 from keyrush.settings.mistakes import similar, unknown_variables
 from keyrush.settings.settings import PREFIX, Settings
+from keyrush.sql.engine import Database
 from keyrush.sql.files import readable_by_others
-from keyrush.store.opening import is_made, open_store
-from keyrush.store.protocol import Store
+from keyrush.store.opening import Opened, is_made, open_store
+from keyrush.store.protocol import KeyStore
 
 #: Exit codes: as documented for all commands; 1 is for a warning.
 _WARNING, _SETTINGS, _STORE = 1, 2, 3
@@ -125,16 +125,16 @@ def examine() -> Report:
         return report
     report.add("ok", "settings", "are valid")
     _look_at_doors(report, settings)
-    store = _opened(report, settings)
-    if store is not None:
+    kept = _opened(report, settings)
+    if kept is not None:
         try:
-            _look_at_store(report, settings, synchronous(store))
+            _look_at_store(report, settings, kept)
             _look_at_files(report, settings)
-            _look_at_limiter(report, settings, store)
+            _look_at_limiter(report, settings, kept.database)
         finally:
-            synchronous(store).close()
+            kept.store.close()
     elif report.exit_code < _SETTINGS and settings.limiter_url != "store":
-        _look_at_limiter(report, settings, open_store("memory://"))
+        _look_at_limiter(report, settings, None)
     _time_argon2(report, settings)
     report.settings = effective(settings)  # now that is known which classes there are
     report.sources = {name: source(settings, name) for name in report.settings}
@@ -171,25 +171,25 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
 # --- the store and its keys ---
 
 
-def _opened(report: Report, settings: Settings) -> Store | None:
+def _opened(report: Report, settings: Settings) -> Opened | None:
     try:
         if not is_made(settings.store_url):
             text = f"there is none yet at {place_of(settings)}; the app makes it, or the first key"
             report.add("note", "store", text)
             return None
-        store = open_store(settings.store_url)
+        kept = open_store(settings.store_url)
     except ConfigurationError as error:
         code = _STORE if isinstance(error, Unreachable) else _SETTINGS
         report.add("problem", "store", str(error), code)
     except Exception as error:  # a store of the user's own may raise anything
         report.add("problem", "store", f"can't be opened: {type(error).__name__}", _STORE)
     else:
-        return store
+        return kept
     return None
 
 
-def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
-    now = now_ms()
+def _look_at_store(report: Report, settings: Settings, kept: Opened) -> None:
+    now, store = now_ms(), kept.store
     try:
         in_use = store.peppers(now)
         plans = store.plans()
@@ -208,10 +208,10 @@ def _look_at_store(report: Report, settings: Settings, store: Store) -> None:
         number = counted(plans[plan], "account")
         text = f"{plan!r} is not in the table; the keys of {number} on it are refused with 503"
         report.add("problem", "plans", text, _SETTINGS)
-    _compare_peppers(report, settings, store, in_use, now)
+    _compare_peppers(report, settings, kept, in_use, now)
 
 
-def _find_as_the_app_does(store: Store, month: str) -> None:
+def _find_as_the_app_does(store: KeyStore, month: str) -> None:
     """Look up a key that there is not, as often as it takes until it might go wrong."""
     with ThreadPoolExecutor(_THREADS) as pool:
         looking = [pool.submit(store.find, [_NOBODY], month) for _ in range(_THREADS * _TRIES)]
@@ -220,10 +220,10 @@ def _find_as_the_app_does(store: Store, month: str) -> None:
 
 
 def _compare_peppers(
-    report: Report, settings: Settings, store: Store, in_use: Mapping[str, int], now: int
+    report: Report, settings: Settings, kept: Opened, in_use: Mapping[str, int], now: int
 ) -> None:
     try:
-        peppers = peppers_for(settings, store, now=now)
+        peppers = peppers_for(settings, kept, now=now)
     except (ConfigurationError, OSError) as error:
         report.add("problem", "pepper", str(error), _SETTINGS)
         return
@@ -301,11 +301,11 @@ _MEANWHILE = {
 }
 
 
-def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
+def _look_at_limiter(report: Report, settings: Settings, database: Database | None) -> None:
     try:
         found = open_limiter(
             settings.limiter_url,
-            store,
+            database,
             mode=settings.limiter_mode,
             outage=settings.limiter_outage,
         )
@@ -313,7 +313,7 @@ def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
         report.add("problem", "limits", str(error), _SETTINGS)
         return
     if found.ledger is not None:
-        _look_at_ledger(report, settings, found.ledger, found.news)
+        _look_at_ledger(report, settings, found.ledger, found.changes)
     elif not found.is_shared:
         _warn_of_processes(report)
     else:
@@ -322,8 +322,10 @@ def _look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
     found.limiter.close()
 
 
-def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: News | None) -> None:
-    if news is not None and (advice := news.advice()):
+def _look_at_ledger(
+    report: Report, settings: Settings, ledger: Ledger, changes: Changes | None
+) -> None:
+    if advice := ledger.advice():
         report.add("problem", "limits", advice, _SETTINGS)
         return
     name = process_name()
@@ -345,14 +347,14 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: Ne
         f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
     )
     report.add("ok", "limits", text)
-    if news is not None:
-        _look_at_news(report, settings, news)
+    if changes is not None:
+        _look_at_changes(report, settings, changes)
 
 
-def _look_at_news(report: Report, settings: Settings, news: News) -> None:
+def _look_at_changes(report: Report, settings: Settings, changes: Changes) -> None:
     """Whether changes are heard of at once, in the way in which the app hears of them."""
     try:
-        is_heard, why = _is_heard(news), "nothing that is published arrives"
+        is_heard, why = _is_heard(changes), "nothing that is published arrives"
     except Exception as error:  # whatever stands between here and the server
         is_heard, why = False, str(error)
     if is_heard:
@@ -362,19 +364,18 @@ def _look_at_news(report: Report, settings: Settings, news: News) -> None:
         report.add("warning", "changes", f"made by other processes {late}: {why}")
 
 
-def _is_heard(news: News) -> bool:
-    feed = news.feed()
+def _is_heard(changes: Changes) -> bool:
     try:
-        feed.poll()  # begins to listen
-        news.publish(_NOBODY)
+        changes.poll()  # begins to listen
+        changes.publish(_NOBODY)
         deadline = time.monotonic() + _NEWS
-        while _NOBODY not in (feed.poll() or ()):
+        while _NOBODY not in (changes.poll() or ()):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_NEWS / 100)  # the news are on their way
         return True
     finally:
-        feed.close()
+        changes.close()
 
 
 def _warn_of_processes(report: Report) -> None:
