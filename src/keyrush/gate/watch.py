@@ -86,7 +86,7 @@ class Watch:
             try:
                 one.publish(account_id)
             except Exception as error:
-                log_fault("other processes hear of a change by the store alone", error)
+                log_fault("a change can't be told to all; elsewhere it may hold later", error)
 
     def close(self) -> None:
         """Let go of connections. The watch may go on afterwards."""
