@@ -39,7 +39,7 @@ from benchmarks.servers import PLACES, Place
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Mode
 from keyrush.runtime.clock import now_ms
-from keyrush.store.opening import open_store
+from keyrush.sql.engine import Database
 
 LIMITS = (10, 100, 1_000, 10_000)
 LOADS = (0.5, 1, 3)
@@ -130,8 +130,8 @@ Look = tuple[int, int, int]
 
 def _look(place: Place, start: int, subjects: Sequence[Subject]) -> list[Look]:
     """What the ledger has counted when the requests of each subject end."""
-    store = open_store(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, store, mode="exact").limiter
+    database = Database(place.store_url) if place.store_url else None
+    limiter: Any = open_limiter(place.limiter_url, database, mode="exact").limiter
     looks: dict[int, Look] = {}
     for number in sorted(range(len(subjects)), key=lambda number: subjects[number].ends):
         time.sleep(max(0, (start + subjects[number].ends) / 1000 - time.time()))
@@ -139,8 +139,8 @@ def _look(place: Place, start: int, subjects: Sequence[Subject]) -> list[Look]:
         ((period, current, previous),) = taken.counters
         looks[number] = (now_ms(), period, current + previous)
     limiter.close()
-    if store is not None:
-        store.close()
+    if database is not None:
+        database.close()
     return [looks[number] for number in range(len(subjects))]
 
 

@@ -18,7 +18,7 @@ from keyrush.core.sliding import Tally, Window
 from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.clock import now_ms
-from keyrush.store.opening import open_store
+from keyrush.sql.engine import Database
 
 #: Threads for calls that may block.
 _THREADS = 8
@@ -43,8 +43,8 @@ class Asking:
     """The limiter of one process, and what it has answered."""
 
     def __init__(self, store_url: str, limiter_url: str, mode: Any) -> None:
-        self._store = open_store(store_url) if store_url else None
-        limiter: Any = open_limiter(limiter_url, self._store, mode=mode).limiter
+        self._database = Database(store_url) if store_url else None
+        limiter: Any = open_limiter(limiter_url, self._database, mode=mode).limiter
         self._limiter = limiter
         self._background = Background()
         limiter.start(self._background)
@@ -90,8 +90,8 @@ class Asking:
         """Give back what is not used."""
         self._background.close()
         self._limiter.close()
-        if self._store is not None:
-            self._store.close()
+        if self._database is not None:
+            self._database.close()
 
 
 def main() -> None:

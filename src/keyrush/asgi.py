@@ -17,7 +17,7 @@ from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.opening import UNOPENED, Opening
 from keyrush.gate.principal import Caller, Principal
-from keyrush.runtime.bridge import call_soon, in_event_loop, is_bridged, is_cancellation, start_task
+from keyrush.runtime.bridge import call_soon, in_event_loop, is_cancellation, start_task
 from keyrush.runtime.stopping import when_told_to_stop
 from keyrush.settings.settings import Settings
 from keyrush.wire.fields import foreign
@@ -209,7 +209,7 @@ class KeyrushMiddleware:
         Without an await where that can be, because servers end the process at the next one.
         """
         gate = self.gate
-        if is_bridged(gate.store):
+        if gate.is_store_async:
             await gate.workers.run("io", gate.flush)
         else:
             gate.flush()

@@ -113,8 +113,8 @@ class World:
             settings(**SETTINGS), store=self.store, clock=clock, authenticators=[known]
         )
         for account_id in (KEYS, TOKENS):
-            self.gate.accounts.create_account(account_id)
-        self.key = self.gate.accounts.create_key(KEYS, "ci", scopes=["read"]).text
+            self.gate.accounts.create(account_id)
+        self.key = self.gate.keys.create(KEYS, "ci", scopes=["read"]).text
 
     def ask(self, adapter: Any, credential: str, path: str = "/", app: Any = None) -> Reply:
         sent = Sent(path, [("Authorization", f"Bearer {credential}")])
@@ -181,9 +181,9 @@ def test_scopes_modules_and_credits(world: World, adapter: Any) -> None:
     replies = world.alike(adapter, "/admin", "/scores", "/paid")
     assert [reply.status for reply in replies] == [403, 403, 402]
     for account_id in (KEYS, TOKENS):
-        world.gate.accounts.grant(account_id, 5)
+        world.gate.credits.grant(account_id, 5)
     assert [reply.status for reply in world.alike(adapter, "/paid")] == [200]
-    assert world.gate.accounts.account(TOKENS).balance == 3
+    assert world.gate.accounts.get(TOKENS).balance == 3
 
 
 @both

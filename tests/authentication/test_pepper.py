@@ -17,7 +17,7 @@ from keyrush.authentication.keyring import Fingerprints
 from keyrush.authentication.peppers import FILE_NAME, pepper_file, peppers_for
 from keyrush.sql.files import make_private
 from keyrush.store.memory import MemoryStore
-from keyrush.store.opening import open_store, opened
+from keyrush.store.opening import given, open_store
 from keyrush.store.protocol import Store
 from tests.conftest import settings
 from tests.support.values import NOW, account, api_key
@@ -35,7 +35,7 @@ def sqlite(tmp_path: Path) -> Settings:
 @pytest.fixture
 def store(sqlite: Settings) -> Iterator[Store]:
     """The store in that file, with an account."""
-    opened = open_store(sqlite.store_url)
+    opened = open_store(sqlite.store_url).store
     opened.add_account(account())
     yield opened
     opened.close()
@@ -51,7 +51,7 @@ def file_beside(configured: Settings) -> Path:
 def find(configured: Settings, store: Store) -> list[bytes]:
     """The peppers now."""
     path = pepper_file(configured.store_url)
-    return peppers_for(configured.peppers, path, opened(store), now=NOW)
+    return peppers_for(configured.peppers, path, given(store), now=NOW)
 
 
 def test_made_once_beside_the_database(sqlite: Settings, store: Store, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_files_that_exist_keep_their_mode(tmp_path: Path) -> None:
     database = tmp_path / "keyrush.db"
     database.touch()
     database.chmod(0o660)
-    store = open_store(f"sqlite:///{database}")
+    store = open_store(f"sqlite:///{database}").store
     store.accounts()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     store.close()

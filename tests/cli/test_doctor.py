@@ -265,7 +265,7 @@ def test_missing_pepper_file(run: Runner, tmp_path: Path) -> None:
 def test_files_that_others_can_read(run: Runner, tmp_path: Path, name: str, mode: int) -> None:
     """A file with secrets that is not private is warned of by name, with what mends it: exit 1."""
     make_key(run)
-    store = open_store(f"sqlite:///{tmp_path}/keyrush.db")
+    store = open_store(f"sqlite:///{tmp_path}/keyrush.db").store
     store.accounts()  # so that the files beside it are there
     assert findings(run("doctor", "--json"), "warning") == {}
     (tmp_path / name).chmod(mode)

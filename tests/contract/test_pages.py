@@ -134,8 +134,8 @@ def test_quickstart_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(f"KEYRUSH_{name.upper()}", str(value))
     (tmp_path / "keyrush.toml").write_text(page.code("toml")[0])
     gate = Gate.open()
-    gate.accounts.create_account("acct_1")
-    key = {"X-API-Key": gate.accounts.create_key("acct_1", "first", scopes=["read:articles"]).text}
+    gate.accounts.create("acct_1")
+    key = {"X-API-Key": gate.keys.create("acct_1", "first", scopes=["read:articles"]).text}
     (code,) = page.code("python")
     rows = page.rows(r" `GET (\S+)` [|] (\d+)(.*) [|] (\d+) ")
     assert len(rows) == 3
@@ -239,8 +239,8 @@ def test_table_of_headers(clock: Clock) -> None:
     """R11 to R13, S23: the table has the headers of an authorised answer, all and no other."""
     plans = {"starter": {"limits": "100/minute", "monthly_quota": 1}}
     gate = Gate.open(settings(plans=plans), clock=clock)
-    gate.accounts.create_account("acct_a")
-    key = gate.accounts.create_key("acct_a", "key").text
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "key").text
     sent = Sent("/", [("X-API-Key", key)])
     replies = [Asgi(gate).send(sent) for _ in range(2)]
     gate.close()

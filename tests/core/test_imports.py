@@ -19,7 +19,7 @@ FLOORS: dict[str, set[str]] = {
     "runtime": {"core", "errors"},
     "wire": {"core", "runtime"},
     "sql": {"core", "errors", "runtime"},
-    "store": {"core", "errors", "runtime", "sql"},
+    "store": {"core", "runtime", "sql"},
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "runtime", "wire"},
     "usage": {"core", "errors", "runtime", "store"},

@@ -22,8 +22,8 @@ from keyrush.core.sliding import EXACT, Counter, Taken, Window
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
-from keyrush.sql.engine import make_engine, parse_url
-from keyrush.sql.schema import WINDOWS, prepare
+from keyrush.sql.engine import Database
+from keyrush.sql.schema import WINDOWS
 from tests.conftest import Clock
 
 MINUTE = 60_000
@@ -50,15 +50,14 @@ class Where:
 
 
 def in_database(url: str) -> Iterator[Where]:
-    engine = make_engine(parse_url(url))
-    prepare(engine)
+    database = Database(url)
 
     def stored() -> int:
-        with engine.connect() as connection:
+        with database.engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(WINDOWS)).scalar_one()
 
-    yield Where(lambda clock: SqlLedger(engine, clock), stored)
-    engine.dispose()
+    yield Where(lambda clock: SqlLedger(database, clock), stored)
+    database.close()
 
 
 def on_valkey(url: str) -> Iterator[Where]:

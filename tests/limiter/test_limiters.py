@@ -27,8 +27,7 @@ from keyrush.limiter.protocol import Limiter, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
-from keyrush.sql.engine import make_engine, parse_url
-from keyrush.sql.schema import prepare
+from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi
 from tests.support.ledgers import MemoryLedger
@@ -74,10 +73,9 @@ def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> I
     else:
         folder = request.getfixturevalue("tmp_path") if place == "sqlite" else None
         url = request.getfixturevalue("postgres_url") if place == "postgresql" else None
-        engine = make_engine(parse_url(url or f"sqlite:///{folder}/windows.db"))
-        prepare(engine)
-        yield SqlLedger(engine, clock)
-        engine.dispose()
+        database = Database(url or f"sqlite:///{folder}/windows.db")
+        yield SqlLedger(database, clock)
+        database.close()
 
 
 PLACES = ["ledger", "sqlite", "postgresql", "valkey"]

@@ -85,19 +85,19 @@ def test_news_once_they_are_allowed(own_valkey: Valkey, clock: Clock) -> None:
 
 
 def test_a_server_that_is_away_is_an_illness(own_valkey: Valkey) -> None:
-    """A feed that can't be reached is told from one that is not allowed."""
+    """News that can't be reached are told from those that are not allowed."""
     own_valkey.run(*USER)
     url = url_of(own_valkey)
-    feed = RedisLedger(url).feed()
+    changes = RedisLedger(url).changes()
     with pytest.raises(NotTold):
-        feed.poll()
+        changes.poll()
     own_valkey.kill()
     with pytest.raises(StoreError) as away:
-        feed.poll()
+        changes.poll()
     assert not isinstance(away.value, NotTold)
     own_valkey.restart()  # which has forgotten the user
     with pytest.raises(StoreError, match="Authentication") as unknown:
-        feed.poll()
+        changes.poll()
     assert not isinstance(unknown.value, NotTold)
 
 
@@ -106,16 +106,16 @@ def test_who_may_not_publish(own_valkey: Valkey) -> None:
     own_valkey.run(*USER)
     ledger = RedisLedger(url_of(own_valkey))
     with pytest.raises(NotTold, match=r"ACL SETUSER … '&keyrush:changes' \+subscribe \+publish"):
-        ledger.publish("acct_a")
+        ledger.changes().publish("acct_a")
     own_valkey.kill()
     with pytest.raises(StoreError) as away:
-        ledger.publish("acct_a")
+        ledger.changes().publish("acct_a")
     assert not isinstance(away.value, NotTold)
     ledger.close()
 
 
-def test_watch_tells_mute_feeds_from_those_that_are_away() -> None:
-    """What a feed was before does not matter; when there is news again everything is dropped."""
+def test_watch_tells_news_not_allowed_from_those_that_are_away() -> None:
+    """What was wrong before does not matter; when there is news again everything is dropped."""
     seconds = Seconds()
     dropped: list[object] = []
     told = Told(NotTold("no"), StoreError("away"), NotTold("no"), {"acct_a"})
@@ -133,7 +133,7 @@ def test_watch_tells_mute_feeds_from_those_that_are_away() -> None:
     assert dropped == [None]
 
 
-# --- feeds that are away --------------------------------------------------------------------------
+# --- news that are away ---------------------------------------------------------------------------
 
 
 class Silent(MemoryStore):
@@ -141,7 +141,7 @@ class Silent(MemoryStore):
 
     is_away = False
 
-    def feed(self) -> Told:
+    def changes(self) -> Told:
         return Told(*[StoreError("no connection is left for it")] * 100)
 
     def usage(self, subject: str, month: str) -> int:

@@ -19,8 +19,8 @@ from redis.crc import key_slot
 
 from keyrush.core.sliding import Taken, Window
 from keyrush.errors import ConfigurationError, StoreError
+from keyrush.limiter.ledgers.redis.changes import RedisChanges
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-from keyrush.limiter.ledgers.redis.news import Feed
 from keyrush.limiter.ledgers.redis.script import NoAnswer, Request, key_of
 from keyrush.limiter.ledgers.redis.server import PATIENCE, parse
 from keyrush.limiter.ledgers.redis.threads import TOGETHER, Line
@@ -152,7 +152,7 @@ def test_one_round_trip(valkey_server: Valkey, valkey_url: str) -> None:
             lambda: it.take(WANTED, 2000, 0),
             lambda: it.give_back(WANTED, 1, 0),
             lambda: it.enlist("worker"),
-            lambda: it.publish("acct_a"),
+            lambda: it.changes().publish("acct_a"),
             lambda: it.leave("worker"),
         ]
         for call in calls:  # which also makes the connection and loads the scripts
@@ -312,7 +312,7 @@ def test_replica_under_an_open_loop(own_valkey: Valkey) -> None:
 def test_sentinel_failover(watched: Watched) -> None:
     """The ledger goes where the Sentinel says that the master is, and counts go on."""
     ledger = RedisLedger(watched.url)
-    feed = ledger.feed()
+    changes = ledger.changes()
 
     async def ask() -> None:
         assert (await ledger.take_async(WANTED, 1, 0)).granted == 1
@@ -320,18 +320,18 @@ def test_sentinel_failover(watched: Watched) -> None:
         assert (await ledger.take_async(WANTED, 1, 0)).granted == 1
 
     assert ledger.take(WANTED, 1, 0).granted == 1
-    assert feed.poll() is None
+    assert changes.poll() is None
     before = watched.master()
     asyncio.run(ask())
     assert watched.master() is not before
     assert ledger.take(WANTED, 1, 0).granted == 1
     assert counted(ledger) == 4
     with pytest.raises(StoreError):
-        feed.poll()
-    assert feed.poll() is None
-    ledger.publish("acct_a")
-    assert until(feed.poll) == ("acct_a",)
-    feed.close()
+        changes.poll()
+    assert changes.poll() is None
+    ledger.changes().publish("acct_a")
+    assert until(changes.poll) == ("acct_a",)
+    changes.close()
     ledger.close()
 
 
@@ -616,7 +616,7 @@ def test_nothing_is_opened_before_the_first_call() -> None:
     with stub(None) as server:
         for scheme in ("redis", "redis+cluster"):
             ledger = RedisLedger(f"{scheme}://127.0.0.1:{server.port}")
-            ledger.feed().close()
+            ledger.changes().close()
             ledger.close()
         assert server.commands == []
 
@@ -631,8 +631,8 @@ def test_fork(own_valkey: Valkey) -> None:
 
         ledger = RedisLedger(sys.argv[1])
         wanted = [Window("key:a:2592000", 2_592_000_000, 1000, "month")]
-        feed = ledger.feed()
-        assert feed.poll() is None and feed.poll() == ()
+        changes = ledger.changes()
+        assert changes.poll() is None and changes.poll() == ()
 
         def take():
             return ledger.take(wanted, 1, 0).granted
@@ -642,19 +642,19 @@ def test_fork(own_valkey: Valkey) -> None:
         loop.run_until_complete(ledger.take_async(wanted, 1, 0))
         child = os.fork()
         if not child:
-            assert feed.poll() is None and feed.poll() == ()
+            assert changes.poll() is None and changes.poll() == ()
             count = sum(take() for _ in range(3))
             count += asyncio.run(ledger.take_async(wanted, 1, 0)).granted
             ledger.close()
             os._exit(count - 4)
         assert os.waitpid(child, 0)[1] == 0
-        ledger.publish("acct_a")
-        while not (changed := feed.poll()):
+        ledger.changes().publish("acct_a")
+        while not (changed := changes.poll()):
             assert changed == ()
         take()
         loop.run_until_complete(ledger.take_async(wanted, 1, 0))
         print(changed, ledger.take(wanted, 0, 0).counters[0][1])
-        feed.close()
+        changes.close()
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
         ledger.close()
@@ -710,11 +710,11 @@ def test_cluster(cluster_url: str) -> None:
         list(pool.map(lambda wanted: other.take(wanted, 1, 0), subjects))
     assert sum(answer.granted for answer in asyncio.run(ask())) == 80
     assert [counted(other, *wanted) for wanted in subjects] == [3] * 40
-    feed = other.feed()
-    assert feed.poll() is None
-    ledger.publish("acct_a")
-    assert until(feed.poll) == ("acct_a",)
-    for one in (feed, ledger, other):
+    changes = other.changes()
+    assert changes.poll() is None
+    ledger.changes().publish("acct_a")
+    assert until(changes.poll) == ("acct_a",)
+    for one in (changes, ledger, other):
         one.close()
 
 
@@ -796,81 +796,81 @@ def test_password_in_an_answer(ask: Ask) -> None:
 # --- news -----------------------------------------------------------------------------------------
 
 
-def test_feed(ledger: RedisLedger, valkey_url: str) -> None:
+def test_news(ledger: RedisLedger, valkey_url: str) -> None:
     """At first anything may have changed; then what is published, by whatever process, once."""
-    feed, other = ledger.feed(), RedisLedger(valkey_url)
-    assert [feed.poll() for _ in range(3)] == [None, (), ()]
+    changes, other = ledger.changes(), RedisLedger(valkey_url)
+    assert [changes.poll() for _ in range(3)] == [None, (), ()]
     for account_id in ("acct_a", "acct_b", "acct_a"):
-        other.publish(account_id)
+        other.changes().publish(account_id)
     heard: set[str] = set()
     while heard != {"acct_a", "acct_b"}:
-        heard |= set(until(feed.poll))
-    until(lambda: feed.poll() == ())
-    assert feed.poll() == ()
+        heard |= set(until(changes.poll))
+    until(lambda: changes.poll() == ())
+    assert changes.poll() == ()
     stranger = RedisLedger(f"{valkey_url}-other")
-    stranger.publish("acct_c")
-    other.publish("acct_d")
-    assert until(feed.poll) == ("acct_d",)
-    feed.close()
-    assert feed.poll() is None  # who knows what has been missed
-    for one in (feed, other, stranger):
+    stranger.changes().publish("acct_c")
+    other.changes().publish("acct_d")
+    assert until(changes.poll) == ("acct_d",)
+    changes.close()
+    assert changes.poll() is None  # who knows what has been missed
+    for one in (changes, other, stranger):
         one.close()
 
 
-def test_feed_outlives_its_ledger_s_connections(ledger: RedisLedger) -> None:
-    """What a ledger closes is not the feed's."""
-    feed = ledger.feed()
-    assert feed.poll() is None
+def test_news_outlive_their_ledger_s_connections(ledger: RedisLedger) -> None:
+    """What a ledger closes is not what its news are heard on."""
+    changes = ledger.changes()
+    assert changes.poll() is None
     ledger.close()
-    assert feed.poll() == ()
-    ledger.publish("acct_a")
-    assert until(feed.poll) == ("acct_a",)
-    feed.close()
+    assert changes.poll() == ()
+    ledger.changes().publish("acct_a")
+    assert until(changes.poll) == ("acct_a",)
+    changes.close()
 
 
-def test_feed_is_cut(own_valkey: Valkey) -> None:
+def test_news_are_cut(own_valkey: Valkey) -> None:
     """A connection that ends is an error once; then anything may have changed."""
     with proxy(own_valkey.port) as way, ledger_at(way) as it:
-        feed = it.feed()
-        assert feed.poll() is None
+        changes = it.changes()
+        assert changes.poll() is None
         way.cut()
-        error = until(lambda: next(iter(failures(feed)), None))
+        error = until(lambda: next(iter(failures(changes)), None))
         assert isinstance(error, StoreError)
-        it.publish("acct_a")  # of which the feed can't hear
-        assert feed.poll() is None
-        it.publish("acct_b")
-        assert until(feed.poll) == ("acct_b",)
-        feed.close()
+        it.changes().publish("acct_a")  # which can't be heard
+        assert changes.poll() is None
+        it.changes().publish("acct_b")
+        assert until(changes.poll) == ("acct_b",)
+        changes.close()
 
 
-def failures(feed: Feed) -> list[Exception]:
+def failures(changes: RedisChanges) -> list[Exception]:
     """What a poll raises, if it does."""
     try:
-        assert feed.poll() == ()
+        assert changes.poll() == ()
     except StoreError as error:
         return [error]
     return []
 
 
-def test_feed_from_a_silent_server(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_news_from_a_silent_server(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is asked whether it is there, so that no news is missed long."""
-    monkeypatch.setattr("keyrush.limiter.ledgers.redis.news.SILENCE", 0.0)
+    monkeypatch.setattr("keyrush.limiter.ledgers.redis.changes.SILENCE", 0.0)
     with ledger_at(own_valkey, "socket_timeout=0.1") as it:
-        feed = it.feed()
-        assert [feed.poll() for _ in range(3)] == [None, (), ()]
-        it.publish("acct_a")
-        assert feed.poll() == ("acct_a",)  # asked last, so that nothing is under way any more
+        changes = it.changes()
+        assert [changes.poll() for _ in range(3)] == [None, (), ()]
+        it.changes().publish("acct_a")
+        assert changes.poll() == ("acct_a",)  # asked last, so that nothing is under way any more
         own_valkey.freeze()
-        assert isinstance(outcome(feed.poll), StoreError)
-        assert isinstance(outcome(feed.poll), StoreError)
+        assert isinstance(outcome(changes.poll), StoreError)
+        assert isinstance(outcome(changes.poll), StoreError)
         own_valkey.thaw()
-        assert feed.poll() is None
-        assert feed.poll() == ()
+        assert changes.poll() is None
+        assert changes.poll() == ()
         own_valkey.kill()
-        assert isinstance(outcome(feed.poll), StoreError)
+        assert isinstance(outcome(changes.poll), StoreError)
         own_valkey.restart()
-        assert feed.poll() is None
-        feed.close()
+        assert changes.poll() is None
+        changes.close()
 
 
 # --- URLs -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from keyrush.limiter.ledgers import sql
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
 from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.runtime.clock import now_ms
+from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
 from tests.support.scripts import finish, start
@@ -37,7 +38,7 @@ HOUR = Window("key:cred_a:3600", 3_600_000, 15, "hour")
 @pytest.fixture
 def store(url: str) -> Iterator[SqlStore]:
     """A store in each kind of database."""
-    opened = SqlStore(url)
+    opened = SqlStore(Database(url))
     yield opened
     opened.close()
 
@@ -45,13 +46,13 @@ def store(url: str) -> Iterator[SqlStore]:
 @pytest.fixture
 def ledger(store: SqlStore, clock: Clock) -> SqlLedger:
     """A ledger in the store's database that goes by `clock`."""
-    return SqlLedger(store.engine, clock)
+    return SqlLedger(store.database, clock)
 
 
 @pytest.fixture
 def postgresql(postgres_url: str) -> Iterator[SqlStore]:
     """A store on PostgreSQL."""
-    opened = SqlStore(postgres_url)
+    opened = SqlStore(Database(postgres_url))
     yield opened
     opened.close()
 
@@ -59,7 +60,7 @@ def postgresql(postgres_url: str) -> Iterator[SqlStore]:
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[SqlStore]:
     """A store in SQLite."""
-    opened = SqlStore(f"sqlite:///{tmp_path}/keyrush.db")
+    opened = SqlStore(Database(f"sqlite:///{tmp_path}/keyrush.db"))
     yield opened
     opened.close()
 
@@ -67,10 +68,10 @@ def sqlite(tmp_path: Path) -> Iterator[SqlStore]:
 def rows(store: SqlStore, table: str = "windows") -> list[tuple[Any, ...]]:
     """All there is in a table, by its key; on PostgreSQL with the transaction that wrote it."""
     columns = [sa.text("*")]
-    if store.engine.dialect.name == "postgresql":
+    if store.database.engine.dialect.name == "postgresql":
         columns.append(sa.text("xmin::text"))
     select = sa.select(*columns).select_from(sa.text(f"keyrush_{table}"))
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         return sorted(tuple(row) for row in connection.execute(select))
 
 
@@ -192,11 +193,11 @@ def test_idle_counters_are_deleted_in_bounded_numbers(
 
 def test_a_counter_deleted_while_it_is_taken_from(postgresql: SqlStore, clock: Clock) -> None:
     """A take that has seen an idle counter is kept, though another process deletes that."""
-    ledger = SqlLedger(postgresql.engine, clock)
+    ledger = SqlLedger(postgresql.database, clock)
     ledger.take([MINUTE], 1, 0)
     clock.advance(120_000)
     with ThreadPoolExecutor(1) as pool:
-        with postgresql.engine.begin() as other:
+        with postgresql.database.engine.begin() as other:
             other.exec_driver_sql("DELETE FROM keyrush_windows")
             taking = pool.submit(ledger.take, [MINUTE], 2, 0)
             until(lambda: waiting(postgresql) == 1)
@@ -210,7 +211,7 @@ def waiting(store: SqlStore) -> int:
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'
     """
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         count: int = connection.exec_driver_sql(select).scalar_one()
         return count
 
@@ -251,12 +252,13 @@ def test_processes_admit_exactly_the_limit(url: str, store: SqlStore, clock: Clo
     code = """
         import sys
         from keyrush.limiter.ledgers.sql import SqlLedger
+        from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
         from keyrush.core.sliding import Window
 
         url, number, now = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-        store = SqlStore(url)
-        ledger = SqlLedger(store.engine, lambda: now)
+        store = SqlStore(Database(url))
+        ledger = SqlLedger(store.database, lambda: now)
         wanted = [Window("account:acct_a:60", 60_000, 900, "minute"),
                   Window(f"key:{number % 2}:60", 60_000, 1000, "minute")]
         print("ready", flush=True)
@@ -282,7 +284,7 @@ def test_processes_admit_exactly_the_limit(url: str, store: SqlStore, clock: Clo
 def test_a_look_waits_for_nobody(store: SqlStore, ledger: SqlLedger) -> None:
     """A look is answered while another process writes, with what was there before."""
     ledger.take([MINUTE], 1, 0)
-    with store.engine.begin() as other:
+    with store.database.engine.begin() as other:
         other.exec_driver_sql("UPDATE keyrush_windows SET current = 9")
         assert ledger.take([MINUTE], 0, 0).counters[0][1] == 1
 
@@ -292,11 +294,11 @@ def test_a_look_waits_for_nobody(store: SqlStore, ledger: SqlLedger) -> None:
 
 def test_time_of_the_server(postgresql: SqlStore) -> None:
     """Field 8: on PostgreSQL it is the server that says when it is, never a client's clock."""
-    ledger = SqlLedger(postgresql.engine)
+    ledger = SqlLedger(postgresql.database)
     assert ledger.has_own_clock is True
 
     def server() -> int:
-        with postgresql.engine.connect() as connection:
+        with postgresql.database.engine.connect() as connection:
             select = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
             now: int = connection.exec_driver_sql(select).scalar_one()
             return now
@@ -310,7 +312,7 @@ def test_time_of_the_server(postgresql: SqlStore) -> None:
 
 def test_time_of_the_machine(sqlite: SqlStore) -> None:
     """SQLite has no clock of its own: it is the machine's, which all its processes share."""
-    ledger = SqlLedger(sqlite.engine)
+    ledger = SqlLedger(sqlite.database)
     assert ledger.has_own_clock is False
     before = now_ms()
     assert before <= ledger.take([MINUTE], 1, 0).now <= now_ms()
@@ -324,9 +326,9 @@ def test_a_clock_of_ones_own(ledger: SqlLedger, clock: Clock) -> None:
 
 def test_time_is_read_when_it_counts_on_postgresql(postgresql: SqlStore) -> None:
     """A take that had to wait is of the time when it was its turn, so that time never runs back."""
-    ledger = SqlLedger(postgresql.engine)
+    ledger = SqlLedger(postgresql.database)
     with ThreadPoolExecutor(1) as pool:
-        with postgresql.engine.begin() as other:
+        with postgresql.database.engine.begin() as other:
             other.exec_driver_sql("SELECT keyrush_lock(%s)", ([MINUTE.key],))
             taking = pool.submit(ledger.take, [MINUTE], 1, 0)
             until(lambda: waiting(postgresql) == 1)
@@ -343,7 +345,7 @@ def test_time_is_read_when_it_counts_on_sqlite(sqlite: SqlStore, tmp_path: Path)
             other.execute("BEGIN IMMEDIATE")
         return NOW
 
-    assert SqlLedger(sqlite.engine, clock).take([MINUTE], 1, 0).now == NOW
+    assert SqlLedger(sqlite.database, clock).take([MINUTE], 1, 0).now == NOW
     other.execute("BEGIN IMMEDIATE")
     other.close()
 
@@ -378,7 +380,7 @@ def test_workers_together(store: SqlStore, ledger: SqlLedger, clock: Clock) -> N
 
 def test_one_round_trip_each(postgresql: SqlStore) -> None:
     """Field 5: each call is one message to PostgreSQL and its answer, transaction included."""
-    ledger = SqlLedger(postgresql.engine)
+    ledger = SqlLedger(postgresql.database)
     calls: list[Callable[[], object]] = [
         lambda: ledger.take([MINUTE, HOUR], 1, 5),
         lambda: ledger.take([MINUTE, HOUR], 0, 0),
@@ -390,7 +392,7 @@ def test_one_round_trip_each(postgresql: SqlStore) -> None:
     for call in calls * 10:  # until the driver has prepared its statements
         call()
     with tempfile.TemporaryFile("w+") as trace:
-        pooled = postgresql.engine.raw_connection()
+        pooled = postgresql.database.engine.raw_connection()
         libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
         libpq.trace(trace.fileno())
         pooled.close()
@@ -407,7 +409,7 @@ def test_the_store_goes_on_with_its_connections(store: SqlStore, ledger: SqlLedg
     ledger.take([MINUTE], 1, 0)
     ledger.enlist("one")
     ledger.leave("one")
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM keyrush_windows")
         connection.rollback()
     ledger.close()
@@ -421,7 +423,7 @@ def test_failure_is_a_store_error(store: SqlStore, ledger: SqlLedger) -> None:
     ledger.take([MINUTE], 1, 0)
     rename = "ALTER TABLE keyrush_{} RENAME TO keyrush_{}"
     for names in [("windows", "w"), ("workers", "k")]:
-        with store.engine.begin() as connection:
+        with store.database.engine.begin() as connection:
             connection.exec_driver_sql(rename.format(*names))
     calls: list[Callable[[], object]] = [
         lambda: ledger.take([MINUTE], 1, 0),
@@ -434,16 +436,16 @@ def test_failure_is_a_store_error(store: SqlStore, ledger: SqlLedger) -> None:
         with pytest.raises(StoreError) as caught:
             call()
         cause = type(caught.value.__cause__).__name__
-        assert str(caught.value).startswith(f"{cause} from {store.engine.dialect.name}: ")
+        assert str(caught.value).startswith(f"{cause} from {store.database.engine.dialect.name}: ")
         assert MINUTE.key not in str(caught.value)
     for names in [("w", "windows"), ("k", "workers")]:
-        with store.engine.begin() as connection:
+        with store.database.engine.begin() as connection:
             connection.exec_driver_sql(rename.format(*names))
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM keyrush_windows")
         connection.rollback()
     assert ledger.take([MINUTE], 1, 0).counters[0][1] == 2
-    assert store.engine.pool.status().count("Current Checked out connections: 0") == 1
+    assert store.database.engine.pool.status().count("Current Checked out connections: 0") == 1
 
 
 def test_an_interrupted_call_leaves_nothing(sqlite: SqlStore, clock: Clock) -> None:
@@ -453,19 +455,19 @@ def test_an_interrupted_call_leaves_nothing(sqlite: SqlStore, clock: Clock) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        SqlLedger(sqlite.engine, interrupted).take([MINUTE], 1, 0)
-    assert SqlLedger(sqlite.engine, clock).take([MINUTE], 10, 0).granted == 10
+        SqlLedger(sqlite.database, interrupted).take([MINUTE], 1, 0)
+    assert SqlLedger(sqlite.database, clock).take([MINUTE], 10, 0).granted == 10
 
 
 def test_connections_that_the_server_has_ended(postgresql: SqlStore, clock: Clock) -> None:
     """After a restart of the server the next take works; one under way says that it failed."""
-    ledger = SqlLedger(postgresql.engine, clock)
+    ledger = SqlLedger(postgresql.database, clock)
     ledger.take([MINUTE], 1, 0)
     end = """
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()
     """
-    url = postgresql.engine.url.render_as_string(hide_password=False)
+    url = postgresql.database.engine.url.render_as_string(hide_password=False)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
         other.execute(end)
         until(lambda: sessions(other) == 0)
@@ -495,8 +497,8 @@ def test_a_database_that_is_away(tmp_path: Path, clock: Clock) -> None:
     """A database that can't be opened any more is a StoreError too."""
     path = tmp_path / "folder" / "keyrush.db"
     path.parent.mkdir()
-    store = SqlStore(f"sqlite:///{path}")
+    store = SqlStore(Database(f"sqlite:///{path}"))
     path.parent.rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="from sqlite") as caught:
-        SqlLedger(store.engine, clock).take([MINUTE], 1, 0)
+        SqlLedger(store.database, clock).take([MINUTE], 1, 0)
     assert isinstance(caught.value.__cause__, SQLAlchemyError | sqlite3.Error)

@@ -207,8 +207,8 @@ def parts(place: dict[str, Place]) -> list[tuple[str, Callable[[], Row]]]:
     return [
         ("revocation", partial(revocation, "SQLite", place["SQLite"], **news)),
         ("revocation", partial(revocation, "PostgreSQL", place["PostgreSQL"], **news)),
-        ("revocation", partial(revocation, quiet, place[quiet], "no-feed", **news)),
-        ("revocation", partial(revocation, "no news", place["no news"], "no-feed", **silence)),
+        ("revocation", partial(revocation, quiet, place[quiet], "no-news", **news)),
+        ("revocation", partial(revocation, "no news", place["no news"], "no-news", **silence)),
         ("kills", partial(kills, "uvicorn", uvicorn, place["uvicorn"])),
         ("kills", partial(kills, "gunicorn", gunicorn, place["gunicorn"])),
         ("outages", partial(outages, "leased")),

@@ -23,7 +23,7 @@ from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Mode
 from keyrush.runtime.background import Background
 from keyrush.runtime.clock import now_ms
-from keyrush.store.opening import open_store
+from keyrush.sql.engine import Database
 from tests.support.valkey import Valkey, own_valkey, valkey_server, valkey_url
 
 __all__ = ["own_valkey", "valkey_server", "valkey_url"]  # fixtures
@@ -120,8 +120,8 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     """Leased, a busy key asks the ledger for at most 0.02 of its requests, and gives back what
     it did not use: then what is counted is what was admitted.
     """
-    store = open_store(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, store, mode="leased").limiter
+    database = Database(place.store_url) if place.store_url else None
+    limiter: Any = open_limiter(place.limiter_url, database, mode="leased").limiter
     ledger = limiter.shared.ledger
     asked: list[str] = []
 
@@ -147,8 +147,8 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     limiter.flush()
     (_, current, previous) = ledger.take(wanted, 0, 0).counters[1]
     limiter.close()
-    if store is not None:
-        store.close()
+    if database is not None:
+        database.close()
     assert calls <= 0.02 * 20_000
     assert current + previous == 20_000
 

@@ -47,7 +47,7 @@ def gate(place: Place) -> Iterator[Gate]:
 @pytest.fixture
 def members(place: Place, gate: Gate) -> Iterator[Members]:
     """Eight processes."""
-    options = ["no-feed"] if "redis" in place.limiter_url else []
+    options = ["no-news"] if "redis" in place.limiter_url else []
     with Members(place, 8, *options) as opened:
         yield opened
 
@@ -79,7 +79,7 @@ def test_ceiling_without_news(tmp_path: Path) -> None:
     place = Place(f"sqlite:///{tmp_path}/keyrush.db", "memory://", more={"cache_ttl": "0.5"})
     gate = place.gate()
     gate.accounts.create(ACCOUNT, limits="1000000/day")
-    with Members(place, 2, "no-feed") as members:
+    with Members(place, 2, "no-news") as members:
         revoked(members, gate, TRIALS, together=TRIALS)
     gate.close()
 

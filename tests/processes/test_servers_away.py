@@ -17,6 +17,7 @@ from keyrush import Gate
 from keyrush.core.identity import Found, account_subject
 from keyrush.core.times import month_of
 from keyrush.limiter.shared.client import SharedWindows
+from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock, settings
 from tests.long.chaos import ACCOUNT, PEPPER, Postgres
@@ -241,7 +242,7 @@ class Counting(SqlStore):
     """A SQL store that counts look-ups."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        super().__init__(Database(url))
         self.found = 0
 
     def find(self, fingerprints: Sequence[str], month: str) -> Found | None:

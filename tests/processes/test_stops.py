@@ -58,7 +58,12 @@ APPS = {
 REQUESTS = 20
 
 #: What the page says of each server.
-TABLE = dict(PAGES["docs/outages.md"].rows(r" `([^`]+)` [|] (none|those of the last second) "))
+TABLE = {
+    server: lost
+    for server, lost in PAGES["docs/outages.md"].rows(
+        r" `([^`]+)` [|] (none|those of the last second) "
+    )
+}
 
 
 class Left(NamedTuple):

@@ -15,14 +15,17 @@ from keyrush.core.times import month_of
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.runtime import bridge
-from keyrush.runtime.bridge import is_bridged, on_behalf_of, synchronous
+from keyrush.runtime.bridge import on_behalf_of, synchronous
 from keyrush.store.memory import MemoryStore
+from keyrush.store.opening import given
 from keyrush.store.protocol import Store
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Sent, Trio, Wsgi, asgi_call, scope_of
 from tests.support.faults import PATIENCE
 
-STORE = frozenset(name for name in vars(Store) if not name.startswith("_"))
+STORE = frozenset(
+    name for kind in (Store, *Store.__bases__) for name in vars(kind) if not name.startswith("_")
+)
 LIMITER = frozenset({"take", "give_back", "close"})
 
 
@@ -252,8 +255,10 @@ def test_plain_objects_are_left_alone() -> None:
     """Nothing stands between keyrush and an object without coroutines."""
     store = MemoryStore()
     assert synchronous(store) is store
-    assert not is_bridged(store)
-    assert is_bridged(synchronous(Echo()))
+    assert not given(store).is_async
+    own = AsyncStore()
+    assert given(own).is_async
+    assert given(own).store is not own
 
 
 def test_called_where_no_loop_runs() -> None:

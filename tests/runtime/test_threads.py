@@ -466,14 +466,15 @@ def test_counts_survive_the_exit_of_a_process(tmp_path: Path) -> None:
     code = """
         import asyncio, sys, threading
         from keyrush import Gate, KeyrushMiddleware, Settings
+        from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
         from tests.support.calls import Sent, asgi_app, asgi_call, scope_of
 
         class Quiet(SqlStore):
-            feed = property()  # without news, what is known stays known
+            changes = property()  # without news, what is known stays known
 
         settings = Settings(store_url=sys.argv[1], limiter_url="memory://")
-        gate = Gate.open(settings, store=Quiet(sys.argv[1]))
+        gate = Gate.open(settings, store=Quiet(Database(sys.argv[1])))
         app = KeyrushMiddleware(asgi_app, gate=gate)
 
         def ask():

@@ -15,6 +15,7 @@ from keyrush.core.identity import account_subject
 from keyrush.core.times import month_of
 from keyrush.errors import StoreError
 from keyrush.runtime.clock import now_ms
+from keyrush.sql.engine import Database
 from keyrush.sql.states import ends_connections
 from keyrush.store.sql import SqlStore
 from tests.conftest import settings
@@ -103,26 +104,26 @@ def test_all_is_well_soon_after_a_failover(
 
 
 def test_who_only_reads_moves_too(postgres_url: str, failing_over: Any) -> None:
-    """The old server can be read from for ever, and nothing changes there: the feed finds out, and
-    with it whoever else reads.
+    """The old server can be read from for ever, and nothing changes there: what asks for news
+    finds out, and with it whoever else reads.
     """
-    store = SqlStore(postgres_url)
+    store = SqlStore(Database(postgres_url))
     store.add_account(account())
-    feed = store.feed()
-    until(lambda: feed.poll() is None)
+    changes = store.changes()
+    until(lambda: changes.poll() is None)
     before = session(store)
     failing_over()
     with pytest.raises(StoreError):
-        until(lambda: feed.poll() is None)
+        until(lambda: changes.poll() is None)
     assert session(store) != before
-    assert feed.poll() is None
-    feed.close()
+    assert changes.poll() is None
+    changes.close()
     store.close()
 
 
 def session(store: SqlStore) -> int:
     """Which of the server's processes a connection of the store's leads to."""
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         return pid
 

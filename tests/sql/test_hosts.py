@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from keyrush import ConfigurationError, Gate
+from keyrush.sql.engine import Database
 from keyrush.sql.hosts import database_url
 from keyrush.store.sql import SqlStore
 from tests.conftest import settings
@@ -68,13 +69,13 @@ def test_a_host_that_can_be_written_is_looked_for(postgres_url: str) -> None:
     name = urlsplit(postgres_url).path
     with proxy(there) as server:
         one = f"postgresql://postgres:@127.0.0.1:{server.port}{name}"
-        store = SqlStore(one)
-        with store.engine.begin() as connection:
+        store = SqlStore(Database(one))
+        with store.database.engine.begin() as connection:
             statement = f"ALTER DATABASE {name[1:]} SET default_transaction_read_only = on"
             connection.exec_driver_sql(statement)
         store.close()
         with pytest.raises(ConfigurationError, match="session is read-only"):
-            SqlStore(one.replace(name, f",127.0.0.1:{server.port}{name}"))
+            SqlStore(Database(one.replace(name, f",127.0.0.1:{server.port}{name}")))
         assert server.connections >= 3  # each of the two was asked
 
 
@@ -92,7 +93,7 @@ def test_hosts_that_are_none(url: str) -> None:
     with pytest.raises(
         ConfigurationError, match=r"not a database URL.* several hosts as in "
     ) as no:
-        SqlStore(url)
+        SqlStore(Database(url))
     assert "u:p" not in str(no.value)
 
 

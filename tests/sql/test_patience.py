@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from keyrush.errors import ConfigurationError, StoreError
 from keyrush.sql import patience
-from keyrush.sql.changes import LOOK, PostgresqlFeed
+from keyrush.sql.changes import LOOK, PostgresqlChanges
+from keyrush.sql.engine import Database
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
@@ -33,7 +34,7 @@ def proxy(postgres_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def store(proxy: Proxy) -> Iterator[SqlStore]:
     """A store behind the proxy, with the accounts `acct_a` and `acct_b`."""
-    made = SqlStore(proxy.url)
+    made = SqlStore(Database(proxy.url))
     made.add_account(account("acct_a"))
     made.add_account(account("acct_b", created_at=NOW + 1))
     yield made
@@ -79,7 +80,7 @@ def test_frozen_while_it_connects(store: SqlStore, proxy: Proxy) -> None:
     store.close()
     proxy.freeze()
     assert isinstance(outcome(lambda: store.account("acct_a")), StoreError)
-    assert isinstance(outcome(lambda: open_store(proxy.url)), ConfigurationError)
+    assert isinstance(outcome(lambda: open_store(proxy.url).store), ConfigurationError)
     proxy.thaw()
     assert store.account("acct_a") == account("acct_a")
 
@@ -98,33 +99,32 @@ def test_commit_without_an_answer(store: SqlStore, proxy: Proxy) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_feed_of_a_frozen_server(store: SqlStore, proxy: Proxy) -> None:
-    """Outages: a feed whose server says nothing says so, and is there again afterwards."""
+def test_news_of_a_frozen_server(store: SqlStore, proxy: Proxy) -> None:
+    """Outages: news of a server that says nothing say so, and are there again afterwards."""
     seconds = 100.0
-    each = store.engine.execution_options(isolation_level="AUTOCOMMIT")
-    feed = PostgresqlFeed(each, lambda: seconds)
-    assert feed.poll() is None
+    changes = PostgresqlChanges(store.database, lambda: seconds)
+    assert changes.poll() is None
     proxy.freeze()
-    assert feed.poll() == ()
+    assert changes.poll() == ()
     seconds += LOOK
-    assert is_silence(outcome(feed.poll))
+    assert is_silence(outcome(changes.poll))
     proxy.thaw()
-    assert feed.poll() is None
-    feed.close()
+    assert changes.poll() is None
+    changes.close()
 
 
 def test_connections_that_the_server_has_ended(store: SqlStore, postgres_url: str) -> None:
     """Outages: after a restart of the server the first call already succeeds."""
     assert store.account("acct_a")
     cut(postgres_url)
-    pool: Any = store.engine.pool
+    pool: Any = store.database.engine.pool
     until(lambda: pool.checkedin() and all_ended(store))
     assert store.account("acct_a") == account("acct_a")
 
 
 def all_ended(store: SqlStore) -> bool:
     """Whether the news that a connection has ended has come through."""
-    pool: Any = store.engine.pool
+    pool: Any = store.database.engine.pool
     waiting = list(pool._pool.queue)  # noqa: SLF001  # asking for one would renew it
     return all(
         record.dbapi_connection is None or record.dbapi_connection.has_unread()
@@ -137,7 +137,7 @@ def test_long_statement_on_a_server_that_is_well(
 ) -> None:
     """The server itself ends what takes too long, and the connection goes on."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         pid = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar()
         with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
             connection.execute(sa.text("SELECT pg_sleep(60)"))
@@ -148,7 +148,7 @@ def test_long_statement_on_a_server_that_is_well(
 def test_who_stops_in_a_transaction(store: SqlStore) -> None:
     """A process that stands still in a transaction does not keep its locks."""
     store.add_key(api_key())
-    with store.engine.connect() as stopped:
+    with store.database.engine.connect() as stopped:
         stopped.execute(sa.text("UPDATE keyrush_keys SET revoked_at = 1"))
         until(lambda: not isinstance(outcome(lambda: store.revoke("cred_a", NOW)), Exception))
         with pytest.raises(sa.exc.DBAPIError):
@@ -158,8 +158,8 @@ def test_who_stops_in_a_transaction(store: SqlStore) -> None:
 
 def test_sqlite_waits_no_longer(tmp_path: Path) -> None:
     """SQLite waits 2 seconds for a lock that another process holds, and then says so."""
-    store = SqlStore(f"sqlite:///{tmp_path}/keyrush.db")
-    with store.engine.begin() as other:
+    store = SqlStore(Database(f"sqlite:///{tmp_path}/keyrush.db"))
+    with store.database.engine.begin() as other:
         assert other.exec_driver_sql("PRAGMA busy_timeout").scalar() == 2000
         assert isinstance(outcome(lambda: store.add_account(account())), StoreError)
     assert store.add_account(account())
@@ -173,7 +173,7 @@ def test_forked_child_leaves_connections_alone(postgres_url: str) -> None:
         import gc, os, sys
         from keyrush.store.opening import open_store
 
-        store = open_store(sys.argv[1])
+        store = open_store(sys.argv[1]).store
         kept = store.accounts()
         os.dup2(1, 2)  # a warning would be seen
         child = os.fork()

@@ -21,8 +21,8 @@ from keyrush.core.sliding import Window
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.sql import SqlLedger
-from keyrush.sql.changes import LOOK, PostgresqlFeed
-from keyrush.sql.engine import parse_url
+from keyrush.sql.changes import LOOK, PostgresqlChanges
+from keyrush.sql.engine import Database, parse_url
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.conftest import settings
@@ -44,7 +44,7 @@ MINUTE = Window("key:cred_a:60", 60_000, 100_000, "minute")
 @pytest.fixture
 def store(pgbouncer: PgBouncer) -> Iterator[SqlStore]:
     """A store behind the pooler, with an account and a key."""
-    opened = SqlStore(pgbouncer.url)
+    opened = SqlStore(Database(pgbouncer.url))
     opened.add_account(account())
     opened.add_key(api_key())
     yield opened
@@ -92,7 +92,7 @@ def test_store_and_ledger_in_threads(store: SqlStore) -> None:
     """Statements that are repeated, in transactions and alone, of many connections at once, are
     never taken for another session's.
     """
-    ledger = SqlLedger(store.engine, lambda: NOW)
+    ledger = SqlLedger(store.database, lambda: NOW)
 
     def work(number: int) -> int:
         for turn in range(20):
@@ -117,9 +117,9 @@ def sessions(url: str, expression: str) -> list[Any]:
 
 def test_sessions_are_left_as_they_were(store: SqlStore, pgbouncer: PgBouncer) -> None:
     """Whoever has a session next finds no setting, statement or channel of keyrush's in it."""
-    feed = store.feed()
-    assert feed.poll() is None
-    ledger = SqlLedger(store.engine)
+    changes = store.changes()
+    assert changes.poll() is None
+    ledger = SqlLedger(store.database)
     for _ in range(12):
         ledger.take([MINUTE], 1, 0)
         store.set_plan(ACCOUNT, "pro")
@@ -131,19 +131,18 @@ def test_sessions_are_left_as_they_were(store: SqlStore, pgbouncer: PgBouncer) -
             (SELECT count(*) FROM pg_listening_channels())
     """
     assert set(sessions(pgbouncer.url, left)) == {("0", "0", 0, 0)}
-    feed.close()
+    changes.close()
 
 
-def test_feed_reads_the_table(pgbouncer: PgBouncer, store: SqlStore) -> None:
+def test_news_read_the_table(pgbouncer: PgBouncer, store: SqlStore) -> None:
     """Where no notification would come, what has changed is read within a second."""
     seconds = 100.0
-    each = store.engine.execution_options(isolation_level="AUTOCOMMIT")
-    feed = PostgresqlFeed(each, lambda: seconds)
-    assert feed.poll() is None
+    changes = PostgresqlChanges(store.database, lambda: seconds)
+    assert changes.poll() is None
     store.set_plan(ACCOUNT, "pro")
     seconds += LOOK
-    assert feed.poll() == {ACCOUNT}
-    feed.close()
+    assert changes.poll() == {ACCOUNT}
+    changes.close()
 
 
 @pytest.mark.parametrize("default", ["serializable", "repeatable read"])
@@ -160,9 +159,9 @@ def test_whatever_the_default_isolation_is(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    fresh = SqlStore(pgbouncer.direct_url)
-    assert fresh.engine.dialect.default_isolation_level == default.upper()
-    ledger = SqlLedger(fresh.engine, lambda: NOW)
+    fresh = SqlStore(Database(pgbouncer.direct_url))
+    assert fresh.database.engine.dialect.default_isolation_level == default.upper()
+    ledger = SqlLedger(fresh.database, lambda: NOW)
     wanted = [Window("key:cred_b:60", 60_000, 50, "minute")]
     with ThreadPoolExecutor(8) as pool:
         granted = list(pool.map(lambda _: ledger.take(wanted, 1, 0).granted, range(200)))
@@ -172,7 +171,7 @@ def test_whatever_the_default_isolation_is(
 
 def test_doctor(pgbouncer: PgBouncer, tmp_path: Path) -> None:
     """`keyrush doctor` finds nothing wrong behind a pooler."""
-    SqlStore(pgbouncer.url).close()  # or it would find none, and make none
+    SqlStore(Database(pgbouncer.url)).close()  # or it would find none, and make none
     env = {
         "KEYRUSH_STORE_URL": pgbouncer.url,
         "KEYRUSH_LIMITER_URL": "store",
@@ -188,7 +187,7 @@ def test_doctor_tries_often_enough(pgbouncer: PgBouncer, tmp_path: Path) -> None
             others.enter_context(psycopg.connect(pgbouncer.url)).execute("SELECT 1")
     url = f"{pgbouncer.url}?prepare_threshold=2"
     env = {"KEYRUSH_STORE_URL": url, "KEYRUSH_PEPPER": PEPPER}
-    SqlStore(pgbouncer.url).close()  # or the doctor would find none, and make none
+    SqlStore(Database(pgbouncer.url)).close()  # or the doctor would find none, and make none
     found = run_process("doctor", folder=tmp_path, env=env)
     assert found.code == 3
     # A statement that is not there, or is there already.
@@ -202,10 +201,10 @@ def test_doctor_tries_often_enough(pgbouncer: PgBouncer, tmp_path: Path) -> None
 def test_options_that_are_numbers(postgres_url: str) -> None:
     """Options of the URL are texts, and reach the driver as what it takes."""
     more = "&connect_timeout=5&prepare_threshold=3&keepalives_idle=60"
-    store = SqlStore(postgres_url + more)
+    store = SqlStore(Database(postgres_url + more))
     for _ in range(5):
         assert store.account(ACCOUNT) is None
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         assert driver.prepare_threshold == 3
         assert driver.info.get_parameters()["connect_timeout"] == "5"
@@ -225,7 +224,7 @@ def test_options_that_would_break_it(option: str) -> None:
 @pytest.mark.parametrize("option", ["prepare_threshold=none", "client_encoding=UTF-8"])
 def test_options_that_are_the_default(postgres_url: str, option: str) -> None:
     """What keyrush does anyway may be said."""
-    store = SqlStore(f"{postgres_url}&{option}")
+    store = SqlStore(Database(f"{postgres_url}&{option}"))
     assert store.account(ACCOUNT) is None
     store.close()
 
@@ -246,12 +245,12 @@ def test_round_trips(
     postgres_url: str, call: Callable[[SqlStore], object], round_trips: int
 ) -> None:
     """A statement alone is one round trip; a transaction has one more at each end."""
-    store = SqlStore(postgres_url)
+    store = SqlStore(Database(postgres_url))
     store.add_account(account())
     store.add_key(api_key())
     call(store)
     with tempfile.TemporaryFile("w+") as trace:
-        pooled = store.engine.raw_connection()
+        pooled = store.database.engine.raw_connection()
         libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
         libpq.trace(trace.fileno())
         pooled.close()

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from keyrush.errors import DataError, StoreError
 from keyrush.runtime.logs import log_fault
+from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.support.faults import cut, outcome
 from tests.support.values import NOW, account
@@ -34,13 +35,13 @@ def test_causes_are_told_from_each_other(
     """A full server, a login that is forbidden, a database that was renamed and a statement that
     took too long are each said, in one line.
     """
-    store = SqlStore(postgres_url)
-    name = store.engine.url.database
-    with store.engine.begin() as connection:
+    store = SqlStore(Database(postgres_url))
+    name = store.database.engine.url.database
+    with store.database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE ROLE guest LOGIN")
         connection.exec_driver_sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO guest")
-    as_guest = store.engine.url.set(username="guest")
-    guest = SqlStore(as_guest.render_as_string(hide_password=False))
+    as_guest = store.database.engine.url.set(username="guest")
+    guest = SqlStore(Database(as_guest.render_as_string(hide_password=False)))
     said: dict[str, object] = {}
     with administered(postgres_url, f"ALTER DATABASE {name} CONNECTION LIMIT 0"):
         said["too many connections"] = outcome(lambda: guest.account("acct_a"))
@@ -53,7 +54,7 @@ def test_causes_are_told_from_each_other(
         said["does not exist"] = outcome(lambda: store.account("acct_a"))
     with administered(postgres_url, f"ALTER DATABASE other RENAME TO {name}"):
         assert store.account("acct_a") is None
-    with store.engine.begin() as other:
+    with store.database.engine.begin() as other:
         other.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         other.exec_driver_sql("LOCK TABLE keyrush_accounts")
         said["57014 canceling statement due to statement timeout"] = outcome(
@@ -65,7 +66,7 @@ def test_causes_are_told_from_each_other(
         log_fault(words, error)
         assert words in caplog.messages[-1]
         assert "\n" not in caplog.messages[-1]
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.exec_driver_sql("DROP OWNED BY guest")
         connection.exec_driver_sql("DROP ROLE guest")
     guest.close()
@@ -75,11 +76,11 @@ def test_causes_are_told_from_each_other(
 def test_sqlite_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """So it is with a file of SQLite: locked by another, or without a table."""
     caplog.set_level(logging.ERROR)
-    store = SqlStore(f"sqlite:///{tmp_path}/keyrush.db")
-    with store.engine.begin():
+    store = SqlStore(Database(f"sqlite:///{tmp_path}/keyrush.db"))
+    with store.database.engine.begin():
         failed = outcome(lambda: store.add_account(account()))
     assert str(failed) == "OperationalError from sqlite: SQLITE_BUSY database is locked"
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE keyrush_usage")
     failed = outcome(lambda: store.usage("key:cred_a", "2026-11"))
     assert "SQLITE_ERROR no such table: keyrush_usage" in str(failed)
@@ -88,9 +89,9 @@ def test_sqlite_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 
 def test_no_values_are_said(postgres_url: str) -> None:
     """O22: what was given is in no message, though the server's own quotes it."""
-    store = SqlStore(postgres_url)
+    store = SqlStore(Database(postgres_url))
     store.add_account(account("acct_secret"))
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS $$"
             "BEGIN RAISE EXCEPTION 'secret %%', NEW.id; END $$; "
@@ -109,8 +110,8 @@ def test_no_values_are_said(postgres_url: str) -> None:
 
 def test_nothing_of_a_url_that_may_hold_a_secret(postgres_url: str) -> None:
     """O22: where an option of the URL may be a secret, the driver's words are left out."""
-    store = SqlStore(f"{postgres_url}&sslpassword=geheim")
-    name = store.engine.url.database
+    store = SqlStore(Database(f"{postgres_url}&sslpassword=geheim"))
+    name = store.database.engine.url.database
     with administered(postgres_url, f"ALTER DATABASE {name} RENAME TO other"):
         failed = outcome(lambda: store.account("acct_a"))
     with administered(postgres_url, f"ALTER DATABASE other RENAME TO {name}"):

@@ -12,7 +12,7 @@ from keyrush.core.identity import Found
 from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.sql import SqlLedger
-from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.engine import Database, make_engine, parse_url
 from keyrush.sql.schema import SCHEMA, prepare
 from keyrush.store.opening import open_store
 from keyrush.store.sql import SqlStore
@@ -173,7 +173,7 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     """What the first keyrush has written is found by this one, which adds its own tables."""
     make_first(engine)
     before = tables(engine)
-    store = SqlStore(url)
+    store = SqlStore(Database(url))
     assert store.find([api_key().fingerprint], MONTH) == Found(
         api_key(last_used_at=NOW + 1), account(balance=500), 7, 9
     )
@@ -193,13 +193,13 @@ def test_upgraded_is_as_good_as_new(
 ) -> None:
     """In an upgraded database everything works that works in a new one."""
     make_old(engine)
-    store = SqlStore(url)
+    store = SqlStore(Database(url))
     made = api_key("cred_b", created_by="cred_a")
     assert store.add_key(made, 9) == "done"
     assert store.key("cred_b") == made
     assert store.charge("acct_a", 1) == 499
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
-    ledger = SqlLedger(store.engine)
+    ledger = SqlLedger(store.database)
     assert [ledger.take([WINDOW], 1, 0).granted for _ in range(3)] == [1, 1, 0]
     assert ledger.enlist("one") == (0, 1)
     store.close()
@@ -235,7 +235,7 @@ def test_upgrade_that_was_cut_short(
         connection.exec_driver_sql(
             "CREATE INDEX ix_keyrush_keys_created_by ON keyrush_keys (created_by)"
         )
-    store = SqlStore(url)
+    store = SqlStore(Database(url))
     assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
     store.close()
     assert recorded(engine) == [("schema", str(SCHEMA))]
@@ -244,11 +244,11 @@ def test_upgrade_that_was_cut_short(
 def test_upgrade_of_half_made_tables(url: str, engine: sa.Engine) -> None:
     """An upgrade that was cut short is completed the next time."""
     make_first(engine)
-    open_store(url).close()
+    open_store(url).store.close()
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE keyrush_windows")
         connection.exec_driver_sql("UPDATE keyrush_meta SET value = '1'")
-    open_store(url).close()
+    open_store(url).store.close()
     assert "keyrush_windows" in tables(engine)
     assert recorded(engine) == [("schema", str(SCHEMA))]
 
@@ -278,13 +278,14 @@ def test_processes_that_upgrade_together(
     code = """
         import sys
         from keyrush.limiter.ledgers.sql import SqlLedger
+        from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
         from tests.sql.test_schema import WINDOW
 
         print("ready", flush=True)
         sys.stdin.readline()
-        store = SqlStore(sys.argv[1])
-        print(SqlLedger(store.engine, lambda: 0).take([WINDOW], 1, 0).granted)
+        store = SqlStore(Database(sys.argv[1]))
+        print(SqlLedger(store.database, lambda: 0).take([WINDOW], 1, 0).granted)
         store.close()
         """
     processes = [start(code, url) for _ in range(4)]

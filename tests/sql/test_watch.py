@@ -1,4 +1,4 @@
-"""What other processes change is learned here: the feeds of stores, and the watch over them."""
+"""What other processes change is learned here: the news of stores, and the watch over them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from keyrush.core.changes import Changes
 from keyrush.core.model import Limit
-from keyrush.core.news import Feed
 from keyrush.errors import DataError, StoreError
 from keyrush.gate.watch import PAUSE, Watch
-from keyrush.runtime.bridge import synchronous
 from keyrush.runtime.clock import now_ms
 from keyrush.runtime.logs import faults
-from keyrush.sql import changes as feeds
-from keyrush.sql.changes import PostgresqlFeed, tell
+from keyrush.sql.changes import LOOK, PostgresqlChanges, tell
+from keyrush.sql.engine import Database
 from keyrush.store.memory import MemoryStore
-from keyrush.store.opening import open_store
+from keyrush.store.opening import given, open_store
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.support.faults import cut, until
@@ -40,7 +39,7 @@ def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def opened(url: str) -> SqlStore:
     """A store with the account `acct_a` and its key `cred_a`, and the account `acct_b`."""
-    store = SqlStore(url)
+    store = SqlStore(Database(url))
     if store.add_account(account("acct_a")):
         store.add_account(account("acct_b"))
         store.add_key(api_key("cred_a"))
@@ -64,24 +63,24 @@ def postgresql(postgres_url: str) -> Iterator[SqlStore]:
 
 
 @pytest.fixture
-def feed(store: SqlStore) -> Iterator[Feed]:
-    """Its feed, asked once."""
-    made = store.feed()
+def changes(store: SqlStore) -> Iterator[Changes]:
+    """Its news, asked for once."""
+    made = store.changes()
     assert made.poll() is None
     yield made
     made.close()
 
 
-def news(feed: Feed) -> set[str]:
-    """The next accounts that a feed tells of."""
-    found = until(feed.poll)
+def news(changes: Changes) -> set[str]:
+    """The next accounts that there is news of."""
+    found = until(changes.poll)
     assert found is not None
     return set(found)
 
 
 def marks(store: SqlStore) -> list[tuple[int, str]]:
     """All changes that can be read."""
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         select = sa.text("SELECT mark, account_id FROM keyrush_changes ORDER BY mark")
         return [(row.mark, row.account_id) for row in connection.execute(select)]
 
@@ -113,56 +112,57 @@ NO_CHANGES: dict[str, Callable[[SqlStore], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_changes_are_told(store: SqlStore, feed: Feed, change: str) -> None:
+def test_changes_are_told(store: SqlStore, changes: Changes, change: str) -> None:
     """What changes how a key is treated is told, once, by the account it belongs to."""
     assert CHANGES[change](store)
-    assert news(feed) == {"acct_a"}
-    assert not feed.poll()
+    assert news(changes) == {"acct_a"}
+    assert not changes.poll()
     assert [account_id for _, account_id in marks(store)] == ["acct_a"]
 
 
 @pytest.mark.parametrize("change", NO_CHANGES)
-def test_other_writes_are_not_told(store: SqlStore, feed: Feed, change: str) -> None:
+def test_other_writes_are_not_told(store: SqlStore, changes: Changes, change: str) -> None:
     """What a cached key does not depend on, or what did not happen, tells nobody anything."""
     NO_CHANGES[change](store)
     assert marks(store) == []
-    assert [set(told) for told in (feed.poll(), feed.poll()) if told is not None] == [set()] * 2
+    told = [changes.poll(), changes.poll()]
+    assert [set(one) for one in told if one is not None] == [set()] * 2
 
 
-def test_change_and_news_are_one_step(store: SqlStore, feed: Feed) -> None:
+def test_change_and_news_are_one_step(store: SqlStore, changes: Changes) -> None:
     """A change that can't be told of is not made, and one that fails is not told of."""
     store.add_key(api_key("cred_b"))
     with pytest.raises(DataError):
         store.replace("cred_a", api_key("cred_b"), NOW)
     assert marks(store) == []
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE keyrush_changes RENAME TO elsewhere"))
     with pytest.raises(StoreError):
         store.revoke("cred_a", NOW)
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO keyrush_changes"))
     assert store.key("cred_a") == api_key("cred_a")
-    assert not feed.poll()
+    assert not changes.poll()
 
 
-def test_old_changes_are_deleted(store: SqlStore, feed: Feed) -> None:
+def test_old_changes_are_deleted(store: SqlStore, changes: Changes) -> None:
     """Changes can be read for an hour; later ones are told all the same, and keep their order."""
     store.set_plan("acct_a", "pro")
-    assert news(feed) == {"acct_a"}
-    with store.engine.begin() as connection:
+    assert news(changes) == {"acct_a"}
+    with store.database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE keyrush_changes SET changed_at = changed_at - 3601000"))
     store.set_plan("acct_b", "pro")
     assert marks(store) == [(2, "acct_b")]
-    assert news(feed) == {"acct_b"}
+    assert news(changes) == {"acct_b"}
 
 
 # --- what is learned -----------------------------------------------------------------------------
 
 
 def test_first_poll_knows_nothing(store: SqlStore) -> None:
-    """Anything may have changed before a feed is asked first, but not after that."""
+    """Anything may have changed before one asks first, but not after that."""
     store.revoke("cred_a", NOW)
-    made = store.feed()
+    made = store.changes()
     assert made.poll() is None
     assert not made.poll()
     store.set_plan("acct_b", "pro")
@@ -170,28 +170,28 @@ def test_first_poll_knows_nothing(store: SqlStore) -> None:
     made.close()
 
 
-def test_change_by_another_process(store: SqlStore, feed: Feed, sql_url: str) -> None:
+def test_change_by_another_process(store: SqlStore, changes: Changes, sql_url: str) -> None:
     """A key revoked in one process is news in another."""
     process = start(
         """
         import sys
-        from keyrush.store.opening import open_store
+        from keyrush.store.opening import given, open_store
 
-        store = open_store(sys.argv[1])
+        store = open_store(sys.argv[1]).store
         print(store.revoke("cred_a", 1).outcome, flush=True)
         sys.stdin.readline()
         store.close()
         """,
         sql_url,
     )
-    assert news(feed) == {"acct_a"}
+    assert news(changes) == {"acct_a"}
     assert finish(process) == "done\n"
     assert store.key("cred_a") == api_key("cred_a", revoked_at=1)
 
 
 def test_every_feed_learns_everything(store: SqlStore) -> None:
-    """Feeds don't take news from each other, and many changes come together."""
-    made = [store.feed() for _ in range(3)]
+    """Those that ask don't take news from each other, and many changes come together."""
+    made = [store.changes() for _ in range(3)]
     assert [one.poll() for one in made] == [None] * 3
     for number in range(50):
         store.add_account(account(f"acct_{number}"))
@@ -205,8 +205,8 @@ def test_every_feed_learns_everything(store: SqlStore) -> None:
         one.close()
 
 
-def test_changes_at_once(store: SqlStore, feed: Feed) -> None:
-    """Of changes by many threads at once, none is missed while the feed is asked all the time."""
+def test_changes_at_once(store: SqlStore, changes: Changes) -> None:
+    """Of changes by many threads at once, none is missed while news is asked for all the time."""
     names = {f"acct_{number}" for number in range(40)}
     for name in names:
         store.add_account(account(name))
@@ -221,7 +221,7 @@ def test_changes_at_once(store: SqlStore, feed: Feed) -> None:
         thread.start()
     learned: set[str] = set()
     while learned != names:
-        learned |= news(feed)
+        learned |= news(changes)
     for thread in threads:
         thread.join()
     assert [mark for mark, _ in marks(store)] == list(range(1, 41))
@@ -229,9 +229,9 @@ def test_changes_at_once(store: SqlStore, feed: Feed) -> None:
 
 def test_marks_become_visible_in_their_order(postgresql: SqlStore) -> None:
     """A change that is committed late is not passed by a later one, and so never missed."""
-    made = postgresql.feed()
+    made = postgresql.changes()
     assert made.poll() is None
-    with postgresql.engine.begin() as slow:
+    with postgresql.database.engine.begin() as slow:
         tell(slow, ["acct_a"], now_ms())
         quick = threading.Thread(target=postgresql.set_plan, args=("acct_b", "pro"))
         quick.start()
@@ -258,23 +258,23 @@ def statements(engine: sa.Engine) -> list[str]:
     return seen
 
 
-def test_cheap_when_nothing_has_changed(store: SqlStore, feed: Feed) -> None:
+def test_cheap_when_nothing_has_changed(store: SqlStore, changes: Changes) -> None:
     """Where nothing was written, a poll is no statement at all, or in SQLite one that reads none
     of the tables.
     """
-    seen = statements(store.engine)
+    seen = statements(store.database.engine)
     for _ in range(10):
-        assert feed.poll() == ()
-    is_sqlite = store.engine.dialect.name == "sqlite"
+        assert changes.poll() == ()
+    is_sqlite = store.database.engine.dialect.name == "sqlite"
     assert seen == ["PRAGMA data_version"] * 10 * is_sqlite
 
 
 def test_usage_of_others_is_no_news(tmp_path: Path) -> None:
     """SQLite: after a flush of counts the changes are looked at once, and there are none."""
     store = opened(f"sqlite:///{tmp_path}/keyrush.db")
-    made = store.feed()
+    made = store.changes()
     made.poll()
-    seen = statements(store.engine)
+    seen = statements(store.database.engine)
     store.add_usage({("key:cred_a", MONTH): 1})
     del seen[:]
     assert [set(made.poll() or ()) for _ in range(3)] == [set()] * 3
@@ -284,50 +284,50 @@ def test_usage_of_others_is_no_news(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 2])
-def test_place_that_was_deleted(store: SqlStore, feed: Feed, left: int) -> None:
-    """A feed that was asleep for long learns that it has missed something, then goes on."""
+def test_place_that_was_deleted(store: SqlStore, changes: Changes, left: int) -> None:
+    """Who was asleep for long learns that something was missed, then goes on."""
     store.set_plan("acct_a", "pro")
-    assert news(feed) == {"acct_a"}
+    assert news(changes) == {"acct_a"}
     for number in range(5):
         store.set_plan("acct_b", f"plan_{number}")
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.execute(
             sa.text("DELETE FROM keyrush_changes WHERE mark <= :mark"), {"mark": 6 - left}
         )
-    until(lambda: feed.poll() is None)
-    assert not feed.poll()
+    until(lambda: changes.poll() is None)
+    assert not changes.poll()
     store.revoke("cred_a", NOW)
 
     def learns() -> bool:
-        told = feed.poll()
+        told = changes.poll()
         return told is None or "acct_a" in told
 
     until(learns)
     store.set_plan("acct_b", "pro")
-    assert news(feed) == {"acct_b"}
+    assert news(changes) == {"acct_b"}
 
 
-def test_closed_feed_begins_again(store: SqlStore, feed: Feed) -> None:
+def test_closed_news_begin_again(store: SqlStore, changes: Changes) -> None:
     """After a close anything may have changed."""
-    feed.close()
-    feed.close()
-    assert feed.poll() is None
+    changes.close()
+    changes.close()
+    assert changes.poll() is None
     store.revoke("cred_a", NOW)
-    assert news(feed) == {"acct_a"}
+    assert news(changes) == {"acct_a"}
 
 
-def test_feed_goes_on_when_the_store_is_closed(store: SqlStore, feed: Feed) -> None:
+def test_news_go_on_when_the_store_is_closed(store: SqlStore, changes: Changes) -> None:
     """Its connection is its own."""
     store.close()
     store.revoke("cred_a", NOW)
-    assert news(feed) == {"acct_a"}
+    assert news(changes) == {"acct_a"}
 
 
-def test_asked_by_another_thread(store: SqlStore, feed: Feed) -> None:
+def test_asked_by_another_thread(store: SqlStore, changes: Changes) -> None:
     """The thread that polls need not be the one that has made or asked it first."""
     store.revoke("cred_a", NOW)
     learned: list[set[str]] = []
-    thread = threading.Thread(target=lambda: learned.append(news(feed)))
+    thread = threading.Thread(target=lambda: learned.append(news(changes)))
     thread.start()
     thread.join()
     assert learned == [{"acct_a"}]
@@ -339,30 +339,30 @@ def test_feed_after_a_fork(sql_url: str) -> None:
     out = run(
         """
         import os, sys, time
-        from keyrush.store.opening import open_store
+        from keyrush.store.opening import given, open_store
 
-        store = open_store(sys.argv[1])
-        feed = store.feed()
-        assert feed.poll() is None
+        store = open_store(sys.argv[1]).store
+        changes = store.changes()
+        assert changes.poll() is None
         child = os.fork()
         if not child:
-            assert feed.poll() is None
+            assert changes.poll() is None
             store.revoke("cred_a", 1)
-            while not (learned := feed.poll()):
+            while not (learned := changes.poll()):
                 time.sleep(0.001)
             assert set(learned) == {"acct_a"}
-            feed.close()
+            changes.close()
             store.close()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        while not (learned := feed.poll()):
+        while not (learned := changes.poll()):
             time.sleep(0.001)
         print(*learned)
         assert store.set_plan("acct_b", "pro")
-        while not (learned := feed.poll()):
+        while not (learned := changes.poll()):
             time.sleep(0.001)
         print(*learned)
-        feed.close()
+        changes.close()
         store.close()
         """,
         sql_url,
@@ -370,29 +370,29 @@ def test_feed_after_a_fork(sql_url: str) -> None:
     assert out == "acct_a\nacct_b\n"
 
 
-def test_table_that_is_away(store: SqlStore, feed: Feed) -> None:
+def test_table_that_is_away(store: SqlStore, changes: Changes) -> None:
     """What can't be read is an error, each time; afterwards anything may have changed."""
-    with store.engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE keyrush_changes RENAME TO elsewhere"))
-    feed.close()
+    changes.close()
     for _ in range(3):
         with pytest.raises(
-            StoreError, match=rf"from {store.engine.dialect.name}: .*keyrush_changes"
+            StoreError, match=rf"from {store.database.engine.dialect.name}: .*keyrush_changes"
         ):
-            feed.poll()
-    with store.engine.begin() as connection:
+            changes.poll()
+    with store.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO keyrush_changes"))
-    assert feed.poll() is None
+    assert changes.poll() is None
     store.revoke("cred_a", NOW)
-    assert news(feed) == {"acct_a"}
+    assert news(changes) == {"acct_a"}
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
 
 
 def test_connection_that_is_cut(postgresql: SqlStore, postgres_url: str) -> None:
-    """A feed whose connection has ended says so, is there again, and misses nothing."""
-    made = postgresql.feed()
+    """News whose connection has ended say so, are there again, and miss nothing."""
+    made = postgresql.changes()
     assert made.poll() is None
     cut(postgres_url)
     with pytest.raises(StoreError, match="from postgresql"):
@@ -407,16 +407,14 @@ def test_connection_that_is_cut(postgresql: SqlStore, postgres_url: str) -> None
 def test_notifications_that_get_lost(postgresql: SqlStore) -> None:
     """What no notification tells of is seen a second later: not even then much later."""
     seconds = 100.0
-    made = PostgresqlFeed(
-        postgresql.engine.execution_options(isolation_level="AUTOCOMMIT"), lambda: seconds
-    )
+    made = PostgresqlChanges(postgresql.database, lambda: seconds)
     assert made.poll() is None
-    with postgresql.engine.begin() as connection:
+    with postgresql.database.engine.begin() as connection:
         connection.execute(
             sa.text("INSERT INTO keyrush_changes (account_id, changed_at) VALUES ('acct_a', 1)")
         )
     assert made.poll() == ()
-    seconds += feeds.LOOK
+    seconds += LOOK
     assert set(made.poll() or ()) == {"acct_a"}
     assert made.poll() == ()
     made.close()
@@ -424,12 +422,10 @@ def test_notifications_that_get_lost(postgresql: SqlStore) -> None:
 
 def test_notification_while_the_table_is_read(postgresql: SqlStore) -> None:
     """A notification that comes with another answer is not lost."""
-    made = PostgresqlFeed(
-        postgresql.engine.execution_options(isolation_level="AUTOCOMMIT"), lambda: 100.0
-    )
+    made = PostgresqlChanges(postgresql.database, lambda: 100.0)
     assert made.poll() is None
     postgresql.revoke("cred_a", NOW)
-    # In place of a change that is committed while the feed reads: it reads before it listens.
+    # In place of a change that is committed while it is read: what reads does so before it listens.
     connection: Any = made._connection  # noqa: SLF001  # there is no other way in between
     listening = connection.connection.dbapi_connection
     until(lambda: listening.execute("SELECT 1") and made._heard)  # noqa: SLF001
@@ -437,9 +433,9 @@ def test_notification_while_the_table_is_read(postgresql: SqlStore) -> None:
     made.close()
 
 
-def test_feeds_take_no_place_in_the_pool(postgresql: SqlStore) -> None:
-    """However many feeds there are, the store's own calls have as many connections as before."""
-    made = [postgresql.feed() for _ in range(30)]
+def test_news_take_no_place_in_the_pool(postgresql: SqlStore) -> None:
+    """However many ask for news, the store's own calls have as many connections as before."""
+    made = [postgresql.changes() for _ in range(30)]
     assert [one.poll() for one in made] == [None] * 30
     assert postgresql.account("acct_a") == account("acct_a")
     for one in made:
@@ -450,10 +446,11 @@ def test_feeds_take_no_place_in_the_pool(postgresql: SqlStore) -> None:
 
 
 class Told:
-    """A feed that says what the test has written down; what is an exception is raised."""
+    """News that the test has written down; what is an exception is raised."""
 
     def __init__(self, *answers: Collection[str] | Exception | None) -> None:
         self.answers = list(answers)
+        self.published: list[str] = []
         self.polls = 0
         self.closes = 0
 
@@ -463,6 +460,9 @@ class Told:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def publish(self, account_id: str) -> None:
+        self.published.append(account_id)
 
     def close(self) -> None:
         self.closes += 1
@@ -479,7 +479,7 @@ class Seconds:
 
 
 def test_watch_drops_what_has_changed() -> None:
-    """News of every feed is handed on as it comes, and nothing where there is none."""
+    """News from everywhere is handed on as it comes, and nothing where there is none."""
     dropped: list[Collection[str] | None] = []
     watch = Watch([Told(None, (), {"acct_a"}), Told((), ["acct_b", "acct_c"])], dropped.append)
     for _ in range(5):
@@ -488,15 +488,15 @@ def test_watch_drops_what_has_changed() -> None:
     assert watch.is_healthy
 
 
-def test_watch_without_feeds() -> None:
-    """Where no store has a feed there is nothing to do."""
+def test_watch_without_news() -> None:
+    """Where there is no news to be had there is nothing to do."""
     watch = Watch([], lambda _: pytest.fail("there is nothing to drop"))
     watch.poll()
     watch.close()
     assert watch.is_healthy
 
 
-def test_watch_when_a_feed_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_watch_when_news_fail(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged once, left alone for a second, and everything is dropped when it is back."""
     seconds = Seconds()
     dropped: list[Collection[str] | None] = []
@@ -527,7 +527,7 @@ def test_watch_when_a_feed_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_watch_logs_each_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """A feed that was back is logged again when it fails again."""
+    """What was back is logged again when it fails again."""
     seconds = Seconds()
     watch = Watch([Told(StoreError(), (), StoreError())], lambda _: None, seconds)
     for _ in range(3):
@@ -537,8 +537,8 @@ def test_watch_logs_each_outage(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 2
 
 
-def test_watch_trusts_no_feed_that_was_away() -> None:
-    """A feed that failed may have missed something, even if it says otherwise."""
+def test_watch_trusts_no_news_that_were_away() -> None:
+    """What failed may have missed something, even if it says otherwise."""
     for answer in ((), {"acct_a"}, None):
         seconds = Seconds()
         dropped: list[Collection[str] | None] = []
@@ -568,7 +568,7 @@ def test_watch_when_dropping_fails() -> None:
     assert dropped == [{"acct_a"}, None]
 
 
-def test_watch_closes_its_feeds(caplog: pytest.LogCaptureFixture) -> None:
+def test_watch_closes_all(caplog: pytest.LogCaptureFixture) -> None:
     """Each is closed, even if another can't be."""
 
     class Stuck(Told):
@@ -581,13 +581,28 @@ def test_watch_closes_its_feeds(caplog: pytest.LogCaptureFixture) -> None:
     assert "stuck" in caplog.text
 
 
+def test_watch_publishes_to_all(caplog: pytest.LogCaptureFixture) -> None:
+    """What changes here is told everywhere, even where it can't be told somewhere else."""
+
+    class Mute(Told):
+        def publish(self, account_id: str) -> None:
+            raise OSError("mute")
+
+    last = Told()
+    watch = Watch([Mute(), last], lambda _: None)
+    watch.publish("acct_a")
+    assert last.published == ["acct_a"]
+    assert watch.is_healthy
+    assert len(caplog.records) == 1
+
+
 def test_watch_over_a_server_that_goes_and_comes(
     postgresql: SqlStore, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Cut off, the watch goes on by itself, and what changed meanwhile is dropped."""
     seconds = Seconds()
     dropped: list[Collection[str] | None] = []
-    watch = Watch([postgresql.feed()], dropped.append, seconds)
+    watch = Watch([postgresql.changes()], dropped.append, seconds)
     watch.poll()
     cut(postgres_url)
     postgresql.revoke("cred_a", NOW)
@@ -617,26 +632,29 @@ def test_watch_over_a_server_that_goes_and_comes(
 # --- stores of a user's own ----------------------------------------------------------------------
 
 
-class StoreWithFeed(MemoryStore):
+class StoreWithNews(MemoryStore):
     """A store of a user's own that knows what others change."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told = Told(None, {"acct_a"})
 
-    def feed(self) -> Feed:
+    def changes(self) -> Changes:
         return self.told
 
     async def account(self, account_id: str) -> Any:  # type: ignore[override]  # so that it is bridged
         return super().account(account_id)
 
 
-def test_feed_of_an_own_store() -> None:
-    """A store may have a feed, and one with coroutines too; that in memory needs none."""
-    assert getattr(open_store("memory://"), "feed", None) is None
-    own: Any = synchronous(StoreWithFeed())
+def test_news_of_an_own_store() -> None:
+    """A store may have news, and one with coroutines too; that in memory needs none."""
+    assert open_store("memory://").changes is None
+    made: Any = StoreWithNews()
+    own = given(made)
+    assert own.is_async
+    assert own.changes is not None
     dropped: list[Collection[str] | None] = []
-    watch = Watch([own.feed()], dropped.append)
+    watch = Watch([own.changes], dropped.append)
     watch.poll()
     watch.poll()
     assert dropped == [None, {"acct_a"}]

@@ -285,7 +285,7 @@ def stores(store: Store, request: pytest.FixtureRequest) -> Iterator[list[Store]
     if "postgresql" not in request.node.name:
         yield [store]
         return
-    other = open_store(request.getfixturevalue("postgres_url"))
+    other = open_store(request.getfixturevalue("postgres_url")).store
     yield [store, other]
     other.close()
 

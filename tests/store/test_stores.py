@@ -22,6 +22,7 @@ from keyrush.core.times import DAY, SECOND
 from keyrush.errors import ConfigurationError, DataError, StoreError
 from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.runtime.circuit import Circuit
+from keyrush.sql.engine import Database
 from keyrush.sql.schema import SCHEMA
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
@@ -429,7 +430,7 @@ def test_batch_repeated_at_once(store: Store) -> None:
 
 def test_batch_that_fails_is_not_noted(sql_url: str) -> None:
     """What was not added can be added later: the note and the counts are one step."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     with connect(sql_url) as connection:
         connection.execute(sa.text("ALTER TABLE keyrush_usage RENAME TO elsewhere"))
     with pytest.raises(StoreError):
@@ -444,7 +445,7 @@ def test_batch_that_fails_is_not_noted(sql_url: str) -> None:
 
 def test_batches_are_forgotten(sql_url: str) -> None:
     """Workers that have added nothing for a day leave nothing behind."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     for worker in ("old", "new"):
         store.add_usage({("key:cred_a", MONTH): 1}, Batch(worker, 1))
     with connect(sql_url) as connection:
@@ -453,7 +454,7 @@ def test_batches_are_forgotten(sql_url: str) -> None:
             {"day": DAY + SECOND},
         )
     store.close()
-    later = open_store(sql_url)
+    later = open_store(sql_url).store
     later.add_usage({("key:cred_a", MONTH): 1}, Batch("later", 1))
     later.close()
     with connect(sql_url) as connection:
@@ -539,7 +540,7 @@ def test_sql_store_after_a_fork(sql_url: str) -> None:
         from keyrush.store.opening import open_store
         from tests.support.values import account
 
-        store = open_store(sys.argv[1])
+        store = open_store(sys.argv[1]).store
         store.add_account(account())
         children = []
         for _ in range(3):
@@ -571,7 +572,7 @@ def test_processes_that_start_together(sql_url: str) -> None:
 
         print("ready", flush=True)
         sys.stdin.readline()
-        store = open_store(sys.argv[1])
+        store = open_store(sys.argv[1]).store
         print(store.add_account(account()))
         store.close()
         """
@@ -617,11 +618,11 @@ def refused(url: str) -> str:
 
 def test_reopened(sql_url: str) -> None:
     """What was written is there the next time."""
-    first = open_store(sql_url)
+    first = open_store(sql_url).store
     first.add_account(account())
     first.add_key(api_key())
     first.close()
-    again = open_store(sql_url)
+    again = open_store(sql_url).store
     assert again.key("cred_a") == api_key()
     again.close()
 
@@ -629,7 +630,7 @@ def test_reopened(sql_url: str) -> None:
 @pytest.mark.parametrize("version", [str(SCHEMA + 1), "999", "next"])
 def test_newer_schema(sql_url: str, version: str) -> None:
     """A database made by a newer keyrush is refused, and left as it is."""
-    open_store(sql_url).close()
+    open_store(sql_url).store.close()
     with connect(sql_url) as connection:
         connection.execute(sa.text("UPDATE keyrush_meta SET value = :v"), {"v": version})
     assert f"schema {version}, this keyrush knows {SCHEMA}; upgrade keyrush" in refused(sql_url)
@@ -639,14 +640,14 @@ def test_newer_schema(sql_url: str, version: str) -> None:
 
 def test_older_schema(sql_url: str) -> None:
     """A database made by an older keyrush gets what it lacks, and keeps what it holds."""
-    first = open_store(sql_url)
+    first = open_store(sql_url).store
     first.add_account(account())
     first.close()
     with connect(sql_url) as connection:
         for table in ("batches", "changes", "windows", "workers"):
             connection.execute(sa.text(f"DROP TABLE keyrush_{table}"))
         connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     assert store.set_plan("acct_a", "pro")
     assert store.add_usage({("key:cred_a", MONTH): 1}, Batch("w", 1))
     assert store.account("acct_a") == account(plan="pro")
@@ -657,19 +658,19 @@ def test_older_schema(sql_url: str) -> None:
 
 def test_half_made_schema(sql_url: str) -> None:
     """Tables without a version, as after a crash, are completed."""
-    open_store(sql_url).close()
+    open_store(sql_url).store.close()
     with connect(sql_url) as connection:
         connection.execute(sa.text("DELETE FROM keyrush_meta"))
         connection.execute(sa.text("DROP TABLE keyrush_usage"))
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     assert store.usage("key:cred_a", MONTH) == 0
     store.close()
-    open_store(sql_url).close()
+    open_store(sql_url).store.close()
 
 
 def test_replace_is_one_step(sql_url: str) -> None:
     """R17: when the successor can't be added, the old key stays as it was."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     store.add_account(account())
     store.add_key(api_key("cred_a"))
     store.add_key(api_key("cred_b"))
@@ -681,7 +682,7 @@ def test_replace_is_one_step(sql_url: str) -> None:
 
 def test_balance_is_guarded_by_the_database(sql_url: str) -> None:
     """O12: not even another program can make a balance negative."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     store.add_account(account())
     store.close()
     with connect(sql_url) as connection, pytest.raises(sa.exc.IntegrityError):
@@ -690,7 +691,7 @@ def test_balance_is_guarded_by_the_database(sql_url: str) -> None:
 
 def test_failure_is_a_store_error(sql_url: str) -> None:
     """S19, O22: what fails in the database is a StoreError whose text holds no value."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     store.add_account(account())
     store.add_key(api_key())
     with connect(sql_url) as connection:
@@ -738,7 +739,7 @@ def test_data_is_no_outage(sql_url: str, call: str) -> None:
     """S19: what the database says of the values that it is given is told from an outage: the
     circuit stays closed, and the next call is answered.
     """
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     store.add_account(account())
     store.add_key(api_key())
     circuit = Circuit("the store")
@@ -757,30 +758,33 @@ def test_data_is_no_outage(sql_url: str, call: str) -> None:
 
 def test_connections_for_all_threads(sql_url: str) -> None:
     """Sixteen worker threads and whoever else asks the store each have a connection at once."""
-    store = open_store(sql_url)
+    store = open_store(sql_url).store
     assert isinstance(store, SqlStore)
     with contextlib.ExitStack() as held:
         for _ in range(20):
-            connection = store.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+            connection = store.database.engine.execution_options(
+                isolation_level="AUTOCOMMIT"
+            ).connect()
             held.enter_context(connection).execute(sa.text("SELECT 1"))
         assert store.account("acct_x") is None
     store.close()
 
 
-def test_engine_for_others(sql_url: str) -> None:
-    """What else is kept in the database goes through the store's own engine, which stays its."""
-    store = open_store(sql_url)
+def test_database_for_others(sql_url: str) -> None:
+    """What else is kept in the database goes through the one engine, which stays the database's."""
+    store, database, *_ = open_store(sql_url)
     assert isinstance(store, SqlStore)
-    with store.engine.begin() as connection:
+    assert database is store.database
+    with database.engine.begin() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM keyrush_meta")).scalar() == 1
     with pytest.raises(AttributeError):
-        store.engine = store.engine  # type: ignore[misc]  # that is the point
+        database.engine = database.engine  # type: ignore[misc]  # that is the point
     store.close()
 
 
 def test_sqlite_in_wal(tmp_path: Path) -> None:
     """Readers don't wait for a writer: WAL is on."""
-    store = open_store(f"sqlite:///{tmp_path}/keyrush.db")
+    store = open_store(f"sqlite:///{tmp_path}/keyrush.db").store
     store.close()
     with connect(f"sqlite:///{tmp_path}/keyrush.db") as connection:
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
@@ -801,7 +805,7 @@ def test_sqlite_that_can_not_be_opened(tmp_path: Path, name: str, cause: str) ->
     """A path that is missing, a folder, read-only or no database is refused at start-up."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "junk.db").write_text("no database" * 100)
-    open_store(f"sqlite:///{tmp_path}/there.db").close()
+    open_store(f"sqlite:///{tmp_path}/there.db").store.close()
     with connect(f"sqlite:///{tmp_path}/old.db") as connection:
         connection.execute(sa.text("CREATE TABLE other (x)"))
     path = name.format(tmp_path) if name.startswith("file:") else f"{tmp_path}/{name}"
@@ -820,7 +824,7 @@ def test_sqlite_in_memory(url: str) -> None:
 def test_read_only_postgresql(postgres_url: str, options: str) -> None:
     """A PostgreSQL database that can't be written is refused at start-up."""
     if options:
-        open_store(postgres_url).close()
+        open_store(postgres_url).store.close()
     message = refused(postgres_url + "&options=-cdefault_transaction_read_only%3Don")
     assert "read-only transaction" in message
 
@@ -890,11 +894,11 @@ def test_databases_of_other_encodings(postgres_url: str, encoding: str) -> None:
     create = f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(create.encode())
-    store = SqlStore(sa.make_url(postgres_url).set(database=name).render_as_string())
+    store = SqlStore(Database(sa.make_url(postgres_url).set(database=name).render_as_string()))
     store.add_account(account())
     store.add_key(api_key("cred_a", name="Zoë"))
     assert store.key("cred_a") == api_key("cred_a", name="Zoë")
-    assert SqlLedger(store.engine).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted == 1
+    assert SqlLedger(store.database).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted == 1
     if encoding == "LATIN1":
         with pytest.raises(DataError, match="22P05 UntranslatableCharacter"):
             store.add_key(api_key("cred_b", name="Łódź"))
@@ -909,7 +913,7 @@ def test_databases_of_other_encodings(postgres_url: str, encoding: str) -> None:
 def test_no_key_in_the_log_of_sqlalchemy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """O22: with SQLAlchemy's log turned on, parameters stay out of it."""
     with caplog.at_level(logging.DEBUG, "sqlalchemy.engine"):
-        store = open_store(f"sqlite:///{tmp_path}/keyrush.db")
+        store = open_store(f"sqlite:///{tmp_path}/keyrush.db").store
         store.add_account(account())
         store.add_key(api_key(hash="$argon2id$very-secret"))
         store.revoke("cred_a", NOW)
@@ -924,8 +928,8 @@ class OwnStore(MemoryStore):
 
 def test_store_by_name_and_by_url(sql_url: str) -> None:
     """The URL decides which store it is."""
-    assert isinstance(open_store("memory://"), MemoryStore)
-    assert isinstance(open_store(f"{__name__}:OwnStore"), OwnStore)
-    opened = open_store(sql_url)
+    assert isinstance(open_store("memory://").store, MemoryStore)
+    assert isinstance(open_store(f"{__name__}:OwnStore").store, OwnStore)
+    opened = open_store(sql_url).store
     assert isinstance(opened, SqlStore)
     opened.close()

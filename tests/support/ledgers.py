@@ -63,6 +63,10 @@ class MemoryLedger:
         self._fail("before")
         self._workers.pop(worker, None)
 
+    def advice(self) -> str | None:
+        """None: there is no server."""
+        return None
+
     def close(self) -> None:
         """Nothing to let go of."""
 

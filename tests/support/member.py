@@ -1,6 +1,6 @@
 """A process with a gate of its own that does what it is told, a line of JSON at a time.
 
-    python -m tests.support.member SETTINGS [no-feed]
+    python -m tests.support.member SETTINGS [no-news]
 
 It asks for each key that it watches, again and again, and says when the answer changes.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from keyrush import Gate, Settings
 from keyrush.core.refusal import Refusal
 from keyrush.gate.admission import Pending
+from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.support.calls import begin
 
@@ -28,10 +29,10 @@ class Silent:
     """A user's own store: a SQL store that brings no news."""
 
     def __init__(self, url: str) -> None:
-        self._store = SqlStore(url)
+        self._store = SqlStore(Database(url))
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"feed", "engine"}:
+        if name in {"changes", "database"}:
             raise AttributeError(name)
         return getattr(self._store, name)
 
@@ -94,7 +95,7 @@ def say(what: object) -> None:
 def main() -> None:
     """Do what the lines of the standard input say, until it ends."""
     settings = Settings(**json.loads(sys.argv[1]))
-    store: Any = Silent(settings.store_url) if "no-feed" in sys.argv[2:] else None
+    store: Any = Silent(settings.store_url) if "no-news" in sys.argv[2:] else None
     member = Member(Gate.open(settings, store=store))
     lines: queue.Queue[str | None] = queue.Queue()
 

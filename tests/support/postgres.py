@@ -42,7 +42,7 @@ def postgres_server() -> Iterator[str]:
         "SELECT pg_reload_conf()",
         f"CREATE DATABASE {_TABLES}",
     )
-    open_store(url.format(_TABLES)).close()
+    open_store(url.format(_TABLES)).store.close()
     yield url
     server.cleanup()
     shutil.rmtree(folder)

@@ -23,7 +23,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         "sqlite": lambda: f"sqlite:///{tmp_path}/keyrush.db",
         "postgresql": lambda: request.getfixturevalue("postgres_url"),
     }
-    opened = open_store(urls[request.param]())
+    opened = open_store(urls[request.param]()).store
     yield opened
     opened.close()
 

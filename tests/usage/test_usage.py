@@ -496,7 +496,7 @@ def test_fork_counts_once(tmp_path: Path) -> None:
         from keyrush.usage.counting import Usage
         from tests.support.values import MONTH, NOW, account, identity
 
-        store = open_store(sys.argv[1])
+        store = open_store(sys.argv[1]).store
         store.add_account(account())
         usage = Usage(store, Circuit("the store"))
         who = identity(counts=usage.counts_of(("key:cred_a", "account:acct_a"), (0, 0), 0, NOW))

@@ -13,8 +13,7 @@ from pathlib import Path
 from keyrush.authentication.keyring import Fingerprints
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.notation import counted
-from keyrush.errors import ConfigurationError
-from keyrush.runtime.bridge import is_bridged
+from keyrush.errors import ConfigurationError, KeyrushError, StoreError
 from keyrush.sql.files import PRIVATE, file_of
 from keyrush.sql.hosts import database_url
 from keyrush.store.opening import Opened
@@ -37,8 +36,7 @@ def peppers_for(
         ConfigurationError: A pepper is needed and missing, or does not fit the store's keys.
         StoreError: The store can't be asked.
     """
-    # A store of coroutines is not asked: the loop that it belongs to does not run yet.
-    in_use = {} if is_bridged(kept.store) else kept.store.peppers(now)
+    in_use = _in_use(kept, now)
     if given:
         peppers = list(given)
     elif kept.is_ephemeral:
@@ -60,6 +58,18 @@ def peppers_for(
         keys = counted(lost, "active key")
         _log.warning("a pepper that is not in KEYRUSH_PEPPER is needed by %s", keys)
     return peppers
+
+
+def _in_use(kept: Opened, now: int) -> Mapping[str, int]:
+    """How many active keys need each pepper, by pepper id."""
+    if kept.is_async:  # it is not asked: the loop that it belongs to does not run yet
+        return {}
+    try:
+        return kept.store.peppers(now)
+    except KeyrushError:
+        raise
+    except Exception as error:  # a store of the user's own may raise anything
+        raise StoreError(f"the store can't answer: {type(error).__name__}") from error
 
 
 def uncovered(peppers: Sequence[bytes], in_use: Mapping[str, int]) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from keyrush.authentication.peppers import pepper_file
 from keyrush.cli import output
 from keyrush.cli.common import CommandError
-from keyrush.runtime.bridge import synchronous
 from keyrush.settings.settings import Settings
 from keyrush.settings.sources import FILE_NAME
 from keyrush.sql.files import PRIVATE
@@ -104,7 +103,7 @@ def _keep_plans(settings: Settings) -> None:
     """Raise where accounts are on plans that the file would take out of the table."""
     if settings.is_store_in_memory or not is_made(settings.store_url):
         return
-    store = synchronous(open_store(settings.store_url))
+    store = open_store(settings.store_url).store
     try:
         lost = sorted(store.plans().keys() - {_PLAN})
     finally:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from keyrush.runtime.circuit import Away, Circuit
 from keyrush.runtime.forks import after_fork
-from keyrush.store.protocol import Store
+from keyrush.store.protocol import KeyStore
 
 #: Seconds between two looks at what is open.
 LOOK_INTERVAL = 0.25
@@ -35,7 +35,7 @@ class Connections:
 
     def __init__(
         self,
-        store: Store,
+        store: KeyStore,
         circuit: Circuit,
         clock: Callable[[], int],
         *,

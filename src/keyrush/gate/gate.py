@@ -35,7 +35,7 @@ from keyrush.operations.credits import Credits
 from keyrush.operations.keys import Keys
 from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
-from keyrush.runtime.bridge import is_bridged, running_loop
+from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.circuit import Away, Circuit
 from keyrush.runtime.clock import monotonic_of, now_ms
 from keyrush.runtime.cpus import hashing_slots
@@ -95,6 +95,8 @@ class Gate:
         self.catalog = settings.catalog()
         self.clock = clock
         self.store = store.store
+        #: Its methods are coroutines, which an event loop of the app has to run.
+        self.is_store_async = store.is_async
         self.policy = Policy(
             settings.public_paths,
             self.catalog.rules,
@@ -177,7 +179,7 @@ class Gate:
             self.circuit,
             clock,
             ttl=self.cache.ttl,
-            is_told=lambda: self._hears_changes,
+            is_told=lambda: self.watch.hears_all,
         )
         changed, key_format = self._changed, keyring.format
         self.accounts = Accounts(
@@ -193,12 +195,8 @@ class Gate:
         )
         self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
-        self._news = limiter.news
-        feeds = [] if store.feed is None else [store.feed]
-        if self._news is not None:
-            feeds.append(self._news.feed())
-        self._has_feeds = bool(feeds)
-        self.watch = Watch(feeds, self._drop, monotonic)
+        changes = [one for one in (store.changes, limiter.changes) if one is not None]
+        self.watch = Watch(changes, self._drop, monotonic)
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
@@ -229,15 +227,14 @@ class Gate:
         """
         settings = settings or Settings()
         is_by_settings = store is None and limiter is None and not authenticators
-        chosen = open_store(settings.store_url) if store is None else store
-        found = store_opening.opened(chosen)
+        kept = open_store(settings.store_url) if store is None else store_opening.given(store)
         try:
             file = pepper_file(settings.store_url)
-            peppers = peppers_for(settings.peppers, file, found, now=clock())
+            peppers = peppers_for(settings.peppers, file, kept, now=clock())
             if limiter is None:
                 counted = open_limiter(
                     settings.limiter_url,
-                    chosen,
+                    kept.database,
                     mode=settings.limiter_mode,
                     outage=settings.limiter_outage,
                     clock=clock,
@@ -248,8 +245,8 @@ class Gate:
                 )
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
-                found.store.close()
-        gate = cls(settings, found, counted, peppers, clock, authenticators=authenticators)
+                kept.store.close()
+        gate = cls(settings, kept, counted, peppers, clock, authenticators=authenticators)
         say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate
@@ -292,11 +289,7 @@ class Gate:
     def _changed(self, account_id: str) -> None:
         """An operation of this process has changed what is cached of an account."""
         self._drop({account_id})
-        if self._news is not None:
-            try:
-                self._news.publish(account_id)
-            except Exception as error:
-                log_fault("other processes hear of a change by the store alone", error)
+        self.watch.publish(account_id)
 
     def _drop(self, accounts: Collection[str] | None) -> None:
         """What is known of accounts, or with None of all, may have changed."""
@@ -312,15 +305,12 @@ class Gate:
             with suppress(Away):  # which is what health says
                 self.circuit.call(self.store.usage, "", month_of(self.clock()))
 
-    @property
-    def _hears_changes(self) -> bool:
-        return self._has_feeds and self.watch.hears_all
-
     def health(self) -> Health:
         """How things stand, from what is known; does no I/O."""
         if self.background.is_missing:
             self.background.start()
         limiter = self.limiter.state()
+        hears_changes = self.watch.hears_all
         return Health(
             is_well=self.circuit.is_closed
             and not limiter.is_away
@@ -329,8 +319,8 @@ class Gate:
             limiter_away=round(limiter.away_for, 1),
             limits_meanwhile=limiter.meanwhile,
             workers=limiter.workers,
-            hears_changes=self._hears_changes,
-            changes_within=WATCH_INTERVAL if self._hears_changes else self.settings.cache_ttl,
+            hears_changes=hears_changes,
+            changes_within=WATCH_INTERVAL if hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
             unwritten=self.counts.unwritten,
         )
@@ -348,7 +338,7 @@ class Gate:
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.deciding.counts_at_once = True
-        if is_bridged(self.store) and running_loop() is not None:
+        if self.is_store_async and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
         else:
             self.flush()

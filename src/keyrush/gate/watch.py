@@ -1,60 +1,60 @@
-"""The watch over stores that other processes change: what has changed is dropped here."""
+"""The watch over what other processes change: it is dropped here, and what changes here is told."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from keyrush.core.news import Feed
+from keyrush.core.changes import Changes
 from keyrush.errors import NotTold
 from keyrush.runtime.logs import log_fault
 
-#: Seconds for which a feed that has failed is left alone.
+#: Seconds for which news that have failed are left alone.
 PAUSE = 1.0
 
-#: Seconds for which one is left alone whose server does not allow it.
+#: Seconds for which those are left alone that a server does not allow.
 MUTE_PAUSE = 30.0
 
 
 class Watch:
-    """Hands on the news of feeds. `drop` gets ids of accounts, or None when all may have changed.
+    """Hands on news of changes. `drop` gets ids of accounts, or None when all may have changed.
 
-    Used by one thread. `monotonic` gives seconds.
+    Polled by one thread; any may publish. `monotonic` gives seconds.
     """
 
     def __init__(
         self,
-        feeds: Sequence[Feed],
+        changes: Sequence[Changes],
         drop: Callable[[Collection[str] | None], object],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._feeds = feeds
+        self._changes = changes
         self._drop = drop
         self._monotonic = monotonic
-        #: When to ask again, by the place of feeds that have failed.
+        #: When to ask again, by the place of those that have failed.
         self._due: dict[int, float] = {}
         self._away: set[int] = set()
         self._mute: set[int] = set()  # they answer, but not with news
 
     @property
     def is_healthy(self) -> bool:
-        """False while a feed is away: then changes hold here when cache entries expire."""
+        """False while news are away: then changes hold here when cache entries expire."""
         return not self._away
 
     @property
     def hears_all(self) -> bool:
-        """False while a feed is away, or none can be had because a server does not allow it."""
-        return not (self._away or self._mute)
+        """False where there are no news, or while some are away or not allowed by their server."""
+        return bool(self._changes) and not (self._away or self._mute)
 
     def poll(self) -> None:
-        """Ask every feed, and drop what has changed. Never raises, never waits for news."""
-        for place, feed in enumerate(self._feeds):
+        """Ask for all news, and drop what has changed. Never raises, never waits for news."""
+        for place, one in enumerate(self._changes):
             if place not in self._due or self._monotonic() >= self._due[place]:
-                self._ask(place, feed)
+                self._ask(place, one)
 
-    def _ask(self, place: int, feed: Feed) -> None:
+    def _ask(self, place: int, one: Changes) -> None:
         try:
-            changed = feed.poll()
+            changed = one.poll()
             if place in self._due:
                 changed = None  # whatever it says: it was not listened to
             if changed is None or changed:
@@ -78,10 +78,20 @@ class Watch:
         how.add(place)
         self._due[place] = self._monotonic() + pause
 
+    def publish(self, account_id: str) -> None:
+        """Tell the watches of all processes that something of an account has changed. Never
+        raises: who is not told hears of it otherwise, or later.
+        """
+        for one in self._changes:
+            try:
+                one.publish(account_id)
+            except Exception as error:
+                log_fault("a change can't be told to all; elsewhere it may hold later", error)
+
     def close(self) -> None:
         """Let go of connections. The watch may go on afterwards."""
-        for feed in self._feeds:
+        for one in self._changes:
             try:
-                feed.close()
+                one.close()
             except Exception as error:
-                log_fault("a feed can't be closed", error)
+                log_fault("what tells news of changes can't be closed", error)

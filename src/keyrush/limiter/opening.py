@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from keyrush.core.news import News
+from keyrush.core.changes import Changes
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
 from keyrush.runtime.bridge import synchronous
 from keyrush.runtime.clock import monotonic_of, now_ms, unless_real
 from keyrush.runtime.plugins import load
+
+if TYPE_CHECKING:  # a limiter in memory needs no database
+    from keyrush.sql.engine import Database
 
 #: Schemes of servers like Redis, before a "+".
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
@@ -23,13 +26,13 @@ class Opened(NamedTuple):
     limiter: Limiter
     awaited: AwaitedLimiter | None = None  #: the same, where it is better awaited
     ledger: Ledger | None = None  #: what it is over, where many processes share that
-    news: News | None = None  #: of changes, where the ledger's server passes them on
+    changes: Changes | None = None  #: news of them, where the ledger's server passes it on
     is_shared: bool = True  #: False where each process counts by itself
 
 
 def open_limiter(
     url: str,
-    store: Any = None,
+    database: Database | None = None,
     *,
     mode: Mode = "leased",
     outage: Outage = "local",
@@ -37,7 +40,7 @@ def open_limiter(
 ) -> Opened:
     """The limiter at a URL.
 
-    `store` is in the database of the store where that is SQL, else in memory. `memory://`,
+    `store` is in the store's `database` where that is SQL, else in memory. `memory://`,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
     library, or `package.module:Class`. `clock` gives Unix milliseconds; one other than the
     machine's stands in for those of servers, too.
@@ -48,11 +51,11 @@ def open_limiter(
     scheme, separator, _ = url.partition("://")
     kind = scheme.partition("+")[0]
     if url == "store":
-        if not hasattr(store, "engine"):
+        if database is None:
             return _in_memory()
         from keyrush.limiter.ledgers.sql import SqlLedger
 
-        return _over(SqlLedger(store.engine, unless_real(clock)), mode, outage, clock)
+        return _over(SqlLedger(database, unless_real(clock)), mode, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
@@ -61,7 +64,7 @@ def open_limiter(
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
         ledger = RedisLedger(url, unless_real(clock))
-        return _over(ledger, mode, outage, clock, ledger)._replace(news=ledger)
+        return _over(ledger, mode, outage, clock, ledger)._replace(changes=ledger.changes())
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
     outside = LimitsLimiter(url.removeprefix("limits+"))

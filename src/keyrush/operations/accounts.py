@@ -21,7 +21,9 @@ from keyrush.store.protocol import Store
 
 
 class Accounts:
-    """The operations on accounts, over a store. `changed` is told the account of which what is cached no longer holds.
+    """The operations on accounts, over a store.
+
+    `changed` is told the account of which what is cached no longer holds.
     """
 
     def __init__(

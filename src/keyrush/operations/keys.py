@@ -43,7 +43,9 @@ _ROTATED = "has been rotated already; rotate its replacement"
 
 
 class Keys:
-    """The operations on keys, over a store. `changed` is told the account of which what is cached no longer holds.
+    """The operations on keys, over a store.
+
+    `changed` is told the account of which what is cached no longer holds.
 
     `by`, where an operation takes it, is the id of the key that asks for it: whether that may is
     decided in the very step that makes the change. Without, the operator asks.

@@ -165,11 +165,6 @@ def start_task(function: Callable[[], Coroutine[Any, Any, None]]) -> object:
     return asyncio.get_running_loop().create_task(function())
 
 
-def is_bridged(subject: object) -> bool:
-    """True for a front that `synchronous` has made."""
-    return isinstance(subject, _Synchronous)
-
-
 def synchronous(subject: T) -> T:
     """`subject` itself, or where it has coroutine methods, a front with plain ones."""
     members = (getattr(type(subject), name, None) for name in dir(type(subject)))

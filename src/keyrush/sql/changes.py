@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from keyrush.core.times import SECOND
 from keyrush.runtime.forks import after_fork
+from keyrush.sql.engine import Database
 from keyrush.sql.schema import CHANGES
 from keyrush.sql.states import is_given_up, told
 
@@ -52,14 +53,14 @@ def tell(connection: sa.Connection, account_ids: Collection[str], now: int) -> N
     connection.execute(sa.delete(CHANGES).where(CHANGES.c.changed_at < now - _KEPT))
 
 
-class SqlFeed:
-    """`keyrush.store.protocol.Feed` over a connection of its own, which opens with the first poll.
-
-    `engine` is in autocommit; the connection leaves its pool.
+class SqlChanges:
+    """`core.changes.Changes` over a connection of its own, which opens with the first poll, and
+    leaves the database's pool.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database  # kept, or its connections would not be
+        self._engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._forget()
         after_fork(self._forget)
 
@@ -80,6 +81,9 @@ class SqlFeed:
         except Exception as error:
             self.close()
             raise told(error, self._engine) from error
+
+    def publish(self, account_id: str) -> None:
+        """Nothing to do: who changes something tells of it in the same transaction (`tell`)."""
 
     def close(self) -> None:
         driver = self._driver
@@ -114,7 +118,7 @@ class SqlFeed:
         """True when something may have been written since the last call."""
 
 
-class SqliteFeed(SqlFeed):
+class SqliteChanges(SqlChanges):
     """Looks at a number that every commit of another connection to the file changes."""
 
     def _listen(self, connection: sa.Connection) -> None:
@@ -135,11 +139,11 @@ def _data_version(connection: sa.Connection) -> int:
 _IS_WRITABLE = sa.update(CHANGES).where(sa.false()).values(account_id=CHANGES.c.account_id)
 
 
-class PostgresqlFeed(SqlFeed):
+class PostgresqlChanges(SqlChanges):
     """Listens for notifications. Behind a pooler, where none would come, it reads the table."""
 
-    def __init__(self, engine: sa.Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(engine)
+    def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(database)
         self._monotonic = monotonic
 
     def _listen(self, connection: sa.Connection) -> None:
@@ -168,3 +172,9 @@ class PostgresqlFeed(SqlFeed):
         self._heard = False
         self._look_at = now + LOOK
         return True
+
+
+def changes_in(database: Database) -> SqlChanges:
+    """The news of a database, in the way of its kind."""
+    is_postgresql = database.dialect == "postgresql"
+    return PostgresqlChanges(database) if is_postgresql else SqliteChanges(database)

@@ -1,9 +1,10 @@
-"""How a database is opened."""
+"""A database: how it is opened, and its connections, for all that is kept in it."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+import weakref
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +13,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 from keyrush.core.urls import doubtful, is_plain, is_quotable, readable
 from keyrush.errors import ConfigurationError, Unreachable
+from keyrush.runtime.forks import after_fork
 from keyrush.sql.files import file_of, make_private
 from keyrush.sql.hosts import database_url
+from keyrush.sql.schema import prepare
 from keyrush.sql.turns import Writer
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
@@ -67,6 +70,68 @@ _BEGIN = (
 )
 
 
+class Database:
+    """The database at a SQLAlchemy URL, as in `sqlite:///keyrush.db` or `postgresql://…`.
+
+    Store, windows and news are kept in it, each made with this. Opening makes the tables where
+    there are none; processes that start together don't collide. No connection is carried across
+    a fork.
+
+    Raises:
+        ConfigurationError: The URL is wrong, its driver is missing, the database can't be
+            opened or written, or it was made by a newer keyrush.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _opened(url)
+        after_fork(self._forget_connections)
+        weakref.finalize(self, self._engine.dispose)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Where connections come from, one at a time for whoever asks."""
+        return self._engine
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    def _forget_connections(self) -> None:
+        self._engine.dispose(close=False)
+
+    def close(self) -> None:
+        """Let go of connections. The database may be used again afterwards."""
+        self._engine.dispose()
+
+
+def _opened(url: str) -> sa.Engine:
+    """An engine on a database with all tables, which has no connection yet."""
+    parsed = parse_url(url)
+    try:
+        engine = make_engine(parsed)
+        try:
+            prepare(engine)
+        finally:
+            # Nothing open may be carried across a fork; connections come with the first use.
+            engine.dispose()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"KEYRUSH_STORE_URL: {readable(url)} needs the module {error.name!r}; "
+            "for PostgreSQL: pip install 'keyrush[postgres]'"
+        ) from error
+    except ImportError as error:  # psycopg is there, what it works with is not
+        raise ConfigurationError(
+            f"KEYRUSH_STORE_URL: {readable(url)} needs libpq, PostgreSQL's own library; "
+            "it comes with pip install 'keyrush[postgres]'"
+        ) from error
+    except ConfigurationError:
+        raise
+    except (SQLAlchemyError, ValueError, TypeError) as error:
+        raise _cannot_open(url, parsed, error)  # noqa: B904  # it has the cause that may be shown
+    return engine
+
+
 def parse_url(url: str) -> URL:
     """The URL of a database that keyrush supports.
 
@@ -83,7 +148,7 @@ def parse_url(url: str) -> URL:
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    # By their drivers, because deadlines and the feed are theirs to keep.
+    # By their drivers, because deadlines and news are theirs to keep.
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise ConfigurationError(
             f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
@@ -203,7 +268,7 @@ def _use_wal(connection: Any) -> None:
             return
 
 
-def cannot_open(url: str, parsed: URL, error: Exception) -> ConfigurationError:
+def _cannot_open(url: str, parsed: URL, error: Exception) -> ConfigurationError:
     """What to raise when the database at `url` can't be opened.
 
     Where what the driver says may hold a secret, neither its words nor its error are in it.

@@ -98,7 +98,7 @@ def make_patient(engine: sa.Engine) -> None:
     def _judge(context: sa.engine.ExceptionContext) -> None:
         if ends_connections(context.original_exception):
             context.is_disconnect = True
-            give_up(engine)  # those that are idle, and the feed's, are no better
+            give_up(engine)  # those that are idle, and that of its news, are no better
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> PatientConnection:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from keyrush.core.news import Feed
+from keyrush.core.changes import Changes
 from keyrush.runtime.bridge import synchronous
 from keyrush.store.protocol import Store
 
+if TYPE_CHECKING:  # a store in memory needs no database
+    from keyrush.sql.engine import Database
 
-def open_store(url: str) -> Store:
+
+class Opened(NamedTuple):
+    """A store, whole, and what else is known of it."""
+
+    store: Store  #: with plain methods, whatever the user's own are
+    database: Database | None = None  #: what it is kept in, where that is SQL
+    changes: Changes | None = None  #: news of what other processes change, where it has some
+    is_ephemeral: bool = False  #: its keys are gone with the process
+    is_async: bool = False  #: it has coroutines, which the app's event loop runs
+
+
+def open_store(url: str) -> Opened:
     """The store at a URL: `memory://`, any SQLAlchemy URL, or `package.module:Class`.
 
     Raises:
@@ -19,15 +32,37 @@ def open_store(url: str) -> Store:
     if separator and scheme == "memory":
         from keyrush.store.memory import MemoryStore
 
-        return MemoryStore()
+        return given(MemoryStore())
     if separator:
+        from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
 
-        return SqlStore(url)
+        return given(SqlStore(Database(url)))
     from keyrush.runtime.plugins import load
 
-    store: Store = load(url, "KEYRUSH_STORE_URL")
-    return store
+    return given(load(url, "KEYRUSH_STORE_URL"))
+
+
+def given(store: Store) -> Opened:
+    """A store with what it has, bridged where its methods are coroutines."""
+    front = synchronous(store)
+    changes = getattr(store, "changes", None)
+    return Opened(
+        front,
+        _database_of(store),
+        changes() if changes else None,
+        is_ephemeral=bool(getattr(store, "is_ephemeral", False)),
+        is_async=front is not store,
+    )
+
+
+def _database_of(store: Store) -> Database | None:
+    found: object = getattr(store, "database", None)
+    if found is None:
+        return None
+    from keyrush.sql.engine import Database
+
+    return found if isinstance(found, Database) else None  # a user's own may mean another
 
 
 def is_made(url: str) -> bool:
@@ -42,19 +77,3 @@ def is_made(url: str) -> bool:
     from keyrush.sql import presence
 
     return presence.is_made(url)
-
-
-class Opened(NamedTuple):
-    """A store, and what else is known of it."""
-
-    store: Store  #: with plain methods, whatever the user's own are
-    feed: Feed | None = None  #: its news, where it has some
-    is_ephemeral: bool = False  #: its keys are gone with the process
-
-
-def opened(store: Store) -> Opened:
-    """A store with what it has: the methods of a user's own may be coroutines."""
-    feed = getattr(store, "feed", None)
-    return Opened(
-        synchronous(store), feed() if feed else None, bool(getattr(store, "is_ephemeral", False))
-    )

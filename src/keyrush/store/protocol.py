@@ -6,8 +6,12 @@ Every method may raise anything when it cannot answer: the request is then refus
 (S19). Where it is a value that can't be taken, raise `DataError`: that is no outage. Instants
 are Unix milliseconds, months are `"2026-11"` in UTC.
 
-A store that other processes change may also have a plain method `feed() -> Feed`. Then what
-is changed elsewhere holds here at once; without, when the cache entry has expired.
+A store may also have, and `opening` alone looks for it:
+
+- `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
+  it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
+- `database`, the `sql.engine.Database` it is kept in, so that windows may be counted there;
+- `is_ephemeral`, true where its keys are gone with the process, so that any pepper will do.
 """
 
 from __future__ import annotations
@@ -31,15 +35,8 @@ class Batch(NamedTuple):
     number: int  #: from 1 on, higher for each batch of this worker
 
 
-class Store(Protocol):
-    """What keyrush asks of a store. All writes are atomic, each on its own."""
-
-    def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
-        """The key with one of the fingerprints, revoked and expired ones too; None if unknown.
-
-        The one look-up of the cold path, so it brings account and counts along.
-        """
-        ...
+class AccountStore(Protocol):
+    """Accounts, with their plans and limits."""
 
     def add_account(self, account: Account) -> bool:
         """Add an account; False, and nothing changed, where its id exists."""
@@ -65,6 +62,10 @@ class Store(Protocol):
         """Give the account limits of its own, or with None its plan's; False if there is none."""
         ...
 
+
+class CreditStore(Protocol):
+    """The credits of accounts."""
+
     def grant(self, account_id: str, credits: int) -> int | None:
         """Add credits; the new balance, or None where there is no such account."""
         ...
@@ -79,6 +80,17 @@ class Store(Protocol):
 
         A batch that has been added before is not added again, as in `add_usage`, whose batches
         are other ones: so the worker has a name of its own here.
+        """
+        ...
+
+
+class KeyStore(Protocol):
+    """Keys, and what proves them."""
+
+    def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
+        """The key with one of the fingerprints, revoked and expired ones too; None if unknown.
+
+        The one look-up of the cold path, so it brings account and counts along.
         """
         ...
 
@@ -152,6 +164,14 @@ class Store(Protocol):
         """Set `last_used_at` of keys, alone and only forwards; nothing else of the key changes."""
         ...
 
+    def peppers(self, now: int) -> Mapping[str, int]:
+        """How many active keys were made under each pepper, by pepper id."""
+        ...
+
+
+class CountStore(Protocol):
+    """The requests of a month, by subject."""
+
     def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
         """Add to counts, all or none; the new totals of exactly these.
 
@@ -169,9 +189,9 @@ class Store(Protocol):
         """What the counts of an account's keys, by lineage, have above `quota` each, in sum."""
         ...
 
-    def peppers(self, now: int) -> Mapping[str, int]:
-        """How many active keys were made under each pepper, by pepper id."""
-        ...
+
+class Store(AccountStore, CreditStore, KeyStore, CountStore, Protocol):
+    """All that keyrush keeps. All writes are atomic, each on its own."""
 
     def close(self) -> None:
         """Let go of connections. The store may be used again afterwards."""

@@ -6,7 +6,6 @@ few that can't run in a transaction that takes the write lock at its beginning.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, account_subject, key_subject
 from keyrush.core.model import Account, ApiKey, Limit
-from keyrush.core.news import Feed
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
-from keyrush.core.urls import readable
-from keyrush.errors import ConfigurationError
 from keyrush.runtime.clock import now_ms
-from keyrush.runtime.forks import after_fork
-from keyrush.sql.changes import PostgresqlFeed, SqliteFeed, tell
-from keyrush.sql.engine import cannot_open, make_engine, parse_url
-from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE, prepare
+from keyrush.sql.changes import changes_in, tell
+from keyrush.sql.engine import Database
+from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import keys
 from keyrush.store.counts import (
@@ -70,59 +66,22 @@ _FIND = (
 
 
 class SqlStore:
-    """A store at a SQLAlchemy URL, as in `sqlite:///keyrush.db` or `postgresql://…`.
+    """A store in a database, SQLite or PostgreSQL."""
 
-    Opening makes the tables where there are none; processes that start together don't
-    collide.
-
-    Raises:
-        ConfigurationError: The URL is wrong, its driver is missing, the database can't be
-            opened or written, or it was made by a newer keyrush.
-    """
-
-    def __init__(self, url: str) -> None:
-        parsed = parse_url(url)
-        try:
-            self._engine = make_engine(parsed)
-            try:
-                prepare(self._engine)
-            finally:
-                # Nothing open may be carried across a fork; connections come with the first use.
-                self._engine.dispose()
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"KEYRUSH_STORE_URL: {readable(url)} needs the module {error.name!r}; "
-                "for PostgreSQL: pip install 'keyrush[postgres]'"
-            ) from error
-        except ImportError as error:  # psycopg is there, what it works with is not
-            raise ConfigurationError(
-                f"KEYRUSH_STORE_URL: {readable(url)} needs libpq, PostgreSQL's own library; "
-                "it comes with pip install 'keyrush[postgres]'"
-            ) from error
-        except ConfigurationError:
-            raise
-        except (SQLAlchemyError, ValueError, TypeError) as error:
-            raise cannot_open(url, parsed, error)  # noqa: B904  # it has the cause that may be shown
-        self._forget_at = 0  # when to look for batches of workers that are no longer
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._engine = database.engine
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        after_fork(self._forget_connections)
-        weakref.finalize(self, self._engine.dispose)
+        self._forget_at = 0  # when to look for batches of workers that are no longer
 
     @property
-    def engine(self) -> sa.Engine:
-        """What the store works through, for others that keep something in the same database.
+    def database(self) -> Database:
+        """Where windows may be counted, too. It is closed with the store."""
+        return self._database
 
-        Its connections are closed with the store; none is carried across a fork.
-        """
-        return self._engine
-
-    def feed(self) -> Feed:
+    def changes(self) -> Changes:
         """News of what any process, this one too, changes in the database."""
-        is_postgresql = self._engine.dialect.name == "postgresql"
-        return PostgresqlFeed(self._each) if is_postgresql else SqliteFeed(self._each)
-
-    def _forget_connections(self) -> None:
-        self._engine.dispose(close=False)
+        return changes_in(self._database)
 
     @contextmanager
     def _run(self, *, atomic: bool = False) -> Iterator[sa.Connection]:
@@ -162,7 +121,7 @@ class SqlStore:
             "balance": account.balance,
             "created_at": account.created_at,
         }
-        insert = insert_into(ACCOUNTS, self._engine.dialect.name).values(values)
+        insert = insert_into(ACCOUNTS, self._database.dialect).values(values)
         with self._run() as connection:
             # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
             added = connection.execute(
@@ -320,7 +279,7 @@ class SqlStore:
             return {row[0]: row[1] for row in connection.execute(select)}
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def _change(self, table: sa.Table, row_id: str, **values: Any) -> bool:
         """Update an account or a key, and tell of it, in one step; False where there is none."""

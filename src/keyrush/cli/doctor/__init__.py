@@ -13,11 +13,9 @@ from keyrush.cli.doctor.store import look_at_files, look_at_store, opened
 from keyrush.core.policy import named_by_method_alone
 from keyrush.errors import ConfigurationError
 from keyrush.gate.gate import PASSES_PREFLIGHTS
-from keyrush.runtime.bridge import synchronous
 from keyrush.settings.effective import effective, shown, source
 from keyrush.settings.mistakes import similar, unknown_variables
 from keyrush.settings.settings import PREFIX, Settings
-from keyrush.store.opening import open_store
 
 
 def run(*, as_json: bool) -> int:
@@ -57,16 +55,16 @@ def examine() -> Report:
         return report
     report.add("ok", "settings", "are valid")
     _look_at_doors(report, settings)
-    store = opened(report, settings)
-    if store is not None:
+    kept = opened(report, settings)
+    if kept is not None:
         try:
-            look_at_store(report, settings, synchronous(store))
+            look_at_store(report, settings, kept)
             look_at_files(report, settings)
-            look_at_limiter(report, settings, store)
+            look_at_limiter(report, settings, kept.database)
         finally:
-            synchronous(store).close()
+            kept.store.close()
     elif report.exit_code < SETTINGS and settings.limiter_url != "store":
-        look_at_limiter(report, settings, open_store("memory://"))
+        look_at_limiter(report, settings, None)
     time_argon2(report, settings)
     report.settings = effective(settings)  # now that is known which classes there are
     report.sources = {name: source(settings, name) for name in report.settings}

@@ -6,14 +6,14 @@ import os
 import time
 
 from keyrush.cli.doctor.report import SETTINGS, STORE, TRIES, Report
-from keyrush.core.news import News
+from keyrush.core.changes import Changes
 from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.forks import process_name
 from keyrush.settings.settings import Settings
-from keyrush.store.protocol import Store
+from keyrush.sql.engine import Database
 
 #: A window that is nobody's.
 _WINDOW = Window("doctor:60", 60_000, 1000, "minute")
@@ -28,12 +28,12 @@ _MEANWHILE = {
 }
 
 
-def look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
+def look_at_limiter(report: Report, settings: Settings, database: Database | None) -> None:
     """Whether windows can be counted, by whom, and how fast."""
     try:
         found = open_limiter(
             settings.limiter_url,
-            store,
+            database,
             mode=settings.limiter_mode,
             outage=settings.limiter_outage,
         )
@@ -41,7 +41,7 @@ def look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
         report.add("problem", "limits", str(error), SETTINGS)
         return
     if found.ledger is not None:
-        _look_at_ledger(report, settings, found.ledger, found.news)
+        _look_at_ledger(report, settings, found.ledger, found.changes)
     elif not found.is_shared:
         _warn_of_processes(report)
     else:
@@ -50,8 +50,10 @@ def look_at_limiter(report: Report, settings: Settings, store: Store) -> None:
     found.limiter.close()
 
 
-def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: News | None) -> None:
-    if news is not None and (advice := news.advice()):
+def _look_at_ledger(
+    report: Report, settings: Settings, ledger: Ledger, changes: Changes | None
+) -> None:
+    if advice := ledger.advice():
         report.add("problem", "limits", advice, SETTINGS)
         return
     name = process_name()
@@ -73,14 +75,14 @@ def _look_at_ledger(report: Report, settings: Settings, ledger: Ledger, news: Ne
         f"{place.workers - 1:,}; an answer takes {milliseconds:.1f} ms"
     )
     report.add("ok", "limits", text)
-    if news is not None:
-        _look_at_news(report, settings, news)
+    if changes is not None:
+        _look_at_changes(report, settings, changes)
 
 
-def _look_at_news(report: Report, settings: Settings, news: News) -> None:
+def _look_at_changes(report: Report, settings: Settings, changes: Changes) -> None:
     """Whether changes are heard of at once, in the way in which the app hears of them."""
     try:
-        is_heard, why = _is_heard(news), "nothing that is published arrives"
+        is_heard, why = _is_heard(changes), "nothing that is published arrives"
     except Exception as error:  # whatever stands between here and the server
         is_heard, why = False, str(error)
     if is_heard:
@@ -90,19 +92,18 @@ def _look_at_news(report: Report, settings: Settings, news: News) -> None:
         report.add("warning", "changes", f"made by other processes {late}: {why}")
 
 
-def _is_heard(news: News) -> bool:
-    feed = news.feed()
+def _is_heard(changes: Changes) -> bool:
     try:
-        feed.poll()  # begins to listen
-        news.publish(_NOBODY)
+        changes.poll()  # begins to listen
+        changes.publish(_NOBODY)
         deadline = time.monotonic() + _NEWS
-        while _NOBODY not in (feed.poll() or ()):
+        while _NOBODY not in (changes.poll() or ()):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_NEWS / 100)  # the news are on their way
         return True
     finally:
-        feed.close()
+        changes.close()
 
 
 def _warn_of_processes(report: Report) -> None:

@@ -22,34 +22,34 @@ from keyrush.gate.starting import place_of
 from keyrush.runtime.clock import now_ms
 from keyrush.settings.settings import PREFIX, Settings
 from keyrush.sql.files import readable_by_others
-from keyrush.store.opening import is_made, open_store
-from keyrush.store.protocol import Store
+from keyrush.store.opening import Opened, is_made, open_store
+from keyrush.store.protocol import KeyStore
 
 #: How many look up a key at once: poolers mix up the sessions of several.
 _THREADS = 4
 
 
-def opened(report: Report, settings: Settings) -> Store | None:
+def opened(report: Report, settings: Settings) -> Opened | None:
     """The store, as the app opens it; None where there is none yet, or none that can be opened."""
     try:
         if not is_made(settings.store_url):
             text = f"there is none yet at {place_of(settings)}; the app makes it, or the first key"
             report.add("note", "store", text)
             return None
-        store = open_store(settings.store_url)
+        kept = open_store(settings.store_url)
     except ConfigurationError as error:
         code = STORE if isinstance(error, Unreachable) else SETTINGS
         report.add("problem", "store", str(error), code)
     except Exception as error:  # a store of the user's own may raise anything
         report.add("problem", "store", f"can't be opened: {type(error).__name__}", STORE)
     else:
-        return store
+        return kept
     return None
 
 
-def look_at_store(report: Report, settings: Settings, store: Store) -> None:
+def look_at_store(report: Report, settings: Settings, kept: Opened) -> None:
     """Whether it answers, what is in it, and whether plans and peppers go with that."""
-    now = now_ms()
+    now, store = now_ms(), kept.store
     try:
         in_use = store.peppers(now)
         plans = store.plans()
@@ -68,10 +68,10 @@ def look_at_store(report: Report, settings: Settings, store: Store) -> None:
         number = counted(plans[plan], "account")
         text = f"{plan!r} is not in the table; the keys of {number} on it are refused with 503"
         report.add("problem", "plans", text, SETTINGS)
-    _compare_peppers(report, settings, store, in_use, now)
+    _compare_peppers(report, settings, kept, in_use, now)
 
 
-def _find_as_the_app_does(store: Store, month: str) -> None:
+def _find_as_the_app_does(store: KeyStore, month: str) -> None:
     """Look up a key that there is not, as often as it takes until it might go wrong."""
     with ThreadPoolExecutor(_THREADS) as pool:
         looking = [pool.submit(store.find, ["of_nobody"], month) for _ in range(_THREADS * TRIES)]
@@ -80,10 +80,11 @@ def _find_as_the_app_does(store: Store, month: str) -> None:
 
 
 def _compare_peppers(
-    report: Report, settings: Settings, store: Store, in_use: Mapping[str, int], now: int
+    report: Report, settings: Settings, kept: Opened, in_use: Mapping[str, int], now: int
 ) -> None:
     try:
-        peppers = peppers_for(settings, store, now=now)
+        path = pepper_file(settings.store_url)
+        peppers = peppers_for(settings.peppers, path, kept, now=now)
     except (ConfigurationError, OSError) as error:
         report.add("problem", "pepper", str(error), SETTINGS)
         return
@@ -104,13 +105,13 @@ def _pepper(settings: Settings) -> str:
     """Where the pepper comes from."""
     if settings.pepper:
         return f"{PREFIX}PEPPER"
-    path = pepper_file(settings)
+    path = pepper_file(settings.store_url)
     return "one of this process" if path is None else str(path)
 
 
 def look_at_files(report: Report, settings: Settings) -> None:
     """Warn of files with secrets that others may open, each by its name."""
-    database = database_file(settings)
+    database = database_file(settings.store_url)
     if database is None:
         return
     pepper = [] if settings.pepper else readable_by_others(database.with_name(FILE_NAME))

@@ -50,6 +50,10 @@ class Ledger(Protocol):
         """Note that a process has stopped."""
         ...
 
+    def advice(self) -> str | None:
+        """What to do where its server is not used as it is meant to be; asks the server."""
+        ...
+
     def close(self) -> None:
         """Let go of connections. The ledger may be used again afterwards."""
         ...

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Counter, Taken, Window
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
 from keyrush.runtime.clock import now_ms
+from keyrush.sql.engine import Database
 from keyrush.sql.states import ends_connections, give_up, told
 
 #: Idle counters that one `enlist` deletes at most.
@@ -27,17 +27,18 @@ _TTL = int(WORKER_TTL * 1000)
 
 
 class SqlLedger:
-    """A ledger in the tables of a `SqlStore`, by its engine, which remains the store's to dispose.
+    """A ledger in the tables of a database, which remains the store's to close.
 
     On PostgreSQL it goes by the server's clock, on SQLite by the machine's; `clock`, in Unix
     milliseconds, stands in for either. Counters that count no more are deleted by `enlist`.
     Where the database can't answer, every method raises `StoreError`.
     """
 
-    def __init__(self, engine: sa.Engine, clock: Callable[[], int] | None = None) -> None:
-        self._engine = engine
-        self._errors = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)
-        is_server = engine.dialect.name == "postgresql"
+    def __init__(self, database: Database, clock: Callable[[], int] | None = None) -> None:
+        self._database = database  # kept, or its connections would not be
+        self._engine = database.engine
+        self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
+        is_server = database.dialect == "postgresql"
         self.has_own_clock = is_server and clock is None
         self._calls: _OnPostgreSQL | _OnSQLite = (
             _OnPostgreSQL(clock) if is_server else _OnSQLite(clock or now_ms)
@@ -76,8 +77,12 @@ class SqlLedger:
         with self._connection() as connection:
             self._calls.leave(connection, worker)
 
+    def advice(self) -> str | None:
+        """None: a database has no other way of being used."""
+        return None
+
     def close(self) -> None:
-        """Nothing to let go of: the connections are the engine's."""
+        """Nothing to let go of: the connections are the database's."""
 
 
 _FIND = "SELECT period, current, previous FROM keyrush_windows WHERE key = ?"

@@ -15,7 +15,7 @@ from typing import Any
 
 from keyrush.core.sliding import Taken, Window
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
-from keyrush.limiter.ledgers.redis.news import Feed
+from keyrush.limiter.ledgers.redis.changes import RedisChanges
 from keyrush.limiter.ledgers.redis.script import (
     CLUSTER,
     ESCAPES,
@@ -29,7 +29,6 @@ from keyrush.limiter.ledgers.redis.script import (
     is_by_replica,
     key_of,
     not_executed,
-    untold,
 )
 from keyrush.limiter.ledgers.redis.server import (
     ERRORS,
@@ -60,7 +59,6 @@ class RedisLedger:
     def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
         self._server = parse(url)
         self._prefix = self._server.prefix.translate(ESCAPES)
-        self._channel = f"{self._prefix}:changes"
         self._clock = clock
         self.has_own_clock = clock is None
         self._inherited: Any = None
@@ -180,16 +178,9 @@ class RedisLedger:
         except ERRORS as error:
             raise fault(error) from None
 
-    def publish(self, account_id: str) -> None:
-        """Tell the feeds of all processes that something of an account has changed."""
-        try:
-            self._execute("PUBLISH", self._channel, account_id)
-        except ERRORS as error:
-            raise untold(error, self._channel) from None
-
-    def feed(self) -> Feed:
-        """What is published, from now on."""
-        return Feed(self._connection, self._channel)
+    def changes(self) -> RedisChanges:
+        """What is told to the server and heard of it, by connections of its own for the latter."""
+        return RedisChanges(self._execute, self._connection, f"{self._prefix}:changes")
 
     def advice(self) -> str | None:
         """What to write instead, where the URL names one node of a Cluster as if it were alone."""

@@ -10,15 +10,20 @@ from keyrush.limiter.ledgers.redis.script import untold
 from keyrush.limiter.ledgers.redis.server import ERRORS
 from keyrush.runtime.forks import after_fork
 
-#: Seconds without a word from the server after which a feed asks whether it is still there.
+#: Seconds without a word from the server after which it is asked whether it is still there.
 SILENCE = 1.0
 
 
-class Feed:
-    """A `core.news.Feed` of what is published. To be used by one thread at a time."""
+class RedisChanges:
+    """`core.changes.Changes` by a channel: told by `execute`, which runs a command of its
+    arguments, and heard on what `connect` makes, a connection that is not opened yet.
+    """
 
-    def __init__(self, connection: Callable[[], Any], channel: str) -> None:
-        self._make = connection
+    def __init__(
+        self, execute: Callable[..., object], connect: Callable[[], Any], channel: str
+    ) -> None:
+        self._execute = execute
+        self._connect = connect
         self._channel = channel
         self._forget()
         after_fork(self._forget)
@@ -26,6 +31,18 @@ class Feed:
     def _forget(self) -> None:
         self._connection: Any = None
         self._heard_at = 0.0
+
+    def publish(self, account_id: str) -> None:
+        """Tell all processes that something of an account has changed.
+
+        Raises:
+            NotTold: The server does not let this user, or anybody, publish.
+            StoreError: It can't be reached.
+        """
+        try:
+            self._execute("PUBLISH", self._channel, account_id)
+        except ERRORS as error:
+            raise untold(error, self._channel) from None
 
     def poll(self) -> Collection[str] | None:
         """The accounts that have changed since the last call, or None when any may have.
@@ -37,7 +54,7 @@ class Feed:
         try:
             if self._connection is not None:
                 return self._news()
-            self._connection = self._make()
+            self._connection = self._connect()
             self._connection.connect()
             self._connection.send_command("SUBSCRIBE", self._channel)
             self._hear()
