@@ -21,9 +21,9 @@ from keyrush.core.sliding import Taken, Window
 from keyrush.errors import ConfigurationError, StoreError
 from keyrush.limiter.ledgers.redis.changes import RedisChanges
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-from keyrush.limiter.ledgers.redis.script import NoAnswer, Request, key_of
+from keyrush.limiter.ledgers.redis.script import Call, NoReply, key_of
 from keyrush.limiter.ledgers.redis.server import PATIENCE, parse
-from keyrush.limiter.ledgers.redis.threads import TOGETHER, Line
+from keyrush.limiter.ledgers.redis.threads import TOGETHER, ThreadBatches
 from tests.support.faults import outcome, until
 from tests.support.proxy import Proxy, proxy
 from tests.support.scripts import run
@@ -228,16 +228,16 @@ def test_mixed_in_one_call(ledger: RedisLedger, clock: Callable[[], int]) -> Non
     """Requests of one call see what those before them have done."""
     ledger._clock = clock  # noqa: SLF001  # one instant for all
     wanted = [window("key:a", 5)]
-    requests = [
-        Request("take", wanted, 5, 0),
-        Request("take", wanted, 1, 0),
-        Request("give", wanted, 2, clock()),
-        Request("take", [], 1, 0),
-        Request("take", [window("key:b", 5), *wanted], 1, 0),
-        Request("give", [window("key:c")], -3, clock()),
-        Request("take", [window("key:c")], 0, 0),
+    calls = [
+        Call("take", wanted, 5, 0),
+        Call("take", wanted, 1, 0),
+        Call("give", wanted, 2, clock()),
+        Call("take", [], 1, 0),
+        Call("take", [window("key:b", 5), *wanted], 1, 0),
+        Call("give", [window("key:c")], -3, clock()),
+        Call("take", [window("key:c")], 0, 0),
     ]
-    answers = ledger._call(requests)  # noqa: SLF001  # threads would come in any order
+    answers = ledger._send(calls)  # noqa: SLF001  # threads would come in any order
     assert [answer.granted for answer in answers] == [5, 0, 0, 0, 1, 0, 0]
     assert [counter[1] for answer in answers for counter in answer.counters] == [5, 5, 1, 4, 3]
 
@@ -349,18 +349,18 @@ def test_frozen_server(own_valkey: Valkey, ask: Ask) -> None:
 
 def test_all_threads_get_the_same_silence() -> None:
     """Threads that wait for a call that gets no answer don't each wait for one of their own."""
-    calls = []
+    sent = []
 
-    def call(requests: object) -> list[Taken]:
-        calls.append(requests)
-        until(lambda: len(line._waiting) == 7)  # noqa: SLF001  # nothing else shows it
-        raise NoAnswer("nothing was heard")
+    def send(calls: object) -> list[Taken]:
+        sent.append(calls)
+        until(lambda: len(threads._waiting) == 7)  # noqa: SLF001  # nothing else shows it
+        raise NoReply("nothing was heard")
 
-    line = Line(call)
+    threads = ThreadBatches(send)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(line.ask, Request("take", WANTED, 1, 0)) for _ in range(8)]
+        asked = [pool.submit(threads.ask, Call("take", WANTED, 1, 0)) for _ in range(8)]
         assert [str(one.exception(30)) for one in asked] == ["nothing was heard"] * 8
-    assert len(calls) == 1
+    assert len(sent) == 1
 
 
 def test_all_tasks_get_the_same_silence(own_valkey: Valkey) -> None:
@@ -459,49 +459,49 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
     """Ctrl-C in a thread that waits for its turn does not keep the others from theirs."""
     called, go_on = threading.Event(), threading.Event()
 
-    def call(requests: object) -> list[Taken]:
+    def send(calls: object) -> list[Taken]:
         called.set()
         assert go_on.wait(30)
-        return ledger._call(requests)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
+        return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     def interrupt_when_it_waits() -> None:
-        until(lambda: line._waiting)  # noqa: SLF001  # nothing else shows it
+        until(lambda: threads._waiting)  # noqa: SLF001  # nothing else shows it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    line = Line(call)
-    request = Request("take", WANTED, 1, 0)
+    threads = ThreadBatches(send)
+    call = Call("take", WANTED, 1, 0)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with ThreadPoolExecutor(2) as pool:
-            leader = pool.submit(line.ask, request)
+            leader = pool.submit(threads.ask, call)
             assert called.wait(30)
             pool.submit(interrupt_when_it_waits)
             with pytest.raises(KeyboardInterrupt):
-                line.ask(request)
+                threads.ask(call)
             go_on.set()
             assert leader.result(30).granted == 1
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert line.ask(request).granted == 1
+    assert threads.ask(call).granted == 1
     assert counted(ledger) == 2
 
 
 def test_a_call_that_is_broken_off(ledger: RedisLedger) -> None:
     """Ctrl-C in the thread that calls is an error to those for whom it called."""
-    calls = iter([KeyboardInterrupt, None])
+    errors = iter([KeyboardInterrupt, None])
 
-    def call(requests: object) -> list[Taken]:
-        if error := next(calls, None):
+    def send(calls: object) -> list[Taken]:
+        if error := next(errors, None):
             raise error
-        return ledger._call(requests)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
+        return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
 
-    line = Line(call)
+    threads = ThreadBatches(send)
     with pytest.raises(KeyboardInterrupt):
-        line.ask(Request("take", WANTED, 1, 0))
-    assert line.ask(Request("take", WANTED, 1, 0)).granted == 1
+        threads.ask(Call("take", WANTED, 1, 0))
+    assert threads.ask(Call("take", WANTED, 1, 0)).granted == 1
 
 
 # --- tasks and loops ------------------------------------------------------------------------------
@@ -678,7 +678,7 @@ def test_fork_during_a_call(own_valkey: Valkey) -> None:
         os.kill(int(sys.argv[2]), signal.SIGSTOP)
         thread = threading.Thread(target=ledger.take, args=(wanted, 1, 0))
         thread.start()
-        while not ledger._lines[0]._is_busy:
+        while not ledger._threads[0]._is_busy:
             pass
         child = os.fork()
         if not child:

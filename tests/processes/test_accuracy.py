@@ -122,7 +122,7 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     """
     database = Database(place.store_url) if place.store_url else None
     limiter: Any = open_limiter(place.limiter_url, database, mode="leased").limiter
-    ledger = limiter.shared.ledger
+    ledger = limiter.client.ledger
     asked: list[str] = []
 
     def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

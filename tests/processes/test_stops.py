@@ -59,10 +59,8 @@ REQUESTS = 20
 
 #: What the page says of each server.
 TABLE = {
-    server: lost
-    for server, lost in PAGES["docs/outages.md"].rows(
-        r" `([^`]+)` [|] (none|those of the last second) "
-    )
+    row[0]: row[1]
+    for row in PAGES["docs/outages.md"].rows(r" `([^`]+)` [|] (none|those of the last second) ")
 }
 
 

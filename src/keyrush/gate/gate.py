@@ -37,7 +37,7 @@ from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.circuit import Away, Circuit
-from keyrush.runtime.clock import monotonic_of, now_ms
+from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit
 from keyrush.runtime.logs import log_fault
@@ -87,10 +87,11 @@ class Gate:
         store: store_opening.Opened,
         limiter: limiter_opening.Opened,
         peppers: list[bytes],
-        clock: Callable[[], int] = now_ms,
+        clocks: Clock = REAL,
         *,
         authenticators: Sequence[Authenticator[Any]] = (),
     ) -> None:
+        clock, monotonic = clocks.now, clocks.monotonic
         self.settings = settings
         self.catalog = settings.catalog()
         self.clock = clock
@@ -116,7 +117,6 @@ class Gate:
         self.vary = self.credential_headers.vary
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
-        monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
         slots = hashing_slots(settings.argon2_slots)
@@ -214,39 +214,41 @@ class Gate:
         *,
         store: Store | None = None,
         limiter: SmallLimiter | None = None,
-        clock: Callable[[], int] = now_ms,
+        clock: Callable[[], int] | None = None,
         authenticators: Sequence[Authenticator[Any]] = (),
     ) -> Gate:
         """A gate from settings, by default those of the environment.
 
-        `store` and `limiter`, where given, stand in for those that the settings name.
+        `store` and `limiter`, where given, stand in for those that the settings name; `clock`,
+        which gives Unix milliseconds, for the clocks of this machine and of servers.
         `authenticators` know credentials of other kinds than API keys.
 
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
         settings = settings or Settings()
+        clocks = Clock.of(clock)
         is_by_settings = store is None and limiter is None and not authenticators
         kept = open_store(settings.store_url) if store is None else store_opening.given(store)
         try:
             file = pepper_file(settings.store_url)
-            peppers = peppers_for(settings.peppers, file, kept, now=clock())
+            peppers = peppers_for(settings.peppers, file, kept, now=clocks.now())
             if limiter is None:
                 counted = open_limiter(
                     settings.limiter_url,
                     kept.database,
                     mode=settings.limiter_mode,
                     outage=settings.limiter_outage,
-                    clock=clock,
+                    clock=clocks,
                 )
             else:
                 counted = limiter_opening.given(
-                    limiter, outage=settings.limiter_outage, clock=clock
+                    limiter, outage=settings.limiter_outage, clock=clocks
                 )
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
                 kept.store.close()
-        gate = cls(settings, kept, counted, peppers, clock, authenticators=authenticators)
+        gate = cls(settings, kept, counted, peppers, clocks, authenticators=authenticators)
         say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from keyrush.core.changes import Changes
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.runtime.bridge import synchronous
-from keyrush.runtime.clock import monotonic_of, now_ms, unless_real
+from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.plugins import load
 
 if TYPE_CHECKING:  # a limiter in memory needs no database
@@ -36,26 +35,27 @@ def open_limiter(
     *,
     mode: Mode = "leased",
     outage: Outage = "local",
-    clock: Callable[[], int] = now_ms,
+    clock: Clock = REAL,
 ) -> Opened:
     """The limiter at a URL.
 
     `store` is in the store's `database` where that is SQL, else in memory. `memory://`,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
-    library, or `package.module:Class`. `clock` gives Unix milliseconds; one other than the
-    machine's stands in for those of servers, too.
+    library, or `package.module:Class`. A `clock` other than the machine's stands in for those of
+    servers, too.
 
     Raises:
         ConfigurationError: There is no such limiter.
     """
     scheme, separator, _ = url.partition("://")
     kind = scheme.partition("+")[0]
+    stand_in = None if clock.is_real else clock.now
     if url == "store":
         if database is None:
             return _in_memory()
         from keyrush.limiter.ledgers.sql import SqlLedger
 
-        return _over(SqlLedger(database, unless_real(clock)), mode, outage, clock)
+        return _over(SqlLedger(database, stand_in), mode, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
@@ -63,24 +63,23 @@ def open_limiter(
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
-        ledger = RedisLedger(url, unless_real(clock))
+        ledger = RedisLedger(url, stand_in)
         return _over(ledger, mode, outage, clock, ledger)._replace(changes=ledger.changes())
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
     outside = LimitsLimiter(url.removeprefix("limits+"))
-    return Opened(_guarded(outside, outage, clock))
+    return Opened(_guarded(outside, outage, clock), is_shared=outside.is_shared)
 
 
-def given(
-    limiter: SmallLimiter, *, outage: Outage = "local", clock: Callable[[], int] = now_ms
-) -> Opened:
+def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REAL) -> Opened:
     """A user's own limiter, made whole: one that is whole is taken at its word, any other is
     bridged where it has coroutines, and guarded.
     """
     front = synchronous(limiter)
-    if front is limiter and isinstance(limiter, Limiter):  # none of it has to be awaited
-        return Opened(limiter)
-    is_local = front is limiter and bool(getattr(limiter, "is_local", False))
+    is_plain = front is limiter  # none of it has to be awaited
+    is_local = is_plain and bool(getattr(limiter, "is_local", False))
+    if is_plain and isinstance(limiter, Limiter):
+        return Opened(limiter, is_shared=not is_local)
     return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
 
 
@@ -91,28 +90,28 @@ def _in_memory() -> Opened:
 
 
 def _guarded(
-    limiter: SmallLimiter, outage: Outage, clock: Callable[[], int], *, is_local: bool = False
+    limiter: SmallLimiter, outage: Outage, clock: Clock, *, is_local: bool = False
 ) -> Limiter:
     from keyrush.limiter.guarded import GuardedLimiter
 
-    return GuardedLimiter(limiter, outage, monotonic_of(clock), is_local=is_local)
+    return GuardedLimiter(limiter, outage, clock.monotonic, is_local=is_local)
 
 
 def _over(
     ledger: Ledger,
     mode: Mode,
     outage: Outage,
-    clock: Callable[[], int],
+    clock: Clock,
     awaited: AsyncLedger | None = None,
 ) -> Opened:
     """What asks a ledger; `awaited` is the same, where event loops may await it."""
     from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
     from keyrush.limiter.shared.leased import LeasedLimiter
 
-    shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
+    client = LedgerClient(ledger, outage, clock)
     if mode == "leased":
-        return Opened(LeasedLimiter(shared), ledger=ledger)
+        return Opened(LeasedLimiter(client), ledger=ledger)
     if awaited is None:
-        return Opened(ExactLimiter(shared), ledger=ledger)
-    limiter = AwaitedExactLimiter(shared, awaited)
+        return Opened(ExactLimiter(client), ledger=ledger)
+    limiter = AwaitedExactLimiter(client, awaited)
     return Opened(limiter, limiter, ledger)

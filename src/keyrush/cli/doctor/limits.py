@@ -11,6 +11,7 @@ from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Outage
 from keyrush.runtime.forks import process_name
 from keyrush.settings.settings import Settings
 from keyrush.sql.engine import Database
@@ -21,7 +22,7 @@ _WINDOW = Window("doctor:60", 60_000, 1000, "minute")
 #: An account that nobody has, and seconds to wait for the news of it.
 _NOBODY, _NEWS = "acct_of_nobody", 2.0
 
-_MEANWHILE = {
+_MEANWHILE: dict[Outage, str] = {
     "local": "each process goes on with its share of the limits",
     "open": "requests pass without limits",
     "closed": "requests are refused with 503",

@@ -1,7 +1,7 @@
 """Windows on Redis ≥6.2 or Valkey: one server, one behind Sentinels, or a Cluster.
 
-A call runs a script, `take.lua`, which restates `keyrush.core.sliding`. Requests that come while a
-call is under way go together in the next one. Threads and event loops differ only in how they
+A script, `take.lua`, restates `keyrush.core.sliding`. Calls that come while it is under way go
+together in the next run. Threads and event loops differ only in how they
 wait; what is sent, and what an answer means, is written once.
 """
 
@@ -21,7 +21,7 @@ from keyrush.limiter.ledgers.redis.script import (
     ESCAPES,
     TAKE,
     WORKERS,
-    Request,
+    Call,
     Script,
     decode,
     encode,
@@ -39,8 +39,8 @@ from keyrush.limiter.ledgers.redis.server import (
     parse,
     redis,
 )
-from keyrush.limiter.ledgers.redis.tasks import Loop
-from keyrush.limiter.ledgers.redis.threads import Line
+from keyrush.limiter.ledgers.redis.tasks import TaskBatches
+from keyrush.limiter.ledgers.redis.threads import ThreadBatches
 from keyrush.runtime.forks import after_fork
 
 
@@ -67,41 +67,43 @@ class RedisLedger:
 
     def _begin(self) -> None:
         self._client: Any = None
-        self._lines: dict[int, Line] = {}
-        self._loops: dict[asyncio.AbstractEventLoop, Loop] = {}
+        self._threads: dict[int, ThreadBatches] = {}
+        self._tasks: dict[asyncio.AbstractEventLoop, TaskBatches] = {}
 
     def _begin_anew(self) -> None:
         """As in a new process. What was the parent's is kept, lest it be closed here."""
-        self._inherited = (self._inherited, self._client, self._loops)
+        self._inherited = (self._inherited, self._client, self._tasks)
         self._begin()
 
     # --- windows ---
 
     def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        return self._ask(Request("take", windows, cost, extra))
+        return self._ask(Call("take", windows, cost, extra))
 
     async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         """`take`. What is granted to a task that has been cancelled meanwhile is given back."""
         running = asyncio.get_running_loop()
-        loop = self._loops.get(running)
-        if loop is None:
+        tasks = self._tasks.get(running)
+        if tasks is None:
             self.forget()
-            loop = self._loops[running] = Loop(
-                open_client(self._server, redis.asyncio), self._call_async, self.forget
+            tasks = self._tasks[running] = TaskBatches(
+                open_client(self._server, redis.asyncio), self._send_async, self.forget
             )
-            await loop.open()
-        return await loop.ask(self._slot(windows), Request("take", windows, cost, extra))
+            await tasks.open()
+        return await tasks.ask(self._slot(windows), Call("take", windows, cost, extra))
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        self._ask(Request("give", windows, cost, taken_at))
+        self._ask(Call("give", windows, cost, taken_at))
 
-    def _ask(self, request: Request) -> Taken:
-        slot = self._slot(request.windows)
-        line = self._lines.get(slot) or self._lines.setdefault(slot, Line(self._call))
-        return line.ask(request)
+    def _ask(self, call: Call) -> Taken:
+        slot = self._slot(call.windows)
+        threads = self._threads.get(slot)
+        if threads is None:
+            threads = self._threads.setdefault(slot, ThreadBatches(self._send))
+        return threads.ask(call)
 
     def _slot(self, windows: Sequence[Window]) -> int:
-        """Requests with the same slot may go in one call."""
+        """Calls with the same slot may go together."""
         if self._server.kind != "cluster" or not windows:
             return 0
         slot: int = key_slot(key_of(self._prefix, windows[0].key).encode())
@@ -110,39 +112,39 @@ class RedisLedger:
     def _now(self) -> int | str:
         return "" if self._clock is None else self._clock()
 
-    def _call(self, requests: Sequence[Request]) -> list[Taken]:
-        keys, arguments = encode(self._prefix, requests, self._now())
-        return decode(self._run(TAKE, keys, arguments), requests)
+    def _send(self, calls: Sequence[Call]) -> list[Taken]:
+        keys, arguments = encode(self._prefix, calls, self._now())
+        return decode(self._run(TAKE, keys, arguments), calls)
 
-    async def _call_async(self, client: Any, requests: Sequence[Request]) -> list[Taken]:
-        """Ask by a client of the running event loop."""
-        keys, arguments = encode(self._prefix, requests, self._now())
-        call = (len(keys), *keys, *arguments)
+    async def _send_async(self, client: Any, calls: Sequence[Call]) -> list[Taken]:
+        """`_send`, by a client of the running event loop."""
+        keys, arguments = encode(self._prefix, calls, self._now())
+        values = (len(keys), *keys, *arguments)
         try:
             try:
-                answer = await client.execute_command("EVALSHA", TAKE.digest, *call)
+                answer = await client.execute_command("EVALSHA", TAKE.digest, *values)
             except RedisError as error:
                 if not not_executed(error):
                     raise
                 if is_by_replica(error) and hasattr(client, "connection_pool"):
                     await client.connection_pool.disconnect(inuse_connections=False)
-                answer = await client.execute_command("EVAL", TAKE.source, *call)
+                answer = await client.execute_command("EVAL", TAKE.source, *values)
         except ERRORS as error:
             raise fault(error) from None
-        return decode(answer, requests)
+        return decode(answer, calls)
 
     def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        call = (len(keys), *keys, *arguments)
+        values = (len(keys), *keys, *arguments)
         try:
             try:
-                return self._execute("EVALSHA", script.digest, *call)
+                return self._execute("EVALSHA", script.digest, *values)
             except RedisError as error:
                 if not not_executed(error):
                     raise
                 client = self._connect()
                 if is_by_replica(error) and hasattr(client, "connection_pool"):
                     client.connection_pool.disconnect(inuse_connections=False)
-                return self._execute("EVAL", script.source, *call)
+                return self._execute("EVAL", script.source, *values)
         except ERRORS as error:
             raise fault(error) from None
 
@@ -209,13 +211,13 @@ class RedisLedger:
         if client is not None:
             for one in and_sentinels(client):
                 one.close()
-        for running, loop in list(self._loops.items()):
-            self.forget(loop)
+        for running, tasks in list(self._tasks.items()):
+            self.forget(tasks)
             with suppress(RuntimeError):  # it has ended
-                running.call_soon_threadsafe(loop.close)
+                running.call_soon_threadsafe(tasks.close)
 
-    def forget(self, gone: Loop | None = None) -> None:
+    def forget(self, gone: TaskBatches | None = None) -> None:
         """Have nothing more to do with what belongs to an event loop, or to any that has ended."""
-        for running, loop in list(self._loops.items()):
-            if loop is gone or running.is_closed():
-                self._loops.pop(running, None)
+        for running, tasks in list(self._tasks.items()):
+            if tasks is gone or running.is_closed():
+                self._tasks.pop(running, None)

@@ -18,7 +18,7 @@ from keyrush.limiter.ledgers.redis.server import (
 )
 
 
-class Request(NamedTuple):
+class Call(NamedTuple):
     """What one caller wants."""
 
     operation: str  #: "take" or "give"
@@ -47,11 +47,11 @@ def key_of(prefix: str, window_key: str) -> str:
     return f"{prefix}:{{{subject.translate(ESCAPES) or '%'}}}:{seconds}"
 
 
-def encode(prefix: str, requests: Sequence[Request], now: int | str) -> tuple[list[str], list[Any]]:
+def encode(prefix: str, calls: Sequence[Call], now: int | str) -> tuple[list[str], list[Any]]:
     """Keys and arguments of `take.lua`. With "" for `now` it goes by the server's clock."""
     keys = []
     arguments = [now, SHARE]
-    for operation, windows, cost, other in requests:
+    for operation, windows, cost, other in calls:
         arguments += (operation, cost, other, len(windows))
         for key, length, amount, _ in windows:
             keys.append(key_of(prefix, key))
@@ -59,24 +59,24 @@ def encode(prefix: str, requests: Sequence[Request], now: int | str) -> tuple[li
     return keys, arguments
 
 
-def decode(answer: Sequence[int], requests: Sequence[Request]) -> list[Taken]:
-    """What the script answers to each request; to a "give", that nothing is granted."""
+def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[Taken]:
+    """What the script answers to each call; to a "give", that nothing is granted."""
     numbers = iter(answer)
     now = next(numbers)
     taken = []
-    for request in requests:
-        if request.operation == "give":
+    for call in calls:
+        if call.operation == "give":
             taken.append(Taken(0, now, []))
             continue
         granted = next(numbers)
         counters: list[Counter] = [
-            (next(numbers), next(numbers), next(numbers)) for _ in request.windows
+            (next(numbers), next(numbers), next(numbers)) for _ in call.windows
         ]
         taken.append(Taken(granted, now, counters))
     return taken
 
 
-class NoAnswer(StoreError):
+class NoReply(StoreError):
     """Nothing was heard for as long as there is patience."""
 
 
@@ -95,7 +95,7 @@ def fault(error: Exception) -> StoreError:
     text = _OBJECTS.sub("…", str(error).partition(", with args")[0])
     if isinstance(error, redis.exceptions.AskError):  # `MovedError` is one
         text = f"{text}; {CLUSTER}"
-    kind = NoAnswer if isinstance(error, redis.TimeoutError) else StoreError
+    kind = NoReply if isinstance(error, redis.TimeoutError) else StoreError
     return kind(f"{type(error).__name__} from the limiter's server: {text}")
 
 

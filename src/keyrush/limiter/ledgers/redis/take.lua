@@ -1,7 +1,7 @@
--- Takes from windows and gives back to them: `grant` and `give_back` of `core.sliding`, restated.
+-- Takes from windows and gives back to them: `grant` and `give_back` of core.sliding, restated.
 --
--- KEYS  the windows of all requests, in their order
--- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each request
+-- KEYS  the windows of all calls, in their order
+-- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each call
 --       "take" or "give", cost, extra or taken_at, how many windows, and for each of these
 --       length, amount
 -- Answers with now, and for each take granted and, for each window, index, current, previous.
@@ -55,7 +55,7 @@ end
 
 local answer = {now}
 
--- In what follows, the windows of a request begin in KEYS at `key`, their lengths and amounts in
+-- In what follows, the windows of a call begin in KEYS at `key`, their lengths and amounts in
 -- ARGV at `argument`.
 
 local function take(key, argument, windows, cost, extra)

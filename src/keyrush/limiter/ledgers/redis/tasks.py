@@ -1,4 +1,4 @@
-"""Tasks of an event loop that ask a server together, as `threads` has it for threads."""
+"""Tasks of an event loop that ask a server together; `threads` does the same for threads."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from keyrush.core.sliding import Taken
 from keyrush.errors import StoreError
-from keyrush.limiter.ledgers.redis.script import NoAnswer, Request
+from keyrush.limiter.ledgers.redis.script import Call, NoReply
 from keyrush.limiter.ledgers.redis.server import and_sentinels
 from keyrush.limiter.ledgers.redis.threads import TOGETHER
 from keyrush.runtime.logs import log_fault
 
 
-class Loop:
-    """What belongs to one event loop: a client, and the requests of its tasks, by slot."""
+class TaskBatches:
+    """What belongs to one event loop: a client, and the calls of its tasks, by slot."""
 
     def __init__(
         self,
         client: Any,
-        call: Callable[[Any, Sequence[Request]], Awaitable[list[Taken]]],
-        forget: Callable[[Loop], object],
+        send: Callable[[Any, Sequence[Call]], Awaitable[list[Taken]]],
+        forget: Callable[[TaskBatches], object],
     ) -> None:
         self._client = client
-        self._ask = call
+        self._send = send
         self._forget = forget
-        self._waiting: dict[int, list[tuple[Request, asyncio.Future[Taken]]]] = {}
+        self._waiting: dict[int, list[tuple[Call, asyncio.Future[Taken]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._life = self._live()
 
@@ -49,16 +49,16 @@ class Loop:
         """Close everything soon. To be called in the loop."""
         self._closing = asyncio.ensure_future(self._life.aclose())
 
-    async def ask(self, slot: int, request: Request) -> Taken:
-        answer = self._join(slot, request)
+    async def ask(self, slot: int, call: Call) -> Taken:
+        answer = self._join(slot, call)
         try:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and not answer.exception():
-                self._undo(slot, request, answer.result())
+                self._undo(slot, call, answer.result())
             raise
 
-    def _join(self, slot: int, request: Request) -> asyncio.Future[Taken]:
+    def _join(self, slot: int, call: Call) -> asyncio.Future[Taken]:
         answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(slot)
         if waiting is None:
@@ -67,45 +67,45 @@ class Loop:
             task = asyncio.create_task(self._serve(slot, waiting))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        waiting.append((request, answer))
+        waiting.append((call, answer))
         return answer
 
-    async def _serve(self, slot: int, waiting: list[tuple[Request, asyncio.Future[Taken]]]) -> None:
-        batch: list[tuple[Request, asyncio.Future[Taken]]] = []
+    async def _serve(self, slot: int, waiting: list[tuple[Call, asyncio.Future[Taken]]]) -> None:
+        batch: list[tuple[Call, asyncio.Future[Taken]]] = []
         try:
             while waiting:
                 batch = [asked for asked in waiting[:TOGETHER] if not asked[1].done()]
                 del waiting[:TOGETHER]
-                await self._call(slot, batch)
+                await self._answer(slot, batch)
         finally:
             del self._waiting[slot]
             _fail(batch + waiting, "a call to the limiter's server was broken off")
 
-    async def _call(self, slot: int, batch: list[tuple[Request, asyncio.Future[Taken]]]) -> None:
-        requests = [request for request, _ in batch]
+    async def _answer(self, slot: int, batch: list[tuple[Call, asyncio.Future[Taken]]]) -> None:
+        calls = [call for call, _ in batch]
         try:
-            answers = await self._ask(self._client, requests) if requests else []
+            answers = await self._send(self._client, calls) if calls else []
         except StoreError as error:
-            if isinstance(error, NoAnswer):  # nor would those that wait get one
+            if isinstance(error, NoReply):  # nor would those that wait get one
                 waiting = self._waiting[slot]
                 batch += waiting
                 waiting.clear()
             _fail(batch, str(error))
             return
-        for (request, answer), taken in zip(batch, answers, strict=True):
+        for (call, answer), taken in zip(batch, answers, strict=True):
             if answer.done():  # cancelled meanwhile
-                self._undo(slot, request, taken)
+                self._undo(slot, call, taken)
             else:
                 answer.set_result(taken)
 
-    def _undo(self, slot: int, request: Request, taken: Taken) -> None:
+    def _undo(self, slot: int, call: Call, taken: Taken) -> None:
         """Give back what was granted to a task that is no longer there to use it."""
         if taken.granted:
-            back = Request("give", request.windows, taken.granted, taken.now)
+            back = Call("give", call.windows, taken.granted, taken.now)
             self._join(slot, back).add_done_callback(_log_lost)
 
 
-def _fail(batch: Sequence[tuple[Request, asyncio.Future[Taken]]], why: str) -> None:
+def _fail(batch: Sequence[tuple[Call, asyncio.Future[Taken]]], why: str) -> None:
     for _, answer in batch:
         if not answer.done():
             answer.set_exception(StoreError(why))

@@ -1,4 +1,4 @@
-"""Threads that ask a server together: what comes while a call is under way goes in the next."""
+"""Threads that ask a server together: what comes while others are asking goes with the next."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from keyrush.core.sliding import Taken
 from keyrush.errors import StoreError
-from keyrush.limiter.ledgers.redis.script import NoAnswer, Request
+from keyrush.limiter.ledgers.redis.script import Call, NoReply
 
-#: Requests that go together in one call at most; their script holds the server for about 2 ms.
+#: Calls that go together in one script at most, which holds the server for about 2 ms.
 TOGETHER = 128
 
 
 class _Waiter:
-    """A thread's request, and what has become of it."""
+    """A thread's call, and what has become of it."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, call: Call) -> None:
+        self.call = call
         #: Of one that does not come alone: it is answered, or may call now.
         self.turn: threading.Event | None = None
         self.answer: Taken | None = None
@@ -28,20 +28,20 @@ class _Waiter:
             self.turn.set()
 
 
-class Line:
+class ThreadBatches:
     """Threads that ask: one calls for all that wait, and then the first of those that came since.
 
     Who comes alone calls at once.
     """
 
-    def __init__(self, call: Callable[[Sequence[Request]], list[Taken]]) -> None:
-        self._call = call
+    def __init__(self, send: Callable[[Sequence[Call]], list[Taken]]) -> None:
+        self._send = send
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._is_busy = False
 
-    def ask(self, request: Request) -> Taken:
-        waiter = _Waiter(request)
+    def ask(self, call: Call) -> Taken:
+        waiter = _Waiter(call)
         with self._lock:
             if self._is_busy:
                 waiter.turn = threading.Event()
@@ -77,12 +77,12 @@ class Line:
             batch = self._take_along(TOGETHER)
         error = "a call to the limiter's server was broken off"
         try:
-            answers = self._call([waiter.request for waiter in batch])
+            answers = self._send([waiter.call for waiter in batch])
             for waiter, answer in zip(batch, answers, strict=True):
                 waiter.answer = answer
         except StoreError as fault:
             error = str(fault)
-            if isinstance(fault, NoAnswer):  # nor would those that wait get one
+            if isinstance(fault, NoReply):  # nor would those that wait get one
                 with self._lock:
                     batch += self._take_along(len(self._waiting))
         finally:
