@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from keyrush.core.refusal import Refusal, refused_in
-from keyrush.errors import ConfigurationError, KeyrushError, StoreError
+from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
 from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.opening import UNOPENED, Opening
@@ -84,7 +84,7 @@ class KeyrushMiddleware:
         self._wrong: KeyrushError | None = None
         try:
             self._gate = Gate.chosen(settings, gate)
-        except (ConfigurationError, StoreError) as error:
+        except (ConfigurationError, Unavailable) as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
             if not in_event_loop():
                 raise

@@ -14,9 +14,9 @@ from keyrush.core.model import Scopes
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER, month_of
-from keyrush.errors import ConfigurationError
+from keyrush.errors import Away, ConfigurationError
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault

@@ -21,6 +21,7 @@ from keyrush.core.policy import ANY_KEY, Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import month_bounds
+from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Credits
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
@@ -28,7 +29,6 @@ from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import result_of, running_loop
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Busy, Workers
 from keyrush.usage.counting import Usage

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection
 from keyrush.core.identity import Identity
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
+from keyrush.errors import Away
 from keyrush.gate.principal import Caller, Principal
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.workers import Workers
 from keyrush.store.protocol import Batch, Store

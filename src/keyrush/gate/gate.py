@@ -15,7 +15,7 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_of
-from keyrush.errors import ConfigurationError
+from keyrush.errors import Away, ConfigurationError
 from keyrush.gate.admission import Admission
 from keyrush.gate.charging import Credits
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
@@ -29,7 +29,7 @@ from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import is_bridged, running_loop
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import monotonic_of, now_ms
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit

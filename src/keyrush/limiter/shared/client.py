@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.counters import Counters
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.protocol import LimiterState, Outage
 from keyrush.limiter.shared.owed import Owed, Slot, Windows
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 
 #: Seconds between two signs of life to the ledger.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import SIGN_OF_LIFE, SharedWindows
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away
 
 
 class ExactLimiter:

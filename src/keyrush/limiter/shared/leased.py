@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import SIGN_OF_LIFE, Answer, SharedWindows
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.forks import after_fork
 
 #: Milliseconds of a process's own use that a block is meant to last.

@@ -32,7 +32,7 @@ class Feed:
 
         Raises:
             NotTold: The server does not let this user, or anybody, subscribe.
-            StoreError: It can't be reached.
+            LimiterError: It can't be reached.
         """
         try:
             if self._connection is not None:

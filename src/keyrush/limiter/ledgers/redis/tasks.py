@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from keyrush.core.sliding import Taken
-from keyrush.errors import StoreError
+from keyrush.errors import LimiterError
 from keyrush.limiter.ledgers.redis.script import NoAnswer, Request
 from keyrush.limiter.ledgers.redis.server import and_sentinels
 from keyrush.limiter.ledgers.redis.threads import TOGETHER
@@ -85,7 +85,7 @@ class Loop:
         requests = [request for request, _ in batch]
         try:
             answers = await self._ask(self._client, requests) if requests else []
-        except StoreError as error:
+        except LimiterError as error:
             if isinstance(error, NoAnswer):  # nor would those that wait get one
                 waiting = self._waiting[slot]
                 batch += waiting
@@ -108,7 +108,7 @@ class Loop:
 def _fail(batch: Sequence[tuple[Request, asyncio.Future[Taken]]], why: str) -> None:
     for _, answer in batch:
         if not answer.done():
-            answer.set_exception(StoreError(why))
+            answer.set_exception(LimiterError(why))
 
 
 def _log_lost(answer: asyncio.Future[Taken]) -> None:
