@@ -59,7 +59,7 @@ FLOORS: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     "django": {"core", "gate"},
-    "fastapi": {"gate", "wire"},
+    "fastapi": {"core", "gate", "wire"},
     "flask": {"core", "gate"},
     "testing": {"authentication", "core", "gate", "operations", "runtime", "settings", "wire"},
     "fixtures": {"gate", "operations", "testing"},
