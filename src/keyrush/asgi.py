@@ -12,7 +12,7 @@ from typing import Any
 
 from keyrush.core.identity import KEY
 from keyrush.core.refusal import Refusal, refused_in
-from keyrush.errors import ConfigurationError, KeyrushError, StoreError
+from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
 from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.opening import UNOPENED, Opening
@@ -85,7 +85,7 @@ class KeyrushMiddleware:
         self._wrong: KeyrushError | None = None
         try:
             self._gate = Gate.chosen(settings, gate)
-        except (ConfigurationError, StoreError) as error:
+        except (ConfigurationError, Unavailable) as error:
             # Servers take an exception before the lifespan for "no lifespan" and go on.
             if not in_event_loop():
                 raise
@@ -151,7 +151,7 @@ class KeyrushMiddleware:
             if not await response.failed(error):
                 raise
         else:
-            if caller.charged:
+            if caller.charges:
                 await response.settle()
         finally:
             if inner is not scope:
@@ -289,7 +289,7 @@ class _Response:
             if kind == "websocket.accept":
                 message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
                 return self._opening(message)
-            if caller.charged and status >= _REDIRECT:
+            if caller.charges and status >= _REDIRECT:
                 return self._uncharge(message)
         elif self._is_shut:
             return self._shut()
@@ -303,7 +303,7 @@ class _Response:
             if not self._started:  # the app's own refusal
                 self._started = message
                 return self._uncharge(message)
-        return self._sending(message) if caller.charged else self._send(message)
+        return self._sending(message) if caller.charges else self._send(message)
 
     # Who hands it to threads, as asgiref does, asks whether it is a coroutine function, and may
     # call it in the thread. It is none, because a frame of its own would cost every request.
@@ -324,7 +324,7 @@ class _Response:
     async def _opening(self, message: Message) -> None:
         """Send what makes it a `connections.Connection`; this runs in the event loop for sure."""
         self._open()
-        await (self._sending(message) if self._caller.charged else self._send(message))
+        await (self._sending(message) if self._caller.charges else self._send(message))
 
     async def _sending(self, message: Message) -> None:
         """Send a message of a response that is paid for, and learn if the client has left."""
@@ -369,7 +369,7 @@ class _Response:
 
     def _give_back(self, error: BaseException) -> None:
         """Give credits back, where the app has failed to answer; waits for nothing."""
-        if self._caller.charged and not self._is_kept(error):
+        if self._caller.charges and not self._is_kept(error):
             gate = self._gate
             gate.workers.submit("io", gate.charging.uncharge, self._caller, must=True)
 
@@ -385,7 +385,7 @@ class _Response:
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
 
     async def _uncharge(self, message: Message) -> None:
-        if self._caller.charged:
+        if self._caller.charges:
             gate = self._gate
             await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
         await self._send(message)

@@ -6,11 +6,6 @@ carries one out of a handler, where raising is the only way to stop.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 class KeyrushError(Exception):
     """The base of everything that keyrush raises."""
@@ -18,10 +13,6 @@ class KeyrushError(Exception):
 
 class ConfigurationError(KeyrushError, ValueError):
     """A setting is wrong; the message names it and says what is allowed. Raised at start-up."""
-
-
-class Unreachable(ConfigurationError):
-    """What a setting names can't be opened as things stand; the message says why."""
 
 
 class InvalidArgument(KeyrushError, ValueError):
@@ -37,11 +28,29 @@ class NotFound(KeyrushError, LookupError):
     """No such account or credential, or not one of the caller's account (contract O6)."""
 
 
-class StoreError(KeyrushError):
-    """The store could not answer. A request that needs it is refused with 503 (S19)."""
+class Unavailable(KeyrushError):
+    """Something that keyrush depends on can't be had as things stand. Another call, later, may
+    find it. A request that needs it is refused with 503 (S19).
+    """
 
 
-class NotTold(StoreError):
+class Unreachable(ConfigurationError, Unavailable):
+    """What a setting names can't be opened as things stand; the message says why."""
+
+
+class StoreError(Unavailable):
+    """The store could not answer."""
+
+
+class LimiterError(Unavailable):
+    """The server of the limiter could not answer."""
+
+
+class Away(Unavailable):
+    """Something does not answer, or has not been asked because of that: it has been logged."""
+
+
+class NotTold(Unavailable):
     """A server answers, and will not tell of changes: no outage, only later news."""
 
 
@@ -65,6 +74,3 @@ class CallerEnded(KeyrushError):
 
 class BeyondCaller(KeyrushError):
     """The key that asks for an operation is about to retire, so it manages no other."""
-
-
-# --- the log -----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import copy
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from keyrush.core.refusal import MEANINGS, Reason
 from keyrush.gate.gate import GATE
 from keyrush.gate.principal import Caller, Principal
 from keyrush.wire.request import MISSING
@@ -95,9 +96,10 @@ _SCHEMA = {
 }
 
 
-def _response(description: str, header: str, meaning: str, kind: str) -> dict[str, Any]:
+def _response(header: str, meaning: str, kind: str, *reasons: Reason) -> dict[str, Any]:
+    said = dict.fromkeys(MEANINGS[reason].said() for reason in reasons)
     return {
-        "description": description,
+        "description": " ".join(said),
         "headers": {header: {"description": meaning, "schema": {"type": kind}}},
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/KeyrushRefusal"}}
@@ -107,16 +109,21 @@ def _response(description: str, header: str, meaning: str, kind: str) -> dict[st
 
 _RESPONSES = {
     "401": _response(
-        "The API key is missing, invalid or expired", "WWW-Authenticate", "RFC 6750", "string"
+        "WWW-Authenticate", "RFC 6750", "string", "missing_credential", "invalid_credential"
     ),
     "403": _response(
-        "The API key lacks a scope, or the plan does not include what was asked for",
         "WWW-Authenticate",
         "RFC 6750, with the missing scope; absent where no scope would help",
         "string",
+        "insufficient_scope",
+        "module_not_in_plan",
     ),
     "429": _response(
-        "Rate limit exceeded", "Retry-After", "Seconds to wait before trying again", "integer"
+        "Retry-After",
+        "Seconds to wait before trying again",
+        "integer",
+        "rate_limited",
+        "quota_exceeded",
     ),
 }
 

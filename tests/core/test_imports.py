@@ -56,7 +56,7 @@ FLOORS: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     "django": {"core", "gate"},
-    "fastapi": {"gate", "wire"},
+    "fastapi": {"core", "gate", "wire"},
     "flask": {"core", "gate"},
     "testing": {"authentication", "core", "gate", "operations", "settings", "wire"},
     "fixtures": {"gate", "operations", "testing"},

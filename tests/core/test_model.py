@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keyrush.core.identity import Count
 from keyrush.core.model import Plan
 from keyrush.core.notation import names_of
-from keyrush.core.refusal import STATUS, Reason, Refusal
+from keyrush.core.refusal import MEANINGS, Reason, Refusal
 from keyrush.core.times import LATEST, iso, month_bounds, month_of
 from keyrush.runtime.clock import now_ms
 from keyrush.settings.tables import PlanTable
@@ -119,8 +119,8 @@ def test_values_are_frozen(value: object) -> None:
 
 def test_every_reason_has_a_status() -> None:
     """R7, O12, O15: each refusal has its documented status."""
-    assert set(get_args(Reason)) == set(STATUS)
-    assert STATUS == {
+    assert set(get_args(Reason)) == set(MEANINGS)
+    assert {reason: meaning.status for reason, meaning in MEANINGS.items()} == {
         "missing_credential": 401,
         "invalid_credential": 401,
         "two_credentials": 400,

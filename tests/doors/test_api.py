@@ -27,6 +27,7 @@ from keyrush.apps.account_api import MAX_BODY, account_api
 from keyrush.core.model import Account, ApiKey
 from keyrush.core.paging import Place
 from keyrush.operations.keys import NewKey
+from keyrush.runtime.workers import Busy
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.support.serving import serve
@@ -1118,7 +1119,9 @@ class Faulty(MemoryStore):
 
 
 @pytest.mark.parametrize(
-    "error", [StoreError("away"), OSError("gone")], ids=["StoreError", "other"]
+    "error",
+    [StoreError("away"), Busy("no thread is free"), OSError("gone")],
+    ids=["StoreError", "Busy", "other"],
 )
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -1134,8 +1137,8 @@ class Faulty(MemoryStore):
 def test_store_away(
     clock: Clock, caplog: pytest.LogCaptureFixture, error: Exception, method: str, path: str
 ) -> None:
-    """O15, S19: while the store is away the answer is 503 with Retry-After, and costs nothing; it
-    is one line in the log.
+    """O15, S19: while the store is away, or no thread is free to ask it, the answer is 503 with
+    Retry-After, and costs nothing; it is one line in the log.
     """
     store = Faulty()
     gate = Gate.open(settings(), store=store, clock=clock)

@@ -247,6 +247,18 @@ def test_responses() -> None:
     assert "security" not in paths["/free"]["get"]
 
 
+def test_responses_say_what_refusals_say() -> None:
+    """R9, R10: the document describes refusals in the very words of their bodies."""
+    responses = plain().openapi()["paths"]["/read"]["get"]["responses"]
+    said = {status: responses[status]["description"] for status in ("401", "403", "429")}
+    assert said == {
+        "401": "Invalid or missing API key.",
+        "403": "The API key lacks a scope. Your plan does not include a requested module.",
+        "429": "Rate limit exceeded. Try again in N seconds. "
+        "Monthly quota exceeded. Try again in N seconds.",
+    }
+
+
 def test_schema_of_refusals() -> None:
     """R8: the document describes the documented refusal body."""
     schema = plain().openapi()["components"]["schemas"]["KeyrushRefusal"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyrush import Gate
-from keyrush.errors import NotTold, StoreError
+from keyrush.errors import LimiterError, NotTold
 from keyrush.gate.health import Health
 from keyrush.gate.watch import MUTE_PAUSE, PAUSE, Watch
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
@@ -92,11 +92,11 @@ def test_a_server_that_is_away_is_an_illness(own_valkey: Valkey) -> None:
     with pytest.raises(NotTold):
         changes.poll()
     own_valkey.kill()
-    with pytest.raises(StoreError) as away:
+    with pytest.raises(LimiterError) as away:
         changes.poll()
     assert not isinstance(away.value, NotTold)
     own_valkey.restart()  # which has forgotten the user
-    with pytest.raises(StoreError, match="Authentication") as unknown:
+    with pytest.raises(LimiterError, match="Authentication") as unknown:
         changes.poll()
     assert not isinstance(unknown.value, NotTold)
 
@@ -108,7 +108,7 @@ def test_who_may_not_publish(own_valkey: Valkey) -> None:
     with pytest.raises(NotTold, match=r"ACL SETUSER … '&keyrush:changes' \+subscribe \+publish"):
         ledger.changes().publish("acct_a")
     own_valkey.kill()
-    with pytest.raises(StoreError) as away:
+    with pytest.raises(LimiterError) as away:
         ledger.changes().publish("acct_a")
     assert not isinstance(away.value, NotTold)
     ledger.close()
@@ -118,7 +118,7 @@ def test_watch_tells_news_not_allowed_from_those_that_are_away() -> None:
     """What was wrong before does not matter; when there is news again everything is dropped."""
     seconds = Seconds()
     dropped: list[object] = []
-    told = Told(NotTold("no"), StoreError("away"), NotTold("no"), {"acct_a"})
+    told = Told(NotTold("no"), LimiterError("away"), NotTold("no"), {"acct_a"})
     watch = Watch([told], dropped.append, seconds)
     for pause, is_healthy in ((MUTE_PAUSE, True), (PAUSE, False), (MUTE_PAUSE, True)):
         watch.poll()
@@ -142,11 +142,11 @@ class Silent(MemoryStore):
     is_away = False
 
     def changes(self) -> Told:
-        return Told(*[StoreError("no connection is left for it")] * 100)
+        return Told(*[LimiterError("no connection is left for it")] * 100)
 
     def usage(self, subject: str, month: str) -> int:
         if self.is_away:
-            raise StoreError("away")
+            raise LimiterError("away")
         return super().usage(subject, month)
 
 

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.protocol import Outage
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
-from keyrush.runtime.circuit import PAUSE, Away
+from keyrush.runtime.circuit import PAUSE
 from tests.conftest import Clock
 from tests.support.ledgers import Fault, MemoryLedger, client_of
 from tests.support.oracle import Oracle

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from keyrush.core.sliding import Window
+from keyrush.errors import Away
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import ExactLimiter
 from keyrush.limiter.shared.owed import Owed
-from keyrush.runtime.circuit import PAUSE, Away
+from keyrush.runtime.circuit import PAUSE
 from tests.conftest import Clock
 from tests.support.faults import PATIENCE
 from tests.support.ledgers import MemoryLedger, client_of

@@ -18,7 +18,7 @@ import pytest
 from redis.crc import key_slot
 
 from keyrush.core.sliding import Taken, Window
-from keyrush.errors import ConfigurationError, StoreError
+from keyrush.errors import ConfigurationError, LimiterError
 from keyrush.limiter.ledgers.redis.changes import RedisChanges
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.redis.script import Call, NoReply, key_of
@@ -261,7 +261,7 @@ def test_restart(own_valkey: Valkey, ask: Ask) -> None:
     with ledger_at(own_valkey) as it:
         assert ask(it).granted == 1
         own_valkey.kill()
-        with pytest.raises(StoreError, match="ConnectionError"):
+        with pytest.raises(LimiterError, match="ConnectionError"):
             ask(it)
         own_valkey.restart()
         assert ask(it).granted == 1
@@ -287,7 +287,7 @@ def test_replica_behind_the_address(own_valkey: Valkey, ask: Ask) -> None:
     with running() as other, proxy(own_valkey.port) as way, ledger_at(way) as it:
         assert ask(it).granted == 1
         own_valkey.run("REPLICAOF", "127.0.0.1", other.port)
-        with pytest.raises(StoreError, match="replica"):
+        with pytest.raises(LimiterError, match="replica"):
             ask(it)
         way.target = other.port
         until(lambda: other.run("ROLE")[2])  # the replica has come
@@ -326,7 +326,7 @@ def test_sentinel_failover(watched: Watched) -> None:
     assert watched.master() is not before
     assert ledger.take(WANTED, 1, 0).granted == 1
     assert counted(ledger) == 4
-    with pytest.raises(StoreError):
+    with pytest.raises(LimiterError):
         changes.poll()
     assert changes.poll() is None
     ledger.changes().publish("acct_a")
@@ -341,7 +341,7 @@ def test_frozen_server(own_valkey: Valkey, ask: Ask) -> None:
     with ledger_at(own_valkey, "socket_timeout=0.1") as it:
         assert ask(it).granted == 1
         own_valkey.freeze()
-        assert isinstance(outcome(lambda: ask(it)), StoreError)
+        assert isinstance(outcome(lambda: ask(it)), LimiterError)
         own_valkey.thaw()
         assert ask(it).granted == 1
         assert counted(it) in (2, 3)  # what it was asked while it was frozen may have its effect
@@ -370,7 +370,7 @@ def test_all_tasks_get_the_same_silence(own_valkey: Valkey) -> None:
         await it.take_async(WANTED, 1, 0)
         way.freeze()
         answers = await together(*(it.take_async(WANTED, 1, 0) for _ in range(3 * TOGETHER)))
-        assert all(isinstance(answer, StoreError) for answer in answers)
+        assert all(isinstance(answer, LimiterError) for answer in answers)
         way.thaw()
         assert (await it.take_async(WANTED, 1, 0)).granted == 1
         assert way.connections == 2  # no third or fourth was tried
@@ -437,7 +437,7 @@ def test_what_may_have_had_its_effect_is_not_sent_again(ask: Ask, line: bytes | 
     """Field 7: a server that can't answer, or that goes in the middle, is asked once."""
     with stub(line) as server:
         ledger = RedisLedger(f"redis://127.0.0.1:{server.port}")
-        with pytest.raises(StoreError):
+        with pytest.raises(LimiterError):
             ask(ledger)
         ledger.close()
         assert server.commands == [b"EVALSHA"]
@@ -449,7 +449,7 @@ def test_older_servers_say_otherwise_that_they_are_replicas(ask: Ask) -> None:
     line = b"-ERR Error running script (call to f_0): @user_script:1: -READONLY You can't write"
     with stub(line) as server:
         ledger = RedisLedger(f"redis://127.0.0.1:{server.port}")
-        with pytest.raises(StoreError):
+        with pytest.raises(LimiterError):
             ask(ledger)
         ledger.close()
         assert server.commands == [b"EVALSHA", b"EVAL"]
@@ -774,7 +774,7 @@ def test_password(own_valkey: Valkey, ask: Ask) -> None:
         if credentials.endswith("2F@"):
             assert ask(ledger).granted == 1
         else:
-            with pytest.raises(StoreError, match="AuthenticationError") as caught:
+            with pytest.raises(LimiterError, match="AuthenticationError") as caught:
                 ask(ledger)
             assert "hunter" not in "".join(traceback.format_exception(caught.value))
         assert "hunter" not in repr(ledger) + repr(vars(ledger))
@@ -787,7 +787,7 @@ def test_password_in_an_answer(ask: Ask) -> None:
     line = b"-ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2'"
     with stub(line) as server:
         ledger = RedisLedger(f"redis://:hunter2@127.0.0.1:{server.port}")
-        with pytest.raises(StoreError, match="unknown command") as caught:
+        with pytest.raises(LimiterError, match="unknown command") as caught:
             ask(ledger)
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
         ledger.close()
@@ -835,7 +835,7 @@ def test_news_are_cut(own_valkey: Valkey) -> None:
         assert changes.poll() is None
         way.cut()
         error = until(lambda: next(iter(failures(changes)), None))
-        assert isinstance(error, StoreError)
+        assert isinstance(error, LimiterError)
         it.changes().publish("acct_a")  # which can't be heard
         assert changes.poll() is None
         it.changes().publish("acct_b")
@@ -847,7 +847,7 @@ def failures(changes: RedisChanges) -> list[Exception]:
     """What a poll raises, if it does."""
     try:
         assert changes.poll() == ()
-    except StoreError as error:
+    except LimiterError as error:
         return [error]
     return []
 
@@ -861,13 +861,13 @@ def test_news_from_a_silent_server(own_valkey: Valkey, monkeypatch: pytest.Monke
         it.changes().publish("acct_a")
         assert changes.poll() == ("acct_a",)  # asked last, so that nothing is under way any more
         own_valkey.freeze()
-        assert isinstance(outcome(changes.poll), StoreError)
-        assert isinstance(outcome(changes.poll), StoreError)
+        assert isinstance(outcome(changes.poll), LimiterError)
+        assert isinstance(outcome(changes.poll), LimiterError)
         own_valkey.thaw()
         assert changes.poll() is None
         assert changes.poll() == ()
         own_valkey.kill()
-        assert isinstance(outcome(changes.poll), StoreError)
+        assert isinstance(outcome(changes.poll), LimiterError)
         own_valkey.restart()
         assert changes.poll() is None
         changes.close()

@@ -18,8 +18,9 @@ from random import Random
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.shared.leased import LeasedLimiter
-from keyrush.runtime.circuit import PAUSE, Away
+from keyrush.runtime.circuit import PAUSE
 from keyrush.runtime.cpus import cores
 from tests.support import oracle
 from tests.support.ledgers import Fault

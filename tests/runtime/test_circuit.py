@@ -9,8 +9,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from keyrush.errors import DataError
-from keyrush.runtime.circuit import PAUSE, Away, Circuit
+from keyrush.errors import Away, DataError
+from keyrush.runtime.circuit import PAUSE, Circuit
 from tests.support.scripts import run
 
 

@@ -13,8 +13,8 @@ from keyrush.core.entitlement import verified
 from keyrush.core.identity import KEY, account_subject, key_subject
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.times import NEVER
+from keyrush.errors import Away
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
 from keyrush.usage.counting import TOUCH_INTERVAL, Usage

@@ -20,9 +20,8 @@ from keyrush.errors import (
     DataError,
     InvalidArgument,
     NotFound,
-    StoreError,
     TooManyKeys,
-    Unreachable,
+    Unavailable,
 )
 
 _EXIT_CODES = """Exit codes: 0 done; 1 not found, or refused as things stand; 2 wrong arguments
@@ -59,11 +58,9 @@ def _exit(error: Exception) -> NoReturn:
     message = str(error)
     if isinstance(error, NotFound | CommandError | TooManyKeys | DataError):
         code = 1
-    elif isinstance(error, StoreError | OSError):
+    elif isinstance(error, Unavailable | OSError):
         code = 3
-    elif isinstance(error, ConfigurationError):
-        code = 3 if isinstance(error, Unreachable) else 2
-    elif isinstance(error, InvalidArgument):
+    elif isinstance(error, ConfigurationError | InvalidArgument):
         code = 2
     elif hasattr(error, "format_message"):  # typer's errors; it does not export their base
         code, message = 2, error.format_message()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from keyrush.errors import KeyrushError
 
@@ -28,25 +28,66 @@ Reason = Literal[
 ]
 
 
-#: The status of every reason (contract R7, O12, O15).
-STATUS: dict[Reason, int] = {
-    "missing_credential": 401,
-    "invalid_credential": 401,
-    "two_credentials": 400,
-    "malformed_path": 400,
-    "insufficient_scope": 403,
-    "unruled": 403,
-    "beyond_caller": 403,
-    "too_many_keys": 403,
-    "module_not_in_plan": 403,
-    "gated_feature": 402,
-    "rate_limited": 429,
-    "quota_exceeded": 429,
-    "insufficient_credits": 402,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "body_too_large": 413,
-    "unavailable": 503,
+class Meaning(NamedTuple):
+    """What a reason stands for, to clients and to people."""
+
+    status: int  #: of HTTP (contract R7, O12, O15)
+    #: What is said to people; `{names}`, `{wait}` (seconds) and `{hint}` are filled in.
+    sentence: str
+    #: The same where there are no names, or such as can't be shown.
+    nameless: str = ""
+    #: OAuth's code in the challenge (S13–S18); "" is a challenge without one, None is no challenge.
+    error: str | None = None
+    description: str = ""  #: that goes with the code
+
+    def said(self, *, names: str = "", wait: object = "N", hint: str = "") -> str:
+        """The sentence, of one refusal or, as it stands, of all for this reason."""
+        sentence = self.sentence if names else self.nameless or self.sentence
+        return sentence.format(names=names, wait=wait, hint=hint)
+
+
+_NO_KEY = "Invalid or missing API key.{hint}"
+_NO_MODULE = (
+    "Your plan does not include {names}.",
+    "Your plan does not include a requested module.",
+)
+
+MEANINGS: dict[Reason, Meaning] = {
+    "missing_credential": Meaning(401, _NO_KEY, error=""),
+    "invalid_credential": Meaning(
+        401, _NO_KEY, error="invalid_token", description="The credential is invalid or expired"
+    ),
+    "two_credentials": Meaning(
+        400,
+        "Send exactly one credential: Authorization or X-API-Key.",
+        error="invalid_request",
+        description="Send exactly one credential",
+    ),
+    "malformed_path": Meaning(
+        400, "The path must be in plain form, without empty or dot segments."
+    ),
+    "insufficient_scope": Meaning(
+        403,
+        "The API key lacks the scope {names}.",
+        "The API key lacks a scope.",
+        error="insufficient_scope",
+    ),
+    "unruled": Meaning(403, "API keys are not admitted to this path by this method."),
+    "beyond_caller": Meaning(
+        403, "An API key can't make one that may do more than itself, or manage such."
+    ),
+    "too_many_keys": Meaning(
+        403, "The account has {names} active keys, as many as its plan allows."
+    ),
+    "module_not_in_plan": Meaning(403, *_NO_MODULE),
+    "gated_feature": Meaning(402, *_NO_MODULE),
+    "rate_limited": Meaning(429, "Rate limit exceeded. Try again in {wait} seconds."),
+    "quota_exceeded": Meaning(429, "Monthly quota exceeded. Try again in {wait} seconds."),
+    "insufficient_credits": Meaning(402, "Not enough credits."),
+    "not_found": Meaning(404, "Not found."),
+    "method_not_allowed": Meaning(405, "Method not allowed."),
+    "body_too_large": Meaning(413, "The request body has more than {names} bytes."),
+    "unavailable": Meaning(503, "Service unavailable. Try again in {wait} seconds."),
 }
 
 
@@ -55,8 +96,8 @@ class Refusal:
     """Why a request is not let through: a value, made a response by `wire.refusals.Refusals`.
 
     `names` are the scopes or modules that were missing, or the number of keys that an account
-    may have; `retry_after` is whole seconds, at
-    least 1 (S21); `headers` are the rate-limit fields of an authenticated caller.
+    may have; `retry_after` is whole seconds, at least 1 (S21); `headers` are the rate-limit
+    fields of an authenticated caller.
     """
 
     reason: Reason
@@ -67,7 +108,7 @@ class Refusal:
     @property
     def status(self) -> int:
         """The HTTP status of the refusal."""
-        return STATUS[self.reason]
+        return MEANINGS[self.reason].status
 
 
 class Refused(KeyrushError):

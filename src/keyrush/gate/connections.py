@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.errors import Away
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork
 from keyrush.store.protocol import KeyStore
 

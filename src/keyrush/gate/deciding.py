@@ -13,13 +13,13 @@ from keyrush.core.policy import ANY_KEY, Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import month_bounds
-from keyrush.gate.charging import SHORT, Credits
+from keyrush.errors import Away
+from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.principal import Caller, Principal
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.logs import log_fault
 from keyrush.usage.counting import Usage
 from keyrush.wire.fields import Fields, seconds_until
@@ -45,7 +45,7 @@ class Deciding:
         *,
         policy: Policy,
         usage: Usage,
-        credits: Credits,
+        charging: Charging,
         background: Background,
         fields: Fields,
         vary: Header,
@@ -56,7 +56,7 @@ class Deciding:
         self.counts_at_once = counts_at_once
         self._policy = policy
         self._usage = usage
-        self._credits = credits
+        self._charging = charging
         self._tolerance = Tolerance()
         self._background = background
         self._fields = fields
@@ -135,7 +135,7 @@ class Deciding:
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
             try:
-                self._credits.charge(principal, needs.credits)
+                self._charging.charge(principal, needs.credits)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
         return answer
@@ -144,7 +144,7 @@ class Deciding:
         """Why the caller may not do what is asked for, or is known to be unable to pay it."""
         if refusal := self._policy.authorise(identity, needs, query):
             return refusal
-        if needs.credits and self._credits.is_short(identity, needs.credits):
+        if needs.credits and self._charging.is_short(identity, needs.credits):
             return SHORT
         return None
 
@@ -170,7 +170,7 @@ class Deciding:
             self._background.start()
         headers = self._fields.of(identity, tally, now)
         headers.append(self._vary)
-        return Principal(identity, self._credits, now), headers
+        return Principal(identity, self._policy, self._charging, now), headers
 
     def _over(self, identity: Identity, now: int) -> Refusal | None:
         """429 for what the rules refuse once more, where that has been often enough."""
@@ -209,7 +209,7 @@ class Deciding:
             return refusal
         identity = caller.resolved
         self._usage.take_back(identity, caller.taken_at)
-        self._credits.uncharge(caller)
+        self._charging.uncharge(caller)
         now = self._clock()
         if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
             # A short balance is remembered, so that the next such refusal needs no I/O.

@@ -18,9 +18,9 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_of
-from keyrush.errors import ConfigurationError
+from keyrush.errors import Away, ConfigurationError
 from keyrush.gate.admission import Admission
-from keyrush.gate.charging import Credits as Charging
+from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
@@ -36,7 +36,7 @@ from keyrush.operations.keys import Keys
 from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit
@@ -123,7 +123,7 @@ class Gate:
         self.workers = Workers(slots)
         self.background = Background()
         self._is_by_settings = False
-        self.charging = Charging(self.store, self.policy, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
             Fingerprints(peppers),
@@ -155,7 +155,7 @@ class Gate:
             limiter.awaited,
             policy=self.policy,
             usage=self.counts,
-            credits=self.charging,
+            charging=self.charging,
             background=self.background,
             fields=Fields(settings.headers),
             vary=self.vary,
@@ -200,7 +200,7 @@ class Gate:
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
-        self.background.every(FLUSH_INTERVAL, self.charging.settle)
+        self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
         if settings.preflight == "pass":

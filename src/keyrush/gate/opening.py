@@ -11,7 +11,7 @@ import threading
 import time
 
 from keyrush.core.refusal import UNAVAILABLE
-from keyrush.errors import KeyrushError, StoreError, Unreachable
+from keyrush.errors import KeyrushError, Unavailable
 from keyrush.gate.gate import Gate
 from keyrush.settings.settings import Settings
 from keyrush.wire.refusals import Refusals
@@ -51,7 +51,7 @@ class Opening:
 
     @property
     def _may_pass(self) -> bool:
-        return isinstance(self._error, Unreachable | StoreError)
+        return isinstance(self._error, Unavailable)
 
     def _open(self) -> None:
         try:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.protocol import WELL, LimiterState, Outage, SmallLimiter
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 
 
 class GuardedLimiter:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TypeVar
 
-from keyrush.errors import DataError, KeyrushError
+from keyrush.errors import Away, DataError
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 
@@ -19,10 +19,6 @@ T = TypeVar("T")
 PAUSE = 1.0
 
 _log = logging.getLogger("keyrush")
-
-
-class Away(KeyrushError):
-    """Something that keyrush depends on does not answer, or has not been asked because of that."""
 
 
 class Circuit:

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from keyrush.errors import Away
 from keyrush.runtime.bridge import cancellations, on_behalf_of, result_of, running_loop
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 

@@ -1,4 +1,4 @@
-"""Adding to the counts and balances of a SQL store, each batch once."""
+"""Adding to the counts of a SQL store, each batch once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.core.times import DAY, SECOND
-from keyrush.sql.schema import ACCOUNTS, BATCHES
+from keyrush.sql.schema import BATCHES
 from keyrush.store.protocol import Batch, Usage
 
 T = TypeVar("T")
@@ -101,28 +101,6 @@ def _statement(
     if dialect == "sqlite":
         return by_dialect[dialect], (json.dumps(rows),)
     return by_dialect[dialect], tuple(list(column) for column in zip(*rows, strict=True))
-
-
-def give_back(
-    connection: sa.Connection, owed: Mapping[str, int], batch: Batch, now: int
-) -> Sequence[str]:
-    """`Store.give_back`, in the transaction of `connection`: the accounts that there are."""
-    if not _note(connection, batch, now):
-        return ()
-    found: list[str] = []
-    for some in _portions(sorted(owed)):
-        # In one order everywhere, so that two processes never wait for each other.
-        select = sa.select(ACCOUNTS.c.id).where(ACCOUNTS.c.id.in_(some)).order_by(ACCOUNTS.c.id)
-        found += connection.execute(select.with_for_update()).scalars()
-    update = (
-        sa.update(ACCOUNTS)
-        .where(ACCOUNTS.c.id == sa.bindparam("account_id"))
-        .values(balance=ACCOUNTS.c.balance + sa.bindparam("credits"))
-    )
-    if found:
-        rows = [{"account_id": account_id, "credits": owed[account_id]} for account_id in found]
-        connection.execute(update, rows)
-    return found
 
 
 def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:

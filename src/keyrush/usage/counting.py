@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary
 
 from keyrush.core.identity import Count, Identity, account_subject
 from keyrush.core.times import month_bounds, month_of
-from keyrush.errors import DataError
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.errors import Away, DataError
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import Batch, Store

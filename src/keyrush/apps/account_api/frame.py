@@ -17,8 +17,8 @@ from keyrush.errors import (
     CallerEnded,
     KeyrushError,
     NotFound,
-    StoreError,
     TooManyKeys,
+    Unavailable,
 )
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Principal
@@ -99,7 +99,7 @@ async def run(
     try:
         return await gate.workers.run(pool, function, *args)
     except Exception as error:
-        if isinstance(error, KeyrushError) and not isinstance(error, StoreError):
+        if isinstance(error, KeyrushError) and not isinstance(error, Unavailable):
             raise
         log_fault("the store can't answer the account API", error)
         principal.refusal = UNAVAILABLE

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 
 from keyrush.core.sliding import Taken, Window
+from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.protocol import LimiterState, Outage
 from keyrush.limiter.shared.ledger_clock import Answer, LedgerClock
 from keyrush.limiter.shared.membership import Membership
 from keyrush.limiter.shared.outage import Books
 from keyrush.limiter.shared.owed import Slot
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import Clock
 from keyrush.runtime.forks import after_fork
 

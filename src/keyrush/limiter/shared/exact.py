@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.membership import SIGN_OF_LIFE
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away
 
 #: Seconds between two looks at what the ledger is owed.
 TICK = 0.1

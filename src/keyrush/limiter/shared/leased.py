@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.lease import Lease
 from keyrush.limiter.shared.ledger_clock import Answer
 from keyrush.limiter.shared.membership import SIGN_OF_LIFE
 from keyrush.runtime.background import Background
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.forks import after_fork
 
 #: Seconds between two looks at what lies idle.

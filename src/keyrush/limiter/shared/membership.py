@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
-from keyrush.runtime.circuit import Away, Circuit
+from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 
 #: Seconds between two signs of life to the ledger.

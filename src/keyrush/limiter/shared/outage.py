@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.errors import Away
 from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.ledgers.protocol import Place
 from keyrush.limiter.protocol import Outage
 from keyrush.limiter.shared.ledger_clock import LedgerClock
 from keyrush.limiter.shared.membership import Membership
 from keyrush.limiter.shared.owed import Owed, Slot, Windows
-from keyrush.runtime.circuit import Away
 from keyrush.runtime.forks import after_fork
 
 

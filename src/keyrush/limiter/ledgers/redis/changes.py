@@ -37,7 +37,7 @@ class RedisChanges:
 
         Raises:
             NotTold: The server does not let this user, or anybody, publish.
-            StoreError: It can't be reached.
+            LimiterError: It can't be reached.
         """
         try:
             self._execute("PUBLISH", self._channel, account_id)
@@ -49,7 +49,7 @@ class RedisChanges:
 
         Raises:
             NotTold: The server does not let this user, or anybody, subscribe.
-            StoreError: It can't be reached.
+            LimiterError: It can't be reached.
         """
         try:
             if self._connection is not None:

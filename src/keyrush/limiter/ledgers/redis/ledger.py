@@ -50,7 +50,7 @@ class RedisLedger:
     It goes by the server's clock; `clock`, in Unix milliseconds, stands in for it. Nothing is
     opened before the first call, and nothing of a parent process is used.
 
-    Every method raises `StoreError` when the server can't answer.
+    Every method raises `LimiterError` when the server can't answer.
 
     Raises:
         ConfigurationError: The URL is of no server.

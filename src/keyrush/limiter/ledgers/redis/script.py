@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keyrush.core.sliding import SHARE, Counter, Taken, Window
-from keyrush.errors import NotTold, StoreError
+from keyrush.errors import LimiterError, NotTold, Unavailable
 from keyrush.limiter.ledgers.redis.server import (
     NoPermissionError,
     NoScriptError,
@@ -76,7 +76,7 @@ def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[Taken]:
     return taken
 
 
-class NoReply(StoreError):
+class NoReply(LimiterError):
     """Nothing was heard for as long as there is patience."""
 
 
@@ -90,16 +90,16 @@ CLUSTER = (
 _OBJECTS = re.compile(r"<.*>", re.DOTALL)
 
 
-def fault(error: Exception) -> StoreError:
+def fault(error: Exception) -> LimiterError:
     """What to raise instead. Commands are not shown, for one may hold a password."""
     text = _OBJECTS.sub("…", str(error).partition(", with args")[0])
     if isinstance(error, redis.exceptions.AskError):  # `MovedError` is one
         text = f"{text}; {CLUSTER}"
-    kind = NoReply if isinstance(error, redis.TimeoutError) else StoreError
+    kind = NoReply if isinstance(error, redis.TimeoutError) else LimiterError
     return kind(f"{type(error).__name__} from the limiter's server: {text}")
 
 
-def untold(error: Exception, channel: str) -> StoreError:
+def untold(error: Exception, channel: str) -> Unavailable:
     """`fault`, of what is about news: `NotTold` where the server answers that it allows none."""
     # By exact class: that a server is busy, moves or knows no such user is one of its own.
     if type(error) not in (NoPermissionError, ResponseError):

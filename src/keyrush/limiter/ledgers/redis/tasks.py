@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from keyrush.core.sliding import Taken
-from keyrush.errors import StoreError
+from keyrush.errors import LimiterError
 from keyrush.limiter.ledgers.redis.script import Call, NoReply
 from keyrush.limiter.ledgers.redis.server import and_sentinels
 from keyrush.limiter.ledgers.redis.threads import TOGETHER
@@ -85,7 +85,7 @@ class TaskBatches:
         calls = [call for call, _ in batch]
         try:
             answers = await self._send(self._client, calls) if calls else []
-        except StoreError as error:
+        except LimiterError as error:
             if isinstance(error, NoReply):  # nor would those that wait get one
                 waiting = self._waiting[slot]
                 batch += waiting
@@ -108,7 +108,7 @@ class TaskBatches:
 def _fail(batch: Sequence[tuple[Call, asyncio.Future[Taken]]], why: str) -> None:
     for _, answer in batch:
         if not answer.done():
-            answer.set_exception(StoreError(why))
+            answer.set_exception(LimiterError(why))
 
 
 def _log_lost(answer: asyncio.Future[Taken]) -> None:

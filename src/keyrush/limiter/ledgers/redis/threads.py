@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from keyrush.core.sliding import Taken
-from keyrush.errors import StoreError
+from keyrush.errors import LimiterError
 from keyrush.limiter.ledgers.redis.script import Call, NoReply
 
 #: Calls that go together in one script at most, which holds the server for about 2 ms.
@@ -52,7 +52,7 @@ class ThreadBatches:
         if waiter.answer is None and waiter.error is None:
             self._lead()
         if waiter.answer is None:
-            raise StoreError(waiter.error)
+            raise LimiterError(waiter.error)
         return waiter.answer
 
     def _wait(self, waiter: _Waiter, turn: threading.Event) -> None:
@@ -80,7 +80,7 @@ class ThreadBatches:
             answers = self._send([waiter.call for waiter in batch])
             for waiter, answer in zip(batch, answers, strict=True):
                 waiter.answer = answer
-        except StoreError as fault:
+        except LimiterError as fault:
             error = str(fault)
             if isinstance(fault, NoReply):  # nor would those that wait get one
                 with self._lock:
