@@ -1,4 +1,4 @@
-"""Tasks of an event loop that ask a server together, as `threads` has it for threads."""
+"""Tasks of an event loop that ask a server together; `redis_line` does the same for threads."""
 
 from __future__ import annotations
 
