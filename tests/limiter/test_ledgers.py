@@ -403,7 +403,7 @@ def left(wanted: list[Window], known: dict[str, Counter], now: int) -> int:
 def test_equal_to_the_arithmetic(
     ledger: Ledger, clock: Clock, schedule: list[Step], start: int
 ) -> None:
-    """Whatever is asked, and however the clock goes, every ledger answers as `windows` does."""
+    """Whatever is asked, and however the clock goes, every ledger answers as `sliding` does."""
     clock.now = 1_795_000_000_000 + start
     subject = f"key:{next(_numbers)}"
     known: dict[str, Counter] = {}

@@ -120,7 +120,7 @@ def test_nothing_is_written_by_a_refusal_or_a_look(
 
 
 def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
-    """Thousands of takes and returns, under a clock that jumps, come out as in `windows`."""
+    """Thousands of takes and returns, under a clock that jumps, come out as in `core.sliding`."""
     chance = random.Random(7)  # noqa: S311  # a schedule, no secret
     counters: dict[str, Counter] = {}
     lengths = (10, 1000, 60_000)

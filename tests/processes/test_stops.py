@@ -58,10 +58,8 @@ APPS = {
 REQUESTS = 20
 
 #: What the page says of each server.
-TABLE = {
-    row[0]: row[1]
-    for row in PAGES["docs/outages.md"].rows(r" `([^`]+)` [|] (none|those of the last second) ")
-}
+_ROWS = PAGES["docs/outages.md"].rows(r" `([^`]+)` [|] (none|those of the last second) ")
+TABLE = {row[0]: row[1] for row in _ROWS}
 
 
 class Left(NamedTuple):
