@@ -150,7 +150,7 @@ class KeyrushMiddleware:
             if not await response.failed(error):
                 raise
         else:
-            if caller.charged:
+            if caller.charges:
                 await response.settle()
         finally:
             if inner is not scope:
@@ -288,7 +288,7 @@ class _Response:
             if kind == "websocket.accept":
                 message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
                 return self._opening(message)
-            if caller.charged and status >= _REDIRECT:
+            if caller.charges and status >= _REDIRECT:
                 return self._uncharge(message)
         elif self._is_shut:
             return self._shut()
@@ -302,7 +302,7 @@ class _Response:
             if not self._started:  # the app's own refusal
                 self._started = message
                 return self._uncharge(message)
-        return self._sending(message) if caller.charged else self._send(message)
+        return self._sending(message) if caller.charges else self._send(message)
 
     # Who hands it to threads, as asgiref does, asks whether it is a coroutine function, and may
     # call it in the thread. It is none, because a frame of its own would cost every request.
@@ -323,7 +323,7 @@ class _Response:
     async def _opening(self, message: Message) -> None:
         """Send what makes it a `connections.Connection`; this runs in the event loop for sure."""
         self._open()
-        await (self._sending(message) if self._caller.charged else self._send(message))
+        await (self._sending(message) if self._caller.charges else self._send(message))
 
     async def _sending(self, message: Message) -> None:
         """Send a message of a response that is paid for, and learn if the client has left."""
@@ -350,7 +350,7 @@ class _Response:
         """Give credits back where the app has returned without a whole answer."""
         if not self._is_kept():
             gate = self._gate
-            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
+            await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
 
     async def failed(self, error: BaseException) -> bool:
         """The app has raised: True where that is dealt with. A refusal is answered, unless the
@@ -368,9 +368,9 @@ class _Response:
 
     def _give_back(self, error: BaseException) -> None:
         """Give credits back, where the app has failed to answer; waits for nothing."""
-        if self._caller.charged and not self._is_kept(error):
+        if self._caller.charges and not self._is_kept(error):
             gate = self._gate
-            gate.workers.submit("io", gate.credits.uncharge, self._caller, must=True)
+            gate.workers.submit("io", gate.charging.uncharge, self._caller, must=True)
 
     async def _replace(self, refusal: Refusal) -> None:
         self._is_shut = self._is_refused = True
@@ -384,9 +384,9 @@ class _Response:
         await _respond(self._scope, self._send, gate.refusals.response(refusal))
 
     async def _uncharge(self, message: Message) -> None:
-        if self._caller.charged:
+        if self._caller.charges:
             gate = self._gate
-            await gate.workers.run("io", gate.credits.uncharge, self._caller, must=True)
+            await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
         await self._send(message)
 
     # --- as a connection that may outlive its key ---

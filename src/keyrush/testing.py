@@ -112,7 +112,7 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     if isinstance(verified, Refusal):
         raise Refused(verified)
     assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
-    return Principal(verified.identity, gate.credits, gate.clock())
+    return Principal(verified.identity, gate.policy, gate.charging, gate.clock())
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class _Passage:
             except StopIteration:
                 self._is_over = True
                 if not self._called:  # it has not answered at all
-                    self._middleware.gate.credits.uncharge(self._caller)
+                    self._middleware.gate.charging.uncharge(self._caller)
                 raise
             except BaseException as error:
                 self._failed(error)
@@ -205,7 +205,7 @@ class _Passage:
         if self._is_open:
             self._middleware.gate.connections.remove(self)
         if not self._is_over and not self._called:
-            self._middleware.gate.credits.uncharge(self._caller)
+            self._middleware.gate.charging.uncharge(self._caller)
         if close := getattr(self._inner, "close", None):
             close()
 
@@ -219,7 +219,7 @@ class _Passage:
             return _discard
         self._called = True
         if code >= HTTPStatus.MULTIPLE_CHOICES:
-            gate.credits.uncharge(caller)
+            gate.charging.uncharge(caller)
         exc = () if exc_info is None else (exc_info,)
         if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
             headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
@@ -263,7 +263,7 @@ class _Passage:
         refused = refused_in(error)
         if self._sent or refused is None:
             if not (self._called and (self._has_left or self._is_ended)):
-                self._middleware.gate.credits.uncharge(self._caller)
+                self._middleware.gate.charging.uncharge(self._caller)
             raise error
         if self._refused is None:
             exc_info = (Refused, refused, refused.__traceback__) if self._called else None

@@ -202,7 +202,7 @@ def test_credits_that_can_not_be_given_back_yet(
     def away(*_: Any) -> Any:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(store, "give_back", away)
+    monkeypatch.setattr(store, "reverse", away)
     with pytest.raises(ZeroDivisionError):
         Wsgi(gate, app).send(Sent("/paid", [("X-API-Key", key)]))
     assert "the store is away: ConnectionError: away" in caplog.text

@@ -447,11 +447,11 @@ class Faulty(MemoryStore):
 
     away = False
 
-    def charge(self, account_id: str, credits: int) -> int | None:
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
         """As the protocol says."""
         if self.away:
             raise OSError("gone")
-        return super().charge(account_id, credits)
+        return super().charge(account_id, credits, reference)
 
 
 def test_store_away(clock: Clock) -> None:

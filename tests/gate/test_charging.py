@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
+from keyrush.gate.charging import A_TURN
 from keyrush.store.memory import MemoryStore
-from keyrush.store.protocol import Batch
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Sent, Wsgi, environ_of, scope_of
 
@@ -23,21 +23,31 @@ KEPT, GIVEN_BACK = 7, 10
 
 
 class FaultyStore(MemoryStore):
-    """Does not answer while `away`; loses the answer to the next give-back while `deaf`."""
+    """Does not answer while `away`; loses the answer to the next reversal while `deaf`, and to
+    the next charge while `deaf_to_charges`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.away = self.deaf = False
-        self.batches: list[Batch] = []
+        self.away = self.deaf = self.deaf_to_charges = False
+        self.reversed: list[str] = []
 
-    def give_back(self, owed: Any, batch: Batch) -> None:
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+        balance = super().charge(account_id, credits, reference)
+        if self.deaf_to_charges:
+            self.deaf_to_charges = False
+            raise ConnectionError("lost on the way back")
+        return balance
+
+    def reverse(self, reference: str) -> int | None:
         if self.away:
             raise ConnectionError("away")
-        self.batches.append(batch)
-        super().give_back(owed, batch)
+        self.reversed.append(reference)
+        balance = super().reverse(reference)
         if self.deaf:
             self.deaf = False
             raise ConnectionError("lost on the way back")
+        return balance
 
 
 class World:
@@ -320,7 +330,7 @@ def test_what_can_not_be_given_back_is_owed(world: World, clock: Clock, through:
         world.gate.flush()
         clock.advance(1000)
     assert world.balance == GIVEN_BACK
-    assert len(world.store.batches) == 1
+    assert len(world.store.reversed) == 1
 
 
 def test_a_lost_answer_gives_nothing_back_twice(world: World, clock: Clock) -> None:
@@ -329,9 +339,63 @@ def test_a_lost_answer_gives_nothing_back_twice(world: World, clock: Clock) -> N
     Wsgi(world.gate, failing).send(world.sent)
     clock.advance(1000)
     world.gate.flush()
-    assert len(world.store.batches) == 2
-    assert len(set(world.store.batches)) == 1
+    assert len(world.store.reversed) == 2
+    assert len(set(world.store.reversed)) == 1
     assert world.balance == GIVEN_BACK
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_a_charge_whose_answer_is_lost_is_given_back(
+    world: World, clock: Clock, adapter: Any
+) -> None:
+    """O11, S19: where it is unknown whether a charge was made, the request is 503 and the charge is
+    reversed; nothing is while the store is not asked.
+    """
+    door = adapter(world.gate)
+    world.store.deaf_to_charges = True
+    assert door.send(world.sent).status == 503
+    assert door.send(world.sent).status == 503  # not asked: the circuit is open
+    assert world.balance == KEPT
+    clock.advance(1000)
+    world.gate.flush()
+    assert world.balance == GIVEN_BACK
+    assert len(world.store.reversed) == 1
+    assert door.send(world.sent).status == 200
+    assert world.balance == KEPT
+
+
+def test_charges_of_one_request(world: World) -> None:
+    """O11: a request may be charged more than once; all of it is given back."""
+    balances: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        caller = environ["keyrush.principal"]
+        balances.extend([caller.charge(2), caller.charge(0), caller.charge(4), caller.charged])
+        return failing(environ, start_response)
+
+    assert Wsgi(world.gate, app).send(world.sent).status == 500
+    assert balances == [5, 5, 1, 9]
+    assert world.balance == GIVEN_BACK
+    assert len(set(world.store.reversed)) == 3
+
+
+def test_owed_is_told_in_turns(world: World, clock: Clock) -> None:
+    """Much that is owed does not keep the thread in the background from its other work."""
+    world.gate.accounts.grant("acct_a", 1000)
+    world.store.away = True
+
+    def app(environ: Any, start_response: Any) -> Any:
+        for _ in range(A_TURN + 50):
+            environ["keyrush.principal"].charge(1)
+        return failing(environ, start_response)
+
+    Wsgi(world.gate, app).send(world.sent)
+    world.store.away = False
+    clock.advance(1000)
+    for told in (A_TURN, A_TURN + 51, A_TURN + 51):
+        world.gate.charging.settle(A_TURN)
+        assert len(world.store.reversed) == told
+    assert world.balance == 1010
 
 
 def test_closing_tells_what_is_owed(world: World, clock: Clock) -> None:
@@ -352,13 +416,18 @@ def test_a_forked_child_tells_nothing_of_its_parent(world: World, clock: Clock) 
     world.gate.background.close()  # which might tell it before
     world.store.away = False
     clock.advance(1000)
-    world.gate.credits._reset()  # noqa: SLF001  # as in the child
+    world.gate.charging._reset()  # noqa: SLF001  # as in the child
     world.gate.flush()
-    assert not world.store.batches
+    assert not world.store.reversed
+
+
+STEPS = ["charge", "away", "here", "deaf", "unheard", "flush"]
 
 
 @hypothesis_settings(deadline=None)  # timings decide nothing
-@given(st.lists(st.sampled_from(["charge", "away", "here", "deaf", "flush"]), max_size=30))
+@given(
+    st.lists(st.sampled_from(["charge", "away", "here", "deaf", "unheard", "flush"]), max_size=30)
+)
 def test_nothing_is_lost_and_nothing_doubled(steps: list[str]) -> None:
     """O11: whatever the store does, in the end the balance is as if nothing had failed."""
     clock = Clock()
@@ -373,9 +442,11 @@ def test_nothing_is_lost_and_nothing_doubled(steps: list[str]) -> None:
             world.gate.flush()
         elif step == "deaf":
             world.store.deaf = True
+        elif step == "unheard":
+            world.store.deaf_to_charges = True
         else:
             world.store.away = step == "away"
-    world.store.away = world.store.deaf = False
+    world.store.away = world.store.deaf = world.store.deaf_to_charges = False
     clock.advance(1000)
     world.gate.flush()
     assert world.balance == 100
@@ -386,7 +457,7 @@ def test_nothing_owed_costs_nothing(world: World) -> None:
     """With nothing to give back, the store is not asked."""
     for _ in range(10):
         world.gate.flush()
-    assert not world.store.batches
+    assert not world.store.reversed
 
 
 @pytest.mark.parametrize("how", ["answers 500", "refuses"])

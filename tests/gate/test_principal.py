@@ -17,12 +17,11 @@ from keyrush.gate.principal import Anonymous
 from tests.support.values import NOW, identity
 
 STARTER = Plan("starter", modules=frozenset({"meta"}))
+POLICY = Policy(modules=frozenset({"meta", "sentiment"}))
 
 
 class Charges:
-    """In place of a gate: notes what is charged."""
-
-    policy = Policy(modules=frozenset({"meta", "sentiment"}))
+    """In place of the gate's charging: notes what is charged."""
 
     def __init__(self) -> None:
         self.charged: list[int] = []
@@ -44,7 +43,7 @@ def charges() -> Charges:
 @pytest.fixture
 def principal(charges: Charges) -> Principal:
     """A key on the starter plan that may read articles."""
-    return Principal(identity("read:articles", plan=STARTER), charges, NOW)
+    return Principal(identity("read:articles", plan=STARTER), POLICY, charges, NOW)
 
 
 def test_who_it_is(principal: Principal) -> None:

@@ -59,9 +59,9 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.calls = 0
 
-    def charge(self, account_id: str, credits: int) -> int | None:
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
         self.calls += 1
-        return super().charge(account_id, credits)
+        return super().charge(account_id, credits, reference)
 
 
 def refusing(environ: Any, start_response: Any) -> list[bytes]:

@@ -109,7 +109,7 @@ def get(sender: Any, key: str, path: str = "/") -> int:
 
 def test_protocols_are_complete() -> None:
     """The names below are those of the protocols."""
-    assert {"find", "charge", "replace", "touch", "close"} <= STORE
+    assert {"find", "charge", "reverse", "replace", "touch", "close"} <= STORE
     assert {name for name in vars(SmallLimiter) if not name.startswith("_")} == LIMITER
 
 
@@ -129,6 +129,29 @@ def test_own_store(store: Any, adapter: Any, clock: Clock) -> None:
     gate.accounts.revoke(made.key.id)
     assert get(sender, made.text) == 401
     gate.close()
+
+
+def test_own_store_gives_back(store: Any, adapter: Any, clock: Clock) -> None:
+    """O11: what a store of one's own has charged it gives back for an answer that is an error."""
+    gate = opened(clock, store=store)
+    key = gate.accounts.create_key("acct_a", "production").text
+    gives_nothing = {Wsgi: failing_wsgi}.get(adapter, failing)
+    assert [get(adapter(gate, gives_nothing), key, "/paid") for _ in range(2)] == [500, 500]
+    gate.flush()
+    assert gate.accounts.account("acct_a").balance == 5
+    assert get(adapter(gate), key, "/paid") == 200
+    assert gate.accounts.account("acct_a").balance == 2
+    gate.close()
+
+
+async def failing(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 500, "headers": []})
+    await send({"type": "http.response.body", "body": b"oops"})
+
+
+def failing_wsgi(_environ: Any, start_response: Any) -> list[bytes]:
+    start_response("500 Oops", [("Content-Type", "text/plain")])
+    return [b"oops"]
 
 
 def test_own_limiter(limiter: Any, adapter: Any, clock: Clock) -> None:

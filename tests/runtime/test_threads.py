@@ -390,7 +390,7 @@ def test_credits_are_given_back_without_a_thread(world: World, machine: Machine,
 # --- closing --------------------------------------------------------------------------------------
 
 STEPS = (
-    *("workers.close", "background.close", "credits.settle", "usage.flush", "watch.close"),
+    *("workers.close", "background.close", "charging.settle", "usage.flush", "watch.close"),
     *("limiter.close", "store.close"),
 )
 
@@ -449,7 +449,7 @@ def test_each_step_of_a_flush(
     def broken() -> None:
         raise error("no")
 
-    monkeypatch.setattr(world.gate.credits, "settle", broken)
+    monkeypatch.setattr(world.gate.charging, "settle", broken)
     with pytest.raises(error, match="no"):
         world.gate.prepare_to_stop()
     monkeypatch.undo()

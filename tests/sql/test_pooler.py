@@ -237,7 +237,7 @@ def test_options_that_are_the_default(postgres_url: str, option: str) -> None:
     ("call", "round_trips"),
     [
         (lambda store: store.find([api_key().fingerprint], MONTH), 1),
-        (lambda store: store.charge(ACCOUNT, 0), 3),
+        (lambda store: store.charge(ACCOUNT, 0, "one"), 3),
         (lambda store: store.touch({"cred_a": NOW}), 3),
     ],
     ids=["alone", "in a transaction", "many in a transaction"],

@@ -84,6 +84,17 @@ SECOND = [
     "UPDATE keyrush_meta SET value = '2'",
 ]
 
+#: What the third keyrush had changed.
+THIRD = [
+    "ALTER TABLE keyrush_keys ADD COLUMN created_by VARCHAR(64)",
+    "DROP INDEX ix_keyrush_keys_account_id",
+    "CREATE INDEX ix_keyrush_accounts_by_age ON keyrush_accounts (created_at, id)",
+    "CREATE INDEX ix_keyrush_keys_of_account ON keyrush_keys (account_id, created_at, id)",
+    "CREATE INDEX ix_keyrush_keys_by_age ON keyrush_keys (created_at, id)",
+    "CREATE INDEX ix_keyrush_keys_created_by ON keyrush_keys (created_by)",
+    "UPDATE keyrush_meta SET value = '3'",
+]
+
 #: What was in them: an account with a key that has been used.
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("meta", {"name": "schema", "value": "1"}),
@@ -139,7 +150,15 @@ def make_second(engine: sa.Engine) -> None:
             connection.exec_driver_sql(statement.format(serial=serial))
 
 
-@pytest.fixture(params=[make_first, make_second], ids=["1", "2"])
+def make_third(engine: sa.Engine) -> None:
+    """The tables and rows of the third keyrush, which had come by the second one's."""
+    make_second(engine)
+    with engine.begin() as connection:
+        for statement in THIRD:
+            connection.exec_driver_sql(statement)
+
+
+@pytest.fixture(params=[make_first, make_second, make_third], ids=["1", "2", "3"])
 def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
     """Makes the tables of each older keyrush."""
     made: Callable[[sa.Engine], None] = request.param
@@ -181,6 +200,7 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     assert tables(engine) - before == {
         "keyrush_batches",
         "keyrush_changes",
+        "keyrush_charges",
         "keyrush_windows",
         "keyrush_workers",
     }
@@ -197,7 +217,8 @@ def test_upgraded_is_as_good_as_new(
     made = api_key("cred_b", created_by="cred_a")
     assert store.add_key(made, 9) == "done"
     assert store.key("cred_b") == made
-    assert store.charge("acct_a", 1) == 499
+    assert store.charge("acct_a", 1, "one") == 499
+    assert store.reverse("one") == 500
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
     ledger = SqlLedger(store.engine)
     assert [ledger.take([WINDOW], 1, 0).granted for _ in range(3)] == [1, 1, 0]
@@ -231,10 +252,8 @@ def test_upgrade_that_was_cut_short(
     """A column that is there already, and an index that is not, are no obstacle."""
     make_old(engine)
     with engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE keyrush_keys ADD COLUMN created_by VARCHAR(64)")
-        connection.exec_driver_sql(
-            "CREATE INDEX ix_keyrush_keys_created_by ON keyrush_keys (created_by)"
-        )
+        for statement in (THIRD[0], THIRD[-2]) if make_old is not make_third else ():
+            connection.exec_driver_sql(statement)
     store = SqlStore(url)
     assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
     store.close()

@@ -17,7 +17,7 @@ from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.model import ApiKey
 from keyrush.core.paging import Place, place_of
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Batch, Store
+from keyrush.store.protocol import Store
 from tests.support.stores import empty, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
@@ -372,6 +372,9 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
         stores[0].add_key(api_key(f"cred_by_{number}", created_by=ids[0]))
         stores[0].add_key(api_key(f"cred_up_{number}", created_by=key_id))
     names = ["cred_00", *(f"cred_by_{number}" for number in range(39))]
+    stores[0].grant("acct_b", 20)
+    for number in range(20):
+        stores[0].charge("acct_b", 1, f"b{number}")
 
     def work(number: int) -> object:
         chosen = stores[number % len(stores)]
@@ -379,9 +382,9 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
             lambda: chosen.revoke("cred_00", NOW + number, True),
             lambda: chosen.touch(dict.fromkeys(names, NOW + number)),
             lambda: chosen.set_key_limits(names[number % 40], ()),
-            lambda: chosen.give_back({"acct_b": 1, "acct_a": 1}, Batch(f"w{number}", 1)),
+            lambda: chosen.reverse(f"b{number // 6}"),
             lambda: chosen.add_key(api_key(f"cred_x{number}", created_by="cred_01")),
-            lambda: chosen.charge("acct_a", 0),
+            lambda: chosen.charge("acct_a", 0, f"a{number}"),
         ]
         return calls[number % 6]()
 
@@ -501,36 +504,66 @@ def balances(store: Store) -> dict[str, int]:
     return {one.id: one.balance for one in store.accounts()}
 
 
-def test_give_back(store: Store) -> None:
-    """O11: credits of many accounts come back in one step; accounts that are gone are passed
-    over, and what was added before is not added again.
+def test_reverse(store: Store) -> None:
+    """O11: a reversal gives back what its charge took, once, to whom it was taken from."""
+    store.grant("acct_a", 10)
+    store.grant("acct_b", 10)
+    assert store.charge("acct_a", 3, "one") == 7
+    assert store.charge("acct_b", 4, "two") == 6
+    assert store.charge("acct_a", 0, "free") == 7
+    assert store.charge("acct_a", 99, "short") is None
+    assert store.reverse("one") == 10
+    for reference in ("one", "free", "short", "never"):
+        assert store.reverse(reference) is None
+    assert balances(store) == {"acct_a": 10, "acct_b": 6}
+
+
+def test_charge_is_made_once(store: Store) -> None:
+    """O11: a charge that is repeated takes nothing more, though the balance be short by then."""
+    store.grant("acct_a", 10)
+    assert store.charge("acct_a", 8, "one") == 2
+    assert store.charge("acct_a", 8, "one") == 2
+    assert store.reverse("one") == 10
+    assert store.charge("acct_a", 8, "one") is None
+    assert balances(store)["acct_a"] == 10
+
+
+def test_reversed_before_it_is_charged(store: Store) -> None:
+    """O11: a charge that comes after its reversal, as one that was given up, takes nothing."""
+    store.grant("acct_a", 10)
+    assert store.reverse("one") is None
+    assert store.charge("acct_a", 3, "one") is None
+    assert store.reverse("one") is None
+    assert balances(store)["acct_a"] == 10
+
+
+def test_reversed_once(stores: list[Store]) -> None:
+    """O11: of reversals at once, in whatever processes, one gives back."""
+    stores[0].grant("acct_a", 30)
+    for number in range(10):
+        stores[0].charge("acct_a", 3, f"c{number}")
+    came = in_threads(lambda number: stores[number % len(stores)].reverse(f"c{number // 8}"), 80)
+    assert sorted(balance for balance in came if balance is not None) == list(range(3, 31, 3))
+    assert balances(stores[0])["acct_a"] == 30
+
+
+def test_charges_and_reversals_at_once(stores: list[Store]) -> None:
+    """O11, O12: whichever comes first, a charge and its reversals at once leave the balance as it
+    was, and charges at once with one reference are one.
     """
-    store.give_back({"acct_a": 3, "acct_x": 9, "acct_b": 1}, Batch("one", 1))
-    assert balances(store) == {"acct_a": 3, "acct_b": 1}
-    store.give_back({"acct_a": 3, "acct_b": 1}, Batch("one", 1))
-    assert balances(store) == {"acct_a": 3, "acct_b": 1}
-    store.give_back({"acct_a": 4}, Batch("one", 2))
-    store.give_back({"acct_a": 5}, Batch("two", 1))
-    store.give_back({"acct_a": 100}, Batch("one", 1))
-    store.give_back({}, Batch("one", 3))
-    assert balances(store) == {"acct_a": 12, "acct_b": 1}
-
-
-def test_give_back_of_many(store: Store) -> None:
-    """O11: what came together in a long outage is one step, however many accounts it is of."""
-    store.give_back({f"acct_{number}": 1 for number in range(5000)} | {"acct_a": 7}, Batch("w", 1))
-    assert balances(store) == {"acct_a": 7, "acct_b": 0}
-
-
-def test_give_back_at_once(stores: list[Store]) -> None:
-    """O11: calls at once with the same batch add it once, and none is lost, in whatever order
-    they name accounts.
-    """
-    names = ["acct_a", "acct_b"]
+    stores[0].grant("acct_a", 100)
 
     def work(number: int) -> None:
-        owed = dict.fromkeys(names if number % 2 else reversed(names), 1)
-        stores[number % len(stores)].give_back(owed, Batch(f"worker_{number // 4}", 1))
+        chosen, reference = stores[number % len(stores)], f"c{number // 6}"
+        if number % 3:
+            chosen.charge("acct_a", 2, reference)
+        else:
+            chosen.reverse(reference)
+
+    def charge(number: int) -> int | None:
+        return stores[number % len(stores)].charge("acct_a", 5, f"kept{number // 8}")
 
     in_threads(work, 120)
-    assert balances(stores[0]) == {"acct_a": 30, "acct_b": 30}
+    assert balances(stores[0])["acct_a"] == 100
+    assert None not in in_threads(charge, 80)
+    assert balances(stores[0])["acct_a"] == 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import sys
@@ -71,7 +72,7 @@ def test_no_such_account(store: Store) -> None:
     assert store.set_plan("acct_x", "pro") is False
     assert store.set_account_limits("acct_x", ()) is False
     assert store.grant("acct_x", 5) is None
-    assert store.charge("acct_x", 0) is None
+    assert store.charge("acct_x", 0, reference()) is None
     assert list(store.accounts()) == before
 
 
@@ -103,25 +104,33 @@ def test_set_plan_and_limits(store: Store) -> None:
 # --- credits -------------------------------------------------------------------------------------
 
 
+def reference() -> str:
+    """A new name for a charge."""
+    return f"charge-{next(_numbers)}"
+
+
+_numbers = itertools.count()
+
+
 def test_grant_and_charge(store: Store) -> None:
     """O3, O11, O12, O19: exact, and nothing is taken where the balance is short."""
     assert store.grant("acct_a", 500) == 500
-    assert store.charge("acct_a", 3) == 497
-    assert store.charge("acct_a", 498) is None
-    assert store.charge("acct_a", 0) == 497
-    assert store.charge("acct_a", 497) == 0
-    assert store.charge("acct_a", 1) is None
-    assert store.charge("acct_a", 0) == 0
+    assert store.charge("acct_a", 3, reference()) == 497
+    assert store.charge("acct_a", 498, reference()) is None
+    assert store.charge("acct_a", 0, reference()) == 497
+    assert store.charge("acct_a", 497, reference()) == 0
+    assert store.charge("acct_a", 1, reference()) is None
+    assert store.charge("acct_a", 0, reference()) == 0
     assert store.grant("acct_a", 10**9) == 10**9
-    assert store.charge("acct_b", 1) is None
+    assert store.charge("acct_b", 1, reference()) is None
 
 
 def test_a_thousand_concurrent_charges(store: Store) -> None:
     """O12: never negative and exact: of 1,000 charges of 1, a balance of 600 pays for 600."""
     store.grant("acct_a", 600)
-    balances = in_threads(lambda _: store.charge("acct_a", 1), 1000)
+    balances = in_threads(lambda _: store.charge("acct_a", 1, reference()), 1000)
     assert sorted(balance for balance in balances if balance is not None) == list(range(600))
-    assert store.charge("acct_a", 1) is None
+    assert store.charge("acct_a", 1, reference()) is None
     found = store.account("acct_a")
     assert found is not None
     assert found.balance == 0
@@ -134,7 +143,7 @@ def test_concurrent_grants_and_charges(store: Store) -> None:
         if number % 2:
             store.grant("acct_a", 2)
             return 2
-        return 0 if store.charge("acct_a", 3) is None else -3
+        return 0 if store.charge("acct_a", 3, reference()) is None else -3
 
     expected = sum(in_threads(work, 200))
     found = store.account("acct_a")
@@ -461,6 +470,49 @@ def test_batches_are_forgotten(sql_url: str) -> None:
     assert sorted(rows) == ["later", "new"]
 
 
+def test_charges_are_forgotten(sql_url: str) -> None:
+    """O11: charges of more than a day ago don't pile up: a flush forgets two for each that came."""
+    store = open_store(sql_url)
+    store.add_account(account())
+    store.grant("acct_a", 100)
+    for name in ("a", "b", "c", "d", "new"):
+        store.charge("acct_a", 1, name)
+    store.add_usage({})
+    with connect(sql_url) as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE keyrush_charges SET charged_at = charged_at - :d WHERE reference < 'n'"
+            ),
+            {"d": DAY + SECOND},
+        )
+
+    def left() -> list[str]:
+        with connect(sql_url) as connection:
+            rows = connection.execute(sa.text("SELECT reference FROM keyrush_charges"))
+            return sorted(rows.scalars())
+
+    store.add_usage({})
+    assert left() == ["a", "b", "c", "d", "new"]  # none has come, none goes
+    store.charge("acct_a", 1, "newer")
+    store.add_usage({})
+    assert len(left()) == 4
+    store.reverse("newest")
+    store.add_usage({})
+    assert left() == ["new", "newer", "newest"]
+    store.close()
+
+
+def test_memory_of_charges_is_bounded() -> None:
+    """O11: in memory the last 100,000 charges can be reversed, and no more are kept."""
+    store = MemoryStore()
+    store.add_account(account(balance=10**9))
+    for number in range(100_001):
+        store.charge("acct_a", 1, str(number))
+    assert store.reverse("0") is None
+    assert store.reverse("2") == 10**9 - 100_000
+    assert len(store._charges) == 100_000  # noqa: SLF001  # what must not grow
+
+
 def test_peppers_of_active_keys(store: Store) -> None:
     """Only keys that would still be accepted hold a pepper in use."""
     for number, (pepper, values) in enumerate(
@@ -643,7 +695,7 @@ def test_older_schema(sql_url: str) -> None:
     first.add_account(account())
     first.close()
     with connect(sql_url) as connection:
-        for table in ("batches", "changes", "windows", "workers"):
+        for table in ("batches", "changes", "charges", "windows", "workers"):
             connection.execute(sa.text(f"DROP TABLE keyrush_{table}"))
         connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
     store = open_store(sql_url)
@@ -722,7 +774,7 @@ DATA: dict[str, Callable[[Store], object]] = {
     "half a character": lambda store: store.key("cred_\ud800"),
     "half a character to write": lambda store: store.set_plan("acct_a", "\udfff"),
     "a number beyond 64 bits": lambda store: store.revoke("cred_a", 2**64),
-    "no less than nothing": lambda store: store.give_back({"acct_a": -1}, Batch("one", 1)),
+    "a balance beyond 64 bits": lambda store: store.charge("acct_a", -(2**63), "one"),
 }
 
 #: What PostgreSQL does not take, and SQLite does.

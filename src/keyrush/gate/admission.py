@@ -17,12 +17,12 @@ from keyrush.authentication.cache import Cache, Entry
 from keyrush.authentication.verification import Verification
 from keyrush.core.identity import Identity
 from keyrush.core.paths import is_plain
-from keyrush.core.policy import ANY_KEY, Needs
+from keyrush.core.policy import ANY_KEY, Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
-from keyrush.gate.charging import SHORT, Credits
+from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.tolerance import By, Tolerance
@@ -198,7 +198,8 @@ class Admission:
         cache: Cache,
         verification: Verification,
         usage: Usage,
-        credits: Credits,
+        policy: Policy,
+        charging: Charging,
         background: Background,
         workers: Workers,
         strangers: Strangers,
@@ -209,7 +210,7 @@ class Admission:
     ) -> None:
         self.limiter = limiter
         self.verification = verification
-        self.policy = credits.policy
+        self.policy = policy
         self.workers = workers
         self.strangers = strangers
         self.counts_at_once = counts_at_once
@@ -217,7 +218,7 @@ class Admission:
         self._vary = credential_headers.vary
         self._cache = cache
         self._usage = usage
-        self._credits = credits
+        self._charging = charging
         self._tolerance = Tolerance()
         self._background = background
         self._fields = fields
@@ -381,7 +382,7 @@ class Admission:
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
             try:
-                self._credits.charge(principal, needs.credits)
+                self._charging.charge(principal, needs.credits)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
         return answer
@@ -390,7 +391,7 @@ class Admission:
         """Why the caller may not do what is asked for, or is known to be unable to pay it."""
         if refusal := self.policy.authorise(identity, needs, query):
             return refusal
-        if needs.credits and self._credits.is_short(identity, needs.credits):
+        if needs.credits and self._charging.is_short(identity, needs.credits):
             return SHORT
         return None
 
@@ -416,7 +417,7 @@ class Admission:
             self._background.start()
         headers = self._fields.of(identity, tally, now)
         headers.append(self._vary)
-        return Principal(identity, self._credits, now), headers
+        return Principal(identity, self.policy, self._charging, now), headers
 
     def _over(self, identity: Identity, now: int) -> Refusal | None:
         """429 for what the rules refuse once more, where that has been often enough."""
@@ -455,7 +456,7 @@ class Admission:
             return refusal
         identity = caller.resolved
         self._usage.take_back(identity, caller.taken_at)
-        self._credits.uncharge(caller)
+        self._charging.uncharge(caller)
         now = self._clock()
         if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
             # A short balance is remembered, so that the next such refusal needs no I/O.

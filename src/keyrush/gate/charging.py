@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from keyrush.core.identity import Identity
-from keyrush.core.policy import Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
-from keyrush.errors import Away
-from keyrush.gate.principal import Caller, Principal
+from keyrush.errors import Away, DataError
+from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
+from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
-from keyrush.store.protocol import Batch, Store
+from keyrush.store.protocol import Store
 
 #: Seconds for which a balance that was short is taken to be short still, where nothing is heard
 #: of it: what another process gives back is not told.
@@ -24,27 +25,27 @@ SHORT_FOR = 1.0
 #: Accounts that are known to be short.
 _REMEMBERED = 10_000
 
+#: Charges that are reversed in one turn of a thread that has other things to do.
+A_TURN = 100
+
 SHORT = Refusal("insufficient_credits")
 
 
-class Credits:
+class Charging:
     """What requests are charged, over a store. Safe to use from any thread or event loop.
 
-    With `policy`, all that a `Principal` asks of a gate. What is to be given back while the
-    store is away is owed, and told later, once: in numbered batches, as counts are. `monotonic`
-    gives seconds.
+    Each charge has a reference, by which it is reversed, once. What is to be reversed while the
+    store is away is owed, and told later. `monotonic` gives seconds.
     """
 
     def __init__(
         self,
         store: Store,
-        policy: Policy,
         circuit: Circuit,
         workers: Workers,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self.policy = policy
         self._circuit = circuit
         self._workers = workers
         self._monotonic = monotonic
@@ -54,11 +55,9 @@ class Credits:
     def _reset(self) -> None:
         """As in a new process: in a forked child, what is owed is the parent's to tell."""
         self._lock = threading.Lock()
-        self._telling = threading.Lock()
-        self._worker = f"credits-{process_name()}"
-        self._number = 0  # of the last batch
-        self._batch: Counter[str] = Counter()  # what is being told, or could not be
-        self._owed: Counter[str] = Counter()  # what comes after it, by account
+        self._name = process_name()  # what its references begin with
+        self._numbers = itertools.count(1)
+        self._owed: dict[str, Charge] = {}  # charges to be reversed, by reference
         #: The least that an account could not pay, and until when that is not asked again.
         self._short: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._generation = 0  # of what is known to be short
@@ -67,36 +66,47 @@ class Credits:
 
     def charge(self, principal: Principal, credits: int) -> int | None:
         """See `Principal.charge`."""
-        identity = principal.resolved
-        if not identity.is_metered:
-            return None
-        account_id, generation = identity.account_id, self._generation
-        if self.is_short(identity, credits):
-            principal.refuse(SHORT)
-        try:
-            balance = self._circuit.call(self._store.charge, account_id, credits)
-        except Away as error:
-            principal.refusal = UNAVAILABLE
-            raise Refused(UNAVAILABLE) from error
-        if balance is None:
-            self._note_short(account_id, credits, generation)
-            principal.refuse(SHORT)
-        with self._lock:
-            principal.charged += credits
+        _, balance = self._charge(principal, credits)
         return balance
 
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
         """See `Principal.charge_async`."""
 
-        def undo(balance: int | None) -> None:
-            if balance is not None:  # nobody waits for the work that it was for
-                self._give_back(principal, credits)
+        def undo(done: tuple[Charge | None, int | None]) -> None:
+            charge, _ = done
+            if charge is not None:  # nobody waits for the work that it was for
+                self._give_back(principal, (charge,))
 
         try:
-            return await self._workers.run("io", self.charge, principal, credits, undo=undo)
+            _, balance = await self._workers.run("io", self._charge, principal, credits, undo=undo)
         except Away as error:  # no thread is free
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
+        return balance
+
+    def _charge(self, principal: Principal, credits: int) -> tuple[Charge | None, int | None]:
+        """What was charged, and the new balance."""
+        identity = principal.resolved
+        if not identity.is_metered:
+            return None, None
+        account_id, generation = identity.account_id, self._generation
+        if self.is_short(identity, credits):
+            principal.refuse(SHORT)
+        charge = Charge(f"{self._name}-{next(self._numbers)}", account_id, credits)
+        try:
+            balance = self._circuit.call(self._store.charge, account_id, credits, charge.reference)
+        except Away as error:
+            if error.__cause__ is not None:  # it was asked, and may have charged all the same
+                self._owe((charge,))
+            principal.refusal = UNAVAILABLE
+            raise Refused(UNAVAILABLE) from error
+        if balance is None:
+            self._note_short(account_id, credits, generation)
+            principal.refuse(SHORT)
+        if credits:
+            with self._lock:
+                principal.charges += (charge,)
+        return charge, balance
 
     # --- what is known of balances ---
 
@@ -130,36 +140,36 @@ class Credits:
 
     def uncharge(self, caller: Caller) -> None:
         """Give back all credits charged for this request; may block."""
-        if isinstance(caller, Principal) and caller.charged:
-            self._give_back(caller, caller.charged)
+        if caller.charges:
+            self._give_back(caller, caller.charges)
 
-    def _give_back(self, principal: Principal, credits: int) -> None:
+    def _give_back(self, caller: Caller, charges: Collection[Charge]) -> None:
         with self._lock:  # whoever comes second finds nothing left to give back
-            credits = min(credits, principal.charged)
-            principal.charged -= credits
-            if credits:
-                self._owed[principal.account_id] += credits
-        self.settle()
+            mine = [charge for charge in caller.charges if charge in charges]
+            caller.charges = tuple(one for one in caller.charges if one not in charges)
+        self._owe(mine)
+        self._reverse_each(mine)
 
-    def settle(self) -> None:
-        """Tell the store what it is owed; what can't be told waits for the next time. Blocks."""
-        if not self._owed and not self._batch:
-            return
-        with self._telling:
-            while self._gather():
-                try:
-                    self._circuit.call(
-                        self._store.give_back, self._batch, Batch(self._worker, self._number)
-                    )
-                except Away:
-                    return
-                self.forget(self._batch.keys())
-                self._batch = Counter()
-
-    def _gather(self) -> bool:
-        """Make a batch of what is owed, unless there is one that is not told yet."""
+    def _owe(self, charges: Collection[Charge]) -> None:
         with self._lock:
-            if not self._batch and self._owed:
-                self._batch, self._owed = self._owed, Counter()
-                self._number += 1
-            return bool(self._batch)
+            self._owed.update({charge.reference: charge for charge in charges if charge.credits})
+
+    def settle(self, at_most: int | None = None) -> None:
+        """Tell the store what it is owed; what can't be told waits for the next time. Blocks."""
+        if self._owed:
+            with self._lock:
+                owed = list(itertools.islice(self._owed.values(), at_most))
+            self._reverse_each(owed)
+
+    def _reverse_each(self, charges: Collection[Charge]) -> None:
+        """Reverse charges that are owed, as far as the store answers."""
+        for charge in charges:
+            try:
+                self._circuit.call(self._store.reverse, charge.reference)
+            except Away:
+                return
+            except DataError as error:  # and never will
+                log_fault(f"a charge of {charge.account_id} can't be reversed", error)
+            with self._lock:
+                self._owed.pop(charge.reference, None)
+            self.forget({charge.account_id})

@@ -17,7 +17,7 @@ from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_of
 from keyrush.errors import Away, ConfigurationError
 from keyrush.gate.admission import Admission
-from keyrush.gate.charging import Credits
+from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.health import Health
 from keyrush.gate.starting import say_started
@@ -109,7 +109,7 @@ class Gate:
         self.workers = Workers(hashing_slots(settings.argon2_slots))
         self.background = Background()
         self._is_by_settings = False
-        self.credits = Credits(self.store, self.policy, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
         keyring = Keyring(
             KeyFormat(settings.key_prefix, settings.key_environments),
             Fingerprints(peppers),
@@ -136,7 +136,8 @@ class Gate:
             cache=self.cache,
             verification=verification,
             usage=self.usage,
-            credits=self.credits,
+            policy=self.policy,
+            charging=self.charging,
             background=self.background,
             workers=self.workers,
             strangers=Strangers(monotonic),
@@ -166,7 +167,7 @@ class Gate:
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.usage.flush)
-        self.background.every(FLUSH_INTERVAL, self.credits.settle)
+        self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
         if settings.preflight == "pass":
@@ -262,7 +263,7 @@ class Gate:
     def _drop(self, accounts: Collection[str] | None) -> None:
         """What is known of accounts, or with None of all, may have changed."""
         self.cache.drop(accounts)
-        self.credits.forget(accounts)
+        self.charging.forget(accounts)
         self.connections.drop(accounts)
 
     # --- state ---
@@ -300,7 +301,7 @@ class Gate:
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        _take_each(self.credits.settle, self.usage.flush, self.limiter.flush)
+        _take_each(self.charging.settle, self.usage.flush, self.limiter.flush)
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -323,7 +324,7 @@ class Gate:
         steps = (
             self.workers.close,  # first: what it undoes is to be counted
             self.background.close,
-            self.credits.settle,
+            self.charging.settle,
             self.usage.flush,
             self.watch.close,
             self.limiter.close,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from keyrush.core.checks import checked_credits
 from keyrush.core.identity import Identity
@@ -15,13 +15,16 @@ from keyrush.core.refusal import Refusal, Refused
 INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
 
-class Charging(Protocol):
-    """The part of the gate that a principal needs."""
+class Charge(NamedTuple):
+    """What an account was charged, once."""
 
-    @property
-    def policy(self) -> Policy:
-        """What says which modules a plan lacks."""
-        ...
+    reference: str  #: by which the store knows it, and reverses it
+    account_id: str
+    credits: int
+
+
+class Charges(Protocol):
+    """What charges a principal's account."""
 
     def charge(self, principal: Principal, credits: int) -> int | None:
         """Charge the principal's account."""
@@ -35,13 +38,18 @@ class Charging(Protocol):
 class Caller:
     """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
 
-    __slots__ = ("charged", "is_left", "refusal")
+    __slots__ = ("charges", "is_left", "refusal")
 
     is_authenticated = False
 
     def __init__(self) -> None:
-        self.charged = 0  #: credits charged for this request so far
+        self.charges: tuple[Charge, ...] = ()  #: what this request was charged so far
         self.refusal: Refusal | None = None  #: what this request was refused with, in the app
+
+    @property
+    def charged(self) -> int:
+        """Credits charged for this request so far."""
+        return sum(charge.credits for charge in self.charges)
 
     def lost_refusal(self, status: int) -> Refusal | None:
         """What the app raised, where a framework has made an internal error of it, or its adapter
@@ -73,15 +81,18 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_gate", "_identity", "taken_at")
+    __slots__ = ("_charging", "_identity", "_policy", "taken_at")
 
     is_authenticated = True
 
-    def __init__(self, identity: Identity, gate: Charging, taken_at: int) -> None:
+    def __init__(
+        self, identity: Identity, policy: Policy, charging: Charges, taken_at: int
+    ) -> None:
         self._identity = identity
-        self._gate = gate
+        self._policy = policy
+        self._charging = charging
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
-        self.charged = 0  # not by super().__init__(), which every warm request would pay for
+        self.charges = ()  # not by super().__init__(), which every warm request would pay for
         self.refusal = None
 
     def __repr__(self) -> str:
@@ -153,7 +164,7 @@ class Principal(Caller):
         Raises:
             Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
         """
-        if refusal := self._gate.policy.missing_modules(self._identity, modules):
+        if refusal := self._policy.missing_modules(self._identity, modules):
             self.refuse(refusal)
 
     def charge(self, credits: int) -> int | None:
@@ -167,11 +178,11 @@ class Principal(Caller):
             Refused: 402 when the balance is short (O12), 503 when the store is away.
             InvalidArgument: `credits` is negative or beyond any price.
         """
-        return self._gate.charge(self, checked_credits(credits))
+        return self._charging.charge(self, checked_credits(credits))
 
     async def charge_async(self, credits: int) -> int | None:
         """`charge`, for coroutines: the event loop goes on meanwhile."""
-        return await self._gate.charge_async(self, checked_credits(credits))
+        return await self._charging.charge_async(self, checked_credits(credits))
 
 
 class Anonymous(Caller):

@@ -1,4 +1,4 @@
--- What a ledger does on PostgreSQL, each in one call. Here `keyrush/core/sliding.py` is restated, in
+-- What a ledger does on PostgreSQL, and a charge, each in one call. Here `keyrush/core/sliding.py` is restated, in
 -- the same integer arithmetic; a test holds the two equal. A counter is an array of its period,
 -- current and previous. Instants are Unix milliseconds; where `at` is null, the server's.
 
@@ -147,5 +147,36 @@ BEGIN
         SELECT ARRAY[count(*) FILTER (WHERE at_work.id < worker COLLATE "C"), count(*)]
         FROM keyrush_workers AS at_work WHERE abs(now - at_work.seen_at) < ttl
     );
+END
+$$;
+
+-- `Store.charge`. Charges of an account come one after the other, from its row's lock on; a reversal
+-- of the same reference that is under way is waited for.
+CREATE OR REPLACE FUNCTION keyrush_charge(
+    its_account text, amount bigint, its_reference text, at bigint
+) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    remaining bigint;
+BEGIN
+    SELECT held.balance INTO remaining
+    FROM keyrush_accounts AS held WHERE held.id = its_account FOR UPDATE;
+    IF EXISTS (SELECT FROM keyrush_charges AS known WHERE known.reference = its_reference) THEN
+        RETURN (
+            SELECT remaining FROM keyrush_charges AS known
+            WHERE known.reference = its_reference AND known.reversed_at IS NULL
+        );
+    END IF;
+    IF remaining IS NULL OR remaining < amount THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO keyrush_charges (reference, account_id, credits, charged_at)
+    VALUES (its_reference, its_account, amount, at)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN NULL;  -- it has just been reversed
+    END IF;
+    UPDATE keyrush_accounts AS held SET balance = remaining - amount WHERE held.id = its_account;
+    RETURN remaining - amount;
 END
 $$;

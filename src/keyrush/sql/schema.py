@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 3
+SCHEMA = 4
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -71,6 +71,18 @@ USAGE = sa.Table(
     sa.Column("counted", sa.BigInteger, nullable=False),
 )
 
+#: What accounts were charged in the last day, so that each charge can be reversed, once. Where a
+#: reversal has come before its charge, a row of no account and no credits says so.
+CHARGES = sa.Table(
+    "keyrush_charges",
+    _metadata,
+    sa.Column("reference", sa.String(80), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("charged_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("reversed_at", sa.BigInteger),
+)
+
 #: Which batch of counts each process has added last, so that none is added twice.
 BATCHES = sa.Table(
     "keyrush_batches",
@@ -129,7 +141,7 @@ def prepare(engine: sa.Engine) -> None:
 
 
 def _make(connection: sa.Connection, found: int | None) -> None:
-    _metadata.create_all(connection)  # what is missing; 2 has only added tables to 1
+    _metadata.create_all(connection)  # what is missing; 2 and 4 have only added tables
     _complete(connection)
     if connection.dialect.name == "postgresql":
         functions = files("keyrush.sql").joinpath("functions.sql").read_text("utf-8")

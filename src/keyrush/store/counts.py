@@ -1,15 +1,15 @@
-"""Adding to the counts and balances of a SQL store, each batch once."""
+"""Adding to the counts of a SQL store, each batch once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.core.times import DAY, SECOND
-from keyrush.sql.schema import ACCOUNTS, BATCHES, USAGE
+from keyrush.sql.schema import BATCHES, USAGE
 from keyrush.store.protocol import Batch, Usage
 
 T = TypeVar("T")
@@ -44,28 +44,6 @@ def add_counts(
         returned = connection.execute(upsert.values(some).returning(USAGE))
         totals.update({(row.subject, row.month): row.counted for row in returned})
     return totals
-
-
-def give_back(
-    connection: sa.Connection, owed: Mapping[str, int], batch: Batch, now: int
-) -> Sequence[str]:
-    """`Store.give_back`, in the transaction of `connection`: the accounts that there are."""
-    if not _note(connection, batch, now):
-        return ()
-    found: list[str] = []
-    for some in _portions(sorted(owed)):
-        # In one order everywhere, so that two processes never wait for each other.
-        select = sa.select(ACCOUNTS.c.id).where(ACCOUNTS.c.id.in_(some)).order_by(ACCOUNTS.c.id)
-        found += connection.execute(select.with_for_update()).scalars()
-    update = (
-        sa.update(ACCOUNTS)
-        .where(ACCOUNTS.c.id == sa.bindparam("account_id"))
-        .values(balance=ACCOUNTS.c.balance + sa.bindparam("credits"))
-    )
-    if found:
-        rows = [{"account_id": account_id, "credits": owed[account_id]} for account_id in found]
-        connection.execute(update, rows)
-    return found
 
 
 def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:

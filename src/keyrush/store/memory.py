@@ -26,6 +26,9 @@ from keyrush.store.protocol import Batch, Usage
 
 T = TypeVar("T", Account, ApiKey)
 
+#: The last charges, which can be reversed: more than ever are under way.
+_REMEMBERED = 100_000
+
 
 class MemoryStore:
     """`memory://`. Thread-safe; gone with the process."""
@@ -40,6 +43,8 @@ class MemoryStore:
         self._by_fingerprint: dict[str, str] = {}
         self._usage: dict[tuple[str, str], int] = {}
         self._batches: dict[str, int] = {}
+        #: Accounts and credits of charges, by reference; None where the charge is reversed.
+        self._charges: dict[str, tuple[str, int] | None] = {}
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -89,29 +94,39 @@ class MemoryStore:
             return account is not None
 
     def grant(self, account_id: str, credits: int) -> int | None:
-        return self._change_balance(account_id, credits)
-
-    def charge(self, account_id: str, credits: int) -> int | None:
-        return self._change_balance(account_id, -credits)
-
-    def _change_balance(self, account_id: str, change: int) -> int | None:
         with self._lock:
-            account = self._accounts.get(account_id)
-            if account is None or account.balance + change < 0:
-                return None
-            balance = account.balance + change
-            self._accounts[account_id] = replace(account, balance=balance)
+            return self._change_balance(account_id, credits)
+
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+        with self._lock:
+            if reference in self._charges:
+                is_reversed = self._charges[reference] is None
+                return None if is_reversed else self._change_balance(account_id, 0)
+            balance = self._change_balance(account_id, -credits)
+            if balance is not None:
+                self._note(reference, (account_id, credits))
             return balance
 
-    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
+    def reverse(self, reference: str) -> int | None:
         with self._lock:
-            if not self._is_new(batch):
-                return
-            for account_id, credits in owed.items():
-                account = self._accounts.get(account_id)
-                if account is not None:
-                    balance = account.balance + credits
-                    self._accounts[account_id] = replace(account, balance=balance)
+            charge = self._charges.get(reference)
+            self._note(reference, None)
+            if charge is None or charge[1] == 0:
+                return None
+            return self._change_balance(*charge)
+
+    def _change_balance(self, account_id: str, change: int) -> int | None:
+        account = self._accounts.get(account_id)
+        if account is None or account.balance + change < 0:
+            return None
+        balance = account.balance + change
+        self._accounts[account_id] = replace(account, balance=balance)
+        return balance
+
+    def _note(self, reference: str, charge: tuple[str, int] | None) -> None:
+        self._charges[reference] = charge
+        if len(self._charges) > _REMEMBERED:
+            del self._charges[next(iter(self._charges))]
 
     def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
         with self._lock:

@@ -69,16 +69,21 @@ class Store(Protocol):
         """Add credits; the new balance, or None where there is no such account."""
         ...
 
-    def charge(self, account_id: str, credits: int) -> int | None:
-        """Take credits if the balance holds them: the new balance, or None, nothing taken."""
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+        """Take credits if the balance holds them: the new balance, or None, nothing taken.
+
+        `reference`, of 80 characters at most, names the charge for good. One that has been
+        charged before takes nothing more, and gives the balance as it is; one that has been
+        reversed takes nothing, and gives None.
+        """
         ...
 
-    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
-        """Add credits to accounts, by their ids, all or none; accounts that are gone are passed
-        over.
+    def reverse(self, reference: str) -> int | None:
+        """Give back what was charged under a reference, once: the new balance, or None where
+        there is nothing to give back.
 
-        A batch that has been added before is not added again, as in `add_usage`, whose batches
-        are other ones: so the worker has a name of its own here.
+        Calls at once give back once, and a charge that comes only after its reversal takes
+        nothing: so either can be repeated where its outcome is unknown, within a day.
         """
         ...
 

@@ -28,7 +28,8 @@ from keyrush.sql.engine import cannot_open, make_engine, parse_url
 from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE, prepare
 from keyrush.sql.states import told
 from keyrush.store import keys
-from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, give_back, insert_into
+from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into
+from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
 from keyrush.store.protocol import Batch, Usage
 from keyrush.store.rows import key_of
@@ -97,6 +98,7 @@ class SqlStore:
         except (SQLAlchemyError, ValueError, TypeError) as error:
             raise cannot_open(url, parsed, error)  # noqa: B904  # it has the cause that may be shown
         self._forget_at = 0  # when to look for batches of workers that are no longer
+        self._charges = 0  # rows of charges since the last look for those that can be forgotten
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         after_fork(self._forget_connections)
         weakref.finalize(self, self._engine.dispose)
@@ -191,33 +193,25 @@ class SqlStore:
 
     def grant(self, account_id: str, credits: int) -> int | None:
         with self._run(atomic=True) as connection:
-            balance = self._change_balance(connection, account_id, credits)
+            balance = change_balance(connection, account_id, credits)
             if balance is not None:  # others may know it to be short
                 tell(connection, [account_id], now_ms())
         return balance
 
-    def charge(self, account_id: str, credits: int) -> int | None:
+    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
         # Not in autocommit: a server that was frozen would carry out later what it was told, and
         # charge for a request that has long been refused. What is not committed it undoes.
         with self._run(atomic=True) as connection:
-            return self._change_balance(connection, account_id, -credits)
+            balance = charge(connection, account_id, credits, reference, now_ms())
+        self._charges += 1
+        return balance
 
-    def give_back(self, owed: Mapping[str, int], batch: Batch) -> None:
+    def reverse(self, reference: str) -> int | None:
         # Not told of: what was given back is asked for again soon enough, and each time to have
         # all keys of the account looked up anew would cost more.
         with self._run(atomic=True) as connection:
-            give_back(connection, owed, batch, now_ms())
-
-    def _change_balance(
-        self, connection: sa.Connection, account_id: str, change: int
-    ) -> int | None:
-        update = (
-            sa.update(ACCOUNTS)
-            .where(ACCOUNTS.c.id == account_id, ACCOUNTS.c.balance + change >= 0)
-            .values(balance=ACCOUNTS.c.balance + change)
-            .returning(ACCOUNTS.c.balance)
-        )
-        balance: int | None = connection.execute(update).scalar_one_or_none()
+            balance = reverse(connection, reference, now_ms())
+        self._charges += 1  # it may have left a row, too
         return balance
 
     def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
@@ -290,6 +284,10 @@ class SqlStore:
         now = now_ms()
         with self._run(atomic=True) as connection:
             totals = add_counts(connection, increments, batch, now)
+            if came := self._charges:
+                # More than came, so that those that count no more never pile up.
+                self._charges = 0
+                forget_charges(connection, now, 2 * came)
             if batch is not None and now >= self._forget_at:
                 forget_batches(connection, now)
                 self._forget_at = now + FORGET_INTERVAL
