@@ -127,8 +127,7 @@ class KeyrushMiddleware:
         exc_info: ExcInfo | None = None,
     ) -> list[bytes]:
         """Start and return the response that says `refusal`."""
-        self.gate.log_refusal(refusal, *_sender(environ))
-        status, headers, body = self.gate.refusals.response(refusal)
+        status, headers, body = self.gate.response(refusal, *_sender(environ))
         exc = () if exc_info is None else (exc_info,)
         start_response(f"{status} {HTTPStatus(status).phrase}", _native(headers), *exc)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]

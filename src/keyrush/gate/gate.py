@@ -19,6 +19,8 @@ from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.times import month_of
 from keyrush.errors import Away, ConfigurationError
+from keyrush.events.log import log_refusal
+from keyrush.events.protocol import Events, RequestRefused
 from keyrush.gate.admission import Admission
 from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
@@ -49,13 +51,10 @@ from keyrush.store.protocol import Store
 from keyrush.usage.counting import FLUSH_INTERVAL
 from keyrush.usage.counting import Usage as MonthlyCounts
 from keyrush.wire.fields import Fields
-from keyrush.wire.refusals import Refusals
+from keyrush.wire.refusals import Refusals, Response
 from keyrush.wire.request import CredentialHeaders
-from keyrush.wire.sender import client_address, shown_address
+from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
-
-#: Statuses of refusals that are logged.
-_WATCHED = {400, 401}
 
 #: What a start with `KEYRUSH_PREFLIGHT=pass` warns of, and doctor.
 PASSES_PREFLIGHTS = (
@@ -115,6 +114,8 @@ class Gate:
             self.key_protocol = KeyProtocol(name, self.credential_headers)
         self.hides_credentials = settings.hide_credentials
         self.vary = self.credential_headers.vary
+        #: Who hears of refusals: the log, and what is added.
+        self.events = Events(log_refusal)
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
         self.circuit = Circuit("the store", monotonic)
@@ -280,13 +281,13 @@ class Gate:
         """The client's address, as far as the trusted proxies tell it."""
         return client_address(peer, forwarded_for, self.settings.networks)
 
-    def log_refusal(
+    def response(
         self, refusal: Refusal, peer: str | None, forwarded_for: Sequence[bytes]
-    ) -> None:
-        """Log who failed to authenticate, for those who watch for break-ins; never the key."""
-        if refusal.status in _WATCHED and _log.isEnabledFor(logging.INFO):
-            address = shown_address(self.address(peer, forwarded_for))
-            _log.info("%d %s from %s", refusal.status, refusal.reason, address)
+    ) -> Response:
+        """The response that says `refusal`; whoever listens hears of it."""
+        sender = Sender(peer, forwarded_for, self.settings.networks)
+        self.events.emit(RequestRefused(refusal, sender))
+        return self.refusals.response(refusal)
 
     def _changed(self, account_id: str) -> None:
         """An operation of this process has changed what is cached of an account."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from typing import NamedTuple
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -14,6 +15,19 @@ UNIX = "unix"
 
 #: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
 MAX_FORWARDED = 4096
+
+
+class Sender(NamedTuple):
+    """Who sent a request: whoever is at the other end, and for whom they say they ask."""
+
+    peer: str | None
+    forwarded_for: Sequence[bytes]
+    trusted: Sequence[Network | str]
+
+    @property
+    def address(self) -> str | None:
+        """The client's address, as far as the trusted proxies tell it."""
+        return client_address(*self)
 
 
 def client_address(

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Tasks of an event loop that ask a server together; `threads` does the same for threads."""
-=======
-"""Tasks of an event loop that ask a server together; `redis_line` does the same for threads."""
->>>>>>> docs
 
 from __future__ import annotations
 

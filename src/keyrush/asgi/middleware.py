@@ -1,0 +1,182 @@
+"""The middleware: the way of a request to the app."""
+
+from __future__ import annotations
+
+from keyrush.asgi.messages import App, Receive, Scope, Send, refuse
+from keyrush.asgi.response import Passage
+from keyrush.asgi.scope import (
+    OFFERED,
+    answering,
+    enter,
+    sender,
+    share,
+    with_keys,
+    without_credentials,
+)
+from keyrush.core.refusal import Refusal
+from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
+from keyrush.gate.admission import Pending
+from keyrush.gate.gate import GATE, Gate
+from keyrush.gate.opening import UNOPENED, Opening
+from keyrush.gate.principal import Principal
+from keyrush.runtime.bridge import in_event_loop
+from keyrush.runtime.stopping import when_told_to_stop
+from keyrush.settings.settings import Settings
+from keyrush.wire.interfaces import is_wsgi
+
+
+class KeyrushMiddleware:
+    """Puts a gate in front of an ASGI app.
+
+    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you made and share. The app
+    finds the `Principal` in `scope["keyrush"]`, `scope["user"]` and `scope["auth"]`.
+
+    Raises:
+        ConfigurationError: A setting is wrong. When a framework makes the middleware only as
+            it starts up, inside the event loop, the lifespan start-up fails with it instead;
+            where the server sends no lifespan events, it is logged, and requests are 503.
+        TypeError: The app is one of WSGI.
+    """
+
+    def __init__(
+        self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
+    ) -> None:
+        if is_wsgi(app):
+            raise TypeError(
+                f"{type(app).__name__} is a WSGI app: use KeyrushMiddleware from keyrush.wsgi"
+            )
+        self.app = app
+        #: The gate, once it is known how it will learn of a stop; looked at by every request.
+        self._begun: Gate | None = None
+        self._gate: Gate | None = None
+        self._wrong: KeyrushError | None = None
+        try:
+            self._gate = Gate.chosen(settings, gate)
+        except (ConfigurationError, Unavailable) as error:
+            # Servers take an exception before the lifespan for "no lifespan" and go on.
+            if not in_event_loop():
+                raise
+            self._wrong = error
+            self._opening = Opening(settings, error)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate, with its operations: `accounts`, `keys`, `credits` and `usage`.
+
+        Raises:
+            ConfigurationError: It could not be opened.
+        """
+        if self._gate is None:
+            raise self._wrong or ConfigurationError("there is no gate")
+        return self._gate
+
+    async def __call__(  # noqa: C901, PLR0912  # one straight line, read from top to bottom
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        kind = scope["type"]
+        if kind not in {"http", "websocket"}:
+            await self._other(scope, receive, send)
+            return
+        gate = self._begun
+        if gate is None:
+            gate = self._begin()
+            if gate is None:
+                await refuse(scope, receive, send, UNOPENED)
+                return
+        passed = scope.get(GATE)
+        if passed is not None and passed.is_same(gate):
+            caller = scope["keyrush.caller"]
+            if caller.is_authenticated:
+                await self._within(caller, scope, receive, send)
+                return
+        # The key is known in there, and not here, where the app runs.
+        answer = gate.admission.begin(
+            scope.get("method", "GET"),  # a WebSocket handshake is a GET
+            scope["path"] or "/",
+            scope.get("raw_path"),
+            scope.get("root_path", ""),
+            scope["headers"] if kind == "http" else with_keys(gate, scope),
+            scope.get("query_string", b""),
+        )
+        if isinstance(answer, Pending):
+            answer = await answer.finish_async(lambda: gate.address(*sender(scope)))
+        if isinstance(answer, Refusal):
+            await refuse(scope, receive, send, gate.response(answer, *sender(scope)))
+            return
+        caller, headers = answer
+
+        if OFFERED in scope:
+            send = answering(scope[OFFERED], send)
+        inner = scope
+        if gate.hides_credentials:
+            inner, send = without_credentials(gate, scope, send)
+        enter(inner, gate, caller)
+        response = Passage(gate, scope, receive, send, caller, headers)
+        try:
+            await self.app(inner, response.receive, response.send)
+        except BaseException as error:
+            if not await response.failed(error):
+                raise
+        else:
+            if caller.charges:
+                await response.settle()
+        finally:
+            if inner is not scope:
+                share(inner, scope)
+            # Who sends the same scope through once more has not passed this gate (S66).
+            scope[GATE] = passed
+            if response.is_open:
+                gate.connections.remove(response)
+
+    async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that has passed this gate before, on its way to an app within the app."""
+        gate = self.gate
+        refusal, credits = gate.admission.within(
+            caller,
+            scope.get("method", "GET"),
+            scope["path"] or "/",
+            scope.get("raw_path"),
+            scope.get("root_path", ""),
+            scope.get("query_string", b""),
+        )
+        if refusal is not None:
+            caller.refuse(refusal)  # which the outer gate answers
+        if credits:
+            await caller.charge_async(credits)
+        await self.app(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            # Passed inward it would be a way round the gate (S67).
+            raise RuntimeError(f"keyrush does not know the ASGI scope type {scope['type']!r}")
+        if self._wrong is not None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(self._wrong)})
+            raise self._wrong
+        self._begun = self.gate  # its stop is the end of the lifespan
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            # Or this is an app without lifespan, and requests are still to come.
+            self._begun = None
+            await self._flush()
+
+    def _begin(self) -> Gate | None:
+        """The gate, at a request that no lifespan event has preceded; None where there is none."""
+        if self._gate is None:
+            self._gate = self._opening.gate()
+        if self._gate is not None:
+            when_told_to_stop(self._gate.prepare_to_stop)
+            self._begun, self._wrong = self._gate, None
+        return self._gate
+
+    async def _flush(self) -> None:
+        """Write the counts, now that the app has shut down.
+
+        Without an await where that can be, because servers end the process at the next one.
+        """
+        gate = self.gate
+        if gate.is_store_async:
+            await gate.workers.run("io", gate.flush)
+        else:
+            gate.flush()

@@ -1,0 +1,1 @@
+"""What happens at the gate, and who hears of it."""

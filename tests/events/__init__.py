@@ -1,0 +1,1 @@
+"""Who hears of what happens at the gate."""
