@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 -- Takes from windows and gives back to them: `grant` and `give_back` of core.sliding, restated.
-=======
--- Takes from windows and gives back to them: `grant` and `give_back` of keyrush.windows, restated.
->>>>>>> docs
 --
 -- KEYS  the windows of all calls, in their order
 -- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each call
