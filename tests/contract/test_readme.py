@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from keyrush import Settings
+from tests.support.running import Runner
 from tests.support.serving import serve_process
 
 ROOT = Path(__file__).parents[2]
@@ -91,12 +92,16 @@ def test_first_example_end_to_end(tmp_path: Path) -> None:
     assert missing.text == refused.splitlines()[-1]
 
 
-def test_commands_run(tmp_path: Path) -> None:
+def test_commands_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every `keyrush` command runs as it stands, in this order, and exits with 0."""
+    run = Runner(monkeypatch, capsys, tmp_path)
     commands = [command for command in COMMANDS if command.startswith("keyrush ")]
     assert len(commands) > 5
     for command in commands:
-        keyrush(command, tmp_path)
+        result = run(*shlex.split(command, comments=True)[1:])
+        assert result.code == 0, result.err
 
 
 def test_make_targets_exist() -> None:
