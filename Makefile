@@ -29,7 +29,7 @@ test coverage: export PYTHONDONTWRITEBYTECODE =
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 test: $(VENV)/.for-test  ## every test, with real servers; WORKERS=0 for one process alone
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TEST_FLAGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(TEST_FLAGS)
 
 coverage: $(VENV)/.for-test  ## the same, and which lines they run; takes half as long again
 	@$(BIN)/coverage erase

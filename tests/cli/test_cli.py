@@ -837,9 +837,9 @@ def test_keys_are_refused_wherever_they_are_given(
         result = run(*path, *arguments)
         assert result.code in (1, 2), result
         assert minted[-30:] not in unquote(unquote(result.out + result.err))
-        assert minted[-30:] not in run("keys", "list", "--json").out
         for file in tmp_path.iterdir():
             assert hidden[-30:].encode() not in file.read_bytes()
+    assert minted[-30:] not in run("keys", "list", "--json").out
 
 
 def test_pattern(run: Runner) -> None:

@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from keyrush.cli.demo import example
 from keyrush.cli.demo.walk import Answer, Demo
 from keyrush.operations.keys import Keys
 from tests.support.pages import PAGES
-from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner, run_process
+from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Result, Runner, run_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -56,9 +58,23 @@ def test_every_answer_is_as_documented(run: Runner, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_a_check(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """What the demo prints in a process of its own, on a narrow terminal; it runs for seconds, so
+    once for each set of arguments.
+    """
+
+    @cache
+    def run_once(*arguments: str) -> Result:
+        folder = tmp_path_factory.mktemp("demo")
+        return run_process("demo", *arguments, folder=folder, env={"COLUMNS": "40"})
+
+    return run_once
+
+
+def test_a_line_a_check(shown: Callable[..., Result]) -> None:
     """By default every check is one line: whether it is right, the status and what it was."""
-    result = run_process("demo", folder=tmp_path, env={"COLUMNS": "40"})
+    result = shown()
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line.startswith(("ok", "WRONG"))]
     assert len(lines) == 22
@@ -68,17 +84,17 @@ def test_a_line_a_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--verbose",), ("--json",)])
-def test_nobodys_address(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_nobodys_address(shown: Callable[..., Result], arguments: tuple[str, ...]) -> None:
     """No address in what is printed belongs to anybody."""
-    result = run_process("demo", *arguments, folder=tmp_path)
+    result = shown(*arguments)
     hosts = set(re.findall(r"https?://([\w.-]+)", result.out))
     assert hosts <= {"127.0.0.1", "keys.example"}
     assert ".com" not in result.out
 
 
-def test_table(tmp_path: Path) -> None:
+def test_table(shown: Callable[..., Result]) -> None:
     """With --verbose, a table with every row, headers and bodies, no key in full, exit code 0."""
-    result = run_process("demo", "--verbose", folder=tmp_path, env={"COLUMNS": "40"})
+    result = shown("--verbose")
     assert result.code == 0, result.out
     assert result.err == ""
     assert "22 of 22 answers are as documented." in result.out

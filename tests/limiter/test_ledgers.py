@@ -157,7 +157,7 @@ def test_a_clock_that_steps_back(ledger: Ledger, clock: Clock) -> None:
     assert ledger.take([window(10)], 1, 0).counters == [(clock.now // MINUTE + 1, 2, 8)]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=25, deadline=None, suppress_health_check=SHARED)
 @given(st.integers(1, 500), st.integers(0, MINUTE - 1), st.data())
 def test_the_wait_is_exact(
     ledger: Ledger, clock: Clock, amount: int, moved: int, data: st.DataObject
@@ -398,7 +398,7 @@ def left(wanted: list[Window], known: dict[str, Counter], now: int) -> int:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=50, deadline=None, suppress_health_check=SHARED)
 @given(st.lists(steps(), min_size=2, max_size=12), st.integers(0, 31 * DAY))
 def test_equal_to_the_arithmetic(
     ledger: Ledger, clock: Clock, schedule: list[Step], start: int

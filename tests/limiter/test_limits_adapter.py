@@ -575,7 +575,7 @@ def test_decides_as_keyrush_does_in_memory(
     agree("memory", amounts, schedule)
 
 
-@settings(max_examples=25, deadline=None)  # servers come and go
+@settings(max_examples=12, deadline=None)  # servers come and go
 @given(st.tuples(st.integers(0, 9), st.integers(0, 25)), schedules)
 def test_decides_as_keyrush_does_on_memcached(
     amounts: tuple[int, int], schedule: list[tuple[int, int]]

@@ -445,7 +445,7 @@ _DEEDS = st.tuples(
 
 @pytest.mark.parametrize("outage", ["local", "closed"])
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(deeds=st.lists(_DEEDS, max_size=60))
 def test_unknown_outcomes(

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import BAD_REQUEST
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from keyrush import Gate
 from tests.support.frameworks import FRAMEWORKS, NEEDS, PUBLIC, SERVED, Framework, Keys, gate_for
 from tests.support.targets import (
     ASGI_SERVERS,
+    ORDINARY,
     WSGI_SERVERS,
     Made,
     Server,
@@ -165,7 +166,8 @@ def fuzz(framework: Framework, spelling: str, paths: int, seed: int = SEED) -> R
 
 def fuzz_open(framework: Framework, paths: int, seed: int = SEED) -> Report:
     """Send `paths` targets without a key to a gate without rules: what is open is all that may be
-    served. The same once more where keys are optional on what is open.
+    served, which is sent as it is written first. The same once more where keys are optional on
+    what is open.
     """
     report = Report()
     random = Random(f"{seed} {framework.name} open")  # noqa: S311  # repeatable, not secret
@@ -176,7 +178,8 @@ def fuzz_open(framework: Framework, paths: int, seed: int = SEED) -> Report:
     async def send() -> None:
         callers = [Caller(framework, framework.make(gate)) for gate in gates]
         bare = Caller(framework, framework.make(None))
-        for server, made, target in islice(_made(random, framework, open_too=True), paths):
+        odd = islice(_made(random, framework, open_too=True), paths)
+        for server, made, target in chain(_open(framework), odd):
             headers = PREFLIGHT if target.method == "OPTIONS" else []
             for caller in callers:
                 answer = await caller.send(made, target.method, headers)
@@ -267,6 +270,16 @@ def _made(
         made = server.make(target.bytes, framework.server_root)
         if made is not None:
             yield server, made, target
+
+
+def _open(framework: Framework) -> Iterator[tuple[Server, Made, Target]]:
+    """What is open, as it is written, through each server that hands it on."""
+    for server in WSGI_SERVERS if framework.is_wsgi else ASGI_SERVERS:
+        for name in PUBLIC:
+            target = Target("GET", (front_of(framework, server) + ORDINARY[name]).encode(), name)
+            made = server.make(target.bytes, framework.server_root)
+            if made is not None:
+                yield server, made, target
 
 
 def spellings(framework: Framework) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def test_every_operation_is_tried() -> None:
 
 
 @hypothesis_settings(
-    max_examples=250,
+    max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

@@ -1,4 +1,4 @@
-"""What one process changes reaches all others: eight processes, each with a gate of its own."""
+"""What one process changes reaches all others: four processes, each with a gate of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.valkey import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
 
-TRIALS = 25
+TRIALS = 10
 
 
 @pytest.fixture(params=["sqlite", "postgres", "valkey"])
@@ -46,9 +46,9 @@ def gate(place: Place) -> Iterator[Gate]:
 
 @pytest.fixture
 def members(place: Place, gate: Gate) -> Iterator[Members]:
-    """Eight processes."""
+    """Four processes."""
     options = ["no-news"] if "redis" in place.limiter_url else []
-    with Members(place, 8, *options) as opened:
+    with Members(place, 4, *options) as opened:
         yield opened
 
 

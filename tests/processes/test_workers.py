@@ -84,14 +84,15 @@ def test_four_workers_admit_one_limit(tmp_path: Path) -> None:
     gate.accounts.create(ACCOUNT, limits="100/day")
     key = gate.keys.create(ACCOUNT, "production").text
     gate.close()
-    serve = partial(uvicorn, "--workers", "4", folder=tmp_path)
-    with serve() as server, Load(f"{server.url}/health", key) as starting:
+    with (
+        uvicorn("--workers", "4", folder=tmp_path) as server,
+        Load(f"{server.url}/health", key) as starting,
+    ):
         until(lambda: len(starting.pids) == 4)
         heard = load([server.url], key, 420, clients=8)
     assert len({one.pid for one in heard if one.pid}) > 1
     assert_exactly(100, heard)
-    with serve() as server:
-        wait_for(server)
+    with uvicorn(folder=tmp_path) as server:
         assert count(load([server.url], key, 20), 429) == 20
 
 

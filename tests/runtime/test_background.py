@@ -11,7 +11,7 @@ from tests.support.faults import until
 from tests.support.scripts import run
 
 #: Seconds after which a job is taken to be forgotten.
-PATIENCE = 10
+PATIENCE = 60
 
 
 class Count:

@@ -25,7 +25,7 @@ __all__ = ["empty", "store"]  # fixtures
 
 #: What may be drawn in one test over one store; each example has accounts of its own.
 FUZZ = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

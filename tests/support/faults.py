@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import sqlalchemy as sa
 
-PATIENCE = 30  # seconds until something that should happen is taken not to
+PATIENCE = 90  # seconds until something that should happen is taken not to
 
 
 def until(condition: Callable[[], Any]) -> Any:

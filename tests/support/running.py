@@ -77,7 +77,7 @@ class Runner:
 
 
 def run_process(
-    *arguments: str, folder: Path, env: Mapping[str, str] | None = None, patience: float = 60
+    *arguments: str, folder: Path, env: Mapping[str, str] | None = None, patience: float = 120
 ) -> Result:
     """Run the installed command in a process of its own, its output going into pipes."""
     done = subprocess.run(  # noqa: S603  # the command is the test's own

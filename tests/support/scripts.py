@@ -7,7 +7,7 @@ import sys
 from textwrap import dedent
 
 #: Seconds after which a script is taken to hang.
-PATIENCE = 60
+PATIENCE = 120
 
 
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:

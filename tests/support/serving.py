@@ -16,8 +16,9 @@ from typing import Any
 
 import uvicorn
 
-#: Seconds after which a server that does not stop is ended by force.
-_PATIENCE = 10
+#: Seconds after which a server ends connections that do not end, and after which one that does
+#: not stop is ended by force; a slow machine needs more than a few.
+_GRACE, _PATIENCE = 10, 60
 
 
 class _Server(uvicorn.Server):
@@ -52,7 +53,7 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
     defaults = {
         "log_config": None,
         "ws": "websockets-sansio",  # the other one warns of its deprecation
-        "timeout_graceful_shutdown": _PATIENCE,
+        "timeout_graceful_shutdown": _GRACE,
     }
     server = _Server(uvicorn.Config(app, **defaults | options))
     failures: list[BaseException] = []

