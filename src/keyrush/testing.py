@@ -108,11 +108,11 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     Raises:
         Refused: The key is not good (any more).
     """
-    verified = gate.admission.verification.verify(Credential(key.text.encode()))
-    if isinstance(verified, Refusal):
-        raise Refused(verified)
-    assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
-    return Principal(verified.identity, gate.policy, gate.charging, gate.clock())
+    entry = gate.admission.verification.verify(Credential(key.text.encode()))
+    if isinstance(entry, Refusal):
+        raise Refused(entry)
+    assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
+    return Principal(entry.verified, gate.policy, gate.charging, gate.clock())
 
 
 @contextmanager

@@ -247,7 +247,7 @@ class _Passage:
         if isinstance(caller, Principal):
             self.key_id = caller.key_id if caller.source == KEY else None
             self.account_id = caller.account_id
-            self.ends_at = caller.resolved.expires_at
+            self.ends_at = caller.verified.expires_at
             self._middleware.gate.connections.add(self)
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry
 from keyrush.core.refusal import Refusal
 from keyrush.wire.request import INVALID
 from tests.support.scripts import run
-from tests.support.values import NOW, identity
+from tests.support.values import NOW, verified
 
 THREADS = 20
 
@@ -25,7 +25,7 @@ AUTHENTICATOR: Any = None
 def entry(key_id: str = "cred_a", account_id: str = "acct_a") -> Entry:
     """A fresh entry."""
     made = Entry(
-        replace(identity(key_id=key_id), account_id=account_id),
+        replace(verified(key_id=key_id), account_id=account_id),
         key_id.encode(),
         AUTHENTICATOR,
         "its evidence",
@@ -53,7 +53,7 @@ def test_get_what_was_put() -> None:
     cache = filled(3, b"a")
     found = cache.get(b"a")
     assert found is not None
-    assert found.identity.key_id == "a"
+    assert found.verified.key_id == "a"
     assert cache.get(b"b") is None
 
 

@@ -187,7 +187,7 @@ def test_ends_while_it_is_proved(
     monkeypatch.setattr(Hashing, "verify", slow)
     assert adapter(gate).send(Sent(headers=[("X-API-Key", key)])).status == 401
     (entry,) = gate.cache._entries.values()  # noqa: SLF001  # what would let it in
-    assert gate.deciding.at_once(entry.identity, ANY_KEY, b"") is INVALID
+    assert gate.deciding.at_once(entry.verified, ANY_KEY, b"") is INVALID
 
 
 def test_store_away_while_charging(

@@ -9,7 +9,7 @@ import pytest
 
 from keyrush.core.catalog import Catalog
 from keyrush.core.entitlement import verified
-from keyrush.core.identity import Claims, Count
+from keyrush.core.identity import Claims, MonthlyCount
 from keyrush.core.model import Limit, Plan, Quota
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
@@ -26,7 +26,7 @@ CLAIMS = Claims(
 )
 
 #: Of the credential, and of the account.
-COUNTS = Count("key:cred_a", MONTH), Count("account:acct_a", MONTH)
+COUNTS = MonthlyCount("key:cred_a", MONTH), MonthlyCount("account:acct_a", MONTH)
 
 PLAN, ACCOUNTS, OWN = (Limit(10, 60), Limit(100, 3600)), (Limit(20, 60),), (Limit(30, 60),)
 

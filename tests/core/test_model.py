@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush.core.identity import Count
+from keyrush.core.identity import MonthlyCount
 from keyrush.core.model import Plan
 from keyrush.core.notation import names_of
 from keyrush.core.refusal import MEANINGS, Reason, Refusal
 from keyrush.core.times import LATEST, iso, month_bounds, month_of
 from keyrush.runtime.clock import now_ms
 from keyrush.settings.tables import PlanTable
-from tests.support.values import NOW, account, api_key, identity
+from tests.support.values import NOW, account, api_key, verified
 
 instants = st.integers(0, LATEST)
 
@@ -109,7 +109,7 @@ def test_repr_of_a_stored_key() -> None:
     assert "p-id" not in repr(key)
 
 
-@pytest.mark.parametrize("value", [account(), api_key(), identity(), Refusal("rate_limited")])
+@pytest.mark.parametrize("value", [account(), api_key(), verified(), Refusal("rate_limited")])
 def test_values_are_frozen(value: object) -> None:
     """Values don't change: nothing that was decided on can be altered afterwards."""
     name = dataclasses.fields(value)[0].name  # type: ignore[arg-type]  # all are dataclasses
@@ -143,7 +143,7 @@ def test_every_reason_has_a_status() -> None:
 
 def test_count_total() -> None:
     """A count is what is stored, on its way, and pending."""
-    count = Count("key:a", "2026-11", 5)
+    count = MonthlyCount("key:a", "2026-11", 5)
     count.flushing, count.pending = 3, -1
     assert count.total == 7
 

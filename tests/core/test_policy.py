@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.model import Plan, Scopes
 from keyrush.core.paths import is_plain, pattern
 from keyrush.core.policy import ANY_KEY, Needs, Policy, Rule, modules_in, named_by_method_alone
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError
-from tests.support.values import identity
+from tests.support.values import verified
 
 GET = frozenset({"GET"})
 
@@ -244,7 +244,7 @@ def test_a_path_that_only_looks_like_one_within_is_unnamed(path: str) -> None:
     policy = Policy((), MOUNTED, unruled="refuse", root_path="/api")
     needs = policy.needs("GET", path)
     assert "tools" in needs.scopes
-    assert policy.authorise(identity("*"), needs, b"") == Refusal("unruled")
+    assert policy.authorise(verified("*"), needs, b"") == Refusal("unruled")
 
 
 @pytest.mark.parametrize(
@@ -312,16 +312,16 @@ def test_rules_that_hold_together_hold_whole() -> None:
 def test_unruled(method: str, path: str, is_open: bool) -> None:
     """Closed by default: with `unruled = "refuse"`, a path or method that no rule names is 403."""
     policy = Policy(["/health"], RULES, unruled="refuse")
-    refusal = policy.authorise(identity("*"), policy.needs(method, path), b"")
+    refusal = policy.authorise(verified("*"), policy.needs(method, path), b"")
     assert (refusal is None) is is_open
     assert refusal is None or (refusal.reason, refusal.status) == ("unruled", 403)
-    assert POLICY.authorise(identity("*"), POLICY.needs(method, path), b"") is None
+    assert POLICY.authorise(verified("*"), POLICY.needs(method, path), b"") is None
 
 
 def test_unruled_without_rules() -> None:
     """Closed by default: where there are no rules at all, `refuse` refuses everything."""
     policy = Policy((), unruled="refuse")
-    assert policy.authorise(identity("*"), policy.needs("GET", "/"), b"") == Refusal("unruled")
+    assert policy.authorise(verified("*"), policy.needs("GET", "/"), b"") == Refusal("unruled")
 
 
 def test_paths_named_by_method_alone() -> None:
@@ -461,7 +461,7 @@ STARTER = Plan("starter", modules=frozenset({"meta", "translations"}))
 KNOWN = frozenset({"meta", "translations", "sentiment", "scoring"})
 
 
-def authorise(caller: Identity, rule: Rule, query: bytes = b"") -> Refusal | None:
+def authorise(caller: Verified, rule: Rule, query: bytes = b"") -> Refusal | None:
     """What a policy that knows these modules says."""
     return Policy((), [rule], modules=KNOWN).authorise(caller, Needs.of(rule), query)
 
@@ -480,7 +480,7 @@ def authorise(caller: Identity, rule: Rule, query: bytes = b"") -> Refusal | Non
 )
 def test_scopes_that_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """R4: a scope, a wildcard above it, or `*`."""
-    assert authorise(identity(*granted), Rule("/", scopes=needed)) is None
+    assert authorise(verified(*granted), Rule("/", scopes=needed)) is None
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_scopes_that_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) 
 )
 def test_scopes_that_do_not_suffice(granted: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """R7, S17: 403 insufficient_scope, naming all that the rule needs."""
-    refusal = authorise(identity(*granted), Rule("/", scopes=needed))
+    refusal = authorise(verified(*granted), Rule("/", scopes=needed))
     assert refusal == Refusal("insufficient_scope", names=needed)
     assert refusal.status == 403
 
@@ -523,7 +523,7 @@ def test_scopes_that_do_not_suffice(granted: tuple[str, ...], needed: tuple[str,
 def test_modules_that_the_plan_has(query: bytes) -> None:
     """R16: modules of the plan, in any spelling of the list, and none at all."""
     rule = Rule("/", modules_from="include")
-    assert authorise(identity(plan=STARTER), rule, query) is None
+    assert authorise(verified(plan=STARTER), rule, query) is None
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ def test_modules_that_the_plan_has(query: bytes) -> None:
 )
 def test_modules_that_the_plan_lacks(query: bytes, named: tuple[str, ...]) -> None:
     """R16, S16, S18: 403, naming only modules that exist: request data is never echoed."""
-    refusal = authorise(identity(plan=STARTER), Rule("/", modules_from="include"), query)
+    refusal = authorise(verified(plan=STARTER), Rule("/", modules_from="include"), query)
     assert refusal == Refusal("module_not_in_plan", names=named)
     assert refusal.status == 403
 
@@ -555,17 +555,17 @@ def test_modules_that_the_plan_lacks(query: bytes, named: tuple[str, ...]) -> No
 def test_modules_of_the_rule() -> None:
     """A rule may need modules itself; a `*` scope is full access within the plan only (R4)."""
     rule = Rule("/", modules=("sentiment",))
-    refusal = authorise(identity("*", plan=STARTER), rule)
+    refusal = authorise(verified("*", plan=STARTER), rule)
     assert refusal == Refusal("module_not_in_plan", names=("sentiment",))
     pro = Plan("pro", modules=KNOWN)
-    assert authorise(identity(plan=pro), rule) is None
+    assert authorise(verified(plan=pro), rule) is None
 
 
 def test_gated_feature() -> None:
     """O12: where settings say so, a plan without the module is answered with 402."""
     rule = Rule("/", modules=("sentiment", "made-up"))
     policy = Policy((), [rule], modules=KNOWN, gated="gated_feature")
-    refusal = policy.authorise(identity(plan=STARTER), Needs.of(rule), b"")
+    refusal = policy.authorise(verified(plan=STARTER), Needs.of(rule), b"")
     assert refusal == Refusal("gated_feature", names=("sentiment",))
     assert refusal.status == 402
 
@@ -573,7 +573,7 @@ def test_gated_feature() -> None:
 def test_scope_comes_before_module() -> None:
     """A caller without the scope learns nothing about the plan."""
     rule = Rule("/", scopes=("a",), modules=("sentiment",))
-    refusal = authorise(identity("b", plan=STARTER), rule)
+    refusal = authorise(verified("b", plan=STARTER), rule)
     assert refusal is not None
     assert refusal.reason == "insufficient_scope"
 

@@ -17,7 +17,7 @@ from limits.storage import memory as limits_memory
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from keyrush.core import sliding
-from keyrush.core.sliding import UNLIMITED, Counter, Tally, Window
+from keyrush.core.sliding import UNLIMITED, Tally, Window, WindowCount
 
 MINUTE = 60_000
 START = 29_000_000 * MINUTE
@@ -26,7 +26,7 @@ START = 29_000_000 * MINUTE
 class Stored:
     """Counters that are kept between takes, as a limiter keeps them."""
 
-    def __init__(self, **counters: Counter) -> None:
+    def __init__(self, **counters: WindowCount) -> None:
         self.counters = counters
 
     def take(self, wanted: list[Window], now: int, cost: int = 1) -> Tally:
@@ -106,7 +106,7 @@ def counted(taken: list[tuple[int, int]], length: int, now: int) -> int:
         pytest.param((2, 3, 10), 999, 0, id="a clock further back: afresh"),
     ],
 )
-def test_used(counter: Counter, now: int, expected: int) -> None:
+def test_used(counter: WindowCount, now: int, expected: int) -> None:
     """The previous period weighs by what is left of it in the sliding window."""
     assert sliding.used(counter, 1000, now) == expected
 
@@ -364,7 +364,9 @@ def test_give_back_undoes(
         ((5, 0, 0), 4000, (5, 0, 0)),
     ],
 )
-def test_give_back(counter: Counter | None, taken_at: int, expected: Counter | None) -> None:
+def test_give_back(
+    counter: WindowCount | None, taken_at: int, expected: WindowCount | None
+) -> None:
     """What is given back leaves the period it was taken in, and no count becomes negative."""
     assert sliding.give_back(counter, 1000, 1, taken_at) == expected
 

@@ -14,7 +14,7 @@ from keyrush.core.model import Plan
 from keyrush.core.policy import MAX_CREDITS, Policy
 from keyrush.core.refusal import Refusal
 from keyrush.gate.principal import Anonymous
-from tests.support.values import NOW, identity
+from tests.support.values import NOW, verified
 
 STARTER = Plan("starter", modules=frozenset({"meta"}))
 POLICY = Policy(modules=frozenset({"meta", "sentiment"}))
@@ -43,7 +43,7 @@ def charges() -> Charges:
 @pytest.fixture
 def principal(charges: Charges) -> Principal:
     """A key on the starter plan that may read articles."""
-    return Principal(identity("read:articles", plan=STARTER), POLICY, charges, NOW)
+    return Principal(verified("read:articles", plan=STARTER), POLICY, charges, NOW)
 
 
 def test_who_it_is(principal: Principal) -> None:
@@ -53,7 +53,7 @@ def test_who_it_is(principal: Principal) -> None:
     assert principal.name == principal.display_name == "production"
     assert principal.environment == "live"
     assert list(principal.scopes) == ["read:articles"]
-    assert (principal.plan, principal.resolved.plan) == (STARTER.name, STARTER)
+    assert (principal.plan, principal.verified.plan) == (STARTER.name, STARTER)
     assert principal.is_authenticated is True
     assert principal.taken_at == NOW
 

@@ -13,14 +13,14 @@ from keyrush.gate.tolerance import OTHERWISE, Tolerance
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
-from tests.support.values import NOW, identity
+from tests.support.values import NOW, verified
 
 MINUTE = (Window("key:cred_a:60", 60_000, 5, "minute"),)
 
 
 def test_as_many_as_requests() -> None:
     """Refusals have a window of their own, as wide as the plan's."""
-    tolerance, caller = Tolerance(), identity(windows=MINUTE)
+    tolerance, caller = Tolerance(), verified(windows=MINUTE)
     for _ in range(5):
         assert tolerance.over(caller, "app", NOW) is None
         tolerance.note(caller, "app", NOW)
@@ -34,7 +34,7 @@ def test_as_many_as_requests() -> None:
 
 def test_callers_without_limits() -> None:
     """A caller whom no limit holds has a bound here all the same."""
-    tolerance, caller = Tolerance(), identity()
+    tolerance, caller = Tolerance(), verified()
     for _ in range(OTHERWISE):
         assert tolerance.over(caller, "app", NOW) is None
         tolerance.note(caller, "app", NOW)
@@ -46,7 +46,7 @@ def test_memory_is_bounded() -> None:
     tolerance = Tolerance()
     for number in range(10_000):
         window = Window(f"key:{number}:60", 60_000, 1, "minute")
-        caller = identity(windows=(window,), key_id=f"cred_{number}")
+        caller = verified(windows=(window,), key_id=f"cred_{number}")
         tolerance.note(caller, "app", NOW + number * 1000)
     assert len(tolerance._counters) < 1000  # noqa: SLF001  # what must not grow
     assert len(tolerance.exceeded) < 1000

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core import sliding
-from keyrush.core.sliding import EXACT, Counter, Taken, Window
+from keyrush.core.sliding import EXACT, Taken, Window, WindowCount
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
@@ -391,7 +391,7 @@ def steps() -> st.SearchStrategy[Step]:
     return st.one_of(taking, taking, taking, back, adding)
 
 
-def left(wanted: list[Window], known: dict[str, Counter], now: int) -> int:
+def left(wanted: list[Window], known: dict[str, WindowCount], now: int) -> int:
     """How much can be taken from all windows."""
     return min(
         one.amount - sliding.used(known.get(one.key, (0, 0, 0)), one.length, now) for one in wanted
@@ -406,7 +406,7 @@ def test_equal_to_the_arithmetic(
     """Whatever is asked, and however the clock goes, every ledger answers as `sliding` does."""
     clock.now = 1_795_000_000_000 + start
     subject = f"key:{next(_numbers)}"
-    known: dict[str, Counter] = {}
+    known: dict[str, WindowCount] = {}
     for step in schedule:
         clock.advance(step.moved)
         wanted = [

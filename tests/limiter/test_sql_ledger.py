@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Counter, Window
+from keyrush.core.sliding import Window, WindowCount
 from keyrush.errors import StoreError
 from keyrush.limiter.ledgers import sql
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
@@ -75,7 +75,7 @@ def rows(store: SqlStore, table: str = "windows") -> list[tuple[Any, ...]]:
         return sorted(tuple(row) for row in connection.execute(select))
 
 
-def stored(store: SqlStore) -> dict[str, Counter]:
+def stored(store: SqlStore) -> dict[str, WindowCount]:
     return {row[0]: row[1:4] for row in rows(store)}
 
 
@@ -122,7 +122,7 @@ def test_nothing_is_written_by_a_refusal_or_a_look(
 def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
     """Thousands of takes and returns, under a clock that jumps, come out as in `core.sliding`."""
     chance = random.Random(7)  # noqa: S311  # a schedule, no secret
-    counters: dict[str, Counter] = {}
+    counters: dict[str, WindowCount] = {}
     lengths = (10, 1000, 60_000)
     granted = 0
     for _ in range(1500):

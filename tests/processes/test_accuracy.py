@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Counter, Window
+from keyrush.core.sliding import Window, WindowCount
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Mode
 from keyrush.runtime.background import Background
@@ -217,7 +217,7 @@ instants = st.lists(
 def test_oracle_agrees_with_windows(requests: list[int], limit: int) -> None:
     """The oracle and `core.sliding`, written apart, admit the same and have the same in use."""
     window = Window("any", LENGTH, limit, "second")
-    counters: dict[str, Counter] = {}
+    counters: dict[str, WindowCount] = {}
     admitted = []
     most = 0
     for now in requests:
@@ -234,7 +234,7 @@ def test_oracle_agrees_with_windows(requests: list[int], limit: int) -> None:
 def test_oracle_sees_what_is_too_much(requests: list[int]) -> None:
     """Where instants are known, what was in use is what `core.sliding` says, limit or not."""
     window = Window("any", LENGTH, 1000, "second")
-    counters: dict[str, Counter] = {}
+    counters: dict[str, WindowCount] = {}
     most = 0
     for now in requests:
         _, changes = sliding.take([window], counters, 1, now)
@@ -252,7 +252,7 @@ def test_oracle_accuses_nobody(
 ) -> None:
     """However little is known of when requests counted, who kept to the limit is found to have."""
     window = Window("any", LENGTH, limit, "second")
-    counters: dict[str, Counter] = {}
+    counters: dict[str, WindowCount] = {}
     spans = []
     for now, (early, late) in zip(requests, margins, strict=False):
         tally, changes = sliding.take([window], counters, 1, now)

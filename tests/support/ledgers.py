@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Counter, Taken, Window
+from keyrush.core.sliding import Taken, Window, WindowCount
 from keyrush.limiter.ledgers.protocol import Place
 from keyrush.limiter.protocol import Outage
 from keyrush.limiter.shared.client import LedgerClient
@@ -25,7 +25,7 @@ class MemoryLedger:
     def __init__(self, clock: Callable[[], int], *, has_own_clock: bool = False) -> None:
         self.clock = clock
         self.has_own_clock = has_own_clock
-        self.counters: dict[str, Counter] = {}
+        self.counters: dict[str, WindowCount] = {}
         self.calls = 0
         self.fault: Fault | None = None
         self._lock = threading.Lock()

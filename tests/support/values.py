@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keyrush.core.identity import Count, Identity
+from keyrush.core.identity import MonthlyCount, Verified
 from keyrush.core.model import Account, ApiKey, Plan, Quota, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
@@ -55,17 +55,17 @@ def api_key(id: str = "cred_a", **values: Any) -> ApiKey:
     )
 
 
-def identity(
+def verified(
     *scopes: str,
     key_id: str = "cred_a",
     plan: Plan | None = None,
     quota: Quota | None = None,
     windows: tuple[Window, ...] = (),
-    counts: tuple[Count, ...] = (),
+    counts: tuple[MonthlyCount, ...] = (),
     used: int = 0,
-) -> Identity:
+) -> Verified:
     """A verified key of `acct_a` with the scopes; `used` requests count against the quota."""
-    return Identity(
+    return Verified(
         key_id=key_id,
         account_id="acct_a",
         name="production",
@@ -75,6 +75,6 @@ def identity(
         plan=plan or Plan("starter", quota=quota),
         windows=windows,
         expires_at=NEVER,
-        quota_count=counts[0] if counts else Count("key:cred_a", MONTH, used),
+        quota_count=counts[0] if counts else MonthlyCount("key:cred_a", MONTH, used),
         counts=counts,
     )

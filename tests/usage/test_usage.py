@@ -13,18 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from keyrush.core.identity import Identity, account_subject, key_subject
+from keyrush.core.identity import Verified, account_subject, key_subject
 from keyrush.core.model import Plan, Quota
 from keyrush.core.times import month_of
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.logs import faults
 from keyrush.store.memory import MemoryStore
-from keyrush.store.protocol import Batch
-from keyrush.store.protocol import Usage as Increments
-from keyrush.usage.counting import FLUSH_INTERVAL, Usage
+from keyrush.store.protocol import Batch, Increments
+from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
 from tests.support.scripts import run
-from tests.support.values import MONTH, NOW, account, identity
+from tests.support.values import MONTH, NOW, account, verified
 
 KEY, ACCOUNT = key_subject("cred_a"), account_subject("acct_a")
 
@@ -75,25 +74,25 @@ def impatient() -> Circuit:
 
 
 @pytest.fixture
-def usage(store: FaultyStore) -> Usage:
+def usage(store: FaultyStore) -> MonthlyCounts:
     """Counts over that store, flushed by the tests alone."""
-    return Usage(store, impatient())
+    return MonthlyCounts(store, impatient())
 
 
 def caller(
-    usage: Usage,
+    usage: MonthlyCounts,
     store: MemoryStore,
     key_id: str = "cred_a",
     *,
     plan: Plan | None = None,
     now: int = NOW,
-) -> Identity:
+) -> Verified:
     """A key, with counts as the store has them."""
     month = month_of(now)
     mark = usage.flushes
     subjects = key_subject(key_id), ACCOUNT
     found = store.usage(subjects[0], month), store.usage(ACCOUNT, month)
-    return identity(key_id=key_id, plan=plan, counts=usage.counts_of(subjects, found, mark, now))
+    return verified(key_id=key_id, plan=plan, counts=usage.counts_of(subjects, found, mark, now))
 
 
 def stored(store: MemoryStore, month: str = MONTH) -> tuple[int, int]:
@@ -101,7 +100,7 @@ def stored(store: MemoryStore, month: str = MONTH) -> tuple[int, int]:
     return store.usage(KEY, month), store.usage(ACCOUNT, month)
 
 
-def totals(who: Identity) -> tuple[int, ...]:
+def totals(who: Verified) -> tuple[int, ...]:
     """What the key's and the account's counts say in memory."""
     return tuple(count.total for count in who.counts)
 
@@ -111,7 +110,7 @@ def test_flush_interval() -> None:
     assert FLUSH_INTERVAL <= 1
 
 
-def test_counted_for_key_and_account(usage: Usage, store: FaultyStore) -> None:
+def test_counted_for_key_and_account(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R6, O13: a request counts for its key and its account, at once and after the flush."""
     a, b = caller(usage, store), caller(usage, store, "cred_b")
     for who in (a, a, b):
@@ -125,17 +124,17 @@ def test_counted_for_key_and_account(usage: Usage, store: FaultyStore) -> None:
     assert stored(store) == (2, 3)
 
 
-def test_unmetered_keys_count_nothing(usage: Usage, store: FaultyStore) -> None:
+def test_unmetered_keys_count_nothing(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R2: a sandbox key is not counted, and not blocked."""
     blocked = Plan("p", quota=Quota(0, "block"))
-    who = identity(plan=blocked)
+    who = verified(plan=blocked)
     assert usage.add(who, NOW)
     usage.take_back(who, NOW)
     usage.flush()
     assert stored(store) == (0, 0)
 
 
-def test_counts_of_other_processes_are_seen(usage: Usage, store: FaultyStore) -> None:
+def test_counts_of_other_processes_are_seen(usage: MonthlyCounts, store: FaultyStore) -> None:
     """What others have counted shows after a flush, and after a look-up."""
     who = caller(usage, store)
     store.add_usage({(KEY, MONTH): 10, (ACCOUNT, MONTH): 20})
@@ -150,7 +149,7 @@ def test_counts_of_other_processes_are_seen(usage: Usage, store: FaultyStore) ->
 # --- failures ------------------------------------------------------------------------------------
 
 
-def test_failure_loses_nothing(usage: Usage, store: FaultyStore) -> None:
+def test_failure_loses_nothing(usage: MonthlyCounts, store: FaultyStore) -> None:
     """Counts that can't be written are kept and written once, with those that came meanwhile."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -170,7 +169,7 @@ def test_failure_loses_nothing(usage: Usage, store: FaultyStore) -> None:
 
 
 def test_failure_is_logged_once(
-    usage: Usage, store: FaultyStore, caplog: pytest.LogCaptureFixture
+    usage: MonthlyCounts, store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outage is one line in the log, not one a second; the next outage is another."""
     who = caller(usage, store)
@@ -187,7 +186,7 @@ def test_failure_is_logged_once(
     assert [record.getMessage() for record in records] == ["the store is away: OSError: away"] * 2
 
 
-def test_take_back_during_a_failing_flush(usage: Usage, store: FaultyStore) -> None:
+def test_take_back_during_a_failing_flush(usage: MonthlyCounts, store: FaultyStore) -> None:
     """A request refused while its count is on its way is uncounted all the same."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -204,7 +203,7 @@ def test_take_back_during_a_failing_flush(usage: Usage, store: FaultyStore) -> N
 
 
 @pytest.mark.parametrize("flushed", [False, True])
-def test_take_back(usage: Usage, store: FaultyStore, flushed: bool) -> None:
+def test_take_back(usage: MonthlyCounts, store: FaultyStore, flushed: bool) -> None:
     """A request that is refused after all is uncounted, before or after a flush."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -220,7 +219,7 @@ def test_take_back(usage: Usage, store: FaultyStore, flushed: bool) -> None:
 @pytest.mark.parametrize("flushed", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_take_back_across_months(
-    usage: Usage, store: FaultyStore, flushed: bool, turned: bool
+    usage: MonthlyCounts, store: FaultyStore, flushed: bool, turned: bool
 ) -> None:
     """R18: what was counted before midnight is uncounted there, whatever came between."""
     who = caller(usage, store)
@@ -238,7 +237,7 @@ def test_take_back_across_months(
 # --- months --------------------------------------------------------------------------------------
 
 
-def test_month_turns_at_midnight_utc(usage: Usage, store: FaultyStore) -> None:
+def test_month_turns_at_midnight_utc(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R18: the count begins anew with the month; each request is stored in its own month."""
     who = caller(usage, store)
     usage.add(who, DECEMBER - 1)
@@ -252,7 +251,9 @@ def test_month_turns_at_midnight_utc(usage: Usage, store: FaultyStore) -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_month_turns_during_a_flush(usage: Usage, store: FaultyStore, failing: bool) -> None:
+def test_month_turns_during_a_flush(
+    usage: MonthlyCounts, store: FaultyStore, failing: bool
+) -> None:
     """R18: a flush that spans midnight writes each request once, in its own month."""
     who = caller(usage, store)
     usage.add(who, DECEMBER - 1)
@@ -267,7 +268,7 @@ def test_month_turns_during_a_flush(usage: Usage, store: FaultyStore, failing: b
     assert totals(who) == (1, 1)
 
 
-def test_each_key_turns_the_account_once(usage: Usage, store: FaultyStore) -> None:
+def test_each_key_turns_the_account_once(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R18: two keys of an account see one count of it, also as the month turns."""
     a, b = caller(usage, store), caller(usage, store, "cred_b")
     usage.add(a, DECEMBER - 1)
@@ -279,7 +280,7 @@ def test_each_key_turns_the_account_once(usage: Usage, store: FaultyStore) -> No
     assert (stored(store), stored(store, NEXT)) == ((1, 2), (1, 2))
 
 
-def test_look_up_in_the_new_month(usage: Usage, store: FaultyStore) -> None:
+def test_look_up_in_the_new_month(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R18: a look-up after midnight keeps what is pending from before it."""
     who = caller(usage, store)
     usage.add(who, DECEMBER - 1)
@@ -291,7 +292,7 @@ def test_look_up_in_the_new_month(usage: Usage, store: FaultyStore) -> None:
 
 @pytest.mark.parametrize("counted", [0, 4])
 def test_look_up_from_before_midnight_that_ends_after_it(
-    usage: Usage, store: FaultyStore, counted: int
+    usage: MonthlyCounts, store: FaultyStore, counted: int
 ) -> None:
     """R18: totals of the old month that arrive late are not taken for the new month's."""
     store.add_usage({(KEY, MONTH): 100, (ACCOUNT, MONTH): 100})
@@ -307,7 +308,7 @@ def test_look_up_from_before_midnight_that_ends_after_it(
 # --- quotas --------------------------------------------------------------------------------------
 
 
-def test_blocking_quota_is_exact(usage: Usage, store: FaultyStore) -> None:
+def test_blocking_quota_is_exact(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R13: with `block`, of many concurrent requests exactly the quota passes."""
     plan = Plan("p", quota=Quota(100, "block"))
     who = caller(usage, store, plan=plan)
@@ -328,7 +329,7 @@ def test_blocking_quota_is_exact(usage: Usage, store: FaultyStore) -> None:
     assert usage.add(who, DECEMBER)
 
 
-def test_overage_is_counted_and_never_blocks(usage: Usage, store: FaultyStore) -> None:
+def test_overage_is_counted_and_never_blocks(usage: MonthlyCounts, store: FaultyStore) -> None:
     """R13, R14: with `overage`, the default, everything passes and counts."""
     who = caller(usage, store, plan=Plan("p", quota=Quota(2)))
     assert all(usage.add(who, NOW) for _ in range(10))
@@ -338,7 +339,7 @@ def test_overage_is_counted_and_never_blocks(usage: Usage, store: FaultyStore) -
 # --- look-ups and flushes that cross -------------------------------------------------------------
 
 
-def test_totals_overtaken_by_a_flush(usage: Usage, store: FaultyStore) -> None:
+def test_totals_overtaken_by_a_flush(usage: MonthlyCounts, store: FaultyStore) -> None:
     """A total read before a flush is passed over: what was flushed would be missing or double."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -349,7 +350,7 @@ def test_totals_overtaken_by_a_flush(usage: Usage, store: FaultyStore) -> None:
     assert totals(who) == (1, 1)
 
 
-def test_totals_read_during_a_flush(usage: Usage, store: FaultyStore) -> None:
+def test_totals_read_during_a_flush(usage: MonthlyCounts, store: FaultyStore) -> None:
     """A look-up while a flush is on its way neither loses nor doubles what is flushed."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -361,7 +362,7 @@ def test_totals_read_during_a_flush(usage: Usage, store: FaultyStore) -> None:
     assert stored(store) == (1, 1)
 
 
-def test_a_subject_has_one_count(usage: Usage, store: FaultyStore) -> None:
+def test_a_subject_has_one_count(usage: MonthlyCounts, store: FaultyStore) -> None:
     """Keys that are loaded twice, or share an account, share its count."""
     a, again, b = (caller(usage, store, key) for key in ("cred_a", "cred_a", "cred_b"))
     assert a.counts[0] is again.counts[0]
@@ -369,7 +370,7 @@ def test_a_subject_has_one_count(usage: Usage, store: FaultyStore) -> None:
     assert a.counts[0] is not b.counts[0]
 
 
-def test_counts_go_with_their_keys(usage: Usage, store: FaultyStore) -> None:
+def test_counts_go_with_their_keys(usage: MonthlyCounts, store: FaultyStore) -> None:
     """Memory is bounded: a flushed count goes when no cached key holds it."""
     who = caller(usage, store)
     usage.add(who, NOW)
@@ -383,7 +384,7 @@ def test_counts_go_with_their_keys(usage: Usage, store: FaultyStore) -> None:
     assert stored(store) == (1, 1)
 
 
-def test_concurrent_counts_and_flushes(usage: Usage, store: FaultyStore) -> None:
+def test_concurrent_counts_and_flushes(usage: MonthlyCounts, store: FaultyStore) -> None:
     """Requests, refusals and flushes from many threads lose nothing."""
     who = caller(usage, store)
     barrier = threading.Barrier(6)
@@ -412,22 +413,22 @@ def test_concurrent_counts_and_flushes(usage: Usage, store: FaultyStore) -> None
 # --- last use ------------------------------------------------------------------------------------
 
 
-def test_last_use_is_written_with_the_flush(usage: Usage, store: FaultyStore) -> None:
+def test_last_use_is_written_with_the_flush(usage: MonthlyCounts, store: FaultyStore) -> None:
     """One write for all keys that were used, each with its latest use."""
-    usage.used("cred_a", NOW)
-    usage.used("cred_b", NOW + 1)
-    usage.used("cred_a", NOW + 2)
+    usage.note_use("cred_a", NOW)
+    usage.note_use("cred_b", NOW + 1)
+    usage.note_use("cred_a", NOW + 2)
     usage.flush()
     usage.flush()
     assert store.touched == [{"cred_a": NOW + 2, "cred_b": NOW + 1}]
 
 
 def test_last_use_that_can_not_be_written(
-    usage: Usage, store: FaultyStore, caplog: pytest.LogCaptureFixture
+    usage: MonthlyCounts, store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged, and costs no counts."""
     who = caller(usage, store)
-    usage.used("cred_a", NOW)
+    usage.note_use("cred_a", NOW)
     store.failing = True
     assert not usage.flush()
     assert "the store is away" in caplog.text
@@ -441,7 +442,7 @@ def test_last_use_that_can_not_be_written(
 
 
 @pytest.mark.parametrize("what", ["count", "use"])
-def test_flushed_in_the_background(usage: Usage, store: FaultyStore, what: str) -> None:
+def test_flushed_in_the_background(usage: MonthlyCounts, store: FaultyStore, what: str) -> None:
     """Nobody has to call `flush`: a thread does, again and again, until it is closed."""
     before = threading.enumerate()
     background = Background()
@@ -451,7 +452,7 @@ def test_flushed_in_the_background(usage: Usage, store: FaultyStore, what: str) 
     for turn in range(3):
         store.flushed.clear()
         if what == "use":
-            usage.used("cred_a", NOW + turn)
+            usage.note_use("cred_a", NOW + turn)
         else:
             usage.add(who, NOW)
         assert store.flushed.wait(10)
@@ -461,7 +462,7 @@ def test_flushed_in_the_background(usage: Usage, store: FaultyStore, what: str) 
     assert stored(store) == ((3, 3) if what == "count" else (0, 0))
 
 
-def test_unwritten(usage: Usage, store: FaultyStore) -> None:
+def test_unwritten(usage: MonthlyCounts, store: FaultyStore) -> None:
     """What is counted and not written is known, each request once, also while it can't be."""
     who = caller(usage, store)
     for _ in range(3):
@@ -476,7 +477,7 @@ def test_unwritten(usage: Usage, store: FaultyStore) -> None:
     assert usage.unwritten == 0
 
 
-def test_flush_may_be_followed_by_more(usage: Usage, store: FaultyStore) -> None:
+def test_flush_may_be_followed_by_more(usage: MonthlyCounts, store: FaultyStore) -> None:
     """A normal stop loses nothing; what comes later is counted, too."""
     who = caller(usage, store)
     for total in (1, 2):
@@ -493,13 +494,13 @@ def test_fork_counts_once(tmp_path: Path) -> None:
         import os, sys
         from keyrush.runtime.circuit import Circuit
         from keyrush.store.opening import open_store
-        from keyrush.usage.counting import Usage
-        from tests.support.values import MONTH, NOW, account, identity
+        from keyrush.usage.counting import MonthlyCounts
+        from tests.support.values import MONTH, NOW, account, verified
 
         store = open_store(sys.argv[1]).store
         store.add_account(account())
-        usage = Usage(store, Circuit("the store"))
-        who = identity(counts=usage.counts_of(("key:cred_a", "account:acct_a"), (0, 0), 0, NOW))
+        usage = MonthlyCounts(store, Circuit("the store"))
+        who = verified(counts=usage.counts_of(("key:cred_a", "account:acct_a"), (0, 0), 0, NOW))
         for _ in range(5):
             usage.add(who, NOW)
         child = os.fork()

@@ -29,7 +29,7 @@ from keyrush.wire.request import (
     is_preflight,
 )
 from keyrush.wire.sender import MAX_FORWARDED, client_address
-from tests.support.values import NOW, identity
+from tests.support.values import NOW, verified
 
 # --- credentials ---------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ TALLY = Tally(True, MINUTE, 42, NOW + 17_001)
 
 def fields(style: str, quota: Quota | None = None, used: int = 0) -> dict[str, str]:
     """The fields of one response, by name; none comes twice."""
-    caller = identity(quota=quota, used=used, windows=(MINUTE, HOUR))
+    caller = verified(quota=quota, used=used, windows=(MINUTE, HOUR))
     found = Fields(style).of(caller, TALLY, NOW)
     assert len({name for name, _ in found}) == len(found)
     return {name.decode("ascii"): value.decode("ascii") for name, value in found}
@@ -238,7 +238,7 @@ def test_monthly_fields(amount: int, used: int, expected: tuple[str, str, str | 
 
 def test_no_limits_no_fields() -> None:
     """R12: a caller whom nothing limits gets no fields."""
-    assert Fields("both").of(identity(), UNLIMITED, NOW) == []
+    assert Fields("both").of(verified(), UNLIMITED, NOW) == []
 
 
 STRING = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
@@ -276,7 +276,7 @@ def test_ietf() -> None:
 def test_ietf_of_anything(amount: int, wait: int, quota: int, remaining: int) -> None:
     """S28–S33: integers of at most 15 digits, `r` never negative, `w` at least 1."""
     window = Window("w", 60_000, amount, "minute")
-    caller = identity(quota=Quota(quota), windows=(window,))
+    caller = verified(quota=Quota(quota), windows=(window,))
     found = dict(Fields("ietf").of(caller, Tally(True, window, remaining, NOW + wait), NOW))
     ((_, rate),) = structured(found[b"ratelimit"].decode("ascii"))
     assert rate["r"] >= 0
@@ -300,7 +300,7 @@ def test_one_number(now: int, wait: int) -> None:
     assert now + seconds * 1000 >= now + wait
     window = Window("w", 1000, 1, "second")
     tally = Tally(False, window, 0, now + wait)
-    found = dict(Fields("both").of(identity(windows=(window,)), tally, now))
+    found = dict(Fields("both").of(verified(windows=(window,)), tally, now))
     reset = int(found[b"x-ratelimit-reset"])
     assert reset * 1000 >= now + wait
     assert seconds == max(1, reset - now // 1000)

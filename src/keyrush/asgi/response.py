@@ -223,7 +223,7 @@ class Passage:
         if isinstance(caller, Principal):
             self.key_id = caller.key_id if caller.source == KEY else None
             self.account_id = caller.account_id
-            self.ends_at = caller.resolved.expires_at
+            self.ends_at = caller.verified.expires_at
             self._call_soon = call_soon()
             self._gate.connections.add(self)
 

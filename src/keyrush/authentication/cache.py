@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from keyrush.authentication.protocol import Authenticator
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.refusal import Refusal
 from keyrush.runtime.forks import after_fork
 
@@ -38,15 +38,15 @@ class Entry:
         "due",
         "evidence",
         "fresh_until",
-        "identity",
         "refresh_at",
         "stale_until",
         "touch_due",
+        "verified",
     )
 
     def __init__(
         self,
-        identity: Identity,
+        verified: Verified,
         digest: bytes,
         authenticator: Authenticator[Any],
         evidence: object,
@@ -55,7 +55,7 @@ class Entry:
         fresh_until: int,
         stale_until: int,
     ) -> None:
-        self.identity = identity
+        self.verified = verified
         self.digest = digest
         self.authenticator = authenticator
         self.evidence = evidence
@@ -71,7 +71,7 @@ class Entry:
 
     def schedule(self) -> None:
         """Set `due`."""
-        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.identity.expires_at)
+        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.verified.expires_at)
         if not self.fresh_until:  # dropped meanwhile, by a thread that set `due` before
             self.due = 0
 
@@ -131,7 +131,7 @@ class Cache:
         with self._lock:
             self.generation += 1
             for entry in list(self._entries.values()):
-                if accounts is None or entry.identity.account_id in accounts:
+                if accounts is None or entry.verified.account_id in accounts:
                     entry.distrust()
 
     def distrust(self, entry: Entry) -> None:

@@ -17,7 +17,7 @@ from keyrush.errors import Away
 from keyrush.runtime.background import Background
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
-from keyrush.usage.counting import TOUCH_INTERVAL, Usage
+from keyrush.usage.counting import TOUCH_INTERVAL, MonthlyCounts
 from keyrush.wire.request import INVALID, Credential
 
 #: Milliseconds for which a credential let in while nobody can say is not asked about again.
@@ -57,7 +57,7 @@ class Verification:
         authenticators: Sequence[Authenticator[Any]],
         catalog: Catalog,
         cache: Cache,
-        usage: Usage,
+        usage: MonthlyCounts,
         *,
         background: Background,
         clock: Callable[[], int],
@@ -96,7 +96,7 @@ class Verification:
         now = self._clock()
         entry = self._cache.get(digest)
         if entry is not None and now < entry.fresh_until:
-            self.attend(entry, now)
+            self.note_use(entry, now)
             return entry
         authenticator = self._authenticator_of(credential)
         if authenticator is None or self._cache.is_refused(digest, now):
@@ -106,17 +106,17 @@ class Verification:
             self._look_up(flight, credential, authenticator, workers)
         return flight.result() if workers is None or flight.done() else flight
 
-    def attend(self, entry: Entry, now: int) -> bool:
+    def note_use(self, entry: Entry, now: int) -> bool:
         """Do what has come due for an entry that is being used; False where it needs a look-up.
         Does no I/O.
         """
-        identity = entry.identity
-        if now >= min(entry.fresh_until, identity.expires_at):
+        verified = entry.verified
+        if now >= min(entry.fresh_until, verified.expires_at):
             return False
         if now >= entry.touch_due:
             entry.touch_due = now + TOUCH_INTERVAL
-            if identity.source == KEY:  # of which it is stored when they were last used
-                self._usage.used(identity.key_id, now)
+            if verified.source == KEY:  # of which it is stored when they were last used
+                self._usage.note_use(verified.key_id, now)
         if now >= entry.refresh_at:
             entry.refresh_at = NEVER
             self._background.soon(partial(self._refresh, entry))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.identity import Claims, Count, Identity, account_subject, key_subject
+from keyrush.core.identity import Claims, MonthlyCount, Verified, account_subject, key_subject
 from keyrush.core.model import Account, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
@@ -11,8 +11,8 @@ from keyrush.errors import ConfigurationError
 
 
 def verified(
-    claims: Claims, account: Account, catalog: Catalog, counts: tuple[Count, Count]
-) -> Identity:
+    claims: Claims, account: Account, catalog: Catalog, counts: tuple[MonthlyCount, MonthlyCount]
+) -> Verified:
     """The caller with all that a warm request needs.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
@@ -30,7 +30,7 @@ def verified(
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
-    return Identity(
+    return Verified(
         key_id=claims.id,
         account_id=account.id,
         name=claims.name,

@@ -42,11 +42,11 @@ class Claims:
     source: str = KEY
 
 
-class Count:
+class MonthlyCount:
     """This month's counted requests of one subject, as one process sees them.
 
     `stored` is the total last read from or written to the store, `flushing` is on its way
-    there, `pending` is not yet. Changed only under the lock of `usage.counting.Usage`.
+    there, `pending` is not yet. Changed only under the lock of `usage.counting.MonthlyCounts`.
     """
 
     __slots__ = ("__weakref__", "flushing", "month", "pending", "stored", "subject")
@@ -65,7 +65,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Verified:
     """A verified caller with everything a warm request needs, resolved once and cached.
 
     `key_id` is the `Claims.id` of callers without a key, too. `expires_at` is `NEVER` where
@@ -83,8 +83,8 @@ class Identity:
     plan: Plan
     windows: tuple[Window, ...]
     expires_at: int
-    quota_count: Count
-    counts: tuple[Count, ...] = ()
+    quota_count: MonthlyCount
+    counts: tuple[MonthlyCount, ...] = ()
     source: str = KEY
 
     @property

@@ -16,7 +16,7 @@ from operator import or_
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, forms, pattern, with_head, without_slash
 from keyrush.core.refusal import Refusal
@@ -149,27 +149,27 @@ class Policy:
             return _NOTHING
         return self._unnamed
 
-    def authorise(self, identity: Identity, needs: Needs, query: bytes) -> Refusal | None:
+    def authorise(self, verified: Verified, needs: Needs, query: bytes) -> Refusal | None:
         """None when the caller has the scopes and modules needed, else why not (R7, S17, S18).
 
         `query` is the raw query string.
         """
         if self._refuses_unruled and not needs.is_named:
             return UNRULED
-        if needs.scopes and not identity.scopes.covers(needs.scopes):
+        if needs.scopes and not verified.scopes.covers(needs.scopes):
             return Refusal("insufficient_scope", names=needs.scopes)
         wanted = needs.modules
         if query:
             for parameter in needs.modules_from:
                 wanted += tuple(modules_in(query, parameter))
-        return self.missing_modules(identity, wanted) if wanted else None
+        return self.missing_modules(verified, wanted) if wanted else None
 
-    def missing_modules(self, identity: Identity, wanted: Iterable[str]) -> Refusal | None:
+    def missing_modules(self, verified: Verified, wanted: Iterable[str]) -> Refusal | None:
         """A refusal when the plan does not include all of `wanted` (contract R16, O12).
 
         It names only modules that some plan has, so that request data is never echoed (S16).
         """
-        missing = {module for module in wanted if module not in identity.plan.modules}
+        missing = {module for module in wanted if module not in verified.plan.modules}
         if not missing:
             return None
         return Refusal(self._gated, names=tuple(sorted(missing & self._modules)))

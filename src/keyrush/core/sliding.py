@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 #: The index of a period, what was taken in it, and what was taken in the one before.
-Counter = tuple[int, int, int]
+WindowCount = tuple[int, int, int]
 
 #: The same, ready to be stored, by window key.
-Changes = list[tuple[str, Counter]]
+Changes = list[tuple[str, WindowCount]]
 
 #: What may be taken ahead, at most: one part in this many of what is left.
 SHARE = 100
@@ -44,7 +44,7 @@ class Taken(NamedTuple):
 
     granted: int  #: units taken from every window; 0 when refused, or when nothing was asked for
     now: int  #: when, by the clock that the windows are counted by, in Unix milliseconds
-    counters: list[Counter]  #: of the windows in their order, after the take, rolled to `now`
+    counters: list[WindowCount]  #: of the windows in their order, after the take, rolled to `now`
 
 
 class Tally(NamedTuple):
@@ -64,7 +64,7 @@ UNLIMITED = Tally(True, None, 0, 0)
 _tally = tuple.__new__
 
 
-def roll(counter: Counter | None, index: int) -> Counter:
+def roll(counter: WindowCount | None, index: int) -> WindowCount:
     """The counter as it stands in period `index`.
 
     A clock that steps back within one period is held at the later period, so that the
@@ -80,7 +80,7 @@ def roll(counter: Counter | None, index: int) -> Counter:
     return (index, 0, 0)
 
 
-def used(counter: Counter, length: int, now: int) -> int:
+def used(counter: WindowCount, length: int, now: int) -> int:
     """Whole requests that count against a window at `now`."""
     index, current, previous = roll(counter, now // length)
     if not previous:
@@ -90,7 +90,7 @@ def used(counter: Counter, length: int, now: int) -> int:
     return current + previous * left // length
 
 
-def ready_at(counter: Counter, window: Window, cost: int, now: int) -> int:
+def ready_at(counter: WindowCount, window: Window, cost: int, now: int) -> int:
     """The first Unix millisecond from which `cost` is admitted, if nobody else takes.
 
     For a cost above the amount there is none; the end of the next period stands in.
@@ -112,7 +112,7 @@ def ready_at(counter: Counter, window: Window, cost: int, now: int) -> int:
 
 
 def take(
-    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, now: int
+    windows: Sequence[Window], counters: Mapping[str, WindowCount], cost: int, now: int
 ) -> tuple[Tally, Changes]:
     """Take `cost` from all windows or from none.
 
@@ -157,7 +157,7 @@ def take(
 
 
 def grant(
-    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, extra: int, now: int
+    windows: Sequence[Window], counters: Mapping[str, WindowCount], cost: int, extra: int, now: int
 ) -> tuple[Taken, Changes]:
     """Take `cost` from all windows or from none, and with it up to `extra` more.
 
@@ -194,7 +194,7 @@ def tally(windows: Sequence[Window], taken: Taken, cost: int) -> Tally:
 
 
 def _refused(
-    windows: Sequence[Window], counters: Mapping[str, Counter], cost: int, now: int
+    windows: Sequence[Window], counters: Mapping[str, WindowCount], cost: int, now: int
 ) -> Tally:
     """The tally of a refused take: the window that refuses for longest."""
     longest: Tally | None = None
@@ -210,7 +210,9 @@ def _refused(
     return longest
 
 
-def give_back(counter: Counter | None, length: int, cost: int, taken_at: int) -> Counter | None:
+def give_back(
+    counter: WindowCount | None, length: int, cost: int, taken_at: int
+) -> WindowCount | None:
     """The counter without a take of `cost` made at `taken_at`, as far as that still counts.
 
     A negative cost adds what was taken at `taken_at` and counted elsewhere.
@@ -229,6 +231,6 @@ def give_back(counter: Counter | None, length: int, cost: int, taken_at: int) ->
     return counter
 
 
-def is_idle(counter: Counter, length: int, now: int) -> bool:
+def is_idle(counter: WindowCount, length: int, now: int) -> bool:
     """True when nothing in the counter counts any more, so that forgetting it changes nothing."""
     return now // length > counter[0] + 1

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 from keyrush.authentication.cache import Cache, Entry
 from keyrush.authentication.verification import Verification
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.paths import is_plain
 from keyrush.core.policy import ANY_KEY, Needs, Policy
 from keyrush.core.refusal import Refusal
@@ -60,12 +60,12 @@ class Pending:
         "_address",
         "_admission",
         "_credential",
+        "_entry",
         "_is_known",
         "_method",
         "_path",
         "_query",
         "_root",
-        "_verified",
     )
 
     def __init__(
@@ -74,7 +74,7 @@ class Pending:
         credential: Credential,
         request: tuple[str, str, str, bytes],
         *,
-        verified: Entry | None = None,
+        entry: Entry | None = None,
         is_known: bool,
     ) -> None:
         self._admission = admission
@@ -82,40 +82,40 @@ class Pending:
         self._credential = credential
         self._method, self._path, self._root, self._query = request
         self._address: str | None = None  # the client's, where it is looked for
-        self._verified = verified  # where only the limiter or a charge has to be waited for
+        self._entry = entry  # where only the limiter or a charge has to be waited for
 
     def finish(self, address: Address) -> Admitted | Refusal:
         """The answer; may block. `address` says the client's, where that matters."""
-        verified: object = self._verified
-        if verified is None:
+        entry: object = self._entry
+        if entry is None:
             if not self._enter(address):
                 return _TOO_MANY
-            verified = self._verify(None)
-        if isinstance(verified, Refusal):
-            return verified
-        assert isinstance(verified, Entry)  # noqa: S101  # without workers it waits for all
-        return self._decide(verified.identity)
+            entry = self._verify(None)
+        if isinstance(entry, Refusal):
+            return entry
+        assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
+        return self._decide(entry.verified)
 
     async def finish_async(self, address: Address) -> Admitted | Refusal:
         """The answer, awaited; what blocks is done in threads."""
         try:
-            if self._verified is not None:
-                return await self._decide_async(self._verified.identity)
-            verified = await self._verify_async(address)
-            if not isinstance(verified, Entry):
-                return verified
-            identity = verified.identity
-            answer = self._admission.deciding.at_once(identity, self._needs(), self._query)
-            return answer or await self._decide_async(identity)
+            if self._entry is not None:
+                return await self._decide_async(self._entry.verified)
+            entry = await self._verify_async(address)
+            if not isinstance(entry, Entry):
+                return entry
+            verified = entry.verified
+            answer = self._admission.deciding.at_once(verified, self._needs(), self._query)
+            return answer or await self._decide_async(verified)
         except Busy:
             return _BUSY
 
-    async def _decide_async(self, identity: Identity) -> Admitted | Refusal:
+    async def _decide_async(self, verified: Verified) -> Admitted | Refusal:
         deciding, needs, query = self._admission.deciding, self._needs(), self._query
-        if deciding.is_async and (answer := await deciding.awaited(identity, needs, query)):
+        if deciding.is_async and (answer := await deciding.awaited(verified, needs, query)):
             return answer
         return await self._admission.workers.run(
-            "io", deciding.decide, identity, needs, query, undo=deciding.undo
+            "io", deciding.decide, verified, needs, query, undo=deciding.undo
         )
 
     async def _verify_async(self, address: Address) -> Entry | Admitted | Refusal:
@@ -137,10 +137,10 @@ class Pending:
     def _verify_and_decide(self) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
         """In one go, where no proof is needed and the limiter is not better awaited."""
         admission = self._admission
-        verified = self._verify(admission.workers)
-        if isinstance(verified, Entry) and not admission.deciding.is_async:
-            return self._decide(verified.identity)
-        return verified
+        entry = self._verify(admission.workers)
+        if isinstance(entry, Entry) and not admission.deciding.is_async:
+            return self._decide(entry.verified)
+        return entry
 
     def _enter(self, address: Address) -> bool:
         """Whether a look-up may be made for the address; it ends with `_verify`."""
@@ -155,15 +155,15 @@ class Pending:
 
     def _verify(self, workers: Workers | None) -> Entry | Refusal | Future[Entry | Refusal]:
         """The key's entry; with `workers`, what has to be waited for."""
-        verified: Entry | Refusal | Future[Entry | Refusal] | None = None
+        entry: Entry | Refusal | Future[Entry | Refusal] | None = None
         try:
-            verified = self._admission.verification.verify(self._credential, workers)
-            return verified
+            entry = self._admission.verification.verify(self._credential, workers)
+            return entry
         finally:
-            self._leave(is_unknown=verified is INVALID)
+            self._leave(is_unknown=entry is INVALID)
 
-    def _decide(self, identity: Identity) -> Admitted | Refusal:
-        return self._admission.deciding.decide(identity, self._needs(), self._query)
+    def _decide(self, verified: Verified) -> Admitted | Refusal:
+        return self._admission.deciding.decide(verified, self._needs(), self._query)
 
     def _needs(self) -> Needs:
         return self._admission.policy.needs(self._method, self._path, self._root)
@@ -231,13 +231,13 @@ class Admission:
         if entry is None:
             if self.verification.rules_out(credential, now):
                 return INVALID
-        elif now < entry.due or self.verification.attend(entry, now):
+        elif now < entry.due or self.verification.note_use(entry, now):
             needs = policy.needs(method, path, root)
-            answer = self._at_once(entry.identity, needs, query, now)
+            answer = self._at_once(entry.verified, needs, query, now)
             if answer is not None:
                 return answer
             request = method, path, root, query
-            return Pending(self, credential, request, verified=entry, is_known=True)
+            return Pending(self, credential, request, entry=entry, is_known=True)
         request = method, path, root, query
         return Pending(self, credential, request, is_known=entry is not None)
 
@@ -262,7 +262,7 @@ class Admission:
         needs = policy.needs(method, path, root)
         if needs is ANY_KEY:
             return None, 0
-        refusal = policy.authorise(caller.resolved, needs, query)
+        refusal = policy.authorise(caller.verified, needs, query)
         return refusal, max(0, needs.credits - caller.charged)
 
     def _from_nobody(

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.errors import Away, DataError
 from keyrush.gate.principal import Caller, Charge, Principal
@@ -86,11 +86,11 @@ class Charging:
 
     def _charge(self, principal: Principal, credits: int) -> tuple[Charge | None, int | None]:
         """What was charged, and the new balance."""
-        identity = principal.resolved
-        if not identity.is_metered:
+        verified = principal.verified
+        if not verified.is_metered:
             return None, None
-        account_id, generation = identity.account_id, self._generation
-        if self.is_short(identity, credits):
+        account_id, generation = verified.account_id, self._generation
+        if self.is_short(verified, credits):
             principal.refuse(SHORT)
         charge = Charge(f"{self._name}-{next(self._numbers)}", account_id, credits)
         try:
@@ -110,11 +110,11 @@ class Charging:
 
     # --- what is known of balances ---
 
-    def is_short(self, identity: Identity, credits: int) -> bool:
+    def is_short(self, verified: Verified, credits: int) -> bool:
         """True when the account is known not to have so many, without asking."""
-        if not self._short or not identity.is_metered:
+        if not self._short or not verified.is_metered:
             return False
-        known = self._short.get(identity.account_id)
+        known = self._short.get(verified.account_id)
         return known is not None and credits >= known[0] and self._monotonic() < known[1]
 
     def forget(self, accounts: Collection[str] | None) -> None:

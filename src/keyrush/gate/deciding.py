@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.policy import ANY_KEY, Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Tally, Window
@@ -21,7 +21,7 @@ from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
-from keyrush.usage.counting import Usage
+from keyrush.usage.counting import MonthlyCounts
 from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import INVALID, Header
 
@@ -44,7 +44,7 @@ class Deciding:
         awaited: AwaitedLimiter | None,
         *,
         policy: Policy,
-        usage: Usage,
+        usage: MonthlyCounts,
         charging: Charging,
         background: Background,
         fields: Fields,
@@ -68,36 +68,36 @@ class Deciding:
         self._awaited = awaited
 
     def at_once(
-        self, identity: Identity, needs: Needs, query: bytes, now: int | None = None
+        self, verified: Verified, needs: Needs, query: bytes, now: int | None = None
     ) -> Admitted | Refusal | None:
         """The answer to a verified caller from memory alone, or None where I/O is needed. Without
         `now` it may have taken a while to verify it.
         """
         if now is None:
             now = self._clock()
-            if now >= identity.expires_at:
+            if now >= verified.expires_at:
                 return INVALID
-        if self._tolerance.exceeded and (over := self._tolerance.over(identity, "app", now)):
-            return self._rate_limited(identity, over, now)
+        if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
+            return self._rate_limited(verified, over, now)
         if self.counts_at_once:
             return None
         try:
             refusal = None
             if needs is not ANY_KEY:
-                refusal = self._refusal(identity, needs, query)
+                refusal = self._refusal(verified, needs, query)
                 if needs.credits and refusal is None:
                     return None
-                if refusal and (refused := self._over(identity, now)):
+                if refusal and (refused := self._over(verified, now)):
                     return refused
-            tally = self._take_at_once(identity.windows, 0 if refusal else 1, now)
+            tally = self._take_at_once(verified.windows, 0 if refusal else 1, now)
             if tally is None:
                 return None
-            return self._answer(identity, refusal, tally, now)
+            return self._answer(verified, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
 
     async def awaited(
-        self, identity: Identity, needs: Needs, query: bytes
+        self, verified: Verified, needs: Needs, query: bytes
     ) -> Admitted | Refusal | None:
         """`at_once`, where only the limiter must be asked and that can be awaited: on asyncio,
         for which limiters are written.
@@ -107,28 +107,28 @@ class Deciding:
         if running_loop() is None:
             return None
         now = self._clock()
-        if now >= identity.expires_at:
+        if now >= verified.expires_at:
             return INVALID
         try:
-            refusal = self._refusal(identity, needs, query)
-            tally = await self._awaited.take_async(identity.windows, 0 if refusal else 1, now)
-            return self._answer(identity, refusal, tally, now)
+            refusal = self._refusal(verified, needs, query)
+            tally = await self._awaited.take_async(verified.windows, 0 if refusal else 1, now)
+            return self._answer(verified, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
 
-    def decide(self, identity: Identity, needs: Needs, query: bytes) -> Admitted | Refusal:
+    def decide(self, verified: Verified, needs: Needs, query: bytes) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
-        if now >= identity.expires_at:
+        if now >= verified.expires_at:
             return INVALID
-        if self._tolerance.exceeded and (over := self._tolerance.over(identity, "app", now)):
-            return self._rate_limited(identity, over, now)
+        if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
+            return self._rate_limited(verified, over, now)
         try:
-            refusal = self._refusal(identity, needs, query)
-            if refusal and (refused := self._over(identity, now)):
+            refusal = self._refusal(verified, needs, query)
+            if refusal and (refused := self._over(verified, now)):
                 return refused
-            tally = self.limiter.take(identity.windows, 0 if refusal else 1, now)
-            answer = self._answer(identity, refusal, tally, now)
+            tally = self.limiter.take(verified.windows, 0 if refusal else 1, now)
+            answer = self._answer(verified, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
         if needs.credits and not isinstance(answer, Refusal):
@@ -140,90 +140,90 @@ class Deciding:
                 return self.refuse(principal, refused.refusal)
         return answer
 
-    def _refusal(self, identity: Identity, needs: Needs, query: bytes) -> Refusal | None:
+    def _refusal(self, verified: Verified, needs: Needs, query: bytes) -> Refusal | None:
         """Why the caller may not do what is asked for, or is known to be unable to pay it."""
-        if refusal := self._policy.authorise(identity, needs, query):
+        if refusal := self._policy.authorise(verified, needs, query):
             return refusal
-        if needs.credits and self._charging.is_short(identity, needs.credits):
+        if needs.credits and self._charging.is_short(verified, needs.credits):
             return SHORT
         return None
 
     def _answer(
-        self, identity: Identity, refusal: Refusal | None, tally: Tally, now: int
+        self, verified: Verified, refusal: Refusal | None, tally: Tally, now: int
     ) -> Admitted | Refusal:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
         if refusal is not None:  # with the fields of every authenticated response (R11)
-            self._usage.turn(identity, now)
+            self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
-                return self._rate_limited(identity, tally, now)  # limits come before credits
-            self._tolerance.note(identity, "rules", now)
-            fields = tuple(self._fields.of(identity, tally, now))
+                return self._rate_limited(verified, tally, now)  # limits come before credits
+            self._tolerance.note(verified, "rules", now)
+            fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         if not tally.admitted:
-            return self._rate_limited(identity, tally, now)
-        if not self._usage.add(identity, now):
-            self.limiter.give_back(identity.windows, 1, now)
-            return self._quota_exceeded(identity, now)
-        if self.counts_at_once and (lost := self._count_at_once(identity, now)):
+            return self._rate_limited(verified, tally, now)
+        if not self._usage.add(verified, now):
+            self.limiter.give_back(verified.windows, 1, now)
+            return self._quota_exceeded(verified, now)
+        if self.counts_at_once and (lost := self._count_at_once(verified, now)):
             return lost
         if self._background.thread is None:
             self._background.start()
-        headers = self._fields.of(identity, tally, now)
+        headers = self._fields.of(verified, tally, now)
         headers.append(self._vary)
-        return Principal(identity, self._policy, self._charging, now), headers
+        return Principal(verified, self._policy, self._charging, now), headers
 
-    def _over(self, identity: Identity, now: int) -> Refusal | None:
+    def _over(self, verified: Verified, now: int) -> Refusal | None:
         """429 for what the rules refuse once more, where that has been often enough."""
-        over = self._tolerance.over(identity, "rules", now) if self._tolerance.exceeded else None
-        return self._rate_limited(identity, over, now) if over else None
+        over = self._tolerance.over(verified, "rules", now) if self._tolerance.exceeded else None
+        return self._rate_limited(verified, over, now) if over else None
 
-    def _rate_limited(self, identity: Identity, tally: Tally, now: int) -> Refusal:
+    def _rate_limited(self, verified: Verified, tally: Tally, now: int) -> Refusal:
         wait = seconds_until(tally.ready_at, now)
-        fields = tuple(self._fields.of(identity, tally, now))
+        fields = tuple(self._fields.of(verified, tally, now))
         return Refusal("rate_limited", retry_after=wait, headers=fields)
 
-    def _count_at_once(self, identity: Identity, now: int) -> Refusal | None:
+    def _count_at_once(self, verified: Verified, now: int) -> Refusal | None:
         """Write the count before the answer; a refusal where that can't be, or where with the
         counts of other processes the quota is exceeded; may block.
         """
-        if not identity.counts:
+        if not verified.counts:
             return None
         is_written = self._usage.flush()
-        if is_written and not self._usage.exceeds(identity):
+        if is_written and not self._usage.exceeds(verified):
             return None
-        self._usage.take_back(identity, now)
-        self.limiter.give_back(identity.windows, 1, now)
-        return self._quota_exceeded(identity, now) if is_written else UNAVAILABLE
+        self._usage.take_back(verified, now)
+        self.limiter.give_back(verified.windows, 1, now)
+        return self._quota_exceeded(verified, now) if is_written else UNAVAILABLE
 
-    def _quota_exceeded(self, identity: Identity, now: int) -> Refusal:
+    def _quota_exceeded(self, verified: Verified, now: int) -> Refusal:
         """The refusal of a quota that blocks: the month is the most constrained window (O14)."""
         first, following = month_bounds(now)
-        amount = identity.plan.quota.amount if identity.plan.quota else 0
+        amount = verified.plan.quota.amount if verified.plan.quota else 0
         tally = Tally(False, Window("", following - first, amount, "month"), 0, following)
-        fields = tuple(self._fields.of(identity, tally, now))
+        fields = tuple(self._fields.of(verified, tally, now))
         return Refusal("quota_exceeded", (), seconds_until(following, now), fields)
 
     def refuse(self, caller: Caller, refusal: Refusal) -> Refusal:
         """Give back what an admitted request took, because it is refused after all; may block."""
         if not isinstance(caller, Principal):
             return refusal
-        identity = caller.resolved
-        self._usage.take_back(identity, caller.taken_at)
+        verified = caller.verified
+        self._usage.take_back(verified, caller.taken_at)
         self._charging.uncharge(caller)
         now = self._clock()
         if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
             # A short balance is remembered, so that the next such refusal needs no I/O.
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
-            self._tolerance.note(identity, by, now)
+            self._tolerance.note(verified, by, now)
         try:
-            self.limiter.give_back(identity.windows, 1, caller.taken_at)
-            tally = self.limiter.take(identity.windows, 0, now)
-            fields = tuple(self._fields.of(identity, tally, now))
+            self.limiter.give_back(verified.windows, 1, caller.taken_at)
+            tally = self.limiter.take(verified.windows, 0, now)
+            fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:
             return refusal
         except Exception as error:
-            log_fault(f"the limiter can't take back a request of {identity.key_id}", error)
+            log_fault(f"the limiter can't take back a request of {verified.key_id}", error)
             return refusal
 
     def undo(self, answer: object) -> None:

@@ -48,8 +48,7 @@ from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
-from keyrush.usage.counting import FLUSH_INTERVAL
-from keyrush.usage.counting import Usage as MonthlyCounts
+from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Refusals, Response
 from keyrush.wire.request import CredentialHeaders

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import NamedTuple, NoReturn, Protocol
 
 from keyrush.core.checks import checked_credits
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
@@ -81,14 +81,14 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_charging", "_identity", "_policy", "taken_at")
+    __slots__ = ("_charging", "_policy", "_verified", "taken_at")
 
     is_authenticated = True
 
     def __init__(
-        self, identity: Identity, policy: Policy, charging: Charges, taken_at: int
+        self, verified: Verified, policy: Policy, charging: Charges, taken_at: int
     ) -> None:
-        self._identity = identity
+        self._verified = verified
         self._policy = policy
         self._charging = charging
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
@@ -96,58 +96,58 @@ class Principal(Caller):
         self.refusal = None
 
     def __repr__(self) -> str:
-        known = self._identity
+        known = self._verified
         return f"<Principal {known.key_id} {known.prefix} of {known.account_id}>"
 
     @property
-    def resolved(self) -> Identity:
+    def verified(self) -> Verified:
         """Everything known of the key, as cached."""
-        return self._identity
+        return self._verified
 
     @property
     def account_id(self) -> str:
         """The `acct_…` id of the account that the key belongs to."""
-        return self._identity.account_id
+        return self._verified.account_id
 
     @property
     def key_id(self) -> str:
         """The `cred_…` id of the key; of a caller without one, what names the credential."""
-        return self._identity.key_id
+        return self._verified.key_id
 
     @property
     def source(self) -> str:
         """What has proved who calls: `"key"`, or the kind that another authenticator says."""
-        return self._identity.source
+        return self._verified.source
 
     @property
     def name(self) -> str:
         """The name that the key was given."""
-        return self._identity.name
+        return self._verified.name
 
     @property
     def environment(self) -> str | None:
         """`"live"`, `"test"`, …, or None where keys have no environment (contract R2)."""
-        return self._identity.environment
+        return self._verified.environment
 
     @property
     def scopes(self) -> Scopes:
         """The granted scopes; `in` honours wildcards (contract R4)."""
-        return self._identity.scopes
+        return self._verified.scopes
 
     @property
     def plan(self) -> str:
-        """The name of the account's plan; `resolved.plan` has what it includes."""
-        return self._identity.plan.name
+        """The name of the account's plan; `verified.plan` has what it includes."""
+        return self._verified.plan.name
 
     @property
     def display_name(self) -> str:
         """The name of the key; for `request.user` in Starlette."""
-        return self._identity.name
+        return self._verified.name
 
     @property
     def identity(self) -> str:
         """The id of the key; for `request.user` in Starlette."""
-        return self._identity.key_id
+        return self._verified.key_id
 
     def require_scope(self, *scopes: str) -> None:
         """Go on only if all `scopes` are granted.
@@ -160,7 +160,7 @@ class Principal(Caller):
 
     def has_module(self, module: str) -> bool:
         """True when the plan includes `module`; for scopes, ask `scope in principal.scopes`."""
-        return module in self._identity.plan.modules
+        return module in self._verified.plan.modules
 
     def require_module(self, *modules: str) -> None:
         """Go on only if the plan includes all `modules`. Don't catch what it raises: to ask
@@ -169,7 +169,7 @@ class Principal(Caller):
         Raises:
             Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
         """
-        if refusal := self._policy.missing_modules(self._identity, modules):
+        if refusal := self._policy.missing_modules(self._verified, modules):
             self.refuse(refusal)
 
     def charge(self, credits: int) -> int | None:

@@ -13,7 +13,7 @@ import threading
 from typing import Literal
 
 from keyrush.core import sliding
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import SECOND
 from keyrush.limiter.counters import WindowCounts
@@ -40,11 +40,11 @@ class Tolerance:
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
-    def note(self, identity: Identity, by: By, now: int) -> None:
+    def note(self, verified: Verified, by: By, now: int) -> None:
         """The key was refused something that it may not do or can't pay."""
-        plans = identity.windows or (Window("", 60 * SECOND, OTHERWISE, "minute"),)
+        plans = verified.windows or (Window("", 60 * SECOND, OTHERWISE, "minute"),)
         wanted = [
-            window._replace(key=f"{by}:{identity.key_id}:{window.length}") for window in plans
+            window._replace(key=f"{by}:{verified.key_id}:{window.length}") for window in plans
         ]
         with self._lock:
             tally, changes = sliding.take(wanted, self._counters, 1, now)
@@ -53,9 +53,9 @@ class Tolerance:
                 self._counters.sweep(wanted, now)
             if tally.remaining == 0:
                 still = {key: it for key, it in self.exceeded.items() if now < it.ready_at}
-                self.exceeded = still | {(by, identity.key_id): tally}
+                self.exceeded = still | {(by, verified.key_id): tally}
 
-    def over(self, identity: Identity, by: By, now: int) -> Tally | None:
+    def over(self, verified: Verified, by: By, now: int) -> Tally | None:
         """The tally of a key that has had enough refusals for now; else None."""
-        tally = self.exceeded.get((by, identity.key_id))
+        tally = self.exceeded.get((by, verified.key_id))
         return tally if tally is not None and now < tally.ready_at else None

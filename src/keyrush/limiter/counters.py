@@ -6,13 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Counter, Window
+from keyrush.core.sliding import Window, WindowCount
 
 #: Counters looked at for each new one. Two, so that idle ones go faster than new ones come.
 _SWEPT = 2
 
 
-class WindowCounts(dict[str, Counter]):
+class WindowCounts(dict[str, WindowCount]):
     """Counters by window key. Not thread-safe. After adding some, call `sweep`."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.core.times import DAY, SECOND
 from keyrush.sql.schema import BATCHES
-from keyrush.store.protocol import Batch, Usage
+from keyrush.store.protocol import Batch, Increments
 
 T = TypeVar("T")
 
@@ -70,8 +70,8 @@ def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Ins
 
 
 def add_counts(
-    connection: sa.Connection, increments: Usage, batch: Batch | None, now: int
-) -> Usage:
+    connection: sa.Connection, increments: Increments, batch: Batch | None, now: int
+) -> Increments:
     """`Store.add_usage`, in the transaction of `connection`."""
     is_new = batch is None or _note(connection, batch, now)
     # In one order everywhere, so that two processes never wait for each other. What has been

@@ -22,7 +22,7 @@ from keyrush.store.decisions import (
     judge_rotation,
     may_be_replaced,
 )
-from keyrush.store.protocol import Batch, Usage
+from keyrush.store.protocol import Batch, Increments
 
 T = TypeVar("T", Account, ApiKey)
 
@@ -249,7 +249,7 @@ class MemoryStore:
                 if key is not None and (key.last_used_at is None or key.last_used_at < at):
                     self._keys[key_id] = replace(key, last_used_at=at)
 
-    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         with self._lock:
             if batch is None or self._is_new(batch):
                 for subject, increment in increments.items():

@@ -25,7 +25,7 @@ from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
 
 #: A subject and a month, as in `("key:cred_…", "2026-11")`.
-Usage = Mapping[tuple[str, str], int]
+Increments = Mapping[tuple[str, str], int]
 
 
 class Batch(NamedTuple):
@@ -177,7 +177,7 @@ class KeyStore(Protocol):
 class CountStore(Protocol):
     """The requests of a month, by subject."""
 
-    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         """Add to counts, all or none; the new totals of exactly these.
 
         A batch that has been added before is not added again, even by two calls at once; the

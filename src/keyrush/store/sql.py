@@ -27,7 +27,7 @@ from keyrush.store import keys
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
-from keyrush.store.protocol import Batch, Usage
+from keyrush.store.protocol import Batch, Increments
 from keyrush.store.rows import key_of
 
 _of_key = USAGE.alias("of_key")
@@ -230,7 +230,7 @@ class SqlStore:
             with self._run(atomic=True) as connection:
                 touch(connection, used)
 
-    def add_usage(self, increments: Usage, batch: Batch | None = None) -> Usage:
+    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         now = now_ms()
         with self._run(atomic=True) as connection:
             totals = add_counts(connection, increments, batch, now)

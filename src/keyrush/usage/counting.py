@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from weakref import WeakValueDictionary
 
-from keyrush.core.identity import Count, Identity, account_subject
+from keyrush.core.identity import MonthlyCount, Verified, account_subject
 from keyrush.core.times import month_bounds, month_of
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import Circuit
@@ -26,13 +26,13 @@ FLUSH_INTERVAL = 1.0
 TOUCH_INTERVAL = 60_000
 
 
-class Usage:
+class MonthlyCounts:
     """The counts of this process. Safe to call from any thread."""
 
     def __init__(self, store: Store, circuit: Circuit) -> None:
         self._store = store
         self._circuit = circuit
-        self._counts: WeakValueDictionary[str, Count] = WeakValueDictionary()
+        self._counts: WeakValueDictionary[str, MonthlyCount] = WeakValueDictionary()
         self._month = ""
         self._month_ends = 0
         self._reset()
@@ -42,8 +42,8 @@ class Usage:
         """As in a new process: in a forked child, what is pending is the parent's to write."""
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
-        self._dirty: set[Count] = set()
-        #: Increments by subject and month that are no longer, or never were, in a `Count`.
+        self._dirty: set[MonthlyCount] = set()
+        #: Increments by subject and month that are no longer, or never were, in a `MonthlyCount`.
         self._late: Counter[tuple[str, str]] = Counter()
         self._used: dict[str, int] = {}
         self._flushes = 0
@@ -51,7 +51,7 @@ class Usage:
         self._number = 0  # of the last batch
         #: The batch that is being written, or could not be.
         self._batch: Counter[tuple[str, str]] = Counter()
-        self._flushed: set[Count] = set()  # those with increments in it
+        self._flushed: set[MonthlyCount] = set()  # those with increments in it
         for count in list(self._counts.values()):
             count.pending = count.flushing = 0
 
@@ -64,7 +64,7 @@ class Usage:
 
     def counts_of(
         self, subjects: tuple[str, str], totals: tuple[int, int], mark: int, now: int
-    ) -> tuple[Count, Count]:
+    ) -> tuple[MonthlyCount, MonthlyCount]:
         """The counts of a credential and its account, brought up to totals just read from the
         store.
 
@@ -81,11 +81,11 @@ class Usage:
                 self._loaded(subjects[1], known[1], mark),
             )
 
-    def _loaded(self, subject: str, total: int | None, mark: int) -> Count:
+    def _loaded(self, subject: str, total: int | None, mark: int) -> MonthlyCount:
         count = self._counts.get(subject)
         overtaken = False
         if count is None:
-            count = self._counts[subject] = Count(subject, self._month)
+            count = self._counts[subject] = MonthlyCount(subject, self._month)
         else:
             self._turn(count)
             overtaken = mark != self._flushes or count.flushing != 0
@@ -95,22 +95,22 @@ class Usage:
 
     # --- counting ---
 
-    def add(self, identity: Identity, now: int) -> bool:
+    def add(self, verified: Verified, now: int) -> bool:
         """Count one request; False, and nothing counted, where the quota blocks it.
 
         Keys that are not metered are not counted (contract R2).
         """
-        counts = identity.counts
+        counts = verified.counts
         with self._lock:
-            if now >= self._month_ends or identity.quota_count.month != self._month:
-                self._turn_identity(identity, now)
+            if now >= self._month_ends or verified.quota_count.month != self._month:
+                self._turn_counts_of(verified, now)
             if not counts:
                 return True
-            quota = identity.plan.quota
+            quota = verified.plan.quota
             if (
                 quota is not None
                 and quota.on_exceed == "block"
-                and identity.quota_count.total >= quota.amount
+                and verified.quota_count.total >= quota.amount
             ):
                 return False
             for count in counts:
@@ -119,36 +119,36 @@ class Usage:
                 count.pending += 1
         return True
 
-    def exceeds(self, identity: Identity) -> bool:
+    def exceeds(self, verified: Verified) -> bool:
         """True where what is counted, with what others have, is above a quota that blocks."""
-        quota = identity.plan.quota
+        quota = verified.plan.quota
         if quota is None or quota.on_exceed != "block":
             return False
-        return identity.quota_count.total > quota.amount
+        return verified.quota_count.total > quota.amount
 
-    def turn(self, identity: Identity, now: int) -> None:
+    def start_month(self, verified: Verified, now: int) -> None:
         """Begin the new month in the counts of a key, if there is one, without counting."""
-        if now >= self._month_ends or identity.quota_count.month != self._month:
+        if now >= self._month_ends or verified.quota_count.month != self._month:
             with self._lock:
-                self._turn_identity(identity, now)
+                self._turn_counts_of(verified, now)
 
-    def _turn_identity(self, identity: Identity, now: int) -> None:
+    def _turn_counts_of(self, verified: Verified, now: int) -> None:
         self._turn_month(now)
-        for count in {identity.quota_count, *identity.counts}:
+        for count in {verified.quota_count, *verified.counts}:
             self._turn(count)
 
-    def take_back(self, identity: Identity, counted_at: int) -> None:
+    def take_back(self, verified: Verified, counted_at: int) -> None:
         """Uncount one request that was refused later."""
         month = month_of(counted_at)
         with self._lock:
-            for count in identity.counts:
+            for count in verified.counts:
                 if count.month == month:
                     count.pending -= 1
                     self._dirty.add(count)
                 else:
                     self._late[count.subject, month] -= 1
 
-    def used(self, key_id: str, now: int) -> None:
+    def note_use(self, key_id: str, now: int) -> None:
         """Have the key's `last_used_at` written with the next flush."""
         with self._lock:
             self._used[key_id] = now
@@ -158,7 +158,7 @@ class Usage:
             self._month = month_of(now)
             self._month_ends = month_bounds(now)[1]
 
-    def _turn(self, count: Count) -> None:
+    def _turn(self, count: MonthlyCount) -> None:
         """Begin the new month in a count; what is left of the old one is flushed under its name."""
         if count.month == self._month:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from keyrush.core.identity import Identity
+from keyrush.core.identity import Verified
 from keyrush.core.sliding import Tally
 from keyrush.core.times import month_bounds
 from keyrush.wire.request import Header
@@ -38,7 +38,7 @@ class Fields:
         self._x = style in ("x-ratelimit", "both")
         self._ietf = style in ("ietf", "both")
 
-    def of(self, identity: Identity, tally: Tally, now: int) -> list[Header]:
+    def of(self, verified: Verified, tally: Tally, now: int) -> list[Header]:
         """The fields for one response (R11–R13, O14); `now` is Unix milliseconds."""
         fields: list[Header] = []
         if self._x:
@@ -49,9 +49,9 @@ class Fields:
                     (b"x-ratelimit-remaining", b"%d" % remaining),
                     _reset(ready_at),
                 ]
-            quota = identity.plan.quota
+            quota = verified.plan.quota
             if quota is not None:
-                count = identity.quota_count
+                count = verified.quota_count
                 left = quota.amount - count.stored - count.flushing - count.pending
                 fields.append(_monthly_limit(quota.amount))
                 if left >= 0:
@@ -60,7 +60,7 @@ class Fields:
                     fields.append((b"x-ratelimit-monthly-remaining", b"0"))
                     fields.append((b"x-ratelimit-monthly-overage", b"%d" % -left))
         if self._ietf:
-            fields += _ietf(identity, tally, now)
+            fields += _ietf(verified, tally, now)
         return fields
 
 
@@ -79,10 +79,10 @@ def _monthly_limit(amount: int) -> Header:
     return (b"x-ratelimit-monthly-limit", b"%d" % amount)
 
 
-def _ietf(identity: Identity, tally: Tally, now: int) -> list[Header]:
+def _ietf(verified: Verified, tally: Tally, now: int) -> list[Header]:
     """RateLimit-Policy and RateLimit of draft-ietf-httpapi-ratelimit-headers-11 (S28–S33)."""
-    quota = identity.plan.quota
-    policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in identity.windows]
+    quota = verified.plan.quota
+    policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in verified.windows]
     if quota is not None:
         first, following = month_bounds(now)
         policies.append(f'"month";q={quota.amount};w={(following - first) // 1000}')

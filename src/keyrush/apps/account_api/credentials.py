@@ -154,7 +154,7 @@ def _may_ask_more(key: ApiKey, caller: ApiKey, principal: Principal) -> bool:
     if key.limits is None:
         return caller.limits is not None
     own = {limit.seconds * SECOND: limit.amount for limit in key.limits}
-    return any(own.get(w.length, w.amount + 1) > w.amount for w in principal.resolved.windows)
+    return any(own.get(w.length, w.amount + 1) > w.amount for w in principal.verified.windows)
 
 
 def _no_later(

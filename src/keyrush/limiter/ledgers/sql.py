@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Counter, Taken, Window
+from keyrush.core.sliding import Taken, Window, WindowCount
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.engine import Database
@@ -118,7 +118,7 @@ class _OnSQLite(NamedTuple):
         else:  # a look reads all counters as of one moment too, but keeps nobody from writing
             connection.execute("BEGIN")
         now = self.clock()  # once the lock is held, so that it never runs back between takes
-        stored: dict[str, Counter] = {}
+        stored: dict[str, WindowCount] = {}
         for window in windows:
             if counter := connection.execute(_FIND, (window.key,)).fetchone():
                 stored[window.key] = counter
@@ -157,7 +157,7 @@ class _OnSQLite(NamedTuple):
         connection.commit()
 
 
-def _row(key: str, length: int, counter: Counter) -> tuple[str, int, int, int, int]:
+def _row(key: str, length: int, counter: WindowCount) -> tuple[str, int, int, int, int]:
     """What `_PUT` takes; the last is when the counter counts no more (see `sliding.is_idle`)."""
     index, current, previous = counter
     return key, index, current, previous, (index + 2) * length

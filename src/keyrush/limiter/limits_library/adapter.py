@@ -14,7 +14,7 @@ from limits.storage import SlidingWindowCounterSupport
 from limits.strategies import STRATEGIES, RateLimiter
 
 from keyrush.core import sliding
-from keyrush.core.sliding import EXACT, UNLIMITED, Counter, Tally, Window
+from keyrush.core.sliding import EXACT, UNLIMITED, Tally, Window, WindowCount
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.limits_library.storages import StorageAt
 from keyrush.runtime.forks import after_fork
@@ -51,7 +51,7 @@ class _Period(NamedTuple):
     """
 
     window: Window
-    counter: Counter
+    counter: WindowCount
     at: int
     shift: int
     until: int  #: Unix milliseconds until when it stands; 0 where the first take begins it

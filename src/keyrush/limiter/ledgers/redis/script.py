@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keyrush.core.sliding import SHARE, Counter, Taken, Window
+from keyrush.core.sliding import SHARE, Taken, Window, WindowCount
 from keyrush.errors import LimiterError, NotTold, Unavailable
 from keyrush.limiter.ledgers.redis.server import (
     NoPermissionError,
@@ -69,7 +69,7 @@ def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[Taken]:
             taken.append(Taken(0, now, []))
             continue
         granted = next(numbers)
-        counters: list[Counter] = [
+        counters: list[WindowCount] = [
             (next(numbers), next(numbers), next(numbers)) for _ in call.windows
         ]
         taken.append(Taken(granted, now, counters))
