@@ -20,7 +20,6 @@ from keyrush.gate.admission import Admitted, Pending
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
-from keyrush.runtime.clock import now_ms
 from keyrush.settings.settings import Settings
 from keyrush.wire.request import MISSING, Credential, Header
 
@@ -59,7 +58,7 @@ class Clock:
         self.now += round(seconds * 1000)
 
 
-def open_gate(clock: Callable[[], int] = now_ms, **values: Any) -> Gate:
+def open_gate(clock: Callable[[], int] | None = None, **values: Any) -> Gate:
     """A gate that keeps everything in memory; `values` are settings, by their names.
 
     The others are as in production: `config="keyrush.toml"` gives plans and rules, and

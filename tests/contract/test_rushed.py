@@ -19,7 +19,6 @@ from keyrush import Gate, Settings
 from keyrush.core.identity import key_subject
 from keyrush.core.times import DAY, SECOND, month_of
 from keyrush.operations.keys import NewKey
-from keyrush.runtime.clock import now_ms
 from tests.conftest import CHEAP, Clock
 from tests.support.running import run_process
 from tests.support.serving import serve, serve_process
@@ -103,7 +102,7 @@ def ticking(
     server: tuple[Current, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Service]:
     """The example over a new SQLite file, on the wall clock."""
-    with served(server, tmp_path, monkeypatch, now_ms) as service:
+    with served(server, tmp_path, monkeypatch, None) as service:
         yield service
 
 
@@ -112,7 +111,7 @@ def served(
     server: tuple[Current, str],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    clock: Callable[[], int],
+    clock: Callable[[], int] | None,
 ) -> Iterator[Service]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     settings = Settings(

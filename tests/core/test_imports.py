@@ -24,7 +24,7 @@ FLOORS: dict[str, set[str]] = {
     "sql": {"core", "errors", "runtime"},
     "store": {"core", "errors", "runtime", "sql"},
     "limiter": {"core", "errors", "runtime", "sql"},
-    "settings": {"core", "errors", "runtime", "wire"},
+    "settings": {"core", "errors", "limiter", "runtime", "wire"},
     "usage": {"core", "errors", "runtime", "store"},
     "authentication": {"core", "errors", "runtime", "settings", "sql", "store", "usage", "wire"},
     "operations": {"authentication", "core", "errors", "settings", "store"},
@@ -61,7 +61,7 @@ FLOORS: dict[str, set[str]] = {
     "django": {"core", "gate"},
     "fastapi": {"gate", "wire"},
     "flask": {"core", "gate"},
-    "testing": {"authentication", "core", "gate", "operations", "runtime", "settings", "wire"},
+    "testing": {"authentication", "core", "gate", "operations", "settings", "wire"},
     "fixtures": {"gate", "operations", "testing"},
 }
 

@@ -14,12 +14,12 @@ from itertools import pairwise
 import pytest
 
 from keyrush.core.sliding import SHARE, Taken, Tally, Window
-from keyrush.limiter.shared.client import SharedWindows
-from keyrush.limiter.shared.leased import HORIZON, LeasedLimiter
+from keyrush.limiter.shared.lease import HORIZON
+from keyrush.limiter.shared.leased import LeasedLimiter
 from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
 from tests.support.faults import PATIENCE
-from tests.support.ledgers import MemoryLedger, shared
+from tests.support.ledgers import MemoryLedger, client_of
 from tests.support.scripts import run
 
 SECOND = 1000
@@ -73,9 +73,9 @@ class Recorder(MemoryLedger):
         super().__init__(clock)
         self.asked: list[Asked] = []
 
-    def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
-        taken = super().take(wanted, cost, extra)
-        left = wanted[0].amount - taken.counters[0][1]
+    def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        taken = super().take(windows, cost, extra)
+        left = windows[0].amount - taken.counters[0][1]
         self.asked.append(Asked(cost, taken.granted, left + taken.granted))
         return taken
 
@@ -119,7 +119,7 @@ def ledger(clock: Clock) -> MemoryLedger:
 @pytest.fixture
 def limiter(ledger: MemoryLedger, clock: Clock) -> LeasedLimiter:
     """A process's limiter without a background."""
-    return LeasedLimiter(shared(ledger, clock))
+    return LeasedLimiter(client_of(ledger, clock))
 
 
 # --- how long units are good ----------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_never_more_than_the_limit_at_any_turn(ledger: MemoryLedger, clock: Cloc
     period, and nearly all of it.
     """
     wanted = [window(2000, 2 * SECOND)]
-    workers = [LeasedLimiter(shared(ledger, clock)) for _ in range(2)]
+    workers = [LeasedLimiter(client_of(ledger, clock)) for _ in range(2)]
     passed: dict[int, int] = {}
     for _ in range(5 * 2000):
         period = clock() // (2 * SECOND)
@@ -173,7 +173,7 @@ def test_never_more_than_the_limit_at_any_turn(ledger: MemoryLedger, clock: Cloc
 def test_blocks_follow_the_rate(clock: Clock, each: int) -> None:
     """A block is what the process itself uses in `HORIZON`, in the long run."""
     ledger = Recorder(clock)
-    limiter = LeasedLimiter(shared(ledger, clock))
+    limiter = LeasedLimiter(client_of(ledger, clock))
     busy(limiter, [window(10**6, HOUR)], clock, 20 * HORIZON // each, each=each)
     assert {asked.ahead for asked in ledger.asked[-4:]} == {HORIZON // each}
     ledger.asked.clear()
@@ -186,7 +186,7 @@ def test_blocks_double_at_most(clock: Clock) -> None:
     of requests makes no large block.
     """
     ledger = Recorder(clock)
-    limiter = LeasedLimiter(shared(ledger, clock))
+    limiter = LeasedLimiter(client_of(ledger, clock))
     busy(limiter, [window(10**7, HOUR)], clock, 5000, each=0)
     blocks = [asked.ahead for asked in ledger.asked]
     assert blocks[0] == 0
@@ -199,7 +199,7 @@ def test_blocks_shrink_near_the_limit(clock: Clock) -> None:
     one; in the end exactly the limit has passed.
     """
     ledger = Recorder(clock)
-    limiter = LeasedLimiter(shared(ledger, clock))
+    limiter = LeasedLimiter(client_of(ledger, clock))
     assert busy(limiter, [window(20_000, HOUR)], clock, 21_000, each=0) == 20_000
     assert max(asked.ahead for asked in ledger.asked) > 50
     for asked in ledger.asked:
@@ -215,7 +215,7 @@ def test_what_a_crash_strands(ledger: MemoryLedger, clock: Clock, amount: int) -
     """What a process holds at any moment, and would leave counted if it were killed then, is at
     most 1/75 of the limit: a block, and the quarter at which the next is asked for.
     """
-    limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
+    limiter, later = LeasedLimiter(client_of(ledger, clock)), Later()
     limiter.start(later)
     wanted = [window(amount, HOUR)]
     passed = most = 0
@@ -230,11 +230,11 @@ def test_what_a_crash_strands(ledger: MemoryLedger, clock: Clock, amount: int) -
 def test_what_a_crash_strands_counts_as_used(ledger: MemoryLedger, clock: Clock) -> None:
     """Units of a killed process are used by nobody: the others get the rest, and no more."""
     wanted = [window(1000, HOUR)]
-    killed, passed, stranded = LeasedLimiter(shared(ledger, clock)), 0, 0
+    killed, passed, stranded = LeasedLimiter(client_of(ledger, clock)), 0, 0
     while not stranded:
         passed += busy(killed, wanted, clock, 1)
         stranded = counted(ledger, *wanted)[0] - passed
-    other = LeasedLimiter(shared(ledger, clock))
+    other = LeasedLimiter(client_of(ledger, clock))
     assert busy(other, wanted, clock, 2000) == 1000 - passed - stranded
 
 
@@ -245,7 +245,7 @@ def test_refill_ahead(ledger: MemoryLedger, clock: Clock) -> None:
     """Another block is asked for in the background before the last one is used up: once a key is
     busy, none of its requests needs the ledger.
     """
-    limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
+    limiter, later = LeasedLimiter(client_of(ledger, clock)), Later()
     limiter.start(later)
     wanted = [window(10**6, HOUR), window(10**7, 24 * HOUR)]
     busy(limiter, wanted, clock, 500, before=later.work)
@@ -260,7 +260,7 @@ def test_refill_ahead(ledger: MemoryLedger, clock: Clock) -> None:
 
 def test_calls_on_a_busy_key(ledger: MemoryLedger, clock: Clock) -> None:
     """A busy key needs at most 0.02 calls to the ledger a request, its first ones included."""
-    limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
+    limiter, later = LeasedLimiter(client_of(ledger, clock)), Later()
     limiter.start(later)
     wanted = [window(10**6, HOUR), window(10**7, 24 * HOUR)]
     assert busy(limiter, wanted, clock, 5000, before=later.work) == 5000
@@ -271,7 +271,7 @@ def test_remaining_counts_down_by_one(ledger: MemoryLedger, clock: Clock) -> Non
     """R11: whether units are at hand, asked for, or refilled ahead, `remaining` is one less with
     each request.
     """
-    limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
+    limiter, later = LeasedLimiter(client_of(ledger, clock)), Later()
     limiter.start(later)
     wanted = [window(3000, HOUR)]
     for number in range(3000):
@@ -286,7 +286,7 @@ def test_costs_of_several_units(ledger: MemoryLedger, clock: Clock) -> None:
     """A request that costs more than is at hand is admitted or refused as a whole, by what the
     windows have left; all that passes adds up to the limit.
     """
-    limiter, later = LeasedLimiter(shared(ledger, clock)), Later()
+    limiter, later = LeasedLimiter(client_of(ledger, clock)), Later()
     limiter.start(later)
     wanted = [window(3000, HOUR)]
     passed = 0
@@ -325,7 +325,7 @@ def test_refused_again(limiter: LeasedLimiter, ledger: MemoryLedger, clock: Cloc
     wanted = [window(3)]
     busy(limiter, wanted, clock, 3)
     clock.now = limiter.take(wanted, 1, clock()).ready_at
-    assert LeasedLimiter(shared(ledger, clock)).take(wanted, 1, clock()).admitted
+    assert LeasedLimiter(client_of(ledger, clock)).take(wanted, 1, clock()).admitted
     assert calls_of(ledger, lambda: busy(limiter, wanted, clock, 100, each=0)) == 1
     assert counted(ledger, *wanted) == [1]
 
@@ -423,7 +423,7 @@ def test_a_stop_gives_everything_back(
     """After a flush or a stop of all processes the ledger counts what was admitted, and that
     alone.
     """
-    workers = [LeasedLimiter(shared(ledger, clock)) for _ in range(3)]
+    workers = [LeasedLimiter(client_of(ledger, clock)) for _ in range(3)]
     subjects = [
         [window(10_000, subject=f"key:{name}"), window(50_000, HOUR, f"key:{name}")]
         for name in "abc"
@@ -477,7 +477,7 @@ class Refilling(Background):
 @pytest.mark.parametrize("amount", [50, 3000])
 def test_threads_on_one_lease(ledger: MemoryLedger, clock: Clock, amount: int) -> None:
     """S35: threads that share a lease, while it is refilled, get exactly the limit together."""
-    limiter, background = LeasedLimiter(shared(ledger, clock)), Refilling()
+    limiter, background = LeasedLimiter(client_of(ledger, clock)), Refilling()
     limiter.start(background)
     wanted = [window(amount), window(10**6, HOUR)]
     barrier = threading.Barrier(8)
@@ -496,7 +496,7 @@ def test_threads_on_one_lease(ledger: MemoryLedger, clock: Clock, amount: int) -
 
 def test_threads_that_give_back(ledger: MemoryLedger, clock: Clock) -> None:
     """A refused request consumes nothing, also when others take and give back at once."""
-    limiter, background = LeasedLimiter(shared(ledger, clock)), Refilling()
+    limiter, background = LeasedLimiter(client_of(ledger, clock)), Refilling()
     limiter.start(background)
     wanted = [window(10_000)]
     barrier = threading.Barrier(4)
@@ -528,12 +528,12 @@ def test_fork() -> None:
         import os, threading
         from keyrush.limiter.shared.leased import LeasedLimiter
         from keyrush.core.sliding import Window
-        from tests.support.ledgers import MemoryLedger, shared
+        from tests.support.ledgers import MemoryLedger, client_of
 
         now = 1_795_000_020_000
         clock = lambda: now
         ledger = MemoryLedger(clock)
-        limiter = LeasedLimiter(shared(ledger, clock))
+        limiter = LeasedLimiter(client_of(ledger, clock))
         wanted = [Window("k", 60_000, 10_000, "minute")]
         for _ in range(500):
             limiter.take(wanted, 1, now)
@@ -592,8 +592,8 @@ class Apart:
         """A ledger by the server's clock, and a process."""
         ledger = MemoryLedger(self.server, has_own_clock=True)
         steady = self.steady
-        windows = SharedWindows(ledger, "closed", self.wall, lambda: steady() / 1000)
-        return ledger, LeasedLimiter(windows)
+        client = client_of(ledger, self.wall, "closed", lambda: steady() / 1000)
+        return ledger, LeasedLimiter(client)
 
 
 @pytest.fixture(params=[5 * HOUR + 21_234, -7 * HOUR - 43_210], ids=["ahead", "behind"])
@@ -745,7 +745,7 @@ def test_units_that_lay_idle_are_no_use(clock: Clock) -> None:
     block.
     """
     ledger = Recorder(clock)
-    limiter = LeasedLimiter(shared(ledger, clock))
+    limiter = LeasedLimiter(client_of(ledger, clock))
     wanted = [window(10**6, HOUR)]
     busy(limiter, wanted, clock, 500)
     assert ledger.asked[-1].ahead > 100
@@ -784,7 +784,7 @@ def test_taken_before_the_clock_was_set_back(
     taken_at = clock()
     limiter.take(wanted, 1, taken_at)
     clock.advance(10)
-    other = LeasedLimiter(shared(ledger, clock))
+    other = LeasedLimiter(client_of(ledger, clock))
     assert other.take(wanted, 2, clock()).admitted
     clock.advance(-20)
     assert not limiter.take(wanted, 1, clock()).admitted
@@ -820,7 +820,7 @@ def test_a_server_asked_at_the_end_of_its_period() -> None:
 
     ledger = MemoryLedger(lambda: int(time + 0.9), has_own_clock=True)
     limiter = LeasedLimiter(
-        SharedWindows(ledger, "closed", lambda: int(time), lambda: (time + 0.1) / 1000)
+        client_of(ledger, lambda: int(time), "closed", lambda: (time + 0.1) / 1000)
     )
     wanted = [window(10**6, SECOND)]
     for step in range(20_000):

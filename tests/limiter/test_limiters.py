@@ -24,9 +24,10 @@ from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Limiter, SmallLimiter
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.runtime import clock as clocks
 from keyrush.sql.engine import make_engine, parse_url
 from keyrush.sql.schema import prepare
 from tests.conftest import Clock, settings
@@ -94,8 +95,8 @@ def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimit
     mode, place = request.param.split("-")
     clock.now = NOW
     with opened_ledger(place, request, clock) as ledger:
-        shared = SharedWindows(ledger, "local", clock, lambda: clock() / 1000)
-        timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(shared), clock)
+        client = LedgerClient(ledger, "local", clocks.Clock.of(clock))
+        timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(client), clock)
         yield timed
         timed.close()
 

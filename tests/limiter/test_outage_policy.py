@@ -20,7 +20,7 @@ from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
 from keyrush.runtime.circuit import PAUSE, Away
 from tests.conftest import Clock
-from tests.support.ledgers import Fault, MemoryLedger, shared
+from tests.support.ledgers import Fault, MemoryLedger, client_of
 from tests.support.oracle import Oracle
 
 SECOND = 1000
@@ -42,7 +42,7 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
 @pytest.fixture(params=[ExactLimiter, LeasedLimiter])
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes a process's limiter, in either mode."""
-    return lambda ledger, clock, outage: request.param(shared(ledger, clock, outage))
+    return lambda ledger, clock, outage: request.param(client_of(ledger, clock, outage))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def team(make: Make, ledger: MemoryLedger, clock: Clock, size: int) -> list[Limi
     limiters = [make(ledger, clock, "local") for _ in range(size)]
     for _ in range(2):
         for limiter in limiters:
-            limiter.shared.enlist()
+            limiter.client.membership.enlist()
     return limiters
 
 
@@ -76,7 +76,7 @@ def recover(limiters: Sequence[Limiter], ledger: MemoryLedger, clock: Clock) -> 
     ledger.fault = None
     clock.advance(AGAIN)
     for limiter in limiters:
-        limiter.shared.settle()
+        limiter.client.settle()
 
 
 def counted(ledger: MemoryLedger, wanted: Window) -> int:
@@ -130,7 +130,7 @@ def test_shares_of_what_was_left(make: Make, ledger: MemoryLedger, clock: Clock)
     wanted = [window(20), window(50, HOUR)]
     assert passed(limiters[0], wanted, clock, 9) == 9
     for limiter in limiters:
-        limiter.shared.ask(wanted, 0, 0)
+        limiter.client.ask(wanted, 0, 0)
     ledger.fault = "before"
     assert [passed(limiter, wanted, clock, 20) for limiter in limiters] == [4, 4, 3]
 
@@ -182,7 +182,7 @@ def test_shares_after_a_part_was_used(make: Make, ledger: MemoryLedger, clock: C
     wanted, oracle = window(30, 10 * SECOND), Oracle()
     oracle.add(wanted, passed(limiters[1], [wanted], clock, 17), clock())
     for limiter in limiters:
-        limiter.shared.ask([wanted], 0, 0)
+        limiter.client.ask([wanted], 0, 0)
     ledger.fault = "before"
     for _ in range(400):
         for limiter in limiters:
@@ -196,12 +196,10 @@ def test_workers_missing_after_an_outage(make: Make, ledger: MemoryLedger, clock
     limiters = team(make, ledger, clock, 4)
     ledger.fault = "before"
     for limiter in limiters:
-        limiter.shared.enlist()
-    ledger = MemoryLedger(clock)  # the server has come back without what it knew
-    for limiter in limiters:
-        limiter.shared.ledger = ledger
+        limiter.client.membership.enlist()
+    ledger.lose_all()  # the server has come back without what it knew
     clock.advance(AGAIN)
-    limiters[0].shared.enlist()
+    limiters[0].client.membership.enlist()
     ledger.fault = "before"
     wanted = [window(8)]
     assert [passed(limiter, wanted, clock, 8) for limiter in limiters] == [2, 2, 2, 2]
@@ -211,7 +209,7 @@ def test_place_unknown(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
     """A process that never heard how many there are has no share: 503."""
     limiter = make(ledger, clock, "local")
     ledger.fault = "before"
-    limiter.shared.enlist()
+    limiter.client.membership.enlist()
     for _ in range(2):
         with pytest.raises(Away):
             limiter.take([window(10)], 1, clock())
@@ -242,14 +240,14 @@ def test_open(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
 def test_closed(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
     """`closed`: nothing passes, at once or after asking, and nothing of it is counted."""
     limiter = make(ledger, clock, "closed")
-    limiter.shared.enlist()
+    limiter.client.membership.enlist()
     wanted = [window(3)]
     limiter.take(wanted, 1, clock())
     ledger.fault = "before"
     for take in (limiter.take, limiter.take_at_once, limiter.take):
         with pytest.raises(Away):
             take(wanted, 1, clock())
-        limiter.shared.circuit.failed(ConnectionError("the ledger is away"))
+        limiter.client.circuit.failed(ConnectionError("the ledger is away"))
     recover([limiter], ledger, clock)
     assert counted(ledger, wanted[0]) == 1
     assert passed(limiter, wanted, clock, 5) == 2
@@ -257,7 +255,7 @@ def test_closed(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
 
 def test_units_at_hand_outlast_the_ledger(ledger: MemoryLedger, clock: Clock) -> None:
     """Units that a process holds already are the ledger's own: they pass under any policy."""
-    limiter = LeasedLimiter(shared(ledger, clock, "closed"))
+    limiter = LeasedLimiter(client_of(ledger, clock, "closed"))
     wanted = [window(100_000)]
     for _ in range(500):
         limiter.take(wanted, 1, clock())
@@ -281,7 +279,7 @@ def test_one_trial_in_a_pause(
     is asked, given back or settled.
     """
     limiter = make(ledger, clock, outage)
-    limiter.shared.enlist()
+    limiter.client.membership.enlist()
     wanted = [window(10**6)]
     limiter.take(wanted, 1, clock())
     ledger.fault = "before"
@@ -291,7 +289,7 @@ def test_one_trial_in_a_pause(
             passed(limiter, [window(10, subject=subject)], clock, 3)
             passed(limiter, [window(20), window(30, HOUR)], clock, 3)
             limiter.give_back(wanted, 1, clock())
-            limiter.shared.settle()
+            limiter.client.settle()
             clock.advance(AGAIN // 10 - 1)
         assert ledger.calls == before + 1
         clock.advance(10)
@@ -307,7 +305,7 @@ def test_recovers_without_restart(make: Make, ledger: MemoryLedger, clock: Clock
     clock.advance(AGAIN)
     assert passed(limiter, [window(10)], clock, 20) == 10
     assert counted(ledger, window(10)) == 10
-    assert limiter.shared.circuit.is_closed
+    assert limiter.client.circuit.is_closed
 
 
 # --- making up for it -----------------------------------------------------------------------------
@@ -324,7 +322,7 @@ def test_admitted_locally_is_added_once(
     wanted = [window(30), window(300, HOUR)]
     before = passed(limiters[0], wanted, clock, 6)
     for limiter in limiters:
-        limiter.shared.ask(wanted, 0, 0)
+        limiter.client.ask(wanted, 0, 0)
     ledger.fault = "before"
     during = sum(passed(limiter, wanted, clock, 4) for limiter in limiters)
     assert (before, during) == (6, 12)
@@ -351,7 +349,7 @@ def test_a_second_outage(make: Make, ledger: MemoryLedger, clock: Clock) -> None
         total += sum(passed(limiter, wanted, clock, 10) for limiter in limiters)
         recover(limiters, ledger, clock)
         for limiter in limiters:
-            limiter.shared.ask(wanted, 0, 0)
+            limiter.client.ask(wanted, 0, 0)
     assert total == 10
     assert counted(ledger, wanted[0]) == 10
 
@@ -366,7 +364,7 @@ def test_shares_anew(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
     assert [passed(limiter, wanted, clock, 4) for limiter in limiters] == [4, 4]
     recover(limiters, ledger, clock)
     for limiter in limiters:
-        limiter.shared.ask(wanted, 0, 0)
+        limiter.client.ask(wanted, 0, 0)
     ledger.fault = "before"
     assert [passed(limiter, wanted, clock, 20) for limiter in limiters] == [6, 6]
 
@@ -411,7 +409,7 @@ def test_given_back_of_a_share(make: Make, ledger: MemoryLedger, clock: Clock) -
     limiter.give_back(wanted, 2, clock())
     recover([limiter], ledger, clock)
     limiter.flush()
-    assert limiter.shared.ask(wanted, 0, 0).taken.counters[0][1] == 1
+    assert limiter.client.ask(wanted, 0, 0).taken.counters[0][1] == 1
 
 
 def test_what_is_owed_is_bounded(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
@@ -424,7 +422,7 @@ def test_what_is_owed_is_bounded(make: Make, ledger: MemoryLedger, clock: Clock)
     total = 0
     for _ in range(3000):
         total += passed(limiter, wanted, clock, 1)
-        limiter.shared.settle()
+        limiter.client.settle()
         clock.advance(SECOND)
     assert total == 3000
     before = ledger.calls
@@ -458,7 +456,7 @@ def test_unknown_outcomes(
     clock = Clock()
     ledger = MemoryLedger(clock)
     limiter = make(ledger, clock, outage)
-    limiter.shared.enlist()
+    limiter.client.membership.enlist()
     wanted = [window(5, HOUR)]
     kept = 0
     for deed, fault in deeds:
@@ -469,14 +467,14 @@ def test_unknown_outcomes(
             limiter.give_back(wanted, 1, clock())
             kept -= 1
         elif deed == "settle":
-            limiter.shared.settle()
+            limiter.client.settle()
         elif deed == "tick" and isinstance(limiter, LeasedLimiter):
             limiter.tick()
         clock.advance(AGAIN if deed == "wait" else 1)
         assert kept <= 5
     recover([limiter], ledger, clock)
     limiter.flush()
-    assert kept <= limiter.shared.ask(wanted, 0, 0).taken.counters[0][1]
+    assert kept <= limiter.client.ask(wanted, 0, 0).taken.counters[0][1]
     assert kept + passed(limiter, wanted, clock, 10) <= 5
 
 
@@ -515,7 +513,7 @@ def test_unknown_outcome_of_adding(make: Make, ledger: MemoryLedger, clock: Cloc
     assert passed(limiter, wanted, clock, 4) == 4
     ledger.fault = "after"
     clock.advance(AGAIN)
-    limiter.shared.settle()
+    limiter.client.settle()
     recover([limiter], ledger, clock)
     assert counted(ledger, wanted[0]) == 8
 
@@ -526,15 +524,15 @@ def test_unknown_outcome_of_adding(make: Make, ledger: MemoryLedger, clock: Cloc
 class AsyncLedger(MemoryLedger):
     """A ledger that can be awaited."""
 
-    async def take_async(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
-        return self.take(wanted, cost, extra)
+    async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        return self.take(windows, cost, extra)
 
 
 def test_awaited(clock: Clock) -> None:
     """What is awaited fares alike: a share in an outage, which is counted before it is over."""
     ledger = AsyncLedger(clock)
-    limiter = AwaitedExactLimiter(shared(ledger, clock), ledger)
-    limiter.shared.enlist()
+    limiter = AwaitedExactLimiter(client_of(ledger, clock), ledger)
+    limiter.client.membership.enlist()
     wanted = [window(10)]
 
     def take() -> Tally:
@@ -547,7 +545,7 @@ def test_awaited(clock: Clock) -> None:
     clock.advance(AGAIN)
     assert take().remaining == 5
     assert counted(ledger, wanted[0]) == 1
-    limiter.shared.settle()
+    limiter.client.settle()
     assert counted(ledger, wanted[0]) == 5
     assert take().remaining == 4
     assert counted(ledger, wanted[0]) == 6
@@ -567,13 +565,13 @@ class Fragile(MemoryLimiter):
         if self.is_away:
             raise ConnectionError("the server is away")
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         self._come()
-        return super().take(wanted, cost, now)
+        return super().take(windows, cost, now)
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         self._come()
-        super().give_back(wanted, cost, taken_at)
+        super().give_back(windows, cost, taken_at)
 
 
 def guarded(clock: Clock, outage: Outage) -> tuple[Fragile, GuardedLimiter]:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import pytest
 
 from keyrush.core.sliding import Window
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import ExactLimiter
 from keyrush.limiter.shared.owed import Owed
 from keyrush.runtime.circuit import PAUSE, Away
 from tests.conftest import Clock
 from tests.support.faults import PATIENCE
-from tests.support.ledgers import MemoryLedger, shared
+from tests.support.ledgers import MemoryLedger, client_of
 
 SECOND = 1000
 MINUTE = 60 * SECOND
@@ -124,22 +124,22 @@ class Wanted:
         self._lock.release()
 
 
-def away(windows: SharedWindows) -> None:
+def away(client: LedgerClient) -> None:
     """Have its circuit open, as after a failure."""
-    windows.circuit.failed(ConnectionError("the ledger is away"))
+    client.circuit.failed(ConnectionError("the ledger is away"))
 
 
 def test_nothing_to_tell_says_nothing(clock: Clock) -> None:
     """What comes to nothing is no trial: the circuit stays as it is, and nobody waits."""
     ledger = MemoryLedger(clock)
-    windows = shared(ledger, clock)
-    windows.enlist()
-    away(windows)
-    windows.without([MINUTELY], 1, clock())
-    windows.give_back([MINUTELY], 1, clock())
+    client = client_of(ledger, clock)
+    client.membership.enlist()
+    away(client)
+    client.books.answer_in_outage([MINUTELY], 1, clock())
+    client.books.give_back([MINUTELY], 1, clock())
     clock.advance(int(PAUSE * 1000))
-    windows.settle()
-    assert not windows.circuit.is_closed
+    client.settle()
+    assert not client.circuit.is_closed
     assert not ledger.calls
 
 
@@ -149,19 +149,19 @@ def test_told_before_whoever_asks(clock: Clock) -> None:
     """
 
     class Slow(MemoryLedger):
-        def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+        def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
             telling.set()
             assert goes_on.wait(PATIENCE)
-            super().give_back(wanted, cost, taken_at)
+            super().give_back(windows, cost, taken_at)
 
     telling, goes_on = threading.Event(), threading.Event()
-    limiter, lock = ExactLimiter(shared(Slow(clock), clock)), Wanted()
-    limiter.shared._telling = lock  # type: ignore[assignment]  # noqa: SLF001  # nothing else tells
+    limiter, lock = ExactLimiter(client_of(Slow(clock), clock)), Wanted()
+    limiter.client._telling = lock  # type: ignore[assignment]  # noqa: SLF001  # nothing else tells
     wanted = [MINUTELY]
     assert limiter.take(wanted, 10, clock()).admitted
     limiter.give_back(wanted, 1, clock())
     admitted: list[bool] = []
-    teller = threading.Thread(target=limiter.shared.settle)
+    teller = threading.Thread(target=limiter.client.settle)
     asker = threading.Thread(
         target=lambda: admitted.append(limiter.take(wanted, 1, clock()).admitted)
     )
@@ -180,26 +180,26 @@ def test_more_comes_while_it_is_told(clock: Clock) -> None:
     """What is owed of the same slot while it is told is told next, and not lost."""
 
     class Busy(MemoryLedger):
-        def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-            super().give_back(wanted, cost, taken_at)
+        def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+            super().give_back(windows, cost, taken_at)
             if ledger.calls == 2:
-                windows.owe((MINUTELY,), -1, clock())
+                client.books.owe((MINUTELY,), -1, clock())
 
     ledger = Busy(clock)
-    windows = shared(ledger, clock)
+    client = client_of(ledger, clock)
     ledger.take([MINUTELY], 3, 0)
-    windows.owe((MINUTELY,), 1, clock())
-    windows.settle()
+    client.books.owe((MINUTELY,), 1, clock())
+    client.settle()
     assert ledger.counters[MINUTELY.key][1] == 4
-    windows.settle()
+    client.settle()
     assert ledger.counters[MINUTELY.key][1] == 3
 
 
 def test_a_changed_limit_in_an_outage(clock: Clock) -> None:
     """What was admitted under another amount is counted before the first request under the new."""
     ledger = MemoryLedger(clock)
-    limiter = ExactLimiter(shared(ledger, clock))
-    limiter.shared.enlist()
+    limiter = ExactLimiter(client_of(ledger, clock))
+    limiter.client.membership.enlist()
     ledger.fault = "before"
     assert sum(limiter.take([MINUTELY], 1, clock()).admitted for _ in range(10)) == 10
     ledger.fault = None
@@ -218,28 +218,26 @@ def test_told_by_the_clock_of_the_server(clock: Clock, skew: int, step: int) -> 
     """
     steady = Clock()
     ledger = MemoryLedger(lambda: steady() + skew, has_own_clock=True)
-    windows = SharedWindows(ledger, "local", clock, lambda: steady() / 1000)
-    limiter = ExactLimiter(windows)
-    windows.enlist()
+    client = client_of(ledger, clock, monotonic=lambda: steady() / 1000)
+    limiter = ExactLimiter(client)
+    client.membership.enlist()
     assert limiter.take([HOURLY], 30, clock()).admitted
-    away(windows)
+    away(client)
     clock.advance(step)
     assert limiter.take([HOURLY], 20, clock()).admitted
     for each in (clock, steady):
         each.advance(int(PAUSE * 1000))
-    windows.settle()
+    client.settle()
     assert ledger.counters[HOURLY.key][1:] == (50, 0)
 
 
 def test_clock_of_the_server_unknown(clock: Clock) -> None:
     """A process that never heard the server's clock can't say when it admits: 503."""
-    windows = SharedWindows(
-        MemoryLedger(clock, has_own_clock=True), "local", clock, lambda: clock() / 1000
-    )
-    windows.enlist()
-    away(windows)
+    client = client_of(MemoryLedger(clock, has_own_clock=True), clock)
+    client.membership.enlist()
+    away(client)
     with pytest.raises(Away):
-        windows.without([MINUTELY], 1, clock())
+        client.books.answer_in_outage([MINUTELY], 1, clock())
 
 
 def test_a_slow_answer_tells_little_of_a_clock(clock: Clock) -> None:
@@ -250,21 +248,21 @@ def test_a_slow_answer_tells_little_of_a_clock(clock: Clock) -> None:
     class Slow(MemoryLedger):
         delay = 0
 
-        def take(self, wanted: Sequence[Window], cost: int, extra: int):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as above
-            taken = super().take(wanted, cost, extra)
+        def take(self, windows: Sequence[Window], cost: int, extra: int):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as above
+            taken = super().take(windows, cost, extra)
             clock.advance(self.delay)
             return taken
 
     offset = HOUR
     ledger = Slow(lambda: clock() + offset, has_own_clock=True)
-    windows = SharedWindows(ledger, "local", clock, lambda: clock() / 1000)
-    windows.ask([MINUTELY], 1, 0)
-    known = windows.ledger_time(clock()) - clock()
+    client = client_of(ledger, clock)
+    client.ask([MINUTELY], 1, 0)
+    known = client.clock.ledger_time(clock()) - clock()
     assert known == HOUR - 1
     ledger.delay = 2000
-    windows.ask([MINUTELY], 1, 0)
-    assert windows.ledger_time(clock()) - clock() == known
+    client.ask([MINUTELY], 1, 0)
+    assert client.clock.ledger_time(clock()) - clock() == known
     ledger.delay = 0
     for offset in (HOUR - 5000, HOUR + 5000):
-        windows.ask([MINUTELY], 1, 0)
-        assert windows.ledger_time(clock()) - clock() == offset - 1
+        client.ask([MINUTELY], 1, 0)
+        assert client.clock.ledger_time(clock()) - clock() == offset - 1

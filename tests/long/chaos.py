@@ -128,7 +128,7 @@ class Place:
         named = {**values, "pepper": PEPPER, **cheap, **self.more}
         return {f"KEYRUSH_{name.upper()}": value for name, value in named.items()}
 
-    def gate(self, clock: Callable[[], int] = now_ms, **more: Any) -> Gate:
+    def gate(self, clock: Callable[[], int] | None = None, **more: Any) -> Gate:
         """A gate of this process over it."""
         values = {"store_url": self.store_url, "limiter_url": self.limiter_url, "pepper": PEPPER}
         return Gate.open(Settings(**{**values, **CHEAP, **self.more, **more}), clock=clock)

@@ -78,8 +78,8 @@ class World:
         self.processes = [Process(self) for _ in range(self.course.processes)]
         self.acting = self.processes[0]
         for process in self.processes:
-            process.shared.enlist()
-            process.shared.enlist()
+            process.client.membership.enlist()
+            process.client.membership.enlist()
 
     def _subject(self, number: int) -> tuple[Window, ...]:
         amounts = self.random.choice([(3, 9), (12, 40), (60, 90)])
@@ -161,7 +161,7 @@ class World:
         self.done[source] += 1
         if source == "policy":
             self.is_exact &= not self.course.has_own_clock  # whose time is known by and large
-            place = taking.process.shared.place
+            place = taking.process.client.membership.place
             known = self.shares.get(taking.process, 1000)
             self.shares[taking.process] = min(known, place.workers if place else 1000)
         for window in taking.wanted:
@@ -273,11 +273,11 @@ class World:
             if isinstance(self.acting.limiter, LeasedLimiter):
                 self.acting.limiter.tick()
             else:
-                self.acting.shared.settle()
+                self.acting.client.settle()
 
     def _settle(self) -> None:
         if not self.acting.is_settling:
-            self.acting.shared.settle()
+            self.acting.client.settle()
 
     def _job(self) -> None:
         queue = self.acting.chores.queue
@@ -285,7 +285,7 @@ class World:
             queue.pop(self.random.randrange(len(queue)))()
 
     def _enlist(self) -> None:
-        self.acting.shared.enlist()
+        self.acting.client.membership.enlist()
 
     def _wait(self) -> None:
         length = self.random.choice(self.course.lengths)
@@ -349,7 +349,7 @@ class World:
 
     def _lose(self, process: Process) -> None:
         """Put a new process in the place of one that ends."""
-        owed = process.shared._owed.values()  # noqa: SLF001  # what ends with it
+        owed = process.client.books._owed.values()  # noqa: SLF001  # what ends with it
         self.is_exact &= not owed
         self.is_counted &= all(units <= 0 for units, _ in owed)
         self.processes[self.processes.index(process)] = Process(self)
@@ -376,7 +376,7 @@ class World:
         for process in self.processes:
             self.acting = process
             process.limiter.close()
-            if process.shared._owed:  # noqa: SLF001  # as above
+            if process.client.books._owed:  # noqa: SLF001  # as above
                 raise Violation("still owed")
         self._compare()
         if self.is_exact and self.is_counted:

@@ -16,7 +16,7 @@ import pytest
 from keyrush import Gate
 from keyrush.core.identity import Found, account_subject
 from keyrush.core.times import month_of
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock, settings
 from tests.long.chaos import ACCOUNT, PEPPER, Postgres
@@ -119,9 +119,9 @@ def answers(gate: Gate) -> Callable[[], bool]:
 
     def look() -> bool:
         gate.clock.advance(PAUSE)  # type: ignore[attr-defined]  # it is the tests' own
-        shared: SharedWindows = gate.limiter.shared  # type: ignore[attr-defined]  # it is shared
-        shared.settle()
-        shared.enlist()
+        client: LedgerClient = gate.limiter.client  # type: ignore[attr-defined]  # it is shared
+        client.settle()
+        client.membership.enlist()
         return gate.health().is_well
 
     return look
@@ -211,11 +211,11 @@ def test_two_processes_share_what_was_left(own_valkey: Valkey, clock: Clock) -> 
             for app in apps:
                 assert await send(app, sent, 5) == {200: 5}
             for gate in (one, other):
-                gate.limiter.shared.enlist()  # type: ignore[attr-defined]  # it is shared
+                gate.limiter.client.membership.enlist()  # type: ignore[attr-defined]  # it is shared
                 assert gate.health().workers == 2
             for gate in (one, other):  # each looks at what is left
                 (entry,) = gate.cache._entries.values()  # noqa: SLF001  # the one key
-                gate.limiter.shared.ask(entry.identity.windows, 0, 0)  # type: ignore[attr-defined]
+                gate.limiter.client.ask(entry.identity.windows, 0, 0)  # type: ignore[attr-defined]
             own_valkey.freeze()
             meanwhile = [await send(app, sent, LIMIT) for app in apps]
             for _ in range(3):

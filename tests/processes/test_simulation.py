@@ -16,8 +16,10 @@ import pytest
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Window
-from keyrush.limiter.shared.client import SharedWindows
-from keyrush.limiter.shared.leased import Lease, LeasedLimiter
+from keyrush.limiter.shared.client import LedgerClient
+from keyrush.limiter.shared.lease import Lease
+from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.limiter.shared.outage import Books
 from keyrush.limiter.shared.owed import Owed
 from tests.long import simulation
 from tests.long.simulation import World, failures, main
@@ -96,7 +98,7 @@ def units_that_outlive_their_period(patch: pytest.MonkeyPatch) -> None:
 def units_given_back_and_used(patch: pytest.MonkeyPatch) -> None:
     def kept(self: LeasedLimiter, lease: Lease) -> None:
         if lease.left:
-            self.shared.owe(tuple(lease.windows), -lease.left, lease.taken_at)
+            self.client.books.owe(tuple(lease.windows), -lease.left, lease.taken_at)
 
     patch.setattr(LeasedLimiter, "_let_go", kept)
 
@@ -126,30 +128,31 @@ def refusals_of_any_cost(patch: pytest.MonkeyPatch) -> None:
 
 
 def given_back_twice(patch: pytest.MonkeyPatch) -> None:
-    tell = SharedWindows._tell_one  # noqa: SLF001  # this is sabotage
+    tell = LedgerClient._tell  # noqa: SLF001  # this is sabotage
 
-    def again(self: SharedWindows, slot: Any) -> None:
-        owed = dict(self._owed)
+    def again(self: LedgerClient, slot: Any) -> None:
+        owed = self.books._owed  # noqa: SLF001  # as above
+        before = dict(owed)
         try:
             tell(self, slot)
         except Exception:
-            self._owed.setdefault(slot, owed.get(slot, (0, 0)))
+            owed.setdefault(slot, before.get(slot, (0, 0)))
             raise
 
-    patch.setattr(SharedWindows, "_tell_one", again)
+    patch.setattr(LedgerClient, "_tell", again)
 
 
 def never_added(patch: pytest.MonkeyPatch) -> None:
     owe = Owed.owe
 
-    def less(self: Owed, wanted: Any, units: int, taken_at: int) -> None:
-        owe(self, wanted, min(units, 0), taken_at)
+    def less(self: Owed, windows: Any, units: int, taken_at: int) -> None:
+        owe(self, windows, min(units, 0), taken_at)
 
     patch.setattr(Owed, "owe", less)
 
 
 def what_passed_uncounted_given_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SharedWindows, "counts", lambda self, taken_at: True)
+    patch.setattr(Books, "counts", lambda self, taken_at: True)
 
 
 def a_refusal_that_takes(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from keyrush.core import sliding
 from keyrush.core.sliding import Counter, Taken, Window
 from keyrush.limiter.ledgers.protocol import Place
 from keyrush.limiter.protocol import Outage
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
+from keyrush.runtime.clock import Clock
 
 Fault = Literal["before", "after"]
 
@@ -54,6 +55,12 @@ class MemoryLedger:
                     self.counters[window.key] = counter
             self._fail("after")
 
+    def lose_all(self) -> None:
+        """Forget what it knew, and answer again: as a server that has been started anew."""
+        self.fault = None
+        self.counters.clear()
+        self._workers.clear()
+
     def enlist(self, worker: str) -> Place:
         self._fail("before")
         self._workers[worker] = None
@@ -67,8 +74,12 @@ class MemoryLedger:
         """Nothing to let go of."""
 
 
-def shared(
-    ledger: MemoryLedger, clock: Callable[[], int], outage: Outage = "local"
-) -> SharedWindows:
-    """The shared windows of one process over the ledger, moved by one clock alone."""
-    return SharedWindows(ledger, outage, clock, lambda: clock() / 1000)
+def client_of(
+    ledger: MemoryLedger,
+    now: Callable[[], int],
+    outage: Outage = "local",
+    monotonic: Callable[[], float] | None = None,
+) -> LedgerClient:
+    """What one process asks the ledger by, its clock moved by `now` alone unless told apart."""
+    clock = Clock.of(now) if monotonic is None else Clock(now, monotonic)
+    return LedgerClient(ledger, outage, clock)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from keyrush.core.sliding import Taken, Tally, Window
 from keyrush.limiter.ledgers.protocol import Place
-from keyrush.limiter.protocol import Outage
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.protocol import Mode, Outage
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.limiter.shared.outage import Books
 from keyrush.runtime.background import Background, Job
+from keyrush.runtime.clock import Clock
 from tests.support.ledgers import MemoryLedger
 from tests.support.oracle import Violation
 
@@ -28,7 +30,7 @@ class Course:
     """What may happen in a schedule, and by which settings."""
 
     def __init__(self, random: Random) -> None:
-        self.mode: Literal["leased", "exact"] = random.choice(["leased", "leased", "exact"])
+        self.mode: Mode = random.choice(["leased", "leased", "exact"])
         self.outage: Outage = random.choice(["closed", "closed", "local", "open"])
         self.has_own_clock = random.random() < 0.4
         self.has_latency = random.random() < 0.5
@@ -57,15 +59,15 @@ class Chores(Background):
         self.queue.append(job)
 
 
-class Watched(SharedWindows):
-    """Shared windows that tell what they admit without the ledger."""
+class Watched(Books):
+    """Books that tell what they admit without the ledger."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world.ledger, world.course.outage, world.wall, world.monotonic)
+    def __init__(self, world: World, client: LedgerClient) -> None:
+        super().__init__(world.course.outage, client.clock, client.membership)
         self._world = world
 
-    def without(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
-        tally = super().without(wanted, cost, now)
+    def answer_in_outage(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        tally = super().answer_in_outage(windows, cost, now)
         if cost and tally.admitted:
             self._world.admitted_without()
         return tally
@@ -75,9 +77,11 @@ class Process:
     """One that counts in the shared windows."""
 
     def __init__(self, world: World) -> None:
-        self.shared = Watched(world)
+        clock = Clock(world.wall, world.monotonic)
+        self.client = LedgerClient(world.ledger, world.course.outage, clock)
+        self.client.books = Watched(world, self.client)
         limiter = LeasedLimiter if world.course.mode == "leased" else ExactLimiter
-        self.limiter = limiter(self.shared)
+        self.limiter = limiter(self.client)
         self.chores = Chores()
         self.limiter.start(self.chores)
         self.taken: list[Taking] = []
@@ -115,20 +119,20 @@ class DistantLedger(MemoryLedger):
         super().__init__(world.ledger_clock, has_own_clock=world.course.has_own_clock)
         self._world = world
 
-    def take(self, wanted: Sequence[Window], cost: int, extra: int) -> Taken:
+    def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         world = self._world
         world.travel()
         self.fault = world.draw_fault()
         before = dict(self.counters)
-        taken = super().take(wanted, cost, extra)
+        taken = super().take(windows, cost, extra)
         if not taken.granted and self.counters != before:
             raise Violation("a refused take has changed the ledger")
         if cost:
-            world.answered(wanted, cost, taken)
+            world.answered(windows, cost, taken)
         world.travel()
         return taken
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         world, process = self._world, self._world.acting
         process.is_settling = True
         try:
@@ -136,7 +140,7 @@ class DistantLedger(MemoryLedger):
             self.fault = world.draw_fault()
             if self.fault and (cost > 0 or self.fault == "after"):
                 world.is_exact = False  # lost, or added twice
-            super().give_back(wanted, cost, taken_at)
+            super().give_back(windows, cost, taken_at)
             world.travel()
         finally:
             process.is_settling = False

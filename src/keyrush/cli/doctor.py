@@ -33,6 +33,7 @@ from keyrush.gate.gate import PASSES_PREFLIGHTS
 from keyrush.gate.starting import place_of
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
+from keyrush.limiter.protocol import Outage
 from keyrush.runtime.bridge import synchronous
 from keyrush.runtime.clock import now_ms
 from keyrush.runtime.cpus import cores
@@ -294,7 +295,7 @@ def _cores(report: Report) -> str:
 
 # --- limits ---
 
-_MEANWHILE = {
+_MEANWHILE: dict[Outage, str] = {
     "local": "each process goes on with its share of the limits",
     "open": "requests pass without limits",
     "closed": "requests are refused with 503",

@@ -30,7 +30,7 @@ from keyrush.operations.accounts import Accounts
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import is_bridged, running_loop
 from keyrush.runtime.circuit import Away, Circuit
-from keyrush.runtime.clock import monotonic_of, now_ms
+from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit
 from keyrush.runtime.logs import log_fault
@@ -79,8 +79,9 @@ class Gate:
         store: store_opening.Opened,
         limiter: limiter_opening.Opened,
         peppers: list[bytes],
-        clock: Callable[[], int] = now_ms,
+        clocks: Clock = REAL,
     ) -> None:
+        clock, monotonic = clocks.now, clocks.monotonic
         self.settings = settings
         self.clock = clock
         self.store = store.store
@@ -103,7 +104,6 @@ class Gate:
         self.vary = self.credential_headers.vary
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
-        monotonic = monotonic_of(clock)
         self.circuit = Circuit("the store", monotonic)
         self.usage = Usage(self.store, self.circuit)
         self.workers = Workers(hashing_slots(settings.argon2_slots))
@@ -180,37 +180,39 @@ class Gate:
         *,
         store: Store | None = None,
         limiter: SmallLimiter | None = None,
-        clock: Callable[[], int] = now_ms,
+        clock: Callable[[], int] | None = None,
     ) -> Gate:
         """A gate from settings, by default those of the environment.
 
-        `store` and `limiter`, where given, stand in for those that the settings name.
+        `store` and `limiter`, where given, stand in for those that the settings name; `clock`,
+        which gives Unix milliseconds, for the clocks of this machine and of servers.
 
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
         settings = settings or Settings()
+        clocks = Clock.of(clock)
         is_by_settings = store is None and limiter is None
         chosen = open_store(settings.store_url) if store is None else store
         found = store_opening.opened(chosen)
         try:
-            peppers = peppers_for(settings, found.store, now=clock())
+            peppers = peppers_for(settings, found.store, now=clocks.now())
             if limiter is None:
                 counted = open_limiter(
                     settings.limiter_url,
                     chosen,
                     mode=settings.limiter_mode,
                     outage=settings.limiter_outage,
-                    clock=clock,
+                    clock=clocks,
                 )
             else:
                 counted = limiter_opening.given(
-                    limiter, outage=settings.limiter_outage, clock=clock
+                    limiter, outage=settings.limiter_outage, clock=clocks
                 )
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
                 found.store.close()
-        gate = cls(settings, found, counted, peppers, clock)
+        gate = cls(settings, found, counted, peppers, clocks)
         say_started(settings, store, counted, limiter)
         gate._is_by_settings = is_by_settings
         return gate

@@ -16,7 +16,7 @@ from keyrush.core import sliding
 from keyrush.core.identity import Identity
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import SECOND
-from keyrush.limiter.counters import Counters
+from keyrush.limiter.counters import WindowCounts
 from keyrush.runtime.forks import after_fork
 
 #: Refusals a minute of keys that no limit holds.
@@ -30,7 +30,7 @@ class Tolerance:
     """The refusals of this process. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._counters = Counters()
+        self._counters = WindowCounts()
         #: Until when keys have had enough, by who has refused them and by their ids; empty as
         #: long as all behave.
         self.exceeded: dict[tuple[By, str], Tally] = {}

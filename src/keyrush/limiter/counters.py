@@ -12,7 +12,7 @@ from keyrush.core.sliding import Counter, Window
 _SWEPT = 2
 
 
-class Counters(dict[str, Counter]):
+class WindowCounts(dict[str, Counter]):
     """Counters by window key. Not thread-safe. After adding some, call `sweep`."""
 
     def __init__(self) -> None:

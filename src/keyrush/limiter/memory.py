@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
-from keyrush.limiter.counters import Counters
+from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.protocol import WELL, LimiterState
 from keyrush.runtime.background import Background
 from keyrush.runtime.forks import after_fork
@@ -17,7 +17,7 @@ class MemoryLimiter:
     """`memory://`. Holds one counter for each window that counts, and few that no longer do."""
 
     def __init__(self) -> None:
-        self._counters = Counters()
+        self._counters = WindowCounts()
         self._renew_lock()
         after_fork(self._renew_lock)
 

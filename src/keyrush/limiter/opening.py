@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keyrush.core.news import News
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
-from keyrush.limiter.shared.client import SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
 from keyrush.runtime.bridge import synchronous
-from keyrush.runtime.clock import monotonic_of, now_ms, unless_real
+from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.plugins import load
 
 #: Schemes of servers like Redis, before a "+".
@@ -33,26 +32,27 @@ def open_limiter(
     *,
     mode: Mode = "leased",
     outage: Outage = "local",
-    clock: Callable[[], int] = now_ms,
+    clock: Clock = REAL,
 ) -> Opened:
     """The limiter at a URL.
 
     `store` is in the database of the store where that is SQL, else in memory. `memory://`,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
-    library, or `package.module:Class`. `clock` gives Unix milliseconds; one other than the
-    machine's stands in for those of servers, too.
+    library, or `package.module:Class`. A `clock` other than the machine's stands in for those of
+    servers, too.
 
     Raises:
         ConfigurationError: There is no such limiter.
     """
     scheme, separator, _ = url.partition("://")
     kind = scheme.partition("+")[0]
+    stand_in = None if clock.is_real else clock.now
     if url == "store":
         if not hasattr(store, "engine"):
             return _in_memory()
         from keyrush.limiter.ledgers.sql import SqlLedger
 
-        return _over(SqlLedger(store.engine, unless_real(clock)), mode, outage, clock)
+        return _over(SqlLedger(store.engine, stand_in), mode, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
@@ -60,7 +60,7 @@ def open_limiter(
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
-        ledger = RedisLedger(url, unless_real(clock))
+        ledger = RedisLedger(url, stand_in)
         return _over(ledger, mode, outage, clock, ledger)._replace(news=ledger)
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
@@ -68,9 +68,7 @@ def open_limiter(
     return Opened(_guarded(outside, outage, clock))
 
 
-def given(
-    limiter: SmallLimiter, *, outage: Outage = "local", clock: Callable[[], int] = now_ms
-) -> Opened:
+def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REAL) -> Opened:
     """A user's own limiter, made whole: one that is whole is taken at its word, any other is
     bridged where it has coroutines, and guarded.
     """
@@ -88,28 +86,28 @@ def _in_memory() -> Opened:
 
 
 def _guarded(
-    limiter: SmallLimiter, outage: Outage, clock: Callable[[], int], *, is_local: bool = False
+    limiter: SmallLimiter, outage: Outage, clock: Clock, *, is_local: bool = False
 ) -> Limiter:
     from keyrush.limiter.guarded import GuardedLimiter
 
-    return GuardedLimiter(limiter, outage, monotonic_of(clock), is_local=is_local)
+    return GuardedLimiter(limiter, outage, clock.monotonic, is_local=is_local)
 
 
 def _over(
     ledger: Ledger,
     mode: Mode,
     outage: Outage,
-    clock: Callable[[], int],
+    clock: Clock,
     awaited: AsyncLedger | None = None,
 ) -> Opened:
     """What asks a ledger; `awaited` is the same, where event loops may await it."""
     from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
     from keyrush.limiter.shared.leased import LeasedLimiter
 
-    shared = SharedWindows(ledger, outage, clock, monotonic_of(clock))
+    client = LedgerClient(ledger, outage, clock)
     if mode == "leased":
-        return Opened(LeasedLimiter(shared), ledger=ledger)
+        return Opened(LeasedLimiter(client), ledger=ledger)
     if awaited is None:
-        return Opened(ExactLimiter(shared), ledger=ledger)
-    limiter = AwaitedExactLimiter(shared, awaited)
+        return Opened(ExactLimiter(client), ledger=ledger)
+    limiter = AwaitedExactLimiter(client, awaited)
     return Opened(limiter, limiter, ledger)

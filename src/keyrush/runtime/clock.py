@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 
 def now_ms() -> int:
@@ -11,11 +12,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def unless_real(clock: Callable[[], int]) -> Callable[[], int] | None:
-    """None for the machine's clock, in whose place servers go by their own."""
-    return None if clock is now_ms else clock
+class Clock(NamedTuple):
+    """Two clocks that go together."""
+
+    now: Callable[[], int]  #: Unix milliseconds
+    monotonic: Callable[[], float]  #: seconds, from anywhere; nobody sets it
+    is_real: bool = False  #: the machine's, beside which servers go by their own
+
+    @classmethod
+    def of(cls, now: Callable[[], int] | None) -> Clock:
+        """The clock of which `now` alone moves both; the machine's, where there is none."""
+        return REAL if now is None else cls(now, lambda: now() / 1000)
 
 
-def monotonic_of(clock: Callable[[], int]) -> Callable[[], float]:
-    """Seconds that go with `clock`, so that where it is not the machine's only it moves them."""
-    return time.monotonic if clock is now_ms else lambda: clock() / 1000
+#: The machine's.
+REAL = Clock(now_ms, time.monotonic, is_real=True)

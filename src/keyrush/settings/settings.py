@@ -29,6 +29,7 @@ from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, is_plain
 from keyrush.core.policy import Policy, Rule, Unruled
 from keyrush.errors import ConfigurationError
+from keyrush.limiter.protocol import Mode, Outage
 from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
 from keyrush.settings.mistakes import explained, look_for_typing_errors
@@ -75,10 +76,10 @@ class Settings(BaseSettings):
     )
     store_url: str = Field("sqlite:///keyrush.db", repr=False, description="where keys are kept")
     limiter_url: str = Field("store", repr=False, description="where windows are counted")
-    limiter_mode: Literal["leased", "exact"] = Field(
+    limiter_mode: Mode = Field(
         "leased", description="take from shared windows in blocks ahead of need, or one by one"
     )
-    limiter_outage: Literal["local", "open", "closed"] = Field(
+    limiter_outage: Outage = Field(
         "local", description="while shared windows are away: each process its share, all, or 503"
     )
     usage_durability: Literal["batched", "exact"] = Field(

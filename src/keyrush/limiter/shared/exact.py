@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
-from keyrush.limiter.shared.client import SIGN_OF_LIFE, SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
+from keyrush.limiter.shared.membership import SIGN_OF_LIFE
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Away
+
+#: Seconds between two looks at what the ledger is owed.
+TICK = 0.1
 
 
 class ExactLimiter:
@@ -18,18 +22,18 @@ class ExactLimiter:
     Requests that are under way together share round trips where the ledger can do that.
     """
 
-    def __init__(self, shared: SharedWindows) -> None:
-        self.shared = shared
+    def __init__(self, client: LedgerClient) -> None:
+        self.client = client
 
     def start(self, background: Background) -> None:
-        background.every(SIGN_OF_LIFE, self.shared.enlist)
-        background.every(0.1, self.shared.settle)
+        background.every(SIGN_OF_LIFE, self.client.membership.enlist)
+        background.every(TICK, self.client.settle)
 
     def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
         if not windows:
             return UNLIMITED
-        if self.shared.circuit.is_open:
-            return self.shared.without(windows, cost, now)
+        if self.client.circuit.is_open:
+            return self.client.books.answer_in_outage(windows, cost, now)
         return None
 
     def take(
@@ -43,36 +47,40 @@ class ExactLimiter:
         if not windows:
             return UNLIMITED
         try:
-            return self.shared.ask(windows, cost, 0).tally(windows, cost)
+            return self.client.ask(windows, cost, 0).tally(windows, cost)
         except Away:
-            return self.shared.without(windows, cost, self.shared.clock())
+            return self._answer_in_outage(windows, cost)
+
+    def _answer_in_outage(self, windows: Sequence[Window], cost: int) -> Tally:
+        """The answer to a call that has failed just now."""
+        return self.client.books.answer_in_outage(windows, cost, self.client.clock.wall())
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if windows:
-            self.shared.give_back(windows, cost, taken_at)
+            self.client.books.give_back(windows, cost, taken_at)
 
     def state(self) -> LimiterState:
-        return self.shared.state()
+        return self.client.state()
 
     def flush(self) -> None:
         """Give back what is still to be given back; blocks."""
-        self.shared.flush()
+        self.client.flush()
 
     def close(self) -> None:
-        self.shared.close()
+        self.client.close()
 
 
 class AwaitedExactLimiter(ExactLimiter):
     """The same over a ledger that can be awaited."""
 
-    def __init__(self, shared: SharedWindows, ledger: AsyncLedger) -> None:
-        super().__init__(shared)
+    def __init__(self, client: LedgerClient, ledger: AsyncLedger) -> None:
+        super().__init__(client)
         self._ask = ledger.take_async
 
     async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        if self.shared.owes(windows):  # until that is counted, the outage is not over
-            return self.shared.without(windows, cost, now)
+        if self.client.books.owes(windows):  # until that is counted, the outage is not over
+            return self.client.books.answer_in_outage(windows, cost, now)
         try:
-            return (await self.shared.ask_async(self._ask, windows, cost)).tally(windows, cost)
+            return (await self.client.ask_async(self._ask, windows, cost)).tally(windows, cost)
         except Away:
-            return self.shared.without(windows, cost, self.shared.clock())
+            return self._answer_in_outage(windows, cost)

@@ -19,19 +19,16 @@ from functools import partial
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.limiter.protocol import LimiterState
-from keyrush.limiter.shared.client import SIGN_OF_LIFE, Answer, SharedWindows
+from keyrush.limiter.shared.client import LedgerClient
+from keyrush.limiter.shared.lease import Lease
+from keyrush.limiter.shared.ledger_clock import Answer
+from keyrush.limiter.shared.membership import SIGN_OF_LIFE
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Away
 from keyrush.runtime.forks import after_fork
 
-#: Milliseconds of a process's own use that a block is meant to last.
-HORIZON = 200
-
 #: Seconds between two looks at what lies idle.
 TICK = 0.1
-
-#: A block is asked for ahead of need when this part of the last one is left.
-_LOW = 4
 
 #: Leases looked at for each new one, so that those of no use go faster than new ones come.
 _SWEPT = 2
@@ -40,63 +37,14 @@ _SWEPT = 2
 _tally = tuple.__new__
 
 
-class Lease:
-    """What a process holds of one subject's windows, and what it knows of them.
-
-    Changed under the lock of `LeasedLimiter` alone; who asks the ledger holds `asking`, so
-    that answers come in order. Instants without a word are those of `SharedWindows.instant`.
-    """
-
-    __slots__ = (
-        "asked_at",
-        "asking",
-        "ends_at",
-        "filled",
-        "idle",
-        "left",
-        "low",
-        "out_until",
-        "periods",
-        "ready_at",
-        "refusal",
-        "refused",
-        "room",
-        "since",
-        "stale",
-        "taken_at",
-        "until",
-        "window",
-        "windows",
-    )
-
-    def __init__(self) -> None:
-        self.asking = threading.Lock()
-        self.windows: Sequence[Window] = ()
-        self.periods: list[int] = []  # of the windows, when the units were taken
-        self.left = 0  # units
-        self.filled = 0  # units there were after the last answer
-        self.low = -1  # units at which more are asked for ahead; -1: not ahead
-        self.idle = -1  # units there were at the last look
-        self.since = self.until = 0  # when the units are good
-        self.taken_at = 0  # on the ledger's clock
-        self.asked_at = 0
-        #: For the tally: the most constrained window, what others leave in it, and the ends.
-        self.window: Window | None = None
-        self.room = 0
-        self.ends_at = self.ready_at = 0  # on the wall clock
-        self.stale = False  # something was given back since, which only the ledger knows
-        self.out_until = 0  # until then the ledger need not be asked
-        self.refusal: Tally = UNLIMITED
-        self.refused = 0  # the cost that was refused
-
-
 class LeasedLimiter:
     """Exact between all processes, at nearly the cost of one alone."""
 
-    def __init__(self, shared: SharedWindows) -> None:
-        self.shared = shared
+    def __init__(self, client: LedgerClient) -> None:
+        self.client = client
+        self._clock = client.clock
+        self._books = client.books
         self._background: Background | None = None
-        self._by_monotonic = shared.ledger.has_own_clock
         self._reset()
         after_fork(self._reset)
 
@@ -111,7 +59,7 @@ class LeasedLimiter:
 
     def start(self, background: Background) -> None:
         self._background = background
-        background.every(SIGN_OF_LIFE, self.shared.enlist)
+        background.every(SIGN_OF_LIFE, self.client.membership.enlist)
         background.every(TICK, self.tick)
 
     # --- taking ---
@@ -122,8 +70,8 @@ class LeasedLimiter:
             return UNLIMITED
         lease = self._leases.get(windows[0][0])
         if lease is not None:
-            instant = self.shared.instant(now) if self._by_monotonic else now
-            with self._lock:
+            instant = self._clock.instant(now) if self._clock.is_own else now
+            with self._lock:  # what `Lease` could say is written out: a call costs more
                 is_it = lease.windows is windows or lease.windows == windows
                 is_good = is_it and lease.since <= instant < lease.until
                 if is_good and lease.left >= cost and (cost or not lease.stale):
@@ -137,8 +85,8 @@ class LeasedLimiter:
                 is_out = is_it and lease.since <= instant < lease.out_until
                 if is_out and cost and cost == lease.refused:
                     return lease.refusal
-        if self.shared.circuit.is_open:
-            return self.shared.without(windows, cost, now)
+        if self.client.circuit.is_open:
+            return self._books.answer_in_outage(windows, cost, now)
         return None
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
@@ -149,14 +97,14 @@ class LeasedLimiter:
             return tally
         lease = self._lease(windows)
         with lease.asking:
-            now = self.shared.clock()
+            now = self._clock.wall()
             tally = self.take_at_once(windows, cost, now)  # of what another has brought meanwhile
             if tally is not None:
                 return tally
             try:
                 return self._ask(lease, windows, cost)
             except Away:
-                return self.shared.without(windows, cost, self.shared.clock())
+                return self._books.answer_in_outage(windows, cost, self._clock.wall())
 
     def _lease(self, windows: Sequence[Window]) -> Lease:
         """The lease of the windows; a new one makes others go that are of no use any more."""
@@ -165,7 +113,7 @@ class LeasedLimiter:
             lease = self._leases.get(key)
             if lease is None:
                 lease = self._leases[key] = Lease()
-                instant = self.shared.instant(self.shared.clock())
+                instant = self._clock.instant()
                 for _ in range(_SWEPT):
                     oldest, its = next(iter(self._leases.items()))
                     if its is lease or its.left or its.asking.locked() or instant < its.out_until:
@@ -180,63 +128,25 @@ class LeasedLimiter:
         Raises:
             Away: It can't answer.
         """
-        instant = self.shared.instant(self.shared.clock())
+        asked_at = self._clock.instant()
         if lease.windows != windows:  # before the ledger is asked, which then counts them no more
             with self._lock:
                 self._let_go(lease)
-        answer = self.shared.ask(windows, cost, self._extra(lease, cost, instant) if cost else 0)
+        answer = self.client.ask(windows, cost, lease.ahead(cost, asked_at) if cost else 0)
         with self._lock:
-            return self._absorb(lease, windows, answer, cost, instant)
-
-    def _extra(self, lease: Lease, cost: int, instant: int) -> int:
-        """How many units to ask for ahead: what `HORIZON` needs at the rate since the last time,
-        in steps that double at most, so that a single pair of requests makes no block.
-        """
-        if not lease.asked_at:
-            return 0
-        used = lease.filled - lease.left + cost
-        elapsed = max(1, instant - lease.asked_at)
-        horizon = HORIZON
-        if lease.since <= instant < lease.until:
-            horizon = min(horizon, lease.until - instant)
-        return max(0, min(used * horizon // elapsed, 2 * lease.filled + 1))
+            return self._absorb(lease, windows, answer, cost, asked_at)
 
     def _absorb(
-        self, lease: Lease, windows: Sequence[Window], answer: Answer, cost: int, instant: int
+        self, lease: Lease, windows: Sequence[Window], answer: Answer, cost: int, asked_at: int
     ) -> Tally:
-        """Make the answer part of the lease, and take `cost` of it."""
-        taken = answer.taken
-        periods = [counter[0] for counter in taken.counters]
-        if periods != lease.periods or lease.windows != windows:
+        """Make the answer part of the lease, and take `cost` of it. The lock is held."""
+        if not lease.is_of(windows, answer.periods):
             self._let_go(lease)
-            lease.windows, lease.periods = windows, periods
-            lease.since = taken.now + answer.shift
-        lease.since = min(lease.since, taken.now + answer.shift)  # the clock has stepped back
-        starts = [period * w.length for period, w in zip(periods, windows, strict=True)]
-        ends = [start + w.length for start, w in zip(starts, windows, strict=True)]
-        lease.until = min(ends) + answer.shift
-        lease.taken_at = max(taken.now, *starts)  # they may be held at a later period
-        lease.asked_at, lease.stale = instant, False
-        tally = answer.tally(windows, 0)
-        lease.window, lease.room, lease.ready_at = tally.window, tally.remaining, tally.ready_at
-        assert tally.window is not None  # noqa: S101  # there are windows
-        length = tally.window.length
-        lease.ends_at = (taken.now // length + 1) * length + answer.wall_shift
-        if taken.granted < cost:
-            lease.refusal = answer.tally(windows, cost)
-            lease.refused = cost
-            lease.out_until = lease.refusal.ready_at - answer.wall_shift + answer.late_shift
-            lease.low = -1
-            return lease.refusal
-        lease.out_until = 0
-        lease.left += taken.granted - cost
-        lease.filled = lease.left
-        lease.low = lease.left // _LOW or -1
+            lease.turn_to(windows, answer)
+        tally = lease.absorb(answer, cost, asked_at)
         if lease.left:
-            lease.idle = -1
             self._held.add(lease)
-        remaining = lease.room + lease.left
-        return Tally(True, lease.window, remaining, lease.ends_at if remaining else lease.ready_at)
+        return tally
 
     # --- in the background ---
 
@@ -245,37 +155,37 @@ class LeasedLimiter:
         if not lease.asking.acquire(blocking=False):
             return
         try:
-            instant = self.shared.instant(self.shared.clock())
-            windows = lease.windows
-            if not lease.since <= instant < lease.until:
-                return  # whoever comes next asks for what is needed then
-            if extra := self._extra(lease, 0, instant):
-                answer = self.shared.ask(windows, 0, extra)
-                if answer.taken.granted:
-                    with self._lock:
-                        self._absorb(lease, windows, answer, 0, instant)
+            self._ask_ahead(lease)
         except Away:
-            return
+            return  # whoever comes next finds out what holds then
         finally:
             lease.asking.release()
+
+    def _ask_ahead(self, lease: Lease) -> None:
+        asked_at, windows = self._clock.instant(), lease.windows
+        if not lease.is_good(asked_at):
+            return  # whoever comes next asks for what is needed then
+        if extra := lease.ahead(0, asked_at):
+            answer = self.client.ask(windows, 0, extra)
+            if answer.taken.granted:
+                with self._lock:
+                    self._absorb(lease, windows, answer, 0, asked_at)
 
     def tick(self) -> None:
         """Give back what has not been used since the last tick or can't be any more."""
         with self._lock:
-            instant = self.shared.instant(self.shared.clock())
+            instant = self._clock.instant()
             for lease in list(self._held):
-                if lease.left == lease.idle or not lease.since <= instant < lease.until:
+                if lease.left == lease.idle or not lease.is_good(instant):
                     self._let_go(lease)
                 lease.idle = lease.left
-        self.shared.settle()
+        self.client.settle()
 
     def _let_go(self, lease: Lease) -> None:
-        if lease.left:
-            self.shared.owe(tuple(lease.windows), -lease.left, lease.taken_at)
-            lease.stale = True
-        lease.filled -= lease.left  # they were not used
-        lease.left = 0
+        """Have all its units given back. The lock is held."""
         self._held.discard(lease)
+        if units := lease.lose():
+            self._books.owe(tuple(lease.windows), -units, lease.taken_at)
 
     # --- giving back ---
 
@@ -283,31 +193,37 @@ class LeasedLimiter:
         if not windows:
             return
         lease = self._leases.get(windows[0].key)
+        if lease is None or not self._put_back(lease, windows, cost, taken_at):
+            self._books.give_back(windows, cost, taken_at)
+
+    def _put_back(self, lease: Lease, windows: Sequence[Window], cost: int, taken_at: int) -> bool:
+        """Have units used again that were taken at `taken_at` on the wall clock. False where they
+        are not of this lease, or may not be counted: then it knows less than the ledger.
+        """
         with self._lock:
-            if lease is not None:
-                lease.out_until = 0
-                instant = self.shared.instant(self.shared.clock())
-                is_good = lease.since <= instant < lease.until and lease.windows == windows
-                at = self.shared.ledger_time(taken_at)
-                is_of_it = lease.periods == [at // window.length for window in windows]
-                is_counted = self.shared.counts(taken_at) and not self.shared.owes(windows)
-                if is_good and is_of_it and is_counted:
-                    lease.left += cost
-                    self._held.add(lease)
-                    return
-                lease.stale = True
-        self.shared.give_back(windows, cost, taken_at)
+            lease.out_until = 0
+            at = self._clock.ledger_time(taken_at)
+            is_of_it = lease.is_of(windows, [at // window.length for window in windows])
+            is_counted = self._books.counts(taken_at) and not self._books.owes(windows)
+            if is_of_it and is_counted and lease.is_good(self._clock.instant()):
+                lease.left += cost
+                self._held.add(lease)
+                return True
+            lease.stale = True
+            return False
+
+    # --- state and end ---
 
     def state(self) -> LimiterState:
-        return self.shared.state()
+        return self.client.state()
 
     def flush(self) -> None:
         """Give back everything that is held; blocks."""
         with self._lock:
             for lease in list(self._held):
                 self._let_go(lease)
-        self.shared.flush()
+        self.client.flush()
 
     def close(self) -> None:
         self.flush()
-        self.shared.close()
+        self.client.close()

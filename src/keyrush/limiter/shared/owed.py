@@ -25,9 +25,9 @@ class Owed(dict[Slot, tuple[int, int]]):
         super().__init__()
         self._left = 0  # slots there were when it was last looked through
 
-    def owe(self, wanted: Windows, units: int, taken_at: int) -> None:
+    def owe(self, windows: Windows, units: int, taken_at: int) -> None:
         """Have units added to windows, or with a minus given back."""
-        self.add((wanted, tuple(taken_at // window.length for window in wanted)), units, taken_at)
+        self.add((windows, tuple(taken_at // window.length for window in windows)), units, taken_at)
 
     def add(self, slot: Slot, units: int, taken_at: int) -> None:
         """Have units added to what is owed of a slot. What comes to nothing is not kept."""
@@ -36,14 +36,14 @@ class Owed(dict[Slot, tuple[int, int]]):
         if not known + units:
             del self[slot]
 
-    def concerning(self, wanted: Sequence[Window]) -> list[Slot]:
-        """The slots of windows of which `wanted` has one."""
-        keys = {window.key for window in wanted}
+    def concerning(self, windows: Sequence[Window]) -> list[Slot]:
+        """The slots of windows of which `windows` has one."""
+        keys = {window.key for window in windows}
         return [slot for slot in list(self) if any(window.key in keys for window in slot[0])]
 
-    def adds_to(self, wanted: Sequence[Window]) -> bool:
+    def adds_to(self, windows: Sequence[Window]) -> bool:
         """True when units are to be added to one of the windows."""
-        return bool(self) and any(self[slot][0] > 0 for slot in self.concerning(wanted))
+        return bool(self) and any(self[slot][0] > 0 for slot in self.concerning(windows))
 
     def tidy(self, now: int) -> None:
         """Forget what counts no more; put together what differs only in windows where it doesn't.
@@ -54,11 +54,11 @@ class Owed(dict[Slot, tuple[int, int]]):
             return
         owed = list(self.items())
         self.clear()
-        for (wanted, periods), (units, taken_at) in owed:
+        for (windows, periods), (units, taken_at) in owed:
             counting = tuple(
                 -1 if now // window.length > period + 1 else period
-                for window, period in zip(wanted, periods, strict=True)
+                for window, period in zip(windows, periods, strict=True)
             )
             if max(counting) >= 0:
-                self.add((wanted, counting), units, taken_at)
+                self.add((windows, counting), units, taken_at)
         self._left = len(self)

@@ -1,0 +1,156 @@
+"""What holds while the ledger can't answer, and what it is to be told of afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from keyrush.core import sliding
+from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.limiter.counters import WindowCounts
+from keyrush.limiter.ledgers.protocol import Place
+from keyrush.limiter.protocol import Outage
+from keyrush.limiter.shared.ledger_clock import LedgerClock
+from keyrush.limiter.shared.membership import Membership
+from keyrush.limiter.shared.owed import Owed, Slot, Windows
+from keyrush.runtime.circuit import Away
+from keyrush.runtime.forks import after_fork
+
+
+class Books:
+    """What a process keeps of windows by itself: how the ledger last had them, what was admitted
+    since without it, and what it is owed. One lock holds the three together.
+
+    Does no I/O. Safe to use from any thread.
+    """
+
+    def __init__(self, outage: Outage, clock: LedgerClock, membership: Membership) -> None:
+        self.outage: Outage = outage
+        self._clock = clock
+        self._membership = membership
+        self._begin()
+        after_fork(self._begin)
+
+    def _begin(self) -> None:
+        """As in a new process: what a parent took or owes is the parent's."""
+        self._lock = threading.Lock()
+        self._known = WindowCounts()  # as the ledger last had them
+        self._own = WindowCounts()  # what was admitted meanwhile, by this process's share
+        self._owed = Owed()
+        self._uncounted_until = 0  # until when, on the wall clock, takes may not be counted
+
+    def heard(self, windows: Sequence[Window], taken: Taken) -> None:
+        """Note how the ledger has the windows."""
+        with self._lock:
+            if self._own and not self._owed.adds_to(windows):  # the ledger counts it all
+                for window in windows:
+                    self._own.pop(window.key, None)
+            for window, counter in zip(windows, taken.counters, strict=True):
+                self._known[window.key] = counter
+            if len(self._known) > len(self._known.lengths):
+                self._known.sweep(windows, taken.now)
+
+    # --- in an outage ---
+
+    def answer_in_outage(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        """What a take comes to while the ledger is away, by the outage policy.
+
+        Raises:
+            Away: It is refused: 503.
+        """
+        at = self._clock.ledger_time(now)  # never in its future, where counters would begin anew
+        place = self._membership.place
+        if self.outage == "open":
+            tally = self._pass_uncounted(windows, now, at)
+        # What is admitted is counted later: as of when, only the ledger's clock tells.
+        elif self.outage == "local" and place is not None and self._clock.is_known:
+            tally = self._take_share(windows, cost, place, at)
+        else:
+            raise Away("the limiter is away")
+        return tally._replace(ready_at=tally.ready_at + now - at)
+
+    def _pass_uncounted(self, windows: Sequence[Window], now: int, at: int) -> Tally:
+        with self._lock:
+            self._uncounted_until = max(self._uncounted_until, now)
+            return sliding.take(windows, self._known, 0, at)[0]
+
+    def _take_share(self, windows: Sequence[Window], cost: int, place: Place, at: int) -> Tally:
+        """Take from this process's share of the windows, and owe it to the ledger."""
+        with self._lock:
+            mine = [self._share(window, place, at) for window in windows]
+            tally, changes = sliding.take(mine, self._own, cost, at)
+            self._own.update(changes)
+            if changes:
+                self._own.sweep(windows, at)
+                self._owed.owe(tuple(windows), cost, at)
+        part = tally.window
+        whole = next((window for window in windows if part and window.key == part.key), None)
+        return tally._replace(window=whole)
+
+    def _share(self, window: Window, place: Place, at: int) -> Window:
+        """The window with this process's share of what was left when last heard of. Where there
+        is some left, but none for this process, only the outage refuses: that is 503, not 429.
+
+        What the process itself took is rounded up, for the parts of several add up.
+        """
+        counter = sliding.roll(self._known.get(window.key), at // window.length)
+        room = max(0, window.amount - sliding.used(counter, window.length, at))
+        each, rest = divmod(room, place.workers)
+        share = each + (place.rank < rest)
+        if room and not share:
+            raise Away("the limiter is away, and its limit too small to be divided")
+        index, _, previous = sliding.roll(self._own.get(window.key), at // window.length)
+        if index == at // window.length and previous * (at % window.length) % window.length:
+            share -= 1
+        return window._replace(amount=max(0, share))
+
+    # --- what is owed to the ledger ---
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        """Have `cost` given back that was taken at `taken_at` on the wall clock."""
+        if not self.counts(taken_at):
+            return
+        at = self._clock.ledger_time(taken_at)
+        with self._lock:
+            self._owed.owe(tuple(windows), -cost, at)
+            for key, length, _, _ in windows:
+                if own := sliding.give_back(self._own.get(key), length, cost, at):
+                    self._own[key] = own
+
+    def counts(self, taken_at: int) -> bool:
+        """False where a take at `taken_at` on the wall clock may have passed uncounted."""
+        return taken_at > self._uncounted_until
+
+    def owe(self, windows: Windows, units: int, taken_at: int) -> None:
+        """Have units added to windows, or with a minus given back, at the ledger's `taken_at`."""
+        with self._lock:
+            self._owed.owe(windows, units, taken_at)
+
+    def owes(self, windows: Sequence[Window]) -> bool:
+        """True when units are yet to be added to one of the windows."""
+        if not self._owed:
+            return False
+        with self._lock:
+            return self._owed.adds_to(windows)
+
+    def slots(self, windows: Sequence[Window] | None = None) -> list[Slot]:
+        """Those that something is owed of; with `windows` those that concern one of them."""
+        if not self._owed:
+            return []
+        with self._lock:
+            return list(self._owed) if windows is None else self._owed.concerning(windows)
+
+    def owed(self, slot: Slot) -> tuple[int, int]:
+        """The units that are owed of a slot, and when on the ledger's clock they were taken."""
+        with self._lock:
+            return self._owed.get(slot, (0, 0))
+
+    def told(self, slot: Slot, units: int, taken_at: int) -> None:
+        """Owe so many units of a slot no more. Others may have come meanwhile."""
+        with self._lock:
+            self._owed.add(slot, -units, taken_at)
+
+    def tidy(self) -> None:
+        """Forget what is owed and counts no more."""
+        with self._lock:
+            self._owed.tidy(self._clock.ledger_time(self._clock.wall()))
