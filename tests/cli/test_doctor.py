@@ -13,6 +13,7 @@ import pytest
 from argon2.exceptions import HashingError
 
 from keyrush import Gate, Settings
+from keyrush.limiter.memory import MemoryLimiter
 from keyrush.store.opening import open_store
 from tests.conftest import settings
 from tests.support.calls import decide
@@ -384,9 +385,14 @@ def test_impossible_argon2(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None
     assert "can't hash with these costs" in findings(result, "problem")["argon2"]
 
 
-def test_limits_in_several_workers(run: Runner) -> None:
+class OwnInMemory(MemoryLimiter):
+    """A whole limiter of a user's own, in each process."""
+
+
+@pytest.mark.parametrize("url", ["memory://", "limits+memory://", f"{__name__}:OwnInMemory"])
+def test_limits_in_several_workers(run: Runner, url: str) -> None:
     """Windows in memory are counted in each process: said, and by how much where it is known."""
-    run.env(KEYRUSH_LIMITER_URL="memory://")
+    run.env(KEYRUSH_LIMITER_URL=url)
     assert "each admits the whole limit" in findings(run("doctor", "--json"), "note")["limits"]
     run.env(WEB_CONCURRENCY="4")
     assert "4 times the limit" in findings(run("doctor", "--json"), "note")["limits"]

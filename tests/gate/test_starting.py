@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx2
 import pytest
 
 from keyrush import Gate
+from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.store.memory import MemoryStore
 from tests.conftest import settings
@@ -101,6 +103,39 @@ def test_own_classes_are_named(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "keyrush")
     Gate.open(settings(pepper="p" * 32), store=MemoryStore(), limiter=MemoryLimiter()).close()
     assert "keyrush: store MemoryStore; limits by MemoryLimiter; " in caplog.text
+
+
+class OwnInMemory(MemoryLimiter):
+    """A whole limiter of a user's own, in each process."""
+
+
+class OwnTogether:
+    """All that a user writes; nothing says that it is in this process alone."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        return UNLIMITED
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        """Nothing was taken."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("OwnInMemory", "in each process by itself"),
+        ("OwnTogether", f"in {__name__}:OwnTogether"),
+    ],
+)
+def test_own_limiter_by_name(caplog: pytest.LogCaptureFixture, name: str, said: str) -> None:
+    """Of a limiter of one's own that the settings name it is said whether each process counts by
+    itself; leased or exact are windows of a ledger alone.
+    """
+    caplog.set_level(logging.INFO, "keyrush")
+    Gate.open(settings(limiter_url=f"{__name__}:{name}")).close()
+    assert f"; limits {said}; " in caplog.text
 
 
 def test_secrets_are_not_said(caplog: pytest.LogCaptureFixture, valkey_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -123,6 +124,17 @@ def test_takes_up_to_the_amount(ledger: Ledger, clock: Clock) -> None:
         Taken(1, clock.now, [(period, 3, 0)]),
         Taken(0, clock.now, [(period, 3, 0)]),
     ]
+
+
+def test_called_by_keyword(ledger: Ledger, clock: Clock) -> None:
+    """Every ledger can be called by the names of the protocol."""
+    assert ledger.take(windows=[window(3)], cost=2, extra=0).granted == 2
+    ledger.give_back(windows=[window(3)], cost=1, taken_at=clock.now)
+    if isinstance(ledger, RedisLedger):
+        answer = asyncio.run(ledger.take_async(windows=[window(3)], cost=2, extra=0))
+        assert answer.granted == 2
+    assert ledger.enlist(worker="one") == Place(0, 1)
+    ledger.leave(worker="one")
 
 
 def test_the_window_slides(ledger: Ledger, clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush import Gate
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.guarded import GuardedLimiter
-from keyrush.limiter.ledgers.protocol import Ledger
+from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.protocol import Limiter, SmallLimiter
+from keyrush.limiter.protocol import AwaitedLimiter, Limiter, SmallLimiter
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
@@ -54,12 +55,12 @@ class Timed:
         self._inner = inner
         self._clock = clock
 
-    def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         self._clock.now = now
-        return self._inner.take(wanted, cost, now)
+        return self._inner.take(windows=windows, cost=cost, now=now)
 
-    def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        self._inner.give_back(wanted, cost, taken_at)
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        self._inner.give_back(windows=windows, cost=cost, taken_at=taken_at)
 
     def close(self) -> None:
         self._inner.close()
@@ -338,6 +339,47 @@ def test_limiter_by_name() -> None:
     assert isinstance(open_limiter(f"{__name__}:OwnLimiter").limiter, OwnLimiter)
 
 
+class OwnElsewhere(OwnLimiter):
+    """One that says that its processes count together."""
+
+    is_local = False
+
+
+class OwnHere:
+    """All that a user writes, and that it does no I/O."""
+
+    is_local = True
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        return UNLIMITED
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        """Nothing was taken."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize(
+    ("url", "is_shared"),
+    [
+        ("memory://", False),
+        (f"{__name__}:OwnLimiter", False),
+        (f"{__name__}:OwnElsewhere", True),
+        (f"{__name__}:OwnHere", False),
+        (f"{__name__}:Failing", True),
+        ("limits+memory://", False),
+        ("limits+redis://127.0.0.1:1", True),
+        ("redis://127.0.0.1:1", True),
+    ],
+)
+def test_who_counts_together(url: str, is_shared: bool) -> None:
+    """Of each limiter it is known whether processes share its windows, of one's own by `is_local`,
+    whole or not.
+    """
+    assert open_limiter(url).is_shared is is_shared
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -367,12 +409,55 @@ def test_no_such_limiter(url: str) -> None:
 WHOLE = [MemoryLimiter, GuardedLimiter, ExactLimiter, AwaitedExactLimiter, LeasedLimiter]
 
 
-@pytest.mark.parametrize("kind", [*WHOLE, LimitsLimiter, SqlLedger, RedisLedger, MemoryLedger])
-def test_windows_is_the_name_of_the_parameter(kind: type) -> None:
-    """Every implementation can be called by keyword, by the names of the protocol."""
-    for name in ("take", "give_back", "take_at_once", "take_async"):
-        if method := getattr(kind, name, None):
-            assert list(inspect.signature(method).parameters)[1] == "windows"
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        *((kind, AwaitedLimiter) for kind in [*WHOLE, LimitsLimiter]),
+        *((kind, AsyncLedger) for kind in [SqlLedger, RedisLedger, MemoryLedger]),
+    ],
+)
+def test_parameters_have_the_names_of_the_protocol(kind: type, protocol: type) -> None:
+    """Every limiter and every ledger can be called by keyword, by the names of its protocol."""
+    for name in {name for name in dir(protocol) if not name.startswith("_")} & set(dir(kind)):
+        if inspect.isfunction(method := getattr(kind, name)):
+            said = inspect.signature(getattr(protocol, name))
+            assert list(inspect.signature(method).parameters) == list(said.parameters), name
+
+
+def test_called_by_keyword(limiter: SmallLimiter) -> None:
+    """Every limiter can be called by keyword."""
+    wanted = [window(2)]
+    assert limiter.take(windows=wanted, cost=2, now=NOW).remaining == 0
+    limiter.give_back(windows=wanted, cost=1, taken_at=NOW)
+    assert limiter.take(windows=wanted, cost=1, now=NOW).admitted
+
+
+@pytest.mark.parametrize(
+    "limiter",
+    [
+        GuardedLimiter(MemoryLimiter(), "closed", lambda: 0.0, is_local=True),
+        LimitsLimiter("memory://"),
+        MemoryLimiter(),
+    ],
+)
+def test_others_called_by_keyword(limiter: SmallLimiter) -> None:
+    """So can those that are over no ledger, and from memory alone."""
+    wanted = [window(2)]
+    limiter.take(windows=wanted, cost=1, now=NOW)
+    limiter.give_back(windows=wanted, cost=1, taken_at=NOW)
+    if isinstance(limiter, Limiter):
+        tally = limiter.take_at_once(windows=wanted, cost=2, now=NOW)
+        assert tally is not None
+        assert tally.admitted
+
+
+def test_awaited_by_keyword(valkey_url: str) -> None:
+    """So can the one that is awaited."""
+    opened = open_limiter(valkey_url, mode="exact", clock=clocks.Clock.of(lambda: NOW))
+    assert opened.awaited is not None
+    tally = asyncio.run(opened.awaited.take_async(windows=[window(2)], cost=1, now=NOW))
+    assert tally.remaining == 1
+    opened.limiter.close()
 
 
 @pytest.mark.parametrize("kind", WHOLE)

@@ -16,6 +16,8 @@ from keyrush.runtime.forks import after_fork
 class MemoryLimiter:
     """`memory://`. Holds one counter for each window that counts, and few that no longer do."""
 
+    is_local = True
+
     def __init__(self) -> None:
         self._counters = WindowCounts()
         self._renew_lock()

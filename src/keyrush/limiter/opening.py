@@ -65,7 +65,7 @@ def open_limiter(
     from keyrush.limiter.limits_library.adapter import LimitsLimiter
 
     outside = LimitsLimiter(url.removeprefix("limits+"))
-    return Opened(_guarded(outside, outage, clock))
+    return Opened(_guarded(outside, outage, clock), is_shared=outside.is_shared)
 
 
 def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REAL) -> Opened:
@@ -73,9 +73,10 @@ def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REA
     bridged where it has coroutines, and guarded.
     """
     front = synchronous(limiter)
-    if front is limiter and isinstance(limiter, Limiter):  # none of it has to be awaited
-        return Opened(limiter)
-    is_local = front is limiter and bool(getattr(limiter, "is_local", False))
+    is_plain = front is limiter  # none of it has to be awaited
+    is_local = is_plain and bool(getattr(limiter, "is_local", False))
+    if is_plain and isinstance(limiter, Limiter):
+        return Opened(limiter, is_shared=not is_local)
     return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
 
 

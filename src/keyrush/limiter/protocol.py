@@ -37,7 +37,8 @@ class SmallLimiter(Protocol):
     """All that a user writes; each method may be a coroutine. Instants are Unix milliseconds.
 
     One with an attribute `is_local` that is true does no I/O in `take`, so that the event loop
-    may call it. Whatever it raises is an outage: `KEYRUSH_LIMITER_OUTAGE` says what holds.
+    may call it; each process then counts by itself. Whatever it raises is an outage:
+    `KEYRUSH_LIMITER_OUTAGE` says what holds.
     """
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:

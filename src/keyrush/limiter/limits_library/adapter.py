@@ -135,6 +135,7 @@ class LimitsLimiter:
     def __init__(self, uri: str) -> None:
         self._storage = StorageAt(uri)
         self.strategy = self._storage.strategy
+        self.is_shared = self._storage.scheme != "memory"  #: False where each process counts alone
         self._forget()
         after_fork(self._forget)
         # Looks at the URI, and connects only where limits can't do without. (For MongoDB, what
