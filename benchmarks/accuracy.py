@@ -131,14 +131,15 @@ Look = tuple[int, int, int]
 def _look(place: Place, start: int, subjects: Sequence[Subject]) -> list[Look]:
     """What the ledger has counted when the requests of each subject end."""
     database = Database(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, database, mode="exact").limiter
+    opened = open_limiter(place.limiter_url, database, mode="exact")
+    ledger: Any = opened.ledger
     looks: dict[int, Look] = {}
     for number in sorted(range(len(subjects)), key=lambda number: subjects[number].ends):
         time.sleep(max(0, (start + subjects[number].ends) / 1000 - time.time()))
-        taken = limiter.shared.ledger.take(window_of(subjects[number]), 0, 0)
+        taken = ledger.take(window_of(subjects[number]), 0, 0)
         ((period, current, previous),) = taken.counters
         looks[number] = (now_ms(), period, current + previous)
-    limiter.close()
+    opened.limiter.close()
     if database is not None:
         database.close()
     return [looks[number] for number in range(len(subjects))]

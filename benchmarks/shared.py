@@ -95,8 +95,8 @@ def _warm(name: str, calls: int) -> None:
         gate = gate_over(os.environ["BENCH_URL"] if url == "redis://" else url)
         gate.accounts.create("acct_bench")
         app, headers = keyrush_over(gate, gate.keys.create("acct_bench", "bench").text)
-        if hasattr(gate.limiter, "shared"):
-            ledger = gate.limiter.shared.ledger
+        if hasattr(gate.limiter, "client"):
+            ledger = gate.limiter.client.ledger
 
             def counted(call: Callable[..., Any]) -> Callable[..., Any]:
                 def counting(*values: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from benchmarks import oracle
@@ -121,8 +121,8 @@ def test_a_busy_key_hardly_asks(place: Place) -> None:
     it did not use: then what is counted is what was admitted.
     """
     database = Database(place.store_url) if place.store_url else None
-    limiter: Any = open_limiter(place.limiter_url, database, mode="leased").limiter
-    ledger = limiter.client.ledger
+    opened = open_limiter(place.limiter_url, database, mode="leased")
+    limiter, ledger = opened.limiter, cast("Any", opened.ledger)
     asked: list[str] = []
 
     def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
