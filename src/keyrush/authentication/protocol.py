@@ -5,8 +5,8 @@ SHA-256 of the credential, proved once however many requests wait for it, renewe
 and good for `STALE_IF_ERROR` more while its authenticator can't say. What is refused is
 remembered, too, and every refusal reads alike.
 
-Methods are plain, and called from any thread. One that can't tell, because what it asks is away, raises,
-whatever it likes: the caller gets 503 then (S19), unless it was proved before.
+Methods are plain, and called from any thread. One that can't tell, because what it asks is away,
+raises, whatever it likes: the caller gets 503 then (S19), unless it was proved before.
 """
 
 from __future__ import annotations
