@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from keyrush import Gate, Settings
@@ -37,6 +38,11 @@ __all__ = [
 
 #: argon2id at its cheapest, so that tests wait for nothing.
 CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}
+
+
+# Timings decide nothing, on a slow machine either.
+hypothesis.settings.register_profile("keyrush", deadline=None)
+hypothesis.settings.load_profile("keyrush")
 
 
 class Clock:

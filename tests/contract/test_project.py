@@ -31,10 +31,11 @@ def told(*arguments: str) -> str:
 def test_a_python_that_is_named_is_taken(python: str) -> None:
     """`make test PYTHON=…` makes a venv of that Python's own, and runs the tests there."""
     venv = f".venv-{Path(python).name}"
-    lines = told("test", f"PYTHON={python}").splitlines()
+    lines = told("test", f"PYTHON={python}", "WORKERS=2").splitlines()
     assert any(line.endswith(f"{python} -m venv {venv}") for line in lines)
-    assert lines[-1] == f"{venv}/bin/python -m pytest"
-    assert told("test").splitlines()[-1] == ".venv/bin/python -m pytest"
+    assert lines[-1].rstrip() == f"{venv}/bin/python -m pytest --numprocesses=2"
+    last = told("test", "WORKERS=0").splitlines()[-1].rstrip()
+    assert last == ".venv/bin/python -m pytest --numprocesses=0"
 
 
 def test_machines_only_call_make() -> None:

@@ -100,6 +100,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.schema",
         "sql.states",
         "store.counts",
+        "store.credits",
         "store.keys",
         "store.sql",
     },

@@ -884,7 +884,7 @@ def test_local_limiter_that_fails(gate: Gate, key: str, monkeypatch: pytest.Monk
     def broken(*_: Any) -> Any:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(gate.admission, "_take_at_once", broken)
+    monkeypatch.setattr(gate.deciding, "_take_at_once", broken)
     reply = call(Asgi(gate).middleware, key)
     assert (reply.status, reply["retry-after"]) == (503, "5")
 

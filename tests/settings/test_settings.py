@@ -339,6 +339,19 @@ def test_scopes_of_rules_are_known() -> None:
     assert Settings().catalog().known_scopes == frozenset()
 
 
+def test_catalog() -> None:
+    """The first plan of the table is the default (R6); all modules are known, and what is not
+    metered (R2); the peppers are bytes.
+    """
+    plans = {"free": {"modules": ["a"]}, "big": {"modules": ["b"]}}
+    settings = Settings(plans=plans, pepper=f"{SECRET},{OLDER}")
+    catalog = settings.catalog()
+    assert catalog.default_plan == "free"
+    assert catalog.modules == {"a", "b"}
+    assert catalog.unmetered == {"test"}
+    assert settings.peppers == [SECRET.encode(), OLDER.encode()]
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
