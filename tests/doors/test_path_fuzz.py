@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -94,7 +95,8 @@ def test_nothing_else_is_open(framework: Framework) -> None:
     assert set(report.served) == set(PUBLIC), "what is open was not served: it tests nothing"
 
 
-def _requests(framework: Framework) -> Iterator[tuple[Made, str, str]]:
+@cache
+def _requests(framework: Framework) -> list[tuple[Made, str, str]]:
     """Every resource by each of its methods, with and without a slash at its end, as each server
     hands it on: scope or environ, method, marker.
     """
@@ -102,6 +104,7 @@ def _requests(framework: Framework) -> Iterator[tuple[Made, str, str]]:
     methods = {"articles": ("GET", "HEAD", "PUT", "POST"), "generate": ("GET", "POST")}
     methods["hook"] = ("GET", "POST")
     seen: list[Made] = []  # what another server has handed on
+    found = []
     for server in servers:
         for name, path in ORDINARY.items():
             for query in ("", "?include=sentiment") if name == "search" else ("",):
@@ -111,7 +114,9 @@ def _requests(framework: Framework) -> Iterator[tuple[Made, str, str]]:
                     if made is not None and made not in seen:
                         seen.append(made)
                         for method in methods.get(name, ("GET", "HEAD")):
-                            yield made, method, marker(name, method, [query.partition("=")[2]])
+                            marked = marker(name, method, [query.partition("=")[2]])
+                            found.append((made, method, marked))
+    return found
 
 
 @pytest.mark.parametrize(("framework", "spelling"), WAYS, ids=str)

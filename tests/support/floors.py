@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ def statements(node: ast.AST, *, lazy: bool) -> Iterator[ast.Import | ast.Import
             yield from statements(child, lazy=lazy)
 
 
-def imported(module: str, *, lazy: bool = True) -> set[str]:
+@cache
+def imported(module: str, *, lazy: bool = True) -> frozenset[str]:
     """The full names of the modules that a module imports."""
     names = set()
     for statement in statements(ast.parse(MODULES[module].read_text("utf-8")), lazy=lazy):
@@ -63,7 +65,7 @@ def imported(module: str, *, lazy: bool = True) -> set[str]:
             for alias in statement.names:
                 full = f"{statement.module}.{alias.name}"
                 names.add(full if full.removeprefix("keyrush.") in MODULES else statement.module)
-    return names
+    return frozenset(names)
 
 
 def own(module: str, *, lazy: bool = True) -> set[str]:
