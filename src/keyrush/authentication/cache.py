@@ -81,11 +81,15 @@ Flight = Future[Entry | Refusal]
 
 
 class Cache:
-    """At most `size` verified keys; each is fresh for `ttl` milliseconds."""
+    """At most `size` verified keys; each is fresh for `ttl` milliseconds after it was looked up,
+    and after the store's own news have last been complete.
+    """
 
     def __init__(self, size: int, ttl: int) -> None:
         self.size = size
         self.ttl = ttl
+        #: Until when all that is kept, and not distrusted, is as the store has it (`vouch`).
+        self.good_until = 0
         #: Changes with every `drop`, so that a look-up from before it is not kept after it.
         self.generation = 0
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
@@ -138,6 +142,24 @@ class Cache:
         """`drop`, for one key."""
         with self._lock:
             entry.distrust()
+
+    def vouch(self, as_of: int) -> None:
+        """Whatever has changed in the store before `as_of`, Unix milliseconds, has been dropped."""
+        self.good_until = as_of + self.ttl
+
+    def is_vouched(self, entry: Entry, now: int) -> bool:
+        """Whether the entry is as the store has it, for longer than it was known to be; it is
+        fresh for as long, then. Needs no I/O.
+        """
+        until = self.good_until
+        if until <= max(now, entry.fresh_until):
+            return False
+        with self._lock:
+            if not entry.fresh_until:  # it has been dropped
+                return False
+            entry.stale_until += until - entry.fresh_until
+            entry.fresh_until = until
+            return True
 
     def prolong(self, entry: Entry, until: int) -> None:
         """Trust an entry until then, as far as it may be while the store is away."""

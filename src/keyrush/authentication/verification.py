@@ -95,8 +95,7 @@ class Verification:
         digest = credential.digest
         now = self._clock()
         entry = self._cache.get(digest)
-        if entry is not None and now < entry.fresh_until:
-            self.note_use(entry, now)
+        if entry is not None and self.note_use(entry, now):
             return entry
         authenticator = self._authenticator_of(credential)
         if authenticator is None or self._cache.is_refused(digest, now):
@@ -111,15 +110,20 @@ class Verification:
         Does no I/O.
         """
         verified = entry.verified
-        if now >= min(entry.fresh_until, verified.expires_at):
+        if now >= verified.expires_at:
             return False
+        if now >= min(entry.refresh_at, entry.fresh_until):
+            if self._cache.is_vouched(entry, now):
+                entry.refresh_at = entry.fresh_until - int(self._cache.ttl * (1 - _AHEAD))
+            elif now >= entry.fresh_until:
+                return False
+            else:
+                entry.refresh_at = NEVER
+                self._background.soon(partial(self._refresh, entry))
         if now >= entry.touch_due:
             entry.touch_due = now + TOUCH_INTERVAL
             if verified.source == KEY:  # of which it is stored when they were last used
                 self._usage.note_use(verified.key_id, now)
-        if now >= entry.refresh_at:
-            entry.refresh_at = NEVER
-            self._background.soon(partial(self._refresh, entry))
         entry.schedule()
         return True
 

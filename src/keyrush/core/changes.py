@@ -11,6 +11,11 @@ class Changes(Protocol):
 
     A store has one where it knows what others change in it, and so has a server that passes on
     what it is told. Published to by any thread; asked by one at a time, many times a second.
+
+    A store's own may also have `lag`, in seconds: that a poll which succeeds has named all that had
+    changed in the store until so long before it began. Then nothing is looked up again because
+    time has passed. Without, as in a server that only passes on what it is told, whatever is
+    known is looked up again when `CACHE_TTL` has passed.
     """
 
     def poll(self) -> Collection[str] | None:

@@ -196,7 +196,14 @@ class Gate:
         self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]
-        self.watch = Watch(changes, self._drop, monotonic)
+        lag = store.lag
+        self.watch = Watch(
+            changes,
+            self._drop,
+            monotonic,
+            complete=None if lag is None else store.changes,
+            vouch=lambda age: self.cache.vouch(clock() - int((age + (lag or 0)) * 1000)),
+        )
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)

@@ -19,6 +19,9 @@ MUTE_PAUSE = 30.0
 class Watch:
     """Hands on news of changes. `drop` gets ids of accounts, or None when all may have changed.
 
+    Those of `complete` name all that changes in the store. Once they have, and it is dropped,
+    `vouch` gets the seconds since which something else may have changed.
+
     Polled by one thread; any may publish. `monotonic` gives seconds.
     """
 
@@ -27,9 +30,14 @@ class Watch:
         changes: Sequence[Changes],
         drop: Callable[[Collection[str] | None], object],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        complete: Changes | None = None,
+        vouch: Callable[[float], object] = lambda _: None,
     ) -> None:
         self._changes = changes
         self._drop = drop
+        self._complete = complete
+        self._vouch = vouch
         self._monotonic = monotonic
         #: When to ask again, by the place of those that have failed.
         self._due: dict[int, float] = {}
@@ -53,6 +61,7 @@ class Watch:
                 self._ask(place, one)
 
     def _ask(self, place: int, one: Changes) -> None:
+        began = self._monotonic()
         try:
             changed = one.poll()
             if place in self._due:
@@ -71,6 +80,8 @@ class Watch:
             self._due.pop(place, None)
             self._away.discard(place)
             self._mute.discard(place)
+            if one is self._complete:
+                self._vouch(self._monotonic() - began)
 
     def _failed(self, place: int, how: set[int], pause: float) -> None:
         self._away.discard(place)

@@ -121,6 +121,8 @@ class SqlChanges:
 class SqliteChanges(SqlChanges):
     """Looks at a number that every commit of another connection to the file changes."""
 
+    lag = 0.0
+
     def _listen(self, connection: sa.Connection) -> None:
         self._version = _data_version(connection)
 
@@ -141,6 +143,8 @@ _IS_WRITABLE = sa.update(CHANGES).where(sa.false()).values(account_id=CHANGES.c.
 
 class PostgresqlChanges(SqlChanges):
     """Listens for notifications. Behind a pooler, where none would come, it reads the table."""
+
+    lag = LOOK
 
     def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__(database)

@@ -18,6 +18,7 @@ class Opened(NamedTuple):
     store: Store  #: with plain methods, whatever the user's own are
     database: Database | None = None  #: what it is kept in, where that is SQL
     changes: Changes | None = None  #: news of what other processes change, where it has some
+    lag: float | None = None  #: seconds within which these are complete; None: they need not be
     is_ephemeral: bool = False  #: its keys are gone with the process
     is_async: bool = False  #: it has coroutines, which the app's event loop runs
 
@@ -46,11 +47,13 @@ def open_store(url: str) -> Opened:
 def given(store: Store) -> Opened:
     """A store with what it has, bridged where its methods are coroutines."""
     front = synchronous(store)
-    changes = getattr(store, "changes", None)
+    news = getattr(store, "changes", None)
+    changes = news() if news else None
     return Opened(
         front,
         _database_of(store),
-        changes() if changes else None,
+        changes,
+        getattr(changes, "lag", None),
         is_ephemeral=bool(getattr(store, "is_ephemeral", False)),
         is_async=front is not store,
     )
