@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +19,7 @@ from keyrush.runtime.forks import after_fork
 from keyrush.sql.files import file_of, make_private
 from keyrush.sql.hosts import database_url
 from keyrush.sql.schema import prepare
+from keyrush.sql.states import ends_connections, give_up, told
 from keyrush.sql.turns import Writer
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
@@ -84,6 +87,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
+        self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
         after_fork(self._forget_connections)
         weakref.finalize(self, self._engine.dispose)
 
@@ -96,6 +100,29 @@ class Database:
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
+
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """A connection of the driver's, in autocommit. What is begun on it and not committed is
+        undone afterwards.
+
+        Raises:
+            StoreError: The database can't answer.
+            DataError: It can't take what it was given.
+        """
+        try:
+            pooled = self._engine.raw_connection()
+            try:
+                yield pooled.dbapi_connection
+            except BaseException:
+                pooled.invalidate()  # nobody knows what state it is in
+                raise
+            finally:
+                pooled.close()
+        except self._errors as error:
+            if ends_connections(error):
+                give_up(self._engine)  # those that are idle are no better
+            raise told(error, self._engine) from error
 
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core.changes import Changes
-from keyrush.core.identity import Found, account_subject, key_subject
+from keyrush.core.identity import Found, key_subject
 from keyrush.core.model import Account, ApiKey, Limit
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
@@ -27,36 +27,9 @@ from keyrush.store import keys
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
+from keyrush.store.finding import find
 from keyrush.store.protocol import Batch, Increments
 from keyrush.store.rows import key_of
-
-_of_key = USAGE.alias("of_key")
-_of_account = USAGE.alias("of_account")
-
-_FIND = (
-    sa.select(
-        *KEYS.c,
-        ACCOUNTS.c.plan,
-        ACCOUNTS.c.limits.label("account_limits"),
-        ACCOUNTS.c.balance,
-        ACCOUNTS.c.created_at.label("account_created_at"),
-        sa.func.coalesce(_of_key.c.counted, 0).label("key_count"),
-        sa.func.coalesce(_of_account.c.counted, 0).label("account_count"),
-    )
-    .join(ACCOUNTS, ACCOUNTS.c.id == KEYS.c.account_id)
-    .outerjoin(
-        _of_key,
-        (_of_key.c.subject == sa.literal(key_subject("")) + KEYS.c.lineage)
-        & (_of_key.c.month == sa.bindparam("month")),
-    )
-    .outerjoin(
-        _of_account,
-        (_of_account.c.subject == sa.literal(account_subject("")) + KEYS.c.account_id)
-        & (_of_account.c.month == sa.bindparam("month")),
-    )
-    .where(KEYS.c.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)))
-    .limit(1)
-)
 
 
 class SqlStore:
@@ -93,20 +66,7 @@ class SqlStore:
             raise told(error, self._engine) from error
 
     def find(self, fingerprints: Sequence[str], month: str) -> Found | None:
-        with self._run() as connection:
-            row = connection.execute(
-                _FIND, {"fingerprints": list(fingerprints), "month": month}
-            ).one_or_none()
-        if row is None:
-            return None
-        account = Account(
-            row.account_id,
-            row.plan,
-            row.account_created_at,
-            row.balance,
-            parse_limits(row.account_limits),
-        )
-        return Found(key_of(row), account, row.key_count, row.account_count)
+        return find(self._database, fingerprints, month)
 
     def add_account(self, account: Account) -> bool:
         values = {

@@ -7,18 +7,14 @@ that of `core.sliding`. On PostgreSQL it is one round trip, to a function in `sq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Taken, Window, WindowCount
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.engine import Database
-from keyrush.sql.states import ends_connections, give_up, told
 
 #: Idle counters that one `enlist` deletes at most.
 SWEPT = 1000
@@ -36,45 +32,26 @@ class SqlLedger:
 
     def __init__(self, database: Database, clock: Callable[[], int] | None = None) -> None:
         self._database = database  # kept, or its connections would not be
-        self._engine = database.engine
-        self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
         is_server = database.dialect == "postgresql"
         self.has_own_clock = is_server and clock is None
         self._calls: _OnPostgreSQL | _OnSQLite = (
             _OnPostgreSQL(clock) if is_server else _OnSQLite(clock or now_ms)
         )
 
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """A connection of the driver's. What is not committed on it is undone afterwards."""
-        try:
-            pooled = self._engine.raw_connection()
-            try:
-                yield pooled.dbapi_connection
-            except BaseException:
-                pooled.invalidate()  # nobody knows what state it is in
-                raise
-            finally:
-                pooled.close()
-        except self._errors as error:
-            if ends_connections(error):
-                give_up(self._engine)  # those that are idle are no better
-            raise told(error, self._engine) from error
-
     def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        with self._connection() as connection:
+        with self._database.driver() as connection:
             return self._calls.take(connection, windows, cost, extra)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        with self._connection() as connection:
+        with self._database.driver() as connection:
             self._calls.give_back(connection, windows, cost, taken_at)
 
     def enlist(self, worker: str) -> Place:
-        with self._connection() as connection:
+        with self._database.driver() as connection:
             return self._calls.enlist(connection, worker)
 
     def leave(self, worker: str) -> None:
-        with self._connection() as connection:
+        with self._database.driver() as connection:
             self._calls.leave(connection, worker)
 
     def advice(self) -> str | None:
