@@ -14,6 +14,7 @@ from keyrush.core.urls import doubtful, is_plain, is_quotable, readable
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.sql.files import file_of, make_private
 from keyrush.sql.hosts import database_url
+from keyrush.sql.turns import Writer
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
 _PATIENCE = 2
@@ -117,7 +118,7 @@ def make_engine(url: URL) -> sa.Engine:
         max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
-        connect_args={"timeout": _PATIENCE, "check_same_thread": False},
+        connect_args={"timeout": _PATIENCE, "check_same_thread": False, "factory": Writer},
     )
 
     @sa.event.listens_for(engine, "do_connect")
@@ -135,6 +136,9 @@ def make_engine(url: URL) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         # At once with the write lock: a lock taken later in a transaction can deadlock.
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            writer = connection.connection.dbapi_connection
+            if isinstance(writer, Writer):  # a connection's own to SQLAlchemy is any driver's
+                writer.await_turn()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

@@ -108,8 +108,10 @@ class _OnSQLite(NamedTuple):
     clock: Callable[[], int]
 
     def take(self, connection: Any, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        # A look reads all counters as of one moment too, but keeps nobody from writing.
-        connection.execute("BEGIN IMMEDIATE" if cost or extra else "BEGIN")
+        if cost or extra:
+            connection.begin()
+        else:  # a look reads all counters as of one moment too, but keeps nobody from writing
+            connection.execute("BEGIN")
         now = self.clock()  # once the lock is held, so that it never runs back between takes
         stored: dict[str, Counter] = {}
         for window in windows:
@@ -119,35 +121,35 @@ class _OnSQLite(NamedTuple):
         if changes:
             lengths = {window.key: window.length for window in windows}
             connection.executemany(_PUT, [_row(key, lengths[key], new) for key, new in changes])
-        connection.execute("COMMIT")
+        connection.commit()
         return taken
 
     def give_back(
         self, connection: Any, windows: Sequence[Window], cost: int, taken_at: int
     ) -> None:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         for key, length, _, _ in windows:
             counter = connection.execute(_FIND, (key,)).fetchone()
             changed = sliding.give_back(counter, length, cost, taken_at)
             if changed is not None and changed != counter:
                 connection.execute(_PUT, _row(key, length, changed))
-        connection.execute("COMMIT")
+        connection.commit()
 
     def enlist(self, connection: Any, worker: str) -> Place:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         now = self.clock()
         connection.execute(_ENLIST, (worker, now))
         connection.execute("DELETE FROM keyrush_workers WHERE abs(? - seen_at) >= ?", (now, _TTL))
         connection.execute(_SWEEP, (now, SWEPT))
         found = connection.execute("SELECT id FROM keyrush_workers ORDER BY id").fetchall()
-        connection.execute("COMMIT")
+        connection.commit()
         return Place(found.index((worker,)), len(found))
 
     def leave(self, connection: Any, worker: str) -> None:
         # In a transaction like the rest: SQLAlchemy may have left the driver beginning its own.
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         connection.execute("DELETE FROM keyrush_workers WHERE id = ?", (worker,))
-        connection.execute("COMMIT")
+        connection.commit()
 
 
 def _row(key: str, length: int, counter: Counter) -> tuple[str, int, int, int, int]:
