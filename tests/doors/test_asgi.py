@@ -665,7 +665,7 @@ def test_nested_gates_that_differ_both_hold(gate: Gate, key: str) -> None:
 def starlette_app(gate: Gate) -> TestClient:
     @requires("read:articles")
     async def articles(request: Any) -> JSONResponse:
-        return JSONResponse({"name": request.user.display_name, "id": request.user.verified})
+        return JSONResponse({"name": request.user.display_name, "id": request.user.identity})
 
     async def charged(request: Any) -> PlainTextResponse:
         return PlainTextResponse(str(await request.user.charge_async(3)))

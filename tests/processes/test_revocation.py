@@ -1,4 +1,4 @@
-"""What one process changes reaches all others: four processes, each with a gate of its own."""
+"""What one process changes reaches all others: three processes, each with a gate of its own."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def gate(place: Place) -> Iterator[Gate]:
 
 @pytest.fixture
 def members(place: Place, gate: Gate) -> Iterator[Members]:
-    """Four processes."""
+    """Three processes."""
     options = ["no-news"] if "redis" in place.limiter_url else []
-    with Members(place, 4, *options) as opened:
+    with Members(place, 3, *options) as opened:
         yield opened
 
 

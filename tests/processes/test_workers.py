@@ -136,7 +136,6 @@ def assert_reconciled(place: Place, heard: list[Heard], stored: int = 0) -> None
         pytest.param(uvicorn, signal.SIGINT, id="uvicorn-int"),
         pytest.param(uvicorn_without_lifespan, signal.SIGINT, id="no-lifespan-int"),
         pytest.param(gunicorn, signal.SIGTERM, id="sync-term"),
-        pytest.param(gunicorn, signal.SIGINT, id="sync-int"),
         pytest.param(gunicorn_threads, signal.SIGINT, id="gthread-int"),
         pytest.param(gunicorn_preloaded, signal.SIGTERM, id="preload-term"),
         pytest.param(gunicorn_asgi, signal.SIGTERM, id="asgi-term"),
