@@ -50,18 +50,18 @@ class Timed:
     """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
 
     def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
-        self._inner = inner
+        self.inner = inner
         self._clock = clock
 
     def take(self, wanted: Sequence[Window], cost: int, now: int) -> Tally:
         self._clock.now = now
-        return self._inner.take(wanted, cost, now)
+        return self.inner.take(wanted, cost, now)
 
     def give_back(self, wanted: Sequence[Window], cost: int, taken_at: int) -> None:
-        self._inner.give_back(wanted, cost, taken_at)
+        self.inner.give_back(wanted, cost, taken_at)
 
     def close(self) -> None:
-        self._inner.close()
+        self.inner.close()
 
 
 @contextmanager
@@ -89,7 +89,8 @@ PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
 def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
     """Each limiter, empty."""
     if request.param == "memory":
-        yield open_limiter("memory://").limiter
+        clock.now = NOW
+        yield open_limiter("memory://", clock=clock).limiter
         return
     mode, place = request.param.split("-")
     clock.now = NOW
@@ -238,6 +239,23 @@ def test_exact_under_threads_with_returns(limiter: SmallLimiter) -> None:
 
     assert in_threads(8, work) == 100
     assert limiter.take(wanted, 0, NOW).remaining == 0
+
+
+def test_stale_now(limiter: SmallLimiter, clock: Clock) -> None:
+    """R6: whoever reads the clock and then waits for a lock through two periods takes as of when
+    it has the lock, and does not have the count begin anew.
+    """
+    wanted, late = [window(5, 1000)], NOW + 3100
+
+    def passed(now: int) -> int:
+        admitted = 0
+        for _ in range(9):
+            clock.now = late
+            admitted += inner.take(wanted, 1, now).admitted
+        return admitted
+
+    inner = limiter.inner if isinstance(limiter, Timed) else limiter
+    assert [passed(late), passed(NOW), passed(late)] == [5, 0, 0]
 
 
 # --- in memory -----------------------------------------------------------------------------------

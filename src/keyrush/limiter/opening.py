@@ -49,14 +49,14 @@ def open_limiter(
     kind = scheme.partition("+")[0]
     if url == "store":
         if not hasattr(store, "engine"):
-            return _in_memory()
+            return _in_memory(clock)
         from keyrush.limiter.ledgers.sql import SqlLedger
 
         return _over(SqlLedger(store.engine, unless_real(clock)), mode, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
-        return _in_memory()
+        return _in_memory(clock)
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
@@ -81,10 +81,10 @@ def given(
     return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
 
 
-def _in_memory() -> Opened:
+def _in_memory(clock: Callable[[], int]) -> Opened:
     from keyrush.limiter.memory import MemoryLimiter
 
-    return Opened(MemoryLimiter(), is_shared=False)
+    return Opened(MemoryLimiter(clock), is_shared=False)
 
 
 def _guarded(

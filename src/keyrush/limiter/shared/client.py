@@ -159,17 +159,18 @@ class SharedWindows:
         Raises:
             Away: It is refused: 503.
         """
-        at = self.ledger_time(now)  # never in its future, where counters would begin anew
-        wall_shift = now - at
         if self.outage == "open":
+            at = self.ledger_time(now)
             with self._lock:
                 self._uncounted_until = max(self._uncounted_until, now)
                 tally, _ = sliding.take(windows, self._known, 0, at)
-            return tally._replace(ready_at=tally.ready_at + wall_shift)
+            return tally._replace(ready_at=tally.ready_at + now - at)
         # What is admitted is counted later: as of when, only the ledger's clock tells.
         if self.outage == "closed" or self.place is None or not self._knows_clock:
             raise Away("the limiter is away")
         with self._lock:
+            now = max(now, self.clock())  # which may have had to wait for the lock
+            at = self.ledger_time(now)  # never in its future, where counters would begin anew
             mine = [self._share(window, self.place, at) for window in windows]
             tally, changes = sliding.take(mine, self._own, cost, at)
             self._own.update(changes)
@@ -178,7 +179,7 @@ class SharedWindows:
                 self._owed.owe(tuple(windows), cost, at)
         part = tally.window
         whole = next((window for window in windows if part and window.key == part.key), None)
-        return tally._replace(window=whole, ready_at=tally.ready_at + wall_shift)
+        return tally._replace(window=whole, ready_at=tally.ready_at + now - at)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:
         """The window with this process's share of what was left when last heard of. Where there
