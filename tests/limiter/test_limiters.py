@@ -21,6 +21,7 @@ from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
+from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Limiter, SmallLimiter
@@ -47,9 +48,9 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
 
 
 class Timed:
-    """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
+    """A limiter that goes by the same clock, which is at `now` during a take."""
 
-    def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
+    def __init__(self, inner: Limiter, clock: Clock) -> None:
         self.inner = inner
         self._clock = clock
 
@@ -84,7 +85,11 @@ PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
 
 
 @pytest.fixture(
-    params=["memory", *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased"))]
+    params=[
+        "memory",
+        "mapped",
+        *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased")),
+    ]
 )
 def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
     """Each limiter, empty."""
@@ -92,8 +97,14 @@ def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimit
         clock.now = NOW
         yield open_limiter("memory://", clock=clock).limiter
         return
-    mode, place = request.param.split("-")
     clock.now = NOW
+    if request.param == "mapped":
+        folder = request.getfixturevalue("tmp_path")
+        timed = Timed(open_limiter(f"file://{folder}/windows", clock=clock).limiter, clock)
+        yield timed
+        timed.close()
+        return
+    mode, place = request.param.split("-")
     with opened_ledger(place, request, clock) as ledger:
         shared = SharedWindows(ledger, "local", clock, lambda: clock() / 1000)
         timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(shared), clock)
@@ -315,7 +326,8 @@ def test_fork_while_taking() -> None:
     out = run(
         """
         import os, threading
-        from keyrush.limiter.memory import MemoryLimiter
+        from keyrush.limiter.mapped import MappedLimiter
+from keyrush.limiter.memory import MemoryLimiter
         from keyrush.core.sliding import Window
 
         limiter = MemoryLimiter()
@@ -381,7 +393,14 @@ def test_no_such_limiter(url: str) -> None:
 # --- whole protocols ------------------------------------------------------------------------------
 
 
-WHOLE = [MemoryLimiter, GuardedLimiter, ExactLimiter, AwaitedExactLimiter, LeasedLimiter]
+WHOLE = [
+    MemoryLimiter,
+    MappedLimiter,
+    GuardedLimiter,
+    ExactLimiter,
+    AwaitedExactLimiter,
+    LeasedLimiter,
+]
 
 
 @pytest.mark.parametrize("kind", [*WHOLE, LimitsLimiter, SqlLedger, RedisLedger, MemoryLedger])

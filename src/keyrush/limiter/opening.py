@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from keyrush.core.news import News
+from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
 from keyrush.limiter.shared.client import SharedWindows
@@ -15,6 +18,8 @@ from keyrush.runtime.plugins import load
 
 #: Schemes of servers like Redis, before a "+".
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+_log = logging.getLogger("keyrush")
 
 
 class Opened(NamedTuple):
@@ -38,6 +43,7 @@ def open_limiter(
     """The limiter at a URL.
 
     `store` is in the database of the store where that is SQL, else in memory. `memory://`,
+    `file:///…`, a file of all processes of this machine,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
     library, or `package.module:Class`. `clock` gives Unix milliseconds; one other than the
     machine's stands in for those of servers, too.
@@ -57,6 +63,8 @@ def open_limiter(
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
         return _in_memory(clock)
+    if scheme == "file":
+        return _in_file(url, outage, clock)
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
@@ -85,6 +93,28 @@ def _in_memory(clock: Callable[[], int]) -> Opened:
     from keyrush.limiter.memory import MemoryLimiter
 
     return Opened(MemoryLimiter(clock), is_shared=False)
+
+
+def _in_file(url: str, outage: Outage, clock: Callable[[], int]) -> Opened:
+    """In a file of this machine; where there are no such locks, as on Windows, in each process."""
+    place = urlsplit(url)
+    path = unquote(place.path)
+    if place.netloc or not path.startswith("/") or place.query or place.fragment or "\0" in path:
+        raise ConfigurationError(
+            "KEYRUSH_LIMITER_URL: a file is named as file:///, and then its whole path, as in "
+            "file:///run/app/keyrush.windows"
+        )
+    try:
+        from keyrush.limiter.mapped import MappedLimiter
+    except ModuleNotFoundError as error:
+        if error.name != "fcntl":
+            raise
+        _log.warning("KEYRUSH_LIMITER_URL: processes can't share a file here; each counts alone")
+        return _in_memory(clock)
+    try:
+        return Opened(MappedLimiter(path, outage, clock, monotonic_of(clock)))
+    except Unreachable as error:
+        raise Unreachable(f"KEYRUSH_LIMITER_URL: {error}") from error
 
 
 def _guarded(

@@ -1,0 +1,329 @@
+"""The records of a file, and what is taken from them.
+
+A record is four words: a tag, which is its key hashed; `expires`, when it counts no more; and what
+was taken in a period of an even number, and in one of an odd. `expires` is the end of the period
+after the one it last counted in, so that a record says by itself whether it is free, and a new
+period moves nothing: what was current becomes the previous one by `expires` alone.
+
+A process may be killed between any two writes. Each is of one aligned word, and they are in such an
+order that every state between is as before the take or as after it, window by window.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from keyrush.core import sliding
+from keyrush.core.sliding import UNLIMITED, Counter, Tally, Window
+from keyrush.limiter.ledgers.mapped.file import (
+    BUCKET,
+    RECORD,
+    STRIPE,
+    STRIPES,
+    WORD,
+    WindowsFile,
+)
+from keyrush.runtime.forks import after_fork
+
+#: Places of words in a record; what was taken in period n is at `EVEN` + n % 2.
+TAG, EXPIRES, EVEN, ODD = 0, 1, 2, 3
+
+#: How often a lock is tried, about 100 µs; and where it has been held for long.
+TRIES, FEW_TRIES = 60, 2
+
+#: Subjects whose records' places are remembered.
+REMEMBERED = 50_000
+
+#: Reads a record. For reading alone: what packs a structure writes zeros first, and a slice is
+#: copied in parts.
+_UNPACK = struct.Struct("4Q").unpack_from
+
+#: Words of a bucket.
+_BUCKET = BUCKET * RECORD
+
+
+class Held(Exception):
+    """Another process holds the lock of a subject: of `stripe`."""
+
+    def __init__(self, stripe: int) -> None:
+        super().__init__(stripe)
+        self.stripe = stripe
+
+
+class NoPlace(Exception):
+    """All records that a window could have count for others, in as many segments as `segments`."""
+
+    def __init__(self, segments: int) -> None:
+        super().__init__(segments)
+        self.segments = segments
+
+
+class Record(NamedTuple):
+    """Where a window is counted, or can be."""
+
+    key: str  #: the window's
+    length: int  #: and its length, in milliseconds
+    words: memoryview  #: of the segment
+    at: int  #: the first word
+    tag: int  #: which it has while it is the window's
+
+
+class Known(NamedTuple):
+    """What is known of the windows of a request."""
+
+    windows: tuple[Window, ...]
+    stripes: tuple[int, ...]  #: what locks them, in order
+    records: tuple[Record, ...] = ()  #: as last found; none where they have not been looked for
+
+
+class Table:
+    """The windows in a file. Safe to use from any thread, and after a fork.
+
+    There must be one of a file in a process, whose threads share the kernel's locks.
+    """
+
+    def __init__(self, file: WindowsFile) -> None:
+        self.file = file
+        #: Since when, in monotonic seconds, locks have been held for longer than anyone waits.
+        self.stuck: dict[int, float] = {}
+        self._lock = file.lock
+        self._known: dict[str, Known] = {}
+        self._renew()
+        after_fork(self._renew)
+
+    def _renew(self) -> None:
+        self._mutex = threading.Lock()
+
+    # --- taking and giving back ---
+
+    def take(
+        self, windows: Sequence[Window], cost: int, now: int, clock: Callable[[], int]
+    ) -> Tally:
+        """`Limiter.take`, exact, without waiting. `clock` is what `now` was read from.
+
+        Raises:
+            Held: The lock of a subject is held.
+            NoPlace: There is no record for a new window.
+        """
+        if not windows:
+            return UNLIMITED
+        with self._mutex:
+            known = self._known.get(windows[0][0])
+            if known is None or (known[0] is not windows and known[0] != tuple(windows)):
+                known = self._unplaced(windows)
+            stripes, lock = known.stripes, self._lock
+            try:
+                for stripe in stripes:
+                    if not lock.lock(stripe):
+                        self._insist(stripe)
+                if self.stuck:
+                    self._free(stripes)
+                return self._take(known, cost, now, clock)
+            finally:
+                for stripe in stripes:
+                    lock.unlock(stripe)
+
+    def _take(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
+        """`take` under the locks. Here `_counter` and `_write` are written out: what every request
+        does is to cost no call a window.
+        """
+        windows, _, records = known
+        counters: dict[str, Counter] = {}
+        for key, length, words, at, tag in records:
+            found, expires, even, odd = _UNPACK(words, at * WORD)
+            if found != tag:
+                return self._take_anywhere(known, cost, now, clock)
+            last = expires // length - 2
+            counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
+        if not records:
+            return self._take_anywhere(known, cost, now, clock)
+        tally, changes = sliding.take(windows, counters, cost, now, clock)
+        for number, (key, after) in enumerate(changes):
+            record, index = records[number], after[0]
+            if index == counters[key][0]:
+                record[2][record[3] + EVEN + (index & 1)] = after[1]
+            else:
+                _write(record, counters[key], after)
+        return tally
+
+    def _take_anywhere(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
+        """`take` under the locks, of windows whose records have to be looked for."""
+        now = max(now, clock())  # by which records are free: whoever had them must not come late
+        found = self._find(known.windows)
+        counters = {record.key: _counter(record) for record in found.values()}
+        tally, changes = sliding.take(known.windows, counters, cost, now, clock)
+        if changes:
+            records = self._with_free(known.windows, found, now)
+            for record, (key, after) in zip(records, changes, strict=True):
+                _write(record, counters.get(key), after)
+            self._remember(known._replace(records=records))
+        return tally
+
+    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        """`Limiter.give_back`, without waiting.
+
+        Raises:
+            Held: The lock of a subject is held.
+        """
+        with self._mutex:
+            known = self._unplaced(windows)
+            try:
+                for stripe in known.stripes:
+                    if not self._lock.lock(stripe):
+                        self._insist(stripe)
+                for record in self._find(known.windows).values():
+                    _give_back(record, cost, taken_at)
+            finally:
+                for stripe in known.stripes:
+                    self._lock.unlock(stripe)
+
+    # --- locks ---
+
+    def _insist(self, stripe: int) -> None:
+        for _ in range(FEW_TRIES if stripe in self.stuck else TRIES):
+            if self._lock.lock(stripe):
+                return
+        raise Held(stripe)
+
+    def _free(self, stripes: Sequence[int]) -> None:
+        for stripe in stripes:
+            self.stuck.pop(stripe, None)
+
+    def give_up(self, stripe: int) -> None:
+        """Say of a lock that it is held for longer than anyone waits."""
+        self.stuck.setdefault(stripe, time.monotonic())
+
+    def try_stuck(self) -> None:
+        """Look at the locks that were held for long."""
+        for stripe in list(self.stuck):
+            with self._mutex:
+                if self._lock.lock(stripe):
+                    self.stuck.pop(stripe, None)
+                    self._lock.unlock(stripe)
+
+    # --- records ---
+
+    def stripes(self, windows: Sequence[Window]) -> tuple[int, ...]:
+        """What locks windows, in order: one for all of a subject."""
+        return tuple(
+            sorted({STRIPE + self._hash(_subject(window.key)) % STRIPES for window in windows})
+        )
+
+    def _unplaced(self, windows: Sequence[Window]) -> Known:
+        return Known(tuple(windows), self.stripes(windows))
+
+    def _hash(self, text: str) -> int:
+        digest = blake2b(text.encode(), digest_size=WORD, key=self.file.seed).digest()
+        return int.from_bytes(digest, "little")
+
+    def _tag(self, key: str) -> int:
+        return self._hash(key) or 1  # 0 is no tag
+
+    def _buckets(self, key: str) -> Iterator[tuple[memoryview, int]]:
+        """Where a key can be, in each segment: its words, and the first of a bucket."""
+        number = self._hash(_subject(key))
+        for segment, words in enumerate(self.file.segments):
+            yield words, number % (STRIPES << segment) * _BUCKET
+
+    def _find(self, windows: Sequence[Window]) -> dict[str, Record]:
+        """The records of those windows that have one, by key; under their locks."""
+        self.file.map_segments()
+        found = ((window.key, self._record(window)) for window in windows)
+        return {key: record for key, record in found if record is not None}
+
+    def _record(self, window: Window) -> Record | None:
+        tag = self._tag(window.key)
+        for words, start in self._buckets(window.key):
+            tags = words[start : start + _BUCKET : RECORD].tolist()
+            if tag in tags:
+                at = start + tags.index(tag) * RECORD
+                return Record(window.key, window.length, words, at, tag)
+        return None
+
+    def _with_free(
+        self, windows: Sequence[Window], found: Mapping[str, Record], now: int
+    ) -> tuple[Record, ...]:
+        """The records of all windows: free ones for those that have none, no two the same.
+
+        Raises:
+            NoPlace: There is none.
+        """
+        records = dict(found)
+        used = {(id(record.words), record.at) for record in found.values()}
+        for window in windows:
+            if window.key not in records:
+                free = records[window.key] = self._free_record(window, now, used)
+                used.add((id(free.words), free.at))
+        return tuple(records[window.key] for window in windows)
+
+    def _free_record(self, window: Window, now: int, used: Collection[tuple[int, int]]) -> Record:
+        for words, start in self._buckets(window.key):
+            bucket = words[start : start + _BUCKET].tolist()
+            for at in range(0, _BUCKET, RECORD):
+                is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
+                if is_free and (id(words), start + at) not in used:
+                    tag = self._tag(window.key)
+                    return Record(window.key, window.length, words, start + at, tag)
+        raise NoPlace(len(self.file.segments))
+
+    def _remember(self, known: Known) -> None:
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[known.windows[0].key] = known
+
+    # --- larger, and the end ---
+
+    def enlarge(self, seen: int) -> None:
+        """`WindowsFile.enlarge`."""
+        self.file.enlarge(seen, self._mutex)
+
+    def close(self) -> None:
+        """Let go of the file. Whoever takes afterwards finds all locks held."""
+        with self._mutex:
+            self._known.clear()  # it holds the memory
+        self.file.close(self._mutex)
+
+
+def _subject(key: str) -> str:
+    """Whose window it is: the windows of a subject share a lock."""
+    return key.rpartition(":")[0]
+
+
+def _counter(record: Record) -> Counter:
+    _, expires, even, odd = _UNPACK(record.words, record.at * WORD)
+    last = expires // record.length - 2
+    return (last, odd, even) if last & 1 else (last, even, odd)
+
+
+def _write(record: Record, before: Counter | None, after: Counter) -> None:
+    """Store what a take has made of a counter."""
+    _, length, words, at, tag = record
+    index, current, previous = after
+    odd = index & 1
+    if before is not None and index == before[0]:
+        words[at + EVEN + odd] = current
+    elif before is not None and index == before[0] + 1:
+        words[at + EVEN + odd] = current  # of the period before the last, until `expires` moves
+        words[at + EXPIRES] = (index + 2) * length
+    else:  # nothing of what is there counts
+        words[at + TAG] = 0
+        words[at + EVEN + odd] = current
+        words[at + ODD - odd] = previous
+        words[at + EXPIRES] = (index + 2) * length
+        words[at + TAG] = tag
+
+
+def _give_back(record: Record, cost: int, taken_at: int) -> None:
+    _, length, words, at, _ = record
+    before = _counter(record)
+    after = sliding.give_back(before, length, cost, taken_at)
+    if after is not None and after != before:
+        index, current, previous = after
+        odd = index & 1
+        words[at + EVEN + odd] = current
+        words[at + ODD - odd] = previous
