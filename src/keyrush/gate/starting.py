@@ -63,7 +63,7 @@ def _counted(settings: Settings, counted: Opened, limiter: SmallLimiter | None) 
     if not counted.is_shared:
         return "in each process by itself"
     where = "the store" if settings.limiter_url == "store" else readable(settings.limiter_url)
-    return f"in {where}, {settings.limiter_mode}"
+    return f"in {where}, {settings.limiter_mode}" if counted.ledger else f"in {where}"
 
 
 def _listed(names: Collection[str]) -> str:

@@ -51,7 +51,7 @@ class MappedLimiter:
         clock: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path
+        self.path = path
         self._outage: Outage = "open" if outage == "open" else "closed"
         self._clock = clock
         self._circuit = Circuit("the limiter", monotonic)
@@ -68,12 +68,12 @@ class MappedLimiter:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"the file {self._path}"
+        return f"the file {self.path}"
 
     def _open(self) -> Table:
         with self._lock:
             if self._table is None:
-                self._table = open_table(self._path)
+                self._table = open_table(self.path)
                 self._opened_at = self._clock()
             return self._table
 
@@ -133,19 +133,25 @@ class MappedLimiter:
         return sliding.take(windows, {}, 0, now)[0]
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
+        if windows and taken_at > self._uncounted.get(_slot(windows), -1):
+            self._return(windows, cost, taken_at)
+
+    def _return(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         table = self._table
-        if table is None or taken_at < self._opened_at:  # it was counted in a file that is gone
-            return
-        if not windows or taken_at <= self._uncounted.get(_slot(windows), -1):
+        if table is None or not self.counts(taken_at):
             return
         try:
             table.give_back(windows, cost, taken_at)
         except Held:
             self._owed.append((windows, cost, taken_at))
 
+    def counts(self, taken_at: int) -> bool:
+        """False where a take at `taken_at` may have been counted in a file that is gone."""
+        return taken_at >= self._opened_at
+
     def _settle(self) -> None:
         for _ in range(len(self._owed)):
-            self.give_back(*self._owed.popleft())
+            self._return(*self._owed.popleft())
 
     # --- in the background ---
 
@@ -172,7 +178,7 @@ class MappedLimiter:
                 return
             self._table = None
         close_table(table)
-        gone = FileNotFoundError(f"{self._path} was deleted, replaced or cut short")
+        gone = FileNotFoundError(f"{self.path} was deleted, replaced or cut short")
         log_fault("the windows of all keys begin anew", gone)
         with suppress(Away):
             self._circuit.call(self._open)
