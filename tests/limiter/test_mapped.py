@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -620,6 +621,28 @@ def test_processes_that_grow_it_together(path: Path) -> None:
     taken, mapped_before, found, segments = out.split()
     assert (taken, mapped_before, found) == ("270", "1", "90")
     assert int(segments) > 1
+
+
+def test_threads_that_grow_it_together(opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The locks know no threads, so that of these one enlarges the file and the others wait."""
+    real, begun, threads, calls = os.posix_fallocate, threading.Event(), [], []
+
+    def other() -> None:
+        begun.set()
+        opened.enlarge(1)
+
+    def reserve(descriptor: int, at: int, size: int) -> None:
+        calls.append(at)
+        if not threads:
+            threads.append(threading.Thread(target=other))
+            threads[0].start()
+            assert begun.wait(10)
+        real(descriptor, at, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
+    opened.enlarge(1)
+    threads[0].join()
+    assert calls == [PAGE + 1024 * STRIPES, PAGE + 2 * 1024 * STRIPES]
 
 
 def test_churn_leaves_it_bounded(make: Make, opened: Table, clock: Clock) -> None:

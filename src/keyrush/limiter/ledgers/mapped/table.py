@@ -36,8 +36,8 @@ TAG, EXPIRES, EVEN, ODD = 0, 1, 2, 3
 #: How often a lock is tried, about 100 µs; and where it has been held for long.
 TRIES, FEW_TRIES = 60, 2
 
-#: Subjects whose records' places are remembered.
-REMEMBERED = 50_000
+#: Subjects whose records' places are remembered, as many as keys in a gate's cache by default.
+REMEMBERED = 65_536
 
 #: Reads a record. For reading alone: what packs a structure writes zeros first, and a slice is
 #: copied in parts.
@@ -63,6 +63,13 @@ class NoPlace(Exception):
         self.segments = segments
 
 
+class Hash(NamedTuple):
+    """What tells where a window's record may be, and which it is."""
+
+    subject: int  #: whose windows share a lock, and in each segment a bucket
+    tag: int  #: never 0, which is no tag
+
+
 class Record(NamedTuple):
     """Where a window is counted, or can be."""
 
@@ -78,6 +85,7 @@ class Known(NamedTuple):
 
     windows: tuple[Window, ...]
     stripes: tuple[int, ...]  #: what locks them, in order
+    hashes: tuple[Hash, ...]  #: of each
     records: tuple[Record, ...] = ()  #: as last found; none where they have not been looked for
 
 
@@ -132,7 +140,7 @@ class Table:
         """`take` under the locks. Here `_counter` and `_write` are written out: what every request
         does is to cost no call a window.
         """
-        windows, _, records = known
+        windows, _, _, records = known
         counters: dict[str, Counter] = {}
         for key, length, words, at, tag in records:
             found, expires, even, odd = _UNPACK(words, at * WORD)
@@ -154,14 +162,15 @@ class Table:
     def _take_anywhere(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
         """`take` under the locks, of windows whose records have to be looked for."""
         now = max(now, clock())  # by which records are free: whoever had them must not come late
-        found = self._find(known.windows)
-        counters = {record.key: _counter(record) for record in found.values()}
+        found = self._find(known)
+        counters = {key: _counter(record) for key, record in found.items()}
         tally, changes = sliding.take(known.windows, counters, cost, now, clock)
         if changes:
-            records = self._with_free(known.windows, found, now)
-            for record, (key, after) in zip(records, changes, strict=True):
-                _write(record, counters.get(key), after)
-            self._remember(known._replace(records=records))
+            found = self._with_free(known, found, now)
+            for key, after in changes:
+                _write(found[key], counters.get(key), after)
+        if len(found) == len(known.windows):
+            self._remember(known._replace(records=tuple(found.values())))
         return tally
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -176,7 +185,7 @@ class Table:
                 for stripe in known.stripes:
                     if not self._lock.lock(stripe):
                         self._insist(stripe)
-                for record in self._find(known.windows).values():
+                for record in self._find(known).values():
                     _give_back(record, cost, taken_at)
             finally:
                 for stripe in known.stripes:
@@ -210,65 +219,69 @@ class Table:
 
     def stripes(self, windows: Sequence[Window]) -> tuple[int, ...]:
         """What locks windows, in order: one for all of a subject."""
-        return tuple(
-            sorted({STRIPE + self._hash(_subject(window.key)) % STRIPES for window in windows})
-        )
+        return self._unplaced(windows).stripes
 
     def _unplaced(self, windows: Sequence[Window]) -> Known:
-        return Known(tuple(windows), self.stripes(windows))
+        subjects = {_subject(window.key): 0 for window in windows}
+        for subject in subjects:
+            subjects[subject] = self._hash(subject)
+        return Known(
+            tuple(windows),
+            tuple(sorted({STRIPE + number % STRIPES for number in subjects.values()})),
+            tuple(
+                Hash(subjects[_subject(window.key)], self._hash(window.key) or 1)
+                for window in windows
+            ),
+        )
 
     def _hash(self, text: str) -> int:
         digest = blake2b(text.encode(), digest_size=WORD, key=self.file.seed).digest()
         return int.from_bytes(digest, "little")
 
-    def _tag(self, key: str) -> int:
-        return self._hash(key) or 1  # 0 is no tag
+    def _buckets(self, subject: int) -> Iterator[tuple[memoryview, int]]:
+        """Where a subject's records can be: a segment's words, and the first of a bucket."""
+        for number, words in enumerate(self.file.segments):
+            yield words, subject % (STRIPES << number) * _BUCKET
 
-    def _buckets(self, key: str) -> Iterator[tuple[memoryview, int]]:
-        """Where a key can be, in each segment: its words, and the first of a bucket."""
-        number = self._hash(_subject(key))
-        for segment, words in enumerate(self.file.segments):
-            yield words, number % (STRIPES << segment) * _BUCKET
-
-    def _find(self, windows: Sequence[Window]) -> dict[str, Record]:
-        """The records of those windows that have one, by key; under their locks."""
+    def _find(self, known: Known) -> dict[str, Record]:
+        """The records of those windows that have one, by key in their order; under their locks."""
         self.file.map_segments()
-        found = ((window.key, self._record(window)) for window in windows)
-        return {key: record for key, record in found if record is not None}
+        found = {}
+        for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
+            for words, start in self._buckets(subject):
+                tags = words[start : start + _BUCKET : RECORD].tolist()
+                if tag in tags:
+                    at = start + tags.index(tag) * RECORD
+                    found[window.key] = Record(window.key, window.length, words, at, tag)
+                    break
+        return found
 
-    def _record(self, window: Window) -> Record | None:
-        tag = self._tag(window.key)
-        for words, start in self._buckets(window.key):
-            tags = words[start : start + _BUCKET : RECORD].tolist()
-            if tag in tags:
-                at = start + tags.index(tag) * RECORD
-                return Record(window.key, window.length, words, at, tag)
-        return None
-
-    def _with_free(
-        self, windows: Sequence[Window], found: Mapping[str, Record], now: int
-    ) -> tuple[Record, ...]:
+    def _with_free(self, known: Known, found: Mapping[str, Record], now: int) -> dict[str, Record]:
         """The records of all windows: free ones for those that have none, no two the same.
 
         Raises:
             NoPlace: There is none.
         """
-        records = dict(found)
         used = {(id(record.words), record.at) for record in found.values()}
-        for window in windows:
-            if window.key not in records:
-                free = records[window.key] = self._free_record(window, now, used)
-                used.add((id(free.words), free.at))
-        return tuple(records[window.key] for window in windows)
+        records: dict[str, Record] = {}
+        for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
+            record = records.get(window.key) or found.get(window.key)
+            if record is None:
+                words, at = self._free_record(subject, now, used)
+                record = Record(window.key, window.length, words, at, tag)
+                used.add((id(words), at))
+            records[window.key] = record
+        return records
 
-    def _free_record(self, window: Window, now: int, used: Collection[tuple[int, int]]) -> Record:
-        for words, start in self._buckets(window.key):
+    def _free_record(
+        self, subject: int, now: int, used: Collection[tuple[int, int]]
+    ) -> tuple[memoryview, int]:
+        for words, start in self._buckets(subject):
             bucket = words[start : start + _BUCKET].tolist()
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
                 if is_free and (id(words), start + at) not in used:
-                    tag = self._tag(window.key)
-                    return Record(window.key, window.length, words, start + at, tag)
+                    return words, start + at
         raise NoPlace(len(self.file.segments))
 
     def _remember(self, known: Known) -> None:
