@@ -113,6 +113,9 @@ class Counted:
     def unlock(self, at: int) -> None:
         self._inner.unlock(at)
 
+    def holder(self, at: int) -> int | None:
+        return self._inner.holder(at)
+
     def detach(self) -> None:
         self._inner.detach()
 
@@ -449,6 +452,32 @@ def test_waited_for(make: Make, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert limiter.state() == WELL
 
 
+def test_passed_on(make: Make, locks: list[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+    """S19: a lock that busy processes pass on to each other is waited for longer, and when that
+    takes too long, nobody is taken to be stopped.
+    """
+    monkeypatch.setattr(mapped, "PATIENCE", 0.0)
+    limiter, (lock,), seen, tried = make(), locks, count(), count()
+    monkeypatch.setattr(lock, "holder", lambda at: next(seen) % 2)
+    monkeypatch.setattr(lock, "lock", lambda at: next(tried) > 5 * TRIES)
+    assert limiter.take(of("key:a"), 1, NOW).admitted
+    monkeypatch.setattr(lock, "lock", lambda at: False)
+    monkeypatch.setattr(mapped, "LONGEST", 0.0)
+    with pytest.raises(Away):
+        limiter.take(of("key:a"), 1, NOW)
+    assert limiter.state() == WELL
+
+
+def test_who_holds_a_lock(path: Path, opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says which process has a lock; where that can't be asked it may be any."""
+    (stripe,) = opened.stripes(of("key:a"))
+    assert opened.file.lock.holder(stripe) is None
+    with holding(path, "key:a") as holder:
+        assert opened.file.lock.holder(stripe) == holder.pid
+        monkeypatch.setattr(kernel_lock, "_IS_KNOWN", False)
+        assert opened.file.lock.holder(stripe) == 0
+
+
 def test_what_passed_uncounted_is_not_given_back(
     make: Make, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,7 +537,7 @@ def test_locks_are_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(HoldingGil, "unlock", lambda self, at: None)
     assert isinstance(kernel_lock.kernel_lock(descriptor, 7), Lockf)
     monkeypatch.undo()
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(kernel_lock, "_IS_KNOWN", False)
     assert isinstance(kernel_lock.kernel_lock(descriptor, 7), Lockf)
     os.close(descriptor)
 
@@ -625,7 +654,9 @@ def test_processes_that_grow_it_together(path: Path) -> None:
 
 def test_threads_that_grow_it_together(opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks know no threads, so that of these one enlarges the file and the others wait."""
-    real, begun, threads, calls = os.posix_fallocate, threading.Event(), [], []
+    real, begun = os.posix_fallocate, threading.Event()
+    threads: list[threading.Thread] = []
+    calls: list[int] = []
 
     def other() -> None:
         begun.set()
@@ -680,7 +711,8 @@ def test_a_full_disk(  # noqa: PLR0917  # fixtures
     """
     limiter = make(outage)
     subjects = subjects_together(opened, 34)
-    real, calls = os.posix_fallocate, []
+    real = os.posix_fallocate
+    calls: list[int] = []
 
     def full(descriptor: int, at: int, size: int) -> None:
         calls.append(at)

@@ -307,7 +307,7 @@ def busy(folder: Path) -> list[Row]:
         path = str(folder / f"busy-{processes}-{threads}")
         found = memoryview(mmap.mmap(-1, 4096)).cast("d")
 
-        def work(path: str = path, threads: int = threads, found: memoryview = found) -> int:
+        def work(path: str = path, threads: int = threads, found: memoryview[float] = found) -> int:
             is_over = threading.Event()
             for _ in range(threads):
                 threading.Thread(target=_burn, args=(is_over,), daemon=True).start()

@@ -19,8 +19,9 @@ from keyrush.runtime.clock import now_ms
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 
-#: Seconds that a request waits, where it may, for a lock that another process holds.
-PATIENCE = 0.25
+#: Seconds for which one process may have a lock before it is taken to be stopped, and seconds that
+#: a request waits at most, where it may, while processes pass a lock on to each other.
+PATIENCE, LONGEST = 0.25, 2.0
 
 #: Seconds between two tries, the first time and at most.
 _PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
@@ -96,18 +97,17 @@ class MappedLimiter:
         """`take_at_once`, where one may wait: for a lock, or until the file is larger."""
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
-        ends, pause = time.monotonic() + PATIENCE, _PAUSE
+        waiting, pause = _Waiting(), _PAUSE
         while True:
             try:
                 table = self._table or self._circuit.call(self._open)
                 return table.take(windows, cost, now, self._clock)
             except Held as held:
-                if held.stripe not in table.stuck and time.monotonic() < ends:
+                if held.stripe not in table.stuck and waiting.goes_on(table, held.stripe):
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     now = max(now, self._clock())
                     continue
-                self._give_up(table, held)
             except NoPlace as full:
                 with suppress(Away):
                     self._room.call(table.enlarge, full.segments)
@@ -115,14 +115,6 @@ class MappedLimiter:
             except Away:
                 pass
             return self._without(windows, now)
-
-    def _give_up(self, table: Table, held: Held) -> None:
-        if table is self._table and held.stripe not in table.stuck:
-            table.give_up(held.stripe)
-            log_fault(
-                "some keys are counted by nobody",
-                TimeoutError(f"another process has held their lock for {PATIENCE} s"),
-            )
 
     def _without(self, windows: Sequence[Window], now: int) -> Tally:
         """The answer of the outage policy."""
@@ -210,6 +202,28 @@ class MappedLimiter:
             table, self._table = self._table, None
         if table is not None:
             close_table(table)
+
+
+class _Waiting:
+    """How long a take waits for a lock, and by whom that was held all the time."""
+
+    def __init__(self) -> None:
+        self._since = self._begun = time.monotonic()
+        self._holder: int | None = None
+
+    def goes_on(self, table: Table, stripe: int) -> bool:
+        """False when it has been long enough. Where one process had the lock all the time, it is
+        taken to be stopped, and nobody waits for it any more.
+        """
+        holder, now = table.file.lock.holder(stripe), time.monotonic()
+        if holder is None or holder != self._holder:
+            self._holder, self._since = holder, now
+        elif now - self._since >= PATIENCE:
+            table.give_up(stripe)
+            stopped = TimeoutError(f"process {holder} has held their lock for {PATIENCE} s")
+            log_fault("some keys are counted by nobody", stopped)
+            return False
+        return now - self._begun < LONGEST
 
 
 def _slot(windows: Sequence[Window]) -> int:

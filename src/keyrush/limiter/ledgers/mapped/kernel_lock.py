@@ -21,6 +21,10 @@ _HELD = {errno.EAGAIN, errno.EACCES}
 
 #: `struct flock` on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
+
+#: Whether `struct flock` is like that here.
+_IS_KNOWN = sys.platform == "linux" and sys.maxsize > 2**32
+
 _START = 1  # its word, of eight bytes
 _UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 
@@ -34,6 +38,10 @@ class KernelLock(Protocol):
 
     def unlock(self, at: int) -> None:
         """Let go of the byte."""
+        ...
+
+    def holder(self, at: int) -> int | None:
+        """The process that has the byte, 0 where that can't be told; None where no other has."""
         ...
 
     def detach(self) -> None:
@@ -63,6 +71,9 @@ class Lockf:
         if self._descriptor >= 0:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, at)
 
+    def holder(self, at: int) -> int | None:
+        return _holder(self._descriptor, at)
+
     def detach(self) -> None:
         self._descriptor = -1
 
@@ -88,8 +99,21 @@ class HoldingGil:
         self._unlocked_at[_START] = at
         self._call(self._descriptor, _SETLK, self._unlocking)
 
+    def holder(self, at: int) -> int | None:
+        return _holder(self._descriptor, at)
+
     def detach(self) -> None:
         self._descriptor = -1
+
+
+def _holder(descriptor: int, at: int) -> int | None:
+    if descriptor < 0:
+        return None
+    if not _IS_KNOWN:
+        return 0
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+    kind, _, _, _, process = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else int(process)
 
 
 def _flock(kind: int) -> tuple[object, memoryview]:
@@ -107,7 +131,7 @@ def kernel_lock(descriptor: int, proof: int) -> KernelLock:
     """
     plain = Lockf(descriptor)
     plain.unlock(proof)
-    if sys.platform == "linux" and sys.maxsize > 2**32:
+    if _IS_KNOWN:
         holding = HoldingGil(descriptor)
         if _is_proved(holding, descriptor, proof):
             return holding
