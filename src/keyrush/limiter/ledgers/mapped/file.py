@@ -230,13 +230,15 @@ class WindowsFile:
             time.sleep(0.001)
 
     def _reserve(self, start: int, end: int) -> None:
-        """Have blocks, not holes: a page that a full disk can't give would be a SIGBUS."""
+        """Have blocks, not holes: a page that a full disk can't give would be a SIGBUS. And have
+        them written, or the first take that touches a page would wait for the file system.
+        """
         for at in range(start, end, _CHUNK):
             size = min(_CHUNK, end - at)
-            if hasattr(os, "posix_fallocate"):
+            if hasattr(os, "posix_fallocate"):  # not on macOS
                 os.posix_fallocate(self._descriptor, at, size)
-            else:  # macOS
-                os.pwrite(self._descriptor, bytes(size), at)
+            if os.pwrite(self._descriptor, bytes(size), at) < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     # --- the end ---
 
@@ -252,7 +254,7 @@ class WindowsFile:
         """Let go of locks, memory and descriptors. `mutex` is that of the locks."""
         with self._enlarging, mutex:
             self.lock.detach()
-            self.segments = []  # a mapping has a descriptor of its own
+            self.segments.clear()  # a mapping has a descriptor of its own
             self.header = memoryview(b"")
             os.close(self._descriptor)
             self._descriptor = -1

@@ -63,21 +63,16 @@ class NoPlace(Exception):
         self.segments = segments
 
 
-class Hash(NamedTuple):
-    """What tells where a window's record may be, and which it is."""
+# Plain tuples of texts and numbers, unlike named ones, are nothing to the garbage collector: what is
+# remembered of a fleet is not looked through by it while somebody has a lock.
 
-    subject: int  #: whose windows share a lock, and in each segment a bucket
-    tag: int  #: never 0, which is no tag
+#: What tells where a window's record may be, and which it is: its subject, whose windows share a
+#: lock, and in each segment a bucket; and its tag, never 0, which is no tag.
+Hash = tuple[int, int]
 
-
-class Record(NamedTuple):
-    """Where a window is counted, or can be."""
-
-    key: str  #: the window's
-    length: int  #: and its length, in milliseconds
-    words: memoryview  #: of the segment
-    at: int  #: the first word
-    tag: int  #: which it has while it is the window's
+#: Where a window is counted, or can be: its key and length, in milliseconds; the segment, and the
+#: first word in it; and the tag that this has while it is the window's.
+Record = tuple[str, int, int, int, int]
 
 
 class Known(NamedTuple):
@@ -85,7 +80,7 @@ class Known(NamedTuple):
 
     windows: tuple[Window, ...]
     stripes: tuple[int, ...]  #: what locks them, in order
-    hashes: tuple[Hash, ...]  #: of each
+    hashes: tuple[Hash, ...] = ()  #: of each; none where they would only take up memory
     records: tuple[Record, ...] = ()  #: as last found; none where they have not been looked for
 
 
@@ -100,6 +95,7 @@ class Table:
         #: Since when, in monotonic seconds, locks have been held for longer than anyone waits.
         self.stuck: dict[int, float] = {}
         self._lock = file.lock
+        self._segments = file.segments
         self._known: dict[str, Known] = {}
         self._renew()
         after_fork(self._renew)
@@ -142,8 +138,9 @@ class Table:
         """
         windows, _, _, records = known
         counters: dict[str, Counter] = {}
-        for key, length, words, at, tag in records:
-            found, expires, even, odd = _UNPACK(words, at * WORD)
+        segments = self._segments
+        for key, length, segment, at, tag in records:
+            found, expires, even, odd = _UNPACK(segments[segment], at * WORD)
             if found != tag:
                 return self._take_anywhere(known, cost, now, clock)
             last = expires // length - 2
@@ -154,23 +151,25 @@ class Table:
         for number, (key, after) in enumerate(changes):
             record, index = records[number], after[0]
             if index == counters[key][0]:
-                record[2][record[3] + EVEN + (index & 1)] = after[1]
+                segments[record[2]][record[3] + EVEN + (index & 1)] = after[1]
             else:
-                _write(record, counters[key], after)
+                _write(segments, record, counters[key], after)
         return tally
 
     def _take_anywhere(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
         """`take` under the locks, of windows whose records have to be looked for."""
+        if not known.hashes:
+            known = self._unplaced(known.windows)
         now = max(now, clock())  # by which records are free: whoever had them must not come late
         found = self._find(known)
-        counters = {key: _counter(record) for key, record in found.items()}
+        counters = {key: _counter(self._segments, record) for key, record in found.items()}
         tally, changes = sliding.take(known.windows, counters, cost, now, clock)
         if changes:
             found = self._with_free(known, found, now)
             for key, after in changes:
-                _write(found[key], counters.get(key), after)
+                _write(self._segments, found[key], counters.get(key), after)
         if len(found) == len(known.windows):
-            self._remember(known._replace(records=tuple(found.values())))
+            self._remember(known._replace(hashes=(), records=tuple(found.values())))
         return tally
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -186,7 +185,7 @@ class Table:
                     if not self._lock.lock(stripe):
                         self._insist(stripe)
                 for record in self._find(known).values():
-                    _give_back(record, cost, taken_at)
+                    _give_back(self._segments, record, cost, taken_at)
             finally:
                 for stripe in known.stripes:
                     self._lock.unlock(stripe)
@@ -229,8 +228,7 @@ class Table:
             tuple(windows),
             tuple(sorted({STRIPE + number % STRIPES for number in subjects.values()})),
             tuple(
-                Hash(subjects[_subject(window.key)], self._hash(window.key) or 1)
-                for window in windows
+                (subjects[_subject(window.key)], self._hash(window.key) or 1) for window in windows
             ),
         )
 
@@ -238,21 +236,21 @@ class Table:
         digest = blake2b(text.encode(), digest_size=WORD, key=self.file.seed).digest()
         return int.from_bytes(digest, "little")
 
-    def _buckets(self, subject: int) -> Iterator[tuple[memoryview, int]]:
-        """Where a subject's records can be: a segment's words, and the first of a bucket."""
-        for number, words in enumerate(self.file.segments):
-            yield words, subject % (STRIPES << number) * _BUCKET
+    def _buckets(self, subject: int) -> Iterator[tuple[int, int]]:
+        """Where a subject's records can be: a segment, and the first word of a bucket."""
+        for segment in range(len(self._segments)):
+            yield segment, subject % (STRIPES << segment) * _BUCKET
 
     def _find(self, known: Known) -> dict[str, Record]:
         """The records of those windows that have one, by key in their order; under their locks."""
         self.file.map_segments()
-        found = {}
+        found: dict[str, Record] = {}
         for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
-            for words, start in self._buckets(subject):
-                tags = words[start : start + _BUCKET : RECORD].tolist()
+            for segment, start in self._buckets(subject):
+                tags = self._segments[segment][start : start + _BUCKET : RECORD].tolist()
                 if tag in tags:
                     at = start + tags.index(tag) * RECORD
-                    found[window.key] = Record(window.key, window.length, words, at, tag)
+                    found[window.key] = (window.key, window.length, segment, at, tag)
                     break
         return found
 
@@ -262,27 +260,27 @@ class Table:
         Raises:
             NoPlace: There is none.
         """
-        used = {(id(record.words), record.at) for record in found.values()}
+        used = {(segment, at) for _, _, segment, at, _ in found.values()}
         records: dict[str, Record] = {}
         for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
             record = records.get(window.key) or found.get(window.key)
             if record is None:
-                words, at = self._free_record(subject, now, used)
-                record = Record(window.key, window.length, words, at, tag)
-                used.add((id(words), at))
+                segment, at = self._free_record(subject, now, used)
+                record = (window.key, window.length, segment, at, tag)
+                used.add((segment, at))
             records[window.key] = record
         return records
 
     def _free_record(
         self, subject: int, now: int, used: Collection[tuple[int, int]]
-    ) -> tuple[memoryview, int]:
-        for words, start in self._buckets(subject):
-            bucket = words[start : start + _BUCKET].tolist()
+    ) -> tuple[int, int]:
+        for segment, start in self._buckets(subject):
+            bucket = self._segments[segment][start : start + _BUCKET].tolist()
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
-                if is_free and (id(words), start + at) not in used:
-                    return words, start + at
-        raise NoPlace(len(self.file.segments))
+                if is_free and (segment, start + at) not in used:
+                    return segment, start + at
+        raise NoPlace(len(self._segments))
 
     def _remember(self, known: Known) -> None:
         if len(self._known) >= REMEMBERED:
@@ -297,8 +295,6 @@ class Table:
 
     def close(self) -> None:
         """Let go of the file. Whoever takes afterwards finds all locks held."""
-        with self._mutex:
-            self._known.clear()  # it holds the memory
         self.file.close(self._mutex)
 
 
@@ -307,15 +303,19 @@ def _subject(key: str) -> str:
     return key.rpartition(":")[0]
 
 
-def _counter(record: Record) -> Counter:
-    _, expires, even, odd = _UNPACK(record.words, record.at * WORD)
-    last = expires // record.length - 2
+def _counter(segments: Sequence[memoryview], record: Record) -> Counter:
+    _, length, segment, at, _ = record
+    _, expires, even, odd = _UNPACK(segments[segment], at * WORD)
+    last = expires // length - 2
     return (last, odd, even) if last & 1 else (last, even, odd)
 
 
-def _write(record: Record, before: Counter | None, after: Counter) -> None:
+def _write(
+    segments: Sequence[memoryview], record: Record, before: Counter | None, after: Counter
+) -> None:
     """Store what a take has made of a counter."""
-    _, length, words, at, tag = record
+    _, length, segment, at, tag = record
+    words = segments[segment]
     index, current, previous = after
     odd = index & 1
     if before is not None and index == before[0]:
@@ -331,12 +331,12 @@ def _write(record: Record, before: Counter | None, after: Counter) -> None:
         words[at + TAG] = tag
 
 
-def _give_back(record: Record, cost: int, taken_at: int) -> None:
-    _, length, words, at, _ = record
-    before = _counter(record)
+def _give_back(segments: Sequence[memoryview], record: Record, cost: int, taken_at: int) -> None:
+    _, length, segment, at, _ = record
+    before = _counter(segments, record)
     after = sliding.give_back(before, length, cost, taken_at)
     if after is not None and after != before:
         index, current, previous = after
         odd = index & 1
-        words[at + EVEN + odd] = current
-        words[at + ODD - odd] = previous
+        segments[segment][at + EVEN + odd] = current
+        segments[segment][at + ODD - odd] = previous
