@@ -3,6 +3,10 @@
 A page of words of eight bytes, the header, and then segments of records, each segment twice as
 large as the one before; a record never moves. In the header are the format's magic and version, a
 seed under which keys are hashed (so that the file names nobody), and how many segments there are.
+
+It needs what SQLite's WAL needs: one host, shared memory maps, POSIX locks. After a power loss
+counts are as they were last written back. Blocks are reserved, so that a full disk is an error and
+no signal; not so on file systems that copy on write, where a page may yet find no room.
 """
 
 from __future__ import annotations

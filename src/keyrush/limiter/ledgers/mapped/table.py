@@ -63,8 +63,8 @@ class NoPlace(Exception):
         self.segments = segments
 
 
-# Plain tuples of texts and numbers, unlike named ones, are nothing to the garbage collector: what is
-# remembered of a fleet is not looked through by it while somebody has a lock.
+# Plain tuples of texts and numbers, unlike named ones, are nothing to the garbage collector: what
+# is remembered of a fleet is not looked through by it while somebody has a lock.
 
 #: What tells where a window's record may be, and which it is: its subject, whose windows share a
 #: lock, and in each segment a bucket; and its tag, never 0, which is no tag.
@@ -193,7 +193,7 @@ class Table:
     # --- locks ---
 
     def _insist(self, stripe: int) -> None:
-        for _ in range(FEW_TRIES if stripe in self.stuck else TRIES):
+        for _ in range(1, FEW_TRIES if stripe in self.stuck else TRIES):
             if self._lock.lock(stripe):
                 return
         raise Held(stripe)
