@@ -326,8 +326,7 @@ def test_fork_while_taking() -> None:
     out = run(
         """
         import os, threading
-        from keyrush.limiter.mapped import MappedLimiter
-from keyrush.limiter.memory import MemoryLimiter
+        from keyrush.limiter.memory import MemoryLimiter
         from keyrush.core.sliding import Window
 
         limiter = MemoryLimiter()
