@@ -14,6 +14,7 @@ from keyrush.limiter.ledgers.mapped import file
 from keyrush.limiter.ledgers.mapped.file import STRIPES, WORD
 from keyrush.limiter.ledgers.mapped.kernel_lock import Lockf
 from keyrush.limiter.ledgers.mapped.table import Table
+from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.runtime.circuit import Away
 from tests.support.scripts import finish, start
@@ -125,26 +126,37 @@ def compete(path: str, limit: int, takes: int, *, is_inherited: bool) -> int:
     return in_children(8, work)
 
 
+#: Locks a byte of a file, as `keyrush` does, without loading it.
+_LOCK = """
+    import fcntl, os, signal, sys
+    descriptor = os.open(sys.argv[1], os.O_RDWR)
+    lock = lambda: fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[2]))
+    """
+
+
+def _stripe(path: Path, subject: str) -> str:
+    table = open_table(str(path))
+    (stripe,) = table.stripes(of(subject))
+    close_table(table)
+    return str(stripe)
+
+
 class Holder:
     """A process that holds the lock of a subject."""
 
     def __init__(self, path: Path, subject: str, *, is_forked: bool) -> None:
         self._process = start(
-            """
-            import os, signal, sys
-            from keyrush.limiter.ledgers.mapped.tables import open_table
-            from tests.support.mapped import of
-
-            table = open_table(sys.argv[1])
-            assert table.file.lock.lock(*table.stripes(of(sys.argv[2])))
-            if sys.argv[3] == "forked" and not (child := os.fork()):
-                sys.stdin.read()  # until the test lets go
-                os._exit(0)
-            print("held", flush=True)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            """,
+            _LOCK
+            + """
+    lock()
+    if sys.argv[3] == "forked" and not os.fork():
+        sys.stdin.read()  # until the test lets go
+        os._exit(0)
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    """,
             str(path),
-            subject,
+            _stripe(path, subject),
             "forked" if is_forked else "alone",
         )
         assert self._process.stdout is not None
@@ -175,15 +187,16 @@ def holding(path: Path, subject: str, *, is_forked: bool = False) -> Iterator[Ho
 
 def is_free(path: Path, subject: str) -> bool:
     """Whether another process could take the lock of a subject."""
-    code = """
-        import sys
-        from keyrush.limiter.ledgers.mapped.tables import open_table
-        from tests.support.mapped import of
-
-        table = open_table(sys.argv[1])
-        print(table.file.lock.lock(*table.stripes(of(sys.argv[2]))))
-        """
-    return finish(start(code, str(path), subject)) == "True\n"
+    code = (
+        _LOCK
+        + """
+    try:
+        print(lock() is None)
+    except BlockingIOError:
+        print(False)
+    """
+    )
+    return finish(start(code, str(path), _stripe(path, subject))) == "True\n"
 
 
 # --- what a kill may leave ------------------------------------------------------------------------
