@@ -121,6 +121,7 @@ DRIVERS = {
     "limiter.ledgers.redis.ledger": "limiter.opening",
     "limiter.ledgers.sql": "limiter.opening",
     "limiter.limits_library.adapter": "limiter.opening",
+    "limiter.mapped": "limiter.opening",
     "limiter.memory": "limiter.opening",
     "store.memory": "store.opening",
     "store.sql": "store.opening",

@@ -209,6 +209,30 @@ def test_clock_far_back_starts_afresh() -> None:
     assert stored.take(wanted, START - 2 * MINUTE).admitted
 
 
+def test_a_stale_now_does_not_start_afresh() -> None:
+    """R6: who read the clock before the lock, and comes two periods late, is counted as of now."""
+    wanted, counters = [window(5, 1000)], dict[str, WindowCount]()
+
+    def passed(now: int, tries: int) -> int:
+        admitted = 0
+        for _ in range(tries):
+            tally, changes = sliding.take(wanted, counters, 1, now, lambda: START + 3100)
+            counters.update(changes)
+            admitted += tally.admitted
+        return admitted
+
+    assert passed(START + 3100, 3) == 3
+    assert [passed(START, 9), passed(START + 3100, 9)] == [2, 0]
+    assert counters["w"] == ((START + 3100) // 1000, 5, 0)
+
+
+def test_a_clock_that_is_set_back_is_read_again_in_vain() -> None:
+    """A counter that is still ahead of the clock, read again, is one of before it was set back."""
+    tally, changes = sliding.take([window(1)], {"w": (START // MINUTE, 1, 0)}, 1, 0, lambda: 5)
+    assert tally.admitted
+    assert changes == [("w", (0, 1, 0))]
+
+
 # --- properties ----------------------------------------------------------------------------------
 
 

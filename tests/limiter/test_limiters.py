@@ -22,6 +22,7 @@ from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
+from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, SmallLimiter
@@ -48,21 +49,21 @@ def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
 
 
 class Timed:
-    """A limiter over a ledger that goes by the same clock, which is at `now` during a take."""
+    """A limiter that goes by the same clock, which is at `now` during a take."""
 
-    def __init__(self, inner: ExactLimiter | LeasedLimiter, clock: Clock) -> None:
-        self._inner = inner
+    def __init__(self, inner: Limiter, clock: Clock) -> None:
+        self.inner = inner
         self._clock = clock
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         self._clock.now = now
-        return self._inner.take(windows=windows, cost=cost, now=now)
+        return self.inner.take(windows=windows, cost=cost, now=now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        self._inner.give_back(windows=windows, cost=cost, taken_at=taken_at)
+        self.inner.give_back(windows=windows, cost=cost, taken_at=taken_at)
 
     def close(self) -> None:
-        self._inner.close()
+        self.inner.close()
 
 
 @contextmanager
@@ -84,15 +85,27 @@ PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
 
 
 @pytest.fixture(
-    params=["memory", *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased"))]
+    params=[
+        "memory",
+        "mapped",
+        *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased")),
+    ]
 )
 def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
     """Each limiter, empty."""
     if request.param == "memory":
-        yield open_limiter("memory://").limiter
+        clock.now = NOW
+        yield open_limiter("memory://", clock=clocks.Clock.of(clock)).limiter
+        return
+    clock.now = NOW
+    if request.param == "mapped":
+        folder = request.getfixturevalue("tmp_path")
+        opened = open_limiter(f"file://{folder}/windows", clock=clocks.Clock.of(clock))
+        timed = Timed(opened.limiter, clock)
+        yield timed
+        timed.close()
         return
     mode, place = request.param.split("-")
-    clock.now = NOW
     with opened_ledger(place, request, clock) as ledger:
         client = LedgerClient(ledger, "local", clocks.Clock.of(clock))
         timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(client), clock)
@@ -238,6 +251,23 @@ def test_exact_under_threads_with_returns(limiter: SmallLimiter) -> None:
 
     assert in_threads(8, work) == 100
     assert limiter.take(wanted, 0, NOW).remaining == 0
+
+
+def test_stale_now(limiter: SmallLimiter, clock: Clock) -> None:
+    """R6: whoever reads the clock and then waits for a lock through two periods takes as of when
+    it has the lock, and does not have the count begin anew.
+    """
+    wanted, late = [window(5, 1000)], NOW + 3100
+
+    def passed(now: int) -> int:
+        admitted = 0
+        for _ in range(9):
+            clock.now = late
+            admitted += inner.take(wanted, 1, now).admitted
+        return admitted
+
+    inner = limiter.inner if isinstance(limiter, Timed) else limiter
+    assert [passed(late), passed(NOW), passed(late)] == [5, 0, 0]
 
 
 # --- in memory -----------------------------------------------------------------------------------
@@ -404,7 +434,14 @@ def test_no_such_limiter(url: str) -> None:
 # --- whole protocols ------------------------------------------------------------------------------
 
 
-WHOLE = [MemoryLimiter, GuardedLimiter, ExactLimiter, AwaitedExactLimiter, LeasedLimiter]
+WHOLE = [
+    MemoryLimiter,
+    MappedLimiter,
+    GuardedLimiter,
+    ExactLimiter,
+    AwaitedExactLimiter,
+    LeasedLimiter,
+]
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,19 @@ def test_place_unknown(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
     assert limiter.take([window(10)], 1, clock()).remaining == 9
 
 
+def test_stale_now_in_an_outage(make: Make, ledger: MemoryLedger, clock: Clock) -> None:
+    """R6: whoever read the clock two periods before it has the lock is counted as of now."""
+    (limiter,) = team(make, ledger, clock, 1)
+    ledger.fault = "before"
+    stale, wanted = clock(), [window(5, SECOND)]
+    clock.advance(3100)
+
+    def admitted(now: int) -> int:
+        return sum(limiter.take(wanted, 1, now).admitted for _ in range(9))
+
+    assert [admitted(clock()), admitted(stale), admitted(clock())] == [5, 0, 0]
+
+
 # --- open and closed ------------------------------------------------------------------------------
 
 

@@ -133,12 +133,14 @@ def test_coroutines_are_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_ours_have(url: str) -> None:
     """A store in memory goes with the process; one in a database has that, and news."""
     memory = open_store("memory://")
-    assert memory[1:] == (None, None, True, False)
+    assert memory[1:] == (None, None, None, True, False)
     found = open_store(url)
     assert found.database is not None
     assert found.changes is not None
     assert found.database.dialect == url.partition(":")[0]
-    assert found[3:] == (False, False)
+    assert found.lag is not None
+    assert not found.is_ephemeral
+    assert not found.is_async
     found.store.close()
 
 
@@ -146,7 +148,7 @@ def test_what_others_need_not_have(own: Any) -> None:
     """A store with no more than the protocol is whole: plain, without news and database."""
     made = own()
     found = given(made)
-    assert found[1:] == (None, None, False, own is Async)
+    assert found[1:] == (None, None, None, False, own is Async)
     assert all(not inspect.iscoroutinefunction(getattr(found.store, name)) for name in STORE)
     assert (found.store is made) is (own is Plain)
 

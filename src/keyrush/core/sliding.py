@@ -9,12 +9,12 @@ milliseconds into a period of `length`,
 and a request of `cost` is admitted when `used + cost <= amount`. `used` is in whole
 requests, rounded down, which is also how the `limits` library counts. Everything here is
 integer arithmetic on Unix milliseconds, so that it can be restated exactly elsewhere.
-Nothing reads a clock, and nothing is changed in place.
+Nothing reads a clock of its own, and nothing is changed in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 #: The index of a period, what was taken in it, and what was taken in the one before.
@@ -112,12 +112,19 @@ def ready_at(counter: WindowCount, window: Window, cost: int, now: int) -> int:
 
 
 def take(
-    windows: Sequence[Window], counters: Mapping[str, WindowCount], cost: int, now: int
+    windows: Sequence[Window],
+    counters: Mapping[str, WindowCount],
+    cost: int,
+    now: int,
+    clock: Callable[[], int] | None = None,
 ) -> tuple[Tally, Changes]:
     """Take `cost` from all windows or from none.
 
     `counters` holds what is stored, by window key. The changes are what to store instead; there
     are none when the take was refused. A cost of 0 looks without taking and is always admitted.
+
+    Who reads the clock before it has a lock may come late with its `now`: where a counter is ahead
+    of that by more than a period, and so would start afresh, `clock` is read again.
     """
     changes: Changes = []
     tightest: Window | None = None
@@ -127,6 +134,8 @@ def take(
         period = now // length
         counter = counters.get(key)
         if counter is None or counter[0] != period:
+            if clock is not None and counter is not None and counter[0] > period + 1:
+                return take(windows, counters, cost, max(now, clock()))
             counter = roll(counter, period)
         index, current, previous = counter
         remaining = amount - current - cost

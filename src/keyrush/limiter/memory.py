@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
 from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.protocol import WELL, LimiterState
 from keyrush.runtime.background import Background
+from keyrush.runtime.clock import now_ms
 from keyrush.runtime.forks import after_fork
 
 
 class MemoryLimiter:
-    """`memory://`. Holds one counter for each window that counts, and few that no longer do."""
+    """`memory://`. Holds one counter for each window that counts, and few that no longer do.
+
+    `clock` gives the Unix milliseconds that takes come with.
+    """
 
     is_local = True
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = now_ms) -> None:
+        self._clock = clock
         self._counters = WindowCounts()
         self._renew_lock()
         after_fork(self._renew_lock)
@@ -34,7 +39,7 @@ class MemoryLimiter:
             raise ValueError(f"cost: {cost} is negative")
         with self._lock:
             known = self._counters
-            tally, changes = sliding.take(windows, known, cost, now)
+            tally, changes = sliding.take(windows, known, cost, now, self._clock)
             for key, counter in changes:
                 known[key] = counter
             if len(known) > len(known.lengths):  # here, because a call costs more

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from keyrush.core.changes import Changes
+from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, Mode, Outage, SmallLimiter
 from keyrush.limiter.shared.client import LedgerClient
@@ -17,6 +20,8 @@ if TYPE_CHECKING:  # a limiter in memory needs no database
 
 #: Schemes of servers like Redis, before a "+".
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+_log = logging.getLogger("keyrush")
 
 
 class Opened(NamedTuple):
@@ -40,6 +45,7 @@ def open_limiter(
     """The limiter at a URL.
 
     `store` is in the store's `database` where that is SQL, else in memory. `memory://`,
+    `file:///…`, a file of all processes of this machine,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
     library, or `package.module:Class`. A `clock` other than the machine's stands in for those of
     servers, too.
@@ -52,14 +58,16 @@ def open_limiter(
     stand_in = None if clock.is_real else clock.now
     if url == "store":
         if database is None:
-            return _in_memory()
+            return _in_memory(clock)
         from keyrush.limiter.ledgers.sql import SqlLedger
 
         return _over(SqlLedger(database, stand_in), mode, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
-        return _in_memory()
+        return _in_memory(clock)
+    if scheme == "file":
+        return _in_file(url, outage, clock)
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
@@ -83,10 +91,32 @@ def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REA
     return Opened(_guarded(front, outage, clock, is_local=is_local), is_shared=not is_local)
 
 
-def _in_memory() -> Opened:
+def _in_memory(clock: Clock) -> Opened:
     from keyrush.limiter.memory import MemoryLimiter
 
-    return Opened(MemoryLimiter(), is_shared=False)
+    return Opened(MemoryLimiter(clock.now), is_shared=False)
+
+
+def _in_file(url: str, outage: Outage, clock: Clock) -> Opened:
+    """In a file of this machine; where there are no such locks, as on Windows, in each process."""
+    place = urlsplit(url)
+    path = unquote(place.path)
+    if place.netloc or not path.startswith("/") or place.query or place.fragment or "\0" in path:
+        raise ConfigurationError(
+            "KEYRUSH_LIMITER_URL: a file is named as file:///, and then its whole path, as in "
+            "file:///run/app/keyrush.windows"
+        )
+    try:
+        from keyrush.limiter.mapped import MappedLimiter
+    except ModuleNotFoundError as error:
+        if error.name != "fcntl":
+            raise
+        _log.warning("KEYRUSH_LIMITER_URL: processes can't share a file here; each counts alone")
+        return _in_memory(clock)
+    try:
+        return Opened(MappedLimiter(path, outage, clock.now, clock.monotonic))
+    except Unreachable as error:
+        raise Unreachable(f"KEYRUSH_LIMITER_URL: {error}") from error
 
 
 def _guarded(

@@ -5,9 +5,9 @@ By the driver, below SQLAlchemy, whose part in it would cost more than all the r
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 
 from keyrush.core.identity import Found, account_subject, key_subject
 from keyrush.core.model import Account
@@ -20,7 +20,7 @@ _KEY = [column.name for column in KEYS.c]
 
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
-_Row = namedtuple("_Row", [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"])  # noqa: PYI024  # the columns are the table's
+_COLUMNS = [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"]
 
 
 @cache
@@ -56,7 +56,7 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
         found = connection.execute(statement, (month, month, *fingerprints)).fetchone()
     if found is None:
         return None
-    row = _Row._make(found)
+    row = SimpleNamespace(**dict(zip(_COLUMNS, found, strict=True)))
     account = Account(
         row.account_id,
         row.plan,

@@ -58,25 +58,26 @@ class Books:
         Raises:
             Away: It is refused: 503.
         """
-        at = self._clock.ledger_time(now)  # never in its future, where counters would begin anew
         place = self._membership.place
         if self.outage == "open":
-            tally = self._pass_uncounted(windows, now, at)
+            return self._pass_uncounted(windows, now)
         # What is admitted is counted later: as of when, only the ledger's clock tells.
-        elif self.outage == "local" and place is not None and self._clock.is_known:
-            tally = self._take_share(windows, cost, place, at)
-        else:
-            raise Away("the limiter is away")
-        return tally._replace(ready_at=tally.ready_at + now - at)
+        if self.outage == "local" and place is not None and self._clock.is_known:
+            return self._take_share(windows, cost, place, now)
+        raise Away("the limiter is away")
 
-    def _pass_uncounted(self, windows: Sequence[Window], now: int, at: int) -> Tally:
+    def _pass_uncounted(self, windows: Sequence[Window], now: int) -> Tally:
+        at = self._clock.ledger_time(now)
         with self._lock:
             self._uncounted_until = max(self._uncounted_until, now)
-            return sliding.take(windows, self._known, 0, at)[0]
+            tally, _ = sliding.take(windows, self._known, 0, at)
+        return tally._replace(ready_at=tally.ready_at + now - at)
 
-    def _take_share(self, windows: Sequence[Window], cost: int, place: Place, at: int) -> Tally:
+    def _take_share(self, windows: Sequence[Window], cost: int, place: Place, now: int) -> Tally:
         """Take from this process's share of the windows, and owe it to the ledger."""
         with self._lock:
+            now = max(now, self._clock.wall())  # which may have had to wait for the lock
+            at = self._clock.ledger_time(now)  # never in its future, where counts would begin anew
             mine = [self._share(window, place, at) for window in windows]
             tally, changes = sliding.take(mine, self._own, cost, at)
             self._own.update(changes)
@@ -85,7 +86,7 @@ class Books:
                 self._owed.owe(tuple(windows), cost, at)
         part = tally.window
         whole = next((window for window in windows if part and window.key == part.key), None)
-        return tally._replace(window=whole)
+        return tally._replace(window=whole, ready_at=tally.ready_at + now - at)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:
         """The window with this process's share of what was left when last heard of. Where there

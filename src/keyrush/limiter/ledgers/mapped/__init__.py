@@ -1,0 +1,1 @@
+"""Windows in a file that all workers of one machine map into their memory."""
