@@ -18,9 +18,9 @@ from keyrush import Gate
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.guarded import GuardedLimiter
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
@@ -74,14 +74,12 @@ def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> I
     elif place == "valkey":
         yield RedisLedger(request.getfixturevalue("valkey_url"), clock)
     else:
-        folder = request.getfixturevalue("tmp_path") if place == "sqlite" else None
-        url = request.getfixturevalue("postgres_url") if place == "postgresql" else None
-        database = Database(url or f"sqlite:///{folder}/windows.db")
-        yield SqlLedger(database, clock)
+        database = Database(request.getfixturevalue("postgres_url"))
+        yield PostgresqlLedger(database, clock)
         database.close()
 
 
-PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
+PLACES = ["ledger", "postgresql", "valkey"]
 
 
 @pytest.fixture(
@@ -448,7 +446,7 @@ WHOLE = [
     ("kind", "protocol"),
     [
         *((kind, AwaitedLimiter) for kind in [*WHOLE, LimitsLimiter]),
-        *((kind, AsyncLedger) for kind in [SqlLedger, RedisLedger, MemoryLedger]),
+        *((kind, AsyncLedger) for kind in [PostgresqlLedger, RedisLedger, MemoryLedger]),
     ],
 )
 def test_parameters_have_the_names_of_the_protocol(kind: type, protocol: type) -> None:

@@ -20,7 +20,7 @@ from keyrush.core.identity import account_subject
 from keyrush.core.sliding import Window
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
-from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.sql.changes import LOOK, PostgresqlChanges
 from keyrush.sql.engine import Database, parse_url
 from keyrush.store.protocol import Batch
@@ -92,7 +92,7 @@ def test_store_and_ledger_in_threads(store: SqlStore) -> None:
     """Statements that are repeated, in transactions and alone, of many connections at once, are
     never taken for another session's.
     """
-    ledger = SqlLedger(store.database, lambda: NOW)
+    ledger = PostgresqlLedger(store.database, lambda: NOW)
 
     def work(number: int) -> int:
         for turn in range(20):
@@ -119,7 +119,7 @@ def test_sessions_are_left_as_they_were(store: SqlStore, pgbouncer: PgBouncer) -
     """Whoever has a session next finds no setting, statement or channel of keyrush's in it."""
     changes = store.changes()
     assert changes.poll() is None
-    ledger = SqlLedger(store.database)
+    ledger = PostgresqlLedger(store.database)
     for _ in range(12):
         ledger.take([MINUTE], 1, 0)
         store.set_plan(ACCOUNT, "pro")
@@ -161,7 +161,7 @@ def test_whatever_the_default_isolation_is(
         )
     fresh = SqlStore(Database(pgbouncer.direct_url))
     assert fresh.database.engine.dialect.default_isolation_level == default.upper()
-    ledger = SqlLedger(fresh.database, lambda: NOW)
+    ledger = PostgresqlLedger(fresh.database, lambda: NOW)
     wanted = [Window("key:cred_b:60", 60_000, 50, "minute")]
     with ThreadPoolExecutor(8) as pool:
         granted = list(pool.map(lambda _: ledger.take(wanted, 1, 0).granted, range(200)))

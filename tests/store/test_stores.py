@@ -21,7 +21,7 @@ from keyrush.core.model import Limit
 from keyrush.core.sliding import Window
 from keyrush.core.times import DAY, SECOND
 from keyrush.errors import ConfigurationError, DataError, StoreError
-from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.runtime.circuit import Circuit
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import SCHEMA
@@ -950,7 +950,10 @@ def test_databases_of_other_encodings(postgres_url: str, encoding: str) -> None:
     store.add_account(account())
     store.add_key(api_key("cred_a", name="Zoë"))
     assert store.key("cred_a") == api_key("cred_a", name="Zoë")
-    assert SqlLedger(store.database).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted == 1
+    assert (
+        PostgresqlLedger(store.database).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted
+        == 1
+    )
     if encoding == "LATIN1":
         with pytest.raises(DataError, match="22P05 UntranslatableCharacter"):
             store.add_key(api_key("cred_b", name="Łódź"))

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -100,6 +101,14 @@ class Database:
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database, None of any other."""
+        url = self._engine.url
+        if self.dialect != "sqlite":
+            return None
+        return file_of(url.database or "", is_uri="uri" in url.query)
 
     @contextmanager
     def driver(self) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 4
+SCHEMA = 5
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -101,7 +101,7 @@ CHANGES = sa.Table(
     sa.Column("changed_at", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Counters of windows (see `keyrush.core.sliding`), where they are kept here.
+#: Counters of windows (see `keyrush.core.sliding`), on PostgreSQL.
 WINDOWS = sa.Table(
     "keyrush_windows",
     _metadata,
@@ -112,13 +112,17 @@ WINDOWS = sa.Table(
     sa.Column("idle_at", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Processes that count in these windows.
+#: Processes that count in these windows, on PostgreSQL.
 WORKERS = sa.Table(
     "keyrush_workers",
     _metadata,
     sa.Column("id", sa.String(80), primary_key=True),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
+
+
+#: What several machines need to share, and a file can't do.
+SHARED = (WINDOWS, WORKERS)
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -142,7 +146,11 @@ def prepare(engine: sa.Engine) -> None:
 
 def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
-    _metadata.create_all(connection)  # what is missing; 2 and 4 have only added tables
+    is_postgresql = connection.dialect.name == "postgresql"
+    tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
+    _metadata.create_all(connection, tables)  # what is missing; 2 and 4 have only added tables
+    if is_older and not is_postgresql:
+        _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:
         _complete(connection)
     if connection.dialect.name == "postgresql":
