@@ -11,7 +11,8 @@ from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.protocol import Outage
+from keyrush.limiter.protocol import Limiter, Outage
+from keyrush.runtime.clock import now_ms
 from keyrush.runtime.forks import process_name
 from keyrush.settings.settings import Settings
 from keyrush.sql.engine import Database
@@ -46,9 +47,27 @@ def look_at_limiter(report: Report, settings: Settings, database: Database | Non
     elif not found.is_shared:
         _warn_of_processes(report)
     else:
-        text = f"counted by {found.limiter!r}, which is asked for every request"
-        report.add("ok", "limits", text)
+        _ask_for_each(report, settings, found.limiter)
     found.limiter.close()
+
+
+def _ask_for_each(report: Report, settings: Settings, limiter: Limiter) -> None:
+    start = time.perf_counter()
+    try:
+        for _ in range(TRIES):
+            limiter.take([_WINDOW], 1, now_ms())
+            limiter.give_back([_WINDOW], 1, now_ms())
+    except Exception as error:  # whatever stands between here and the counts
+        _add_fault(report, settings, error)
+        return
+    milliseconds = (time.perf_counter() - start) * 1000 / TRIES
+    text = f"counted by {limiter!r}, which is asked for every request: {milliseconds:.2f} ms"
+    report.add("ok", "limits", text)
+
+
+def _add_fault(report: Report, settings: Settings, error: Exception) -> None:
+    text = f"can't be counted: {type(error).__name__}: {error}; meanwhile "
+    report.add("problem", "limits", text + _MEANWHILE[settings.limiter_outage], STORE)
 
 
 def _look_at_ledger(
@@ -67,8 +86,7 @@ def _look_at_ledger(
             ledger.give_back([_WINDOW], taken.granted, taken.now)
         ledger.leave(name)
     except Exception as error:  # whatever stands between here and the server
-        text = f"can't be counted: {type(error).__name__}: {error}; meanwhile "
-        report.add("problem", "limits", text + _MEANWHILE[settings.limiter_outage], STORE)
+        _add_fault(report, settings, error)
         return
     where = "with the keys" if settings.limiter_url == "store" else "on their own server"
     text = (
