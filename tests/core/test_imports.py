@@ -91,7 +91,6 @@ OUTSIDE: dict[str, set[str]] = {
     "redis": {"limiter.ledgers.redis.server"},
     "rich": {"cli.demo.rows", "cli.output"},
     "sqlalchemy": {
-        "limiter.ledgers.sql",
         "sql.changes",
         "sql.engine",
         "sql.hosts",
@@ -102,6 +101,7 @@ OUTSIDE: dict[str, set[str]] = {
         "store.counts",
         "store.credits",
         "store.keys",
+        "store.proofs",
         "store.sql",
     },
     "starlette": {

@@ -261,6 +261,7 @@ def test_create_key(gate: Gate, clock: Clock) -> None:
         hash=key.hash,
         pepper_id=key.pepper_id,
         created_at=clock.now,
+        proof=key.proof,
     )
     assert gate.store.key(key.id) == key
     assert Hashing().verify(key.hash, made.text.encode())

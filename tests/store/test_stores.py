@@ -170,6 +170,7 @@ FULL = api_key(
     revoked_at=NOW + 3,
     retires_at=NOW + 4,
     limits=(Limit(0, 60), Limit(5, 3600)),
+    proof="a" * 64,
 )
 
 
@@ -271,8 +272,8 @@ def test_set_key_limits(store: Store) -> None:
 def test_refingerprint(store: Store) -> None:
     """A key that moves to a newer pepper is found there alone; nothing else of it changes."""
     store.add_key(api_key())
-    store.refingerprint("cred_a", "e" * 64, "p2")
-    moved = api_key(fingerprint="e" * 64, pepper_id="p2")
+    store.refingerprint("cred_a", "e" * 64, "p2", "b" * 64)
+    moved = api_key(fingerprint="e" * 64, pepper_id="p2", proof="b" * 64)
     assert store.key("cred_a") == moved
     assert store.find([api_key().fingerprint], MONTH) is None
     found = store.find(["e" * 64], MONTH)
