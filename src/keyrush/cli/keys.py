@@ -81,7 +81,7 @@ def create_key(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, min=1, help="So many that are alike, printed one a line."),
+        typer.Option(metavar=NUMBER, help="So many that are alike, printed one a line."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -90,6 +90,8 @@ def create_key(
     With --count what is printed are lines for programs: id and key, or with --json an object each;
     all else is on standard error. They are made some thousand at a time.
     """
+    if count is not None and count < 1:
+        raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
     is_aside = json or count is not None
     with writing(is_aside, make=True) as gate:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())

@@ -103,7 +103,7 @@ class Keys:
             by=by,
         )
         made = mint()
-        _settle_new(self._store.add_key(made.key, most), account_id, most)
+        _settle_new(self._store.add_key(made.key, most), account_id, most, 1)
         return made
 
     def create_many(
@@ -138,7 +138,8 @@ class Keys:
             by=by,
         )
         made = [mint() for _ in range(count)]
-        _settle_new(self._store.add_keys([one.key for one in made], most), account_id, most)
+        outcome = self._store.add_keys([one.key for one in made], most)
+        _settle_new(outcome, account_id, most, count)
         return made
 
     def _prepared(
@@ -178,7 +179,7 @@ class Keys:
         account = self._accounts.get(account_id)
         most = self._max_keys(account)
         # Before the work of hashing; it counts when the keys are added.
-        _settle(judge_room(self._store.active_keys(account.id, now), most, count), most)
+        _settle(judge_room(self._store.active_keys(account.id, now), most, count), most, count)
         return most, partial(mint, account_id=account.id)
 
     def get(self, key_id: str, account_id: str | None = None) -> ApiKey:
@@ -384,7 +385,7 @@ class Keys:
         return by
 
 
-def _settle_new(outcome: Outcome, account_id: str, max_keys: int) -> None:
+def _settle_new(outcome: Outcome, account_id: str, max_keys: int, more: int) -> None:
     """As `_settle`, of keys that were to be added.
 
     Raises:
@@ -392,10 +393,10 @@ def _settle_new(outcome: Outcome, account_id: str, max_keys: int) -> None:
     """
     if outcome == "gone":
         raise NotFound(f"no account {account_id!r}")
-    _settle(outcome, max_keys)
+    _settle(outcome, max_keys, more)
 
 
-def _settle(outcome: Outcome, max_keys: int = 0) -> None:
+def _settle(outcome: Outcome, max_keys: int = 0, more: int = 1) -> None:
     """Go on only if it is done.
 
     Raises:
@@ -403,9 +404,9 @@ def _settle(outcome: Outcome, max_keys: int = 0) -> None:
     """
     match outcome:
         case "too_many_keys":
-            raise TooManyKeys(max_keys)
+            raise TooManyKeys(max_keys, more)
         case "too_many_active":
-            raise TooManyKeys(RETIRING * max_keys)
+            raise TooManyKeys(RETIRING * max_keys, more)
         case "caller_ended":
             raise CallerEnded("the key that asks is revoked or expired")
         case "caller_retires":
