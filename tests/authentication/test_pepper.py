@@ -321,6 +321,7 @@ def test_rotation(sqlite: Settings) -> None:
         made.key.id,
         Fingerprints([OTHER.encode()]).new(made.text.encode()),
         Fingerprints([OTHER.encode()]).pepper_ids[0],
+        None,
     )
     both.close()
 

@@ -101,6 +101,7 @@ OUTSIDE: dict[str, set[str]] = {
         "store.counts",
         "store.credits",
         "store.keys",
+        "store.proofs",
         "store.sql",
     },
     "starlette": {

@@ -99,7 +99,7 @@ CHANGES: dict[str, Callable[[SqlStore], object]] = {
 NO_CHANGES: dict[str, Callable[[SqlStore], object]] = {
     "account": lambda store: store.add_account(account("acct_c")),
     "key": lambda store: store.add_key(api_key("cred_b")),
-    "refingerprint": lambda store: store.refingerprint("cred_a", "e" * 64, "p2"),
+    "refingerprint": lambda store: store.refingerprint("cred_a", "e" * 64, "p2", None),
     "touch": lambda store: store.touch({"cred_a": NOW}),
     "grant to unknown": lambda store: store.grant("acct_x", 5),
     "charge": lambda store: store.charge("acct_a", 0, "one"),

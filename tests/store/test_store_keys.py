@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.model import ApiKey
 from keyrush.core.paging import Place, place_of
+from keyrush.errors import DataError
+from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
 from tests.support.stores import empty, in_threads, store
@@ -279,6 +281,56 @@ def test_room_for_one_more(store: Store, staying: int, retiring: int, expected: 
     assert (store.key("cred_new") is not None) == (expected == "done")
 
 
+def many(number: int, **values: Any) -> list[ApiKey]:
+    """So many keys that are not there yet."""
+    return [api_key(f"cred_many{next(numbers)}", **values) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("staying", "retiring", "more", "expected"),
+    [
+        (0, 0, 3, "done"),
+        (0, 0, 4, "too_many_keys"),
+        (1, 0, 2, "done"),
+        (1, 0, 3, "too_many_keys"),
+        (1, 3, 2, "done"),
+        (1, 4, 2, "too_many_active"),
+    ],
+)
+def test_room_for_many(store: Store, staying: int, retiring: int, more: int, expected: str) -> None:
+    """Of 3 keys: many are added at once where there is room for all of them, else none is."""
+    for number in range(staying + retiring):
+        ends = {} if number < staying else {"retires_at": NOW + 1}
+        store.add_key(api_key(f"cred_{number}", **ends))
+    added = many(more)
+    assert store.add_keys(added, 3) == expected
+    assert [store.key(key.id) for key in added] == (added if expected == "done" else [None] * more)
+
+
+def test_many_or_none(store: Store) -> None:
+    """Where one of many can't be added, none is: of no account, by nobody, with an id that is
+    taken; and nothing is none.
+    """
+    before = api_key()
+    store.add_key(before)
+    assert store.add_keys(many(3, account_id="acct_x")) == "gone"
+    assert store.add_keys(many(3, created_by="cred_x")) == "caller_ended"
+    if not isinstance(store, MemoryStore):  # which believes that ids are new
+        with pytest.raises(DataError):
+            store.add_keys([*many(3), api_key(fingerprint="f" * 64), *many(3)])
+    assert store.add_keys([]) == "done"
+    assert list(store.keys()) == [before]
+
+
+def test_caller_that_ends_while_many_are_made(store: Store) -> None:
+    """O6: whether a key may make others is judged as of the last of them."""
+    store.add_key(api_key(expires_at=NOW + 5))
+    older, newer = many(2, created_by="cred_a")
+    newer = replace(newer, created_at=NOW + 5)
+    assert store.add_keys([older, newer]) == "caller_ended"
+    assert store.add_keys([older]) == "done"
+
+
 @pytest.fixture
 def stores(store: Store, request: pytest.FixtureRequest) -> Iterator[list[Store]]:
     """The store, and on PostgreSQL a second one on the same database."""
@@ -299,6 +351,13 @@ def test_room_is_exact_at_once(stores: list[Store]) -> None:
     done = in_threads(add, 30, threads=30)
     assert sorted(done) == ["done"] * 7 + ["too_many_keys"] * 23
     assert stores[0].active_keys("acct_a", NOW) == (7, 0)
+
+
+def test_room_for_many_is_exact_at_once(stores: list[Store]) -> None:
+    """Of 12 calls at once that add 3 keys each, 2 find room for theirs among 7."""
+    done = in_threads(lambda number: stores[number % len(stores)].add_keys(many(3), 7), 12, 12)
+    assert sorted(done) == ["done"] * 2 + ["too_many_keys"] * 10
+    assert stores[0].active_keys("acct_a", NOW) == (6, 0)
 
 
 def test_rotations_at_once(stores: list[Store]) -> None:

@@ -27,7 +27,7 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import SCHEMA
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Batch, Store
+from keyrush.store.protocol import Batch, Proved, Store
 from keyrush.store.sql import SqlStore
 from tests.support.scripts import finish, run, start
 from tests.support.stores import empty, in_threads, store
@@ -170,6 +170,7 @@ FULL = api_key(
     revoked_at=NOW + 3,
     retires_at=NOW + 4,
     limits=(Limit(0, 60), Limit(5, 3600)),
+    proof="a" * 64,
 )
 
 
@@ -271,13 +272,39 @@ def test_set_key_limits(store: Store) -> None:
 def test_refingerprint(store: Store) -> None:
     """A key that moves to a newer pepper is found there alone; nothing else of it changes."""
     store.add_key(api_key())
-    store.refingerprint("cred_a", "e" * 64, "p2")
-    moved = api_key(fingerprint="e" * 64, pepper_id="p2")
+    store.refingerprint("cred_a", "e" * 64, "p2", "b" * 64)
+    moved = api_key(fingerprint="e" * 64, pepper_id="p2", proof="b" * 64)
     assert store.key("cred_a") == moved
     assert store.find([api_key().fingerprint], MONTH) is None
     found = store.find(["e" * 64], MONTH)
     assert found is not None
     assert found.key == moved
+
+
+def test_record_proofs(store: Store) -> None:
+    """Hash and proof of many keys are set at once, of those alone whose hash is as it was; nothing
+    else of a key changes.
+    """
+    for key_id, hash in (("cred_a", "h"), ("cred_b", ""), ("cred_c", "other")):
+        store.add_key(api_key(key_id, hash=hash))
+    many = [api_key(f"cred_{number:04}") for number in range(600)]
+    store.add_keys(many)
+    proofs = [Proved(key.id, key.hash, key.hash, key.id.rjust(64, "0")) for key in many]
+    store.record_proofs(
+        [
+            Proved("cred_a", "h", "h", "a" * 64),
+            Proved("cred_b", "", "made since", "b" * 64),
+            Proved("cred_c", "h", "h", "c" * 64),
+            Proved("cred_x", "h", "h", "x" * 64),
+            *proofs,
+        ]
+    )
+    store.record_proofs([])
+    assert store.key("cred_a") == api_key("cred_a", hash="h", proof="a" * 64)
+    assert store.key("cred_b") == api_key("cred_b", hash="made since", proof="b" * 64)
+    assert store.key("cred_c") == api_key("cred_c", hash="other")
+    found = {key.id: key.proof for key in store.keys(limit=1000)}
+    assert [found[one.key_id] for one in proofs] == [one.proof for one in proofs]
 
 
 def test_replace(store: Store) -> None:

@@ -55,6 +55,7 @@ KEYS = sa.Table(
     sa.Column("retires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("created_by", sa.String(64)),
+    sa.Column("proof", sa.String(64)),
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
@@ -165,10 +166,11 @@ def _make(connection: sa.Connection, found: int | None) -> None:
 
 
 def _complete(connection: sa.Connection) -> None:
-    """Give the tables of schemas 1 and 2 the column and the indexes that 3 has added."""
+    """Give older tables the column and the indexes that 3 has added, and the column of 5."""
     columns = {column["name"] for column in sa.inspect(connection).get_columns(KEYS.name)}
-    if KEYS.c.created_by.name not in columns:
-        connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN created_by VARCHAR(64)")
+    for added in (KEYS.c.created_by.name, KEYS.c.proof.name):
+        if added not in columns:
+            connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN {added} VARCHAR(64)")
     for index in (*ACCOUNTS.indexes, *KEYS.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")

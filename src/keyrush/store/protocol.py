@@ -17,6 +17,7 @@ A store may also have, and `opening` alone looks for it:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from keyrush.core.identity import Found
@@ -33,6 +34,16 @@ class Batch(NamedTuple):
 
     worker: str  #: who adds it, one at a time; new in each process
     number: int  #: from 1 on, higher for each batch of this worker
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """That a hash has been found to be of a key."""
+
+    key_id: str
+    was: str = field(repr=False)  #: the hash that the key had then
+    hash: str = field(repr=False)  #: the hash that has matched, the same but where it had none
+    proof: str = field(repr=False)  #: what is kept of it, `ApiKey.proof`
 
 
 class AccountStore(Protocol):
@@ -109,6 +120,12 @@ class KeyStore(Protocol):
         """
         ...
 
+    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+        """Add keys of one account, made by one key, oldest first: all of them or none, judged as
+        in `add_key`, as of the last.
+        """
+        ...
+
     def key(self, key_id: str) -> ApiKey | None:
         """The key, or None."""
         ...
@@ -161,8 +178,18 @@ class KeyStore(Protocol):
         """Give the key limits of its own, or with None its account's; False if there is none."""
         ...
 
-    def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
-        """Store the key's fingerprint under a newer pepper; nothing else of the key changes."""
+    def refingerprint(
+        self, key_id: str, fingerprint: str, pepper_id: str, proof: str | None
+    ) -> None:
+        """Store the key's fingerprint under a newer pepper, with the proof under it, in one step;
+        nothing else of the key changes.
+        """
+        ...
+
+    def record_proofs(self, proofs: Sequence[Proved]) -> None:
+        """Set hash and proof of keys, of each only if it has the hash that it had (`Proved.was`);
+        nothing else of a key changes.
+        """
         ...
 
     def touch(self, used: Mapping[str, int]) -> None:
