@@ -11,13 +11,11 @@ import pytest
 
 from keyrush import Gate
 from keyrush.authentication.keyring import Fingerprints, Hashing
-from keyrush.authentication.proofs import _WAITING
 from keyrush.core.model import ApiKey
 from keyrush.store.memory import MemoryStore
-from keyrush.store.protocol import Proved, Store
+from keyrush.store.protocol import Store
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Sent, Wsgi
-from tests.support.faults import until
 from tests.support.stores import forget_proofs
 
 OLD, NEW = "old pepper of 32 bytes or more ..", "new pepper of 32 bytes or more .."
@@ -305,86 +303,37 @@ def test_no_argon2_at_all(
     assert {status(gate, one) for one in (key, rotated.text)} == {200}
 
 
-def test_hashed_later(url: str, opened: Opening, verified: list[str]) -> None:
-    """A key that was made without a hash works where hashes are wanted later, by its proof, and
-    gets a hash in the background, which proves it from then on.
+def test_hashes_wanted_later(url: str, opened: Opening, verified: list[str]) -> None:
+    """A key that was made without a hash works where hashes are wanted later, by its proof, and by
+    nothing else; its text is kept nowhere meanwhile.
     """
     key = made(opened(store_url=url, verify="fingerprint"))
     gate = opened(store_url=url)
     assert status(gate, key) == 200
+    gate.flush()
     assert only(gate.store).hash == ""
-    gate.proofs.hash_one()
-    gate.flush()
-    kept = only(gate.store)
-    assert Hashing().verify(kept.hash, key.encode())
-    verified.clear()
-    gate.cache.drop(None)
-    assert [status(gate, key), status(opened(store_url=url), key)] == [200, 200]
-    assert verified == []
     forget_proofs(gate.store)
-    assert status(opened(store_url=url), key) == 200
-    assert verified == [kept.hash]
-    # Who comes late with another hash changes nothing.
-    gate.store.record_proofs([Proved(kept.id, "", "late", "0" * 64)])
-    assert only(gate.store).hash == kept.hash
+    assert status(opened(store_url=url), key) == 401
+    assert verified == []
 
 
-def test_by_itself(opened: Opening, store: MemoryStore, clock: Clock) -> None:
-    """What is proved is written, and what has no hash gets one, in the background."""
+def test_moves_without_a_hash(opened: Opening, store: MemoryStore, verified: list[str]) -> None:
+    """A key without a hash that is found under an old pepper takes its proof along."""
     key = made(opened(store, verify="fingerprint"))
-    gate = Gate.open(settings(pepper=OLD), store=store, clock=clock)
-    opened.gates.append(gate)
-    assert status(gate, key) == 200
-    until(lambda: only(store).hash)
-    assert Fingerprints([OLD.encode()]).has_proof(only(store))
-
-
-def test_hashed_as_it_moves(opened: Opening, store: MemoryStore, verified: list[str]) -> None:
-    """A key without a hash that is found under an old pepper gets both, hash and fingerprint."""
-    key = made(opened(store, verify="fingerprint"))
-    gate = opened(store, pepper=f"{NEW},{OLD}")
-    assert status(gate, key) == 200
-    gate.proofs.hash_one()
-    gate.flush()
-    assert only(store).hash
+    assert status(opened(store, pepper=f"{NEW},{OLD}"), key) == 200
     assert status(opened(store, pepper=NEW), key) == 200
     assert verified == []
 
 
-def test_few_wait_to_be_hashed(
-    opened: Opening, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The texts of a bounded number of keys wait in memory, each until its hash is made; others
-    get theirs when they are next looked up.
-    """
-    gate = opened(store)
-    key = made(gate)
-    (kept,) = store.keys()
-    for number in range(_WAITING + 9):
-        gate.proofs.note_unhashed(replace(kept, id=f"cred_{number}"), key.encode())
-    hashed: list[bytes] = []
-
-    def noting(_: Hashing, text: bytes) -> str:
-        hashed.append(text)
-        return "h"
-
-    monkeypatch.setattr(Hashing, "hash", noting)
-    for _ in range(_WAITING + 9):
-        gate.proofs.hash_one()
-    assert len(hashed) == _WAITING
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # what is forked here is known
 def test_child_leaves_it_to_its_parent(opened: Opening, store: MemoryStore) -> None:
-    """What waits to be hashed or written when a process forks is the parent's to do."""
+    """What waits to be written when a process forks is the parent's to do."""
     gate = opened(store)
     key = made(gate)
     forget_proofs(store)
     assert status(gate, key) == 200
-    gate.proofs.note_unhashed(replace(only(store), id="cred_x"), key.encode())
     pid = os.fork()
     if pid == 0:  # pragma: no cover  # coverage does not see the child
-        gate.proofs.hash_one()
         gate.proofs.flush()
         os._exit(0 if only(store).proof is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

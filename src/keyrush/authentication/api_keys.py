@@ -119,8 +119,6 @@ class ApiKeys:
             self._renew_fingerprint(key, text, has_matched=has_matched)
         elif has_matched:
             self._proofs.note(key)
-        if self._hashing is not None and not key.hash:
-            self._proofs.note_unhashed(key, text)
 
     def _renew_fingerprint(self, key: ApiKey, text: bytes, *, has_matched: bool) -> None:
         """Move a key from an old pepper to the newest one, so that the old one can be retired."""

@@ -12,7 +12,7 @@ from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
 from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
 from keyrush.authentication.peppers import pepper_file, peppers_for
-from keyrush.authentication.proofs import HASH_INTERVAL, Proofs
+from keyrush.authentication.proofs import Proofs
 from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.verification import Verification
 from keyrush.core.key_text import KeyFormat
@@ -196,7 +196,6 @@ class Gate:
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
         self.background.every(FLUSH_INTERVAL, self.proofs.flush)
-        self.background.every(HASH_INTERVAL, self.proofs.hash_one)
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)

@@ -260,8 +260,8 @@ class MemoryStore:
         with self._lock:
             for proved in proofs:
                 key = self._keys.get(proved.key_id)
-                if key is not None and key.hash == proved.was:
-                    self._keys[key.id] = replace(key, hash=proved.hash, proof=proved.proof)
+                if key is not None and key.hash == proved.hash:
+                    self._keys[key.id] = replace(key, proof=proved.proof)
 
     def touch(self, used: Mapping[str, int]) -> None:
         with self._lock:

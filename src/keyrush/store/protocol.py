@@ -41,8 +41,7 @@ class Proved:
     """That a hash has been found to be of a key."""
 
     key_id: str
-    was: str = field(repr=False)  #: the hash that the key had then
-    hash: str = field(repr=False)  #: the hash that has matched, the same but where it had none
+    hash: str = field(repr=False)  #: the hash that has matched
     proof: str = field(repr=False)  #: what is kept of it, `ApiKey.proof`
 
 
@@ -187,9 +186,7 @@ class KeyStore(Protocol):
         ...
 
     def record_proofs(self, proofs: Sequence[Proved]) -> None:
-        """Set hash and proof of keys, of each only if it has the hash that it had (`Proved.was`);
-        nothing else of a key changes.
-        """
+        """Set the proof of keys, of each only if it still has the hash; nothing else changes."""
         ...
 
     def touch(self, used: Mapping[str, int]) -> None:
