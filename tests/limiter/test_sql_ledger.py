@@ -393,7 +393,7 @@ def test_one_round_trip_each(postgresql: SqlStore) -> None:
         call()
     with tempfile.TemporaryFile("w+") as trace:
         pooled = postgresql.database.engine.raw_connection()
-        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
+        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]  # it is psycopg's
         libpq.trace(trace.fileno())
         pooled.close()
         for call in calls:
