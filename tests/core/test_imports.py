@@ -19,7 +19,7 @@ FLOORS: dict[str, set[str]] = {
     "runtime": {"core", "errors"},
     "wire": {"core", "runtime"},
     "sql": {"core", "errors", "runtime"},
-    "store": {"core", "runtime", "sql"},
+    "store": {"core", "errors", "runtime", "sql"},
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "limiter", "runtime", "wire"},
     "events": {"core", "runtime", "wire"},

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from keyrush import Gate
 from keyrush.core.sliding import UNLIMITED, Tally, Window
-from keyrush.errors import ConfigurationError
+from keyrush.errors import ConfigurationError, DataError
 from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
@@ -546,7 +546,21 @@ def test_one_of_ours_with_a_coroutine(adapter: Any) -> None:
     gate.close()
 
 
-@pytest.mark.parametrize("kind", [Failing, FailingAwaited])
+class Silent(Failing):
+    """One that answers, but not with a tally."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Any:
+        return None
+
+
+class Fussy(Failing):
+    """One that says that the values are at fault, as only a store may."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise DataError("what is this?")
+
+
+@pytest.mark.parametrize("kind", [Failing, FailingAwaited, Silent, Fussy])
 @pytest.mark.parametrize("is_named", [True, False], ids=["by url", "instance"])
 @pytest.mark.parametrize("adapter", [Asgi, Wsgi])
 @pytest.mark.parametrize(("outage", "status"), [("open", 200), ("closed", 503), ("local", 503)])
@@ -564,4 +578,27 @@ def test_own_limiter_is_guarded(
     health = gate.health()
     assert not health.is_well
     assert health.limits_meanwhile == ("open" if outage == "open" else "closed")
+    gate.close()
+
+
+class Keeping(MemoryLimiter):
+    """One that takes, and gives nothing back."""
+
+    async def give_back(  # type: ignore[override]  # so that it is bridged and guarded
+        self, windows: Sequence[Window], cost: int, taken_at: int
+    ) -> None:
+        raise ConnectionError("away")
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+@pytest.mark.parametrize(("outage", "status"), [("open", 429), ("closed", 503)])
+def test_own_limiter_that_gives_nothing_back(adapter: Any, outage: Any, status: int) -> None:
+    """R13, S19: open, a quota is exceeded also where its request can't be given back to windows."""
+    plans = {"starter": {"limits": "9/day", "monthly_quota": 1, "on_exceed": "block"}}
+    limiter: Any = Keeping()
+    gate = Gate.open(settings(limiter_outage=outage, plans=plans), limiter=limiter)
+    gate.accounts.create("acct_a")
+    sent = Sent("/", [("X-API-Key", gate.keys.create("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [200, status]
+    assert not gate.health().is_well
     gate.close()

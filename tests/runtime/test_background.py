@@ -50,7 +50,7 @@ def test_soon() -> None:
     ran: list[int] = []
     last = Count()
     for number in range(5):
-        background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]
+        background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]  # mypy can't infer it
     background.soon(last)
     assert last.reached.wait(PATIENCE)
     assert ran == list(range(5))
@@ -215,7 +215,7 @@ def test_many_threads() -> None:
 
     def queue(first: int) -> None:
         for number in range(first, first + 100):
-            background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]
+            background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]  # mypy can't infer it
 
     threads = [threading.Thread(target=queue, args=(100 * place,)) for place in range(8)]
     for thread in threads:

@@ -50,7 +50,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def is_silence(failed: object) -> bool:
     """Whether a call has ended because no answer came."""
     cause = failed.__cause__ if isinstance(failed, StoreError) else None
-    return isinstance(getattr(cause, "orig", cause), patience.NoAnswer)
+    return isinstance(getattr(cause, "orig", cause), patience.ServerSilent)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -234,5 +234,5 @@ def test_silence_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds.now += patience.ANSWER
     steps.send(0)
     seconds.now += 0.001
-    with pytest.raises(patience.NoAnswer, match=r"for 2\.0 seconds"):
+    with pytest.raises(patience.ServerSilent, match=r"for 2\.0 seconds"):
         steps.send(0)

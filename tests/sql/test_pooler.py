@@ -251,7 +251,7 @@ def test_round_trips(
     call(store)
     with tempfile.TemporaryFile("w+") as trace:
         pooled = store.database.engine.raw_connection()
-        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
+        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]  # it is psycopg's
         libpq.trace(trace.fileno())
         pooled.close()
         call(store)

@@ -429,7 +429,7 @@ def test_notification_while_the_table_is_read(postgresql: SqlStore) -> None:
     # In place of a change that is committed while it is read: what reads does so before it listens.
     connection: Any = made._connection  # noqa: SLF001  # there is no other way in between
     listening = connection.connection.dbapi_connection
-    until(lambda: listening.execute("SELECT 1") and made._heard)  # noqa: SLF001
+    until(lambda: listening.execute("SELECT 1") and made._heard)  # noqa: SLF001  # nothing else shows it
     assert set(made.poll() or ()) == {"acct_a"}
     made.close()
 
