@@ -65,3 +65,13 @@ def test_kept_by_whoever_is_made_with_it(
     del made
     gc.collect()
     assert there() is None
+
+
+def test_file(tmp_path: Path, postgres_url: str) -> None:
+    """Its file is the one that SQLite writes, whatever leads there; a server has none."""
+    path = tmp_path / "keyrush.db"
+    Database(f"sqlite:///{path}").close()
+    (tmp_path / "link.db").symlink_to(path)
+    for name in (path, tmp_path / "link.db", f"file:{path}?mode=rw&uri=true"):
+        assert Database(f"sqlite:///{name}").file == path
+    assert Database(postgres_url).file is None

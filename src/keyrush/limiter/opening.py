@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # a limiter in memory needs no database
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
 
 #: What the name of the file with the windows ends with that lies beside a SQLite database.
-BESIDE = "-windows"
+_BESIDE = "-windows"
 
 _log = logging.getLogger("keyrush")
 
@@ -64,9 +65,8 @@ def open_limiter(
             from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 
             return _over(PostgresqlLedger(database, stand_in), mode, outage, clock)
-        if database is None or database.file is None:
-            return _in_memory(clock)
-        return _in_file(f"{database.file}{BESIDE}", outage, clock)
+        path = windows_file(url, database)
+        return _in_memory(clock) if path is None else _in_file(path, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
@@ -102,7 +102,20 @@ def _in_memory(clock: Clock) -> Opened:
     return Opened(MemoryLimiter(clock.now), is_shared=False)
 
 
-def _path_of(url: str) -> str:
+def windows_file(url: str, database: Database | None = None) -> Path | None:
+    """The file of this machine that windows at `url` are in, `store` being that of `database`; None
+    where they are in none.
+
+    Raises:
+        ConfigurationError: It is no file that `url` names.
+    """
+    if url == "store":
+        of_store = None if database is None else database.file
+        return of_store and of_store.with_name(of_store.name + _BESIDE)
+    return _path_of(url) if url.startswith("file:") else None
+
+
+def _path_of(url: str) -> Path:
     place = urlsplit(url)
     path = unquote(place.path)
     if place.netloc or not path.startswith("/") or place.query or place.fragment or "\0" in path:
@@ -110,10 +123,10 @@ def _path_of(url: str) -> str:
             "KEYRUSH_LIMITER_URL: a file is named as file:///, and then its whole path, as in "
             "file:///run/app/keyrush.windows"
         )
-    return path
+    return Path(path)
 
 
-def _in_file(path: str, outage: Outage, clock: Clock) -> Opened:
+def _in_file(path: Path, outage: Outage, clock: Clock) -> Opened:
     """In a file of this machine; where there are no such locks, as on Windows, in each process."""
     try:
         from keyrush.limiter.mapped import MappedLimiter
@@ -123,7 +136,7 @@ def _in_file(path: str, outage: Outage, clock: Clock) -> Opened:
         _log.warning("KEYRUSH_LIMITER_URL: processes can't share a file here; each counts alone")
         return _in_memory(clock)
     try:
-        return Opened(MappedLimiter(path, outage, clock.now, clock.monotonic))
+        return Opened(MappedLimiter(str(path), outage, clock.now, clock.monotonic))
     except Unreachable as error:
         raise Unreachable(f"KEYRUSH_LIMITER_URL: {error}") from error
 

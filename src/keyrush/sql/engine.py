@@ -104,11 +104,14 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of a SQLite database, None of any other."""
+        """The file of a SQLite database, None of any other. Links are followed, as SQLite does for
+        what lies beside it: whatever name leads there, it is one.
+        """
         url = self._engine.url
         if self.dialect != "sqlite":
             return None
-        return file_of(url.database or "", is_uri="uri" in url.query)
+        found = file_of(url.database or "", is_uri="uri" in url.query)
+        return found and found.resolve()
 
     @contextmanager
     def driver(self) -> Iterator[Any]:
