@@ -217,7 +217,8 @@ def test_files_are_private(
         gate.close()
     finally:
         os.umask(before)
-    beside = ("keyrush.db", "keyrush.db-wal", "keyrush.db-shm", FILE_NAME)
+    database = ("keyrush.db", "keyrush.db-wal", "keyrush.db-shm", "keyrush.db-windows")
+    beside = (*database, FILE_NAME)
     assert modes == dict.fromkeys(beside, 0o600)
 
 

@@ -1090,6 +1090,15 @@ def test_store_out_of_reach(run: Runner) -> None:
     assert "geheim" not in result.err
 
 
+def test_windows_are_left_alone(run: Runner, tmp_path: Path) -> None:
+    """R17: a command counts nothing, so that windows of another user's are no obstacle to it."""
+    windows = tmp_path / "keyrush.db-windows"
+    windows.touch(mode=0o644)  # which the app would not take
+    assert run("keys", "create", "--account", "acct_1", "--name", "ci").code == 0
+    assert run("accounts", "show", "acct_1").code == 0
+    assert windows.read_bytes() == b""
+
+
 @pytest.mark.parametrize("path", ["absent/keys.db", "folder.db", "text.db"])
 def test_unreadable_sqlite_path(run: Runner, tmp_path: Path, path: str) -> None:
     """A path that is no database, or in no folder, is exit code 3 and names the path."""

@@ -288,10 +288,10 @@ def test_upgrade_of_half_made_tables(url: str, engine: sa.Engine) -> None:
     make_first(engine)
     open_store(url).store.close()
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE keyrush_windows")
+        connection.exec_driver_sql("DROP TABLE keyrush_charges")
         connection.exec_driver_sql("UPDATE keyrush_meta SET value = '1'")
     open_store(url).store.close()
-    assert "keyrush_windows" in tables(engine)
+    assert "keyrush_charges" in tables(engine)
     assert recorded(engine) == [("schema", str(SCHEMA))]
 
 
@@ -362,5 +362,5 @@ def test_a_newer_keyrush_was_faster(url: str, engine: sa.Engine) -> None:
     with pytest.raises(ConfigurationError, match="has schema 999, this keyrush knows"):
         prepare(engine)
     assert recorded(newer) == [("schema", "999")]
-    assert "keyrush_windows" not in tables(newer)
+    assert "keyrush_charges" not in tables(newer)
     newer.dispose()

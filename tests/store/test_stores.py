@@ -724,7 +724,7 @@ def test_older_schema(sql_url: str) -> None:
     first.close()
     with connect(sql_url) as connection:
         for table in ("batches", "changes", "charges", "windows", "workers"):
-            connection.execute(sa.text(f"DROP TABLE keyrush_{table}"))
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS keyrush_{table}"))
         connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
     store = open_store(sql_url).store
     assert store.set_plan("acct_a", "pro")

@@ -15,8 +15,7 @@ from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate.gate import Gate
 from keyrush.gate.starting import place_of
-from keyrush.limiter.opening import open_limiter, windows_file
-from keyrush.limiter.protocol import Limiter
+from keyrush.limiter.opening import open_limiter
 from keyrush.settings.settings import Settings
 from keyrush.store.opening import is_made
 
@@ -57,21 +56,14 @@ def opened(*, make: bool = False) -> Iterator[Gate]:
             f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
             "'keyrush keys create' makes this one"
         )
-    gate = Gate.open(settings, limiter=_limiter(settings))
+    # Commands count nothing, and whoever gives them may be another user than the app: its windows
+    # are left alone where there is no server that passes on what is changed.
+    is_alone = settings.limiter_url.partition(":")[0] in {"store", "file"}
+    gate = Gate.open(settings, limiter=open_limiter("memory://").limiter if is_alone else None)
     try:
         yield gate
     finally:
         gate.close()
-
-
-def _limiter(settings: Settings) -> Limiter | None:
-    """In place of one that brings no news: a command counts nothing. None: the settings' own.
-
-    A file of windows is its user's alone, so that one which a command has made as root would keep
-    the app out, and root would be kept out by the app's.
-    """
-    is_store, file = settings.limiter_url == "store", windows_file(settings.limiter_url)
-    return open_limiter("memory://").limiter if is_store or file else None
 
 
 @contextmanager
