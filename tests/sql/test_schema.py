@@ -12,7 +12,7 @@ from keyrush.core.identity import Found
 from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.opening import open_limiter
-from keyrush.runtime.clock import now_ms
+from keyrush.runtime.clock import Clock, now_ms
 from keyrush.sql.engine import Database, make_engine, parse_url
 from keyrush.sql.schema import SCHEMA, WINDOWS, WORKERS, prepare
 from keyrush.store.opening import open_store
@@ -245,6 +245,21 @@ def test_upgraded_is_as_good_as_new(
     assert taken == [True, True, False]
     limiter.close()
     store.close()
+
+
+def test_upgrade_keeps_what_a_server_counts(bare_postgres_url: str) -> None:
+    """On PostgreSQL what has been counted in windows counts on after an upgrade."""
+    engine = make_engine(parse_url(bare_postgres_url))
+    make_fourth(engine)
+    counter = {"key": WINDOW.key, "period": NOW // 60_000, "current": 1, "previous": 0}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(WINDOWS).values(**counter, idle_at=NOW + 120_000))
+    database = Database(bare_postgres_url)
+    limiter = open_limiter("store", database, mode="exact", clock=Clock.of(lambda: NOW)).limiter
+    assert [limiter.take([WINDOW], 1, NOW).admitted for _ in range(2)] == [True, False]
+    limiter.close()
+    database.close()
+    engine.dispose()
 
 
 def test_upgraded_has_the_shape_of_new(
