@@ -324,30 +324,16 @@ def test_fork_while_taking() -> None:
     """A child forked while a thread holds the lock takes without waiting, and keeps the counts."""
     out = run(
         """
-        import os, threading
         from keyrush.limiter.memory import MemoryLimiter
         from keyrush.core.sliding import Window
+        from tests.support.scripts import fork_while_held
 
         limiter = MemoryLimiter()
         wanted = [Window("k", 60_000, 3, "minute")]
         limiter.take(wanted, 1, 0)
-        held, forked = threading.Event(), threading.Event()
-
-        def hold():
-            with limiter._lock:
-                held.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(10)
-        child = os.fork()
-        if not child:
-            print(limiter.take(wanted, 1, 0).remaining, flush=True)
-            os._exit(0)
-        forked.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
+        fork_while_held(
+            limiter._lock, lambda: print(limiter.take(wanted, 1, 0).remaining, flush=True)
+        )
         """
     )
     assert out == "1\n"

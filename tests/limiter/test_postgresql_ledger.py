@@ -24,7 +24,7 @@ from keyrush.limiter.ledgers.protocol import WORKER_TTL
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
-from tests.support.scripts import finish, start
+from tests.support.scripts import together
 from tests.support.values import NOW, account
 
 MINUTE = Window("key:cred_a:60", 60_000, 10, "minute")
@@ -249,15 +249,8 @@ def test_processes_admit_exactly_the_limit(
                   for _ in range(350)))
         store.close()
         """
-    processes = [start(code, postgres_url, str(number), str(clock.now)) for number in range(3)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert sum(int(finish(process)) for process in processes) == 900
+    granted = together(code, *((postgres_url, str(number), str(clock.now)) for number in range(3)))
+    assert sum(map(int, granted)) == 900
     counters = stored(store)
     assert counters.pop("account:acct_a:60")[1] == 900
     assert sum(counter[1] for counter in counters.values()) == 900

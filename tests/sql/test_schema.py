@@ -17,7 +17,7 @@ from keyrush.sql.engine import Database, make_engine, parse_url
 from keyrush.sql.schema import SCHEMA, WINDOWS, WORKERS, prepare
 from keyrush.store.opening import open_store
 from keyrush.store.sql import SqlStore
-from tests.support.scripts import finish, start
+from tests.support.scripts import together
 from tests.support.values import MONTH, NOW, account, api_key
 
 #: The tables as keyrush made them first.
@@ -349,15 +349,7 @@ def test_processes_that_upgrade_together(
         limiter.close()
         store.close()
         """
-    processes = [start(code, url) for _ in range(3)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert sorted(finish(process) for process in processes) == ["False\n", "True\n", "True\n"]
+    assert sorted(together(code, *[[url]] * 3)) == ["False\n", "True\n", "True\n"]
     assert recorded(engine) == [("schema", str(SCHEMA))]
 
 

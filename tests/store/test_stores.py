@@ -29,7 +29,7 @@ from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Proved, Store
 from keyrush.store.sql import SqlStore
-from tests.support.scripts import finish, run, start
+from tests.support.scripts import run, together
 from tests.support.stores import empty, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
@@ -580,29 +580,13 @@ def test_memory_store_after_a_fork() -> None:
     """A child forked while a thread holds the lock goes on with what it has inherited."""
     out = run(
         """
-        import os, threading
         from keyrush.store.memory import MemoryStore
+        from tests.support.scripts import fork_while_held
         from tests.support.values import account
 
         store = MemoryStore()
         store.add_account(account())
-        held, forked = threading.Event(), threading.Event()
-
-        def hold():
-            with store._lock:
-                held.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(10)
-        child = os.fork()
-        if not child:
-            print(store.grant("acct_a", 5), flush=True)
-            os._exit(0)
-        forked.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
+        fork_while_held(store._lock, lambda: print(store.grant("acct_a", 5), flush=True))
         """
     )
     assert out == "5\n"
@@ -655,15 +639,7 @@ def test_processes_that_start_together(sql_url: str) -> None:
         print(store.add_account(account()))
         store.close()
         """
-    processes = [start(code, sql_url) for _ in range(3)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert sorted(finish(process) for process in processes) == ["False\n"] * 2 + ["True\n"]
+    assert sorted(together(code, *[[sql_url]] * 3)) == ["False\n"] * 2 + ["True\n"]
     with connect(sql_url) as connection:
         rows = connection.execute(sa.text("SELECT name, value FROM keyrush_meta")).all()
     assert [tuple(row) for row in rows] == [("schema", str(SCHEMA))]
