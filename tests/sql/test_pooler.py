@@ -46,7 +46,7 @@ def store(pgbouncer: PgBouncer) -> Iterator[SqlStore]:
     """A store behind the pooler, with an account and a key."""
     opened = SqlStore(Database(pgbouncer.url))
     opened.add_account(account())
-    opened.add_key(api_key())
+    opened.add_keys([api_key()])
     yield opened
     opened.close()
 
@@ -247,7 +247,7 @@ def test_round_trips(
     """A statement alone is one round trip; a transaction has one more at each end."""
     store = SqlStore(Database(postgres_url))
     store.add_account(account())
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     call(store)
     with tempfile.TemporaryFile("w+") as trace:
         pooled = store.database.engine.raw_connection()

@@ -235,7 +235,7 @@ def test_upgraded_is_as_good_as_new(
     made = api_key("cred_b", created_by="cred_a", proof="a" * 64)
     has_shared = {WINDOWS.name, WORKERS.name} <= tables(engine)
     assert has_shared == (engine.dialect.name == "postgresql")
-    assert store.add_key(made, 9) == "done"
+    assert store.add_keys([made], 9) == "done"
     assert store.key("cred_b") == made
     assert store.charge("acct_a", 1, "one") == 499
     assert store.reverse("one") == 500

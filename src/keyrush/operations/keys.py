@@ -92,7 +92,7 @@ class Keys:
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
             BeyondCaller: The key `by` has been replaced.
         """
-        most, mint = self._prepared(
+        return self.create_many(
             account_id,
             name,
             1,
@@ -101,10 +101,7 @@ class Keys:
             expires_at=expires_at,
             limits=limits,
             by=by,
-        )
-        made = mint()
-        _settle_new(self._store.add_key(made.key, most), account_id, most, 1)
-        return made
+        )[0]
 
     def create_many(
         self,
@@ -127,34 +124,6 @@ class Keys:
         Raises:
             As `create`; TooManyKeys where there is no room for all.
         """
-        most, mint = self._prepared(
-            account_id,
-            name,
-            count,
-            scopes=scopes,
-            environment=environment,
-            expires_at=expires_at,
-            limits=limits,
-            by=by,
-        )
-        made = [mint() for _ in range(count)]
-        outcome = self._store.add_keys([one.key for one in made], most)
-        _settle_new(outcome, account_id, most, count)
-        return made
-
-    def _prepared(
-        self,
-        account_id: str,
-        name: str,
-        count: int,
-        *,
-        scopes: Sequence[str],
-        environment: str | None,
-        expires_at: int | None,
-        limits: str | None,
-        by: str | None,
-    ) -> tuple[int, Callable[[], NewKey]]:
-        """How many keys the account may have, and what mints those that are asked for."""
         refuse_keys(
             self._format,
             account=account_id,
@@ -180,7 +149,12 @@ class Keys:
         most = self._max_keys(account)
         # Before the work of hashing; it counts when the keys are added.
         _settle(judge_room(self._store.active_keys(account.id, now), most, count), most, count)
-        return most, partial(mint, account_id=account.id)
+        made = [mint(account_id=account.id) for _ in range(count)]
+        outcome = self._store.add_keys([one.key for one in made], most)
+        if outcome == "gone":
+            raise NotFound(f"no account {account_id!r}")
+        _settle(outcome, most, count)
+        return made
 
     def get(self, key_id: str, account_id: str | None = None) -> ApiKey:
         """The key; with `account_id`, only if it is of that account.
@@ -383,17 +357,6 @@ class Keys:
         if by is not None and not is_id(by):
             raise CallerEnded("no such key may ask")
         return by
-
-
-def _settle_new(outcome: Outcome, account_id: str, max_keys: int, more: int) -> None:
-    """As `_settle`, of keys that were to be added.
-
-    Raises:
-        NotFound: The account is gone.
-    """
-    if outcome == "gone":
-        raise NotFound(f"no account {account_id!r}")
-    _settle(outcome, max_keys, more)
 
 
 def _settle(outcome: Outcome, max_keys: int = 0, more: int = 1) -> None:

@@ -128,13 +128,7 @@ class MemoryStore:
         if len(self._charges) > _REMEMBERED:
             del self._charges[next(iter(self._charges))]
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
-        return self._add([key], max_keys)
-
     def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
-        return self._add(added, max_keys)
-
-    def _add(self, added: Sequence[ApiKey], max_keys: int | None) -> Outcome:
         if not added:
             return "done"
         key = added[-1]

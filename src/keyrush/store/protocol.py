@@ -109,19 +109,14 @@ class KeyStore(Protocol):
         """
         ...
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
-        """Add a key; its id and fingerprint are new.
-
-        In the same step it is decided, as of `key.created_at`, whether the key that made it
-        (`key.created_by`) may still do so, and whether the account has fewer than `max_keys`
-        active keys, those aside that retire, and with those fewer than twice as many
-        (`keyrush.store.decisions`). Calls at once are exact in this.
-        """
-        ...
-
     def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
-        """Add keys of one account, made by one key, oldest first: all of them or none, judged as
-        in `add_key`, as of the last.
+        """Add keys of one account, made by one key, oldest first: all of them or none. Their ids
+        and fingerprints are new.
+
+        In the same step it is decided, as of when the last was made, whether the key that made
+        them (`ApiKey.created_by`) may still do so, and whether the account has fewer than
+        `max_keys` active keys, those aside that retire, and with those fewer than twice as many
+        (`keyrush.store.decisions`). Calls at once are exact in this.
         """
         ...
 
@@ -167,7 +162,7 @@ class KeyStore(Protocol):
         """Add the successor and let the key retire at `retires_at`, in one step.
 
         `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
-        been replaced. `by` is the id of the key that asks, judged as in `add_key`, and so is the
+        been replaced. `by` is the id of the key that asks, judged as in `add_keys`, and so is the
         number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
         those that retire.
         """

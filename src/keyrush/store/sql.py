@@ -134,9 +134,6 @@ class SqlStore:
         self._charges += 1  # it may have left a row, too
         return balance
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
-        return self.add_keys([key], max_keys)
-
     def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
         with self._run(atomic=True) as connection:
             return keys.add(connection, added, max_keys)
