@@ -98,6 +98,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.presence",
         "sql.schema",
         "sql.states",
+        "sql.url",
         "store.counts",
         "store.credits",
         "store.keys",

@@ -22,7 +22,8 @@ from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.sql.changes import LOOK, PostgresqlChanges
-from keyrush.sql.engine import Database, parse_url
+from keyrush.sql.engine import Database
+from keyrush.sql.url import parse_url
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.conftest import settings

@@ -13,8 +13,9 @@ from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.clock import Clock, now_ms
-from keyrush.sql.engine import Database, make_engine, parse_url
+from keyrush.sql.engine import Database, make_engine
 from keyrush.sql.schema import SCHEMA, WINDOWS, WORKERS, prepare
+from keyrush.sql.url import parse_url
 from keyrush.store.opening import open_store
 from keyrush.store.sql import SqlStore
 from tests.support.scripts import together

@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.sql import turns
-from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.engine import make_engine
 from keyrush.sql.turns import Turns
+from keyrush.sql.url import parse_url
 from tests.support.faults import until
 from tests.support.scripts import run
 
