@@ -1,4 +1,4 @@
-"""Where shared windows are kept: a SQLite file, and real servers from wheels."""
+"""Where shared windows are kept: a file beside SQLite's, and real servers from wheels."""
 
 from __future__ import annotations
 

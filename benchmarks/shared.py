@@ -80,7 +80,7 @@ async def _together(decide: DecideAsync, calls: int, width: int) -> None:
 WARM = {
     "bare ASGI app": None,
     "keyrush, memory": "memory://",
-    "keyrush, SQLite leased": "store",
+    "keyrush, beside SQLite": "store",
     "keyrush, Valkey leased": "redis://",
 }
 
@@ -138,7 +138,7 @@ def _work(seconds: float) -> None:
 
 def _throughput(rounds: int, seconds: float) -> dict[str, float]:
     """Requests a second of all workers together, by limiter: the best round."""
-    urls = {"memory": "memory://", "SQLite leased": "store"}
+    urls = {"memory": "memory://", "beside SQLite": "store"}
     best = dict.fromkeys(urls, 0.0)
     with ExitStack() as stack:
         teams = {}
@@ -231,9 +231,9 @@ def render(figures: Figures) -> Sequence[str]:
     for name, found in figures["warm"].items():
         took = found["microseconds"]
         lines.append(f"| {name} | {took:.1f} | {took - base:.1f} µs | {found['round_trips']:.4f} |")
-    memory, leased = figures["workers"]["memory"], figures["workers"]["SQLite leased"]
+    memory, leased = figures["workers"]["memory"], figures["workers"]["beside SQLite"]
     lines += ["", f"{_WORKERS} workers: {memory:,.0f} requests a second with a limiter in memory, "]
-    lines[-1] += f"{leased:,.0f} with one on SQLite, leased: {leased / memory:.2f} of it."
+    lines[-1] += f"{leased:,.0f} with a file beside SQLite: {leased / memory:.2f} of it."
     return lines
 
 

@@ -61,10 +61,15 @@ class DataError(KeyrushError, ValueError):
 
 
 class TooManyKeys(KeyrushError):
-    """The account has as many active keys as its plan allows: `limit`, a number of keys."""
+    """The account has as many active keys as its plan allows, or has no room for `more` of them:
+    `limit`, a number of keys.
+    """
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the account has {limit:,} active keys, as many as its plan allows")
+    def __init__(self, limit: int, more: int = 1) -> None:
+        text = f"the account has {limit:,} active keys, as many as its plan allows"
+        if more > 1:
+            text = f"there is no room for {more:,} more: its plan allows {limit:,} active keys"
+        super().__init__(text)
         self.limit = limit
 
 

@@ -214,6 +214,23 @@ def test_unknown_ones_read_alike(world: World, adapter: Any) -> None:
 
 
 @both
+def test_one_that_cannot_tell_its_own(
+    world: World, adapter: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closed by default: an authenticator that fails to say what is its own is passed over, its
+    credentials are refused like unknown ones, and those of others go on.
+    """
+
+    def failing(_: Credential) -> bool:
+        raise LookupError("no shape")
+
+    monkeypatch.setattr(world.tokens, "may_be_mine", failing)
+    assert world.ask(adapter, TOKEN).status == 401
+    assert world.ask(adapter, world.key).status == 200
+    assert "passed over" in caplog.text
+
+
+@both
 def test_cached_and_changed_at_once(world: World, adapter: Any) -> None:
     """A token is proved once, until its time to live is over or its account changes."""
     assert {world.ask(adapter, TOKEN)["x-ratelimit-limit"] for _ in range(3)} == {"3"}

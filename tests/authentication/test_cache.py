@@ -119,6 +119,58 @@ def test_drop_distrusts_what_it_concerns(accounts: set[str] | None, kept: set[by
         assert times == ((0, NOW + 5000, NOW + 65_000) if digest in kept else (0, 0, 0))
 
 
+def kept_of(cache: Cache, account_id: str) -> set[str]:
+    """The ids of the keys that a change of an account concerns."""
+    found, one = set(), cache._first.get(account_id)  # noqa: SLF001  # nothing else tells
+    while one is not None:
+        found.add(one.verified.key_id)
+        one = one.next
+    return found
+
+
+def test_a_change_concerns_what_is_kept_of_its_account() -> None:
+    """However keys come, go and take each other's place, those of an account are found without
+    looking at others, and nothing is left of those that are gone.
+    """
+    cache = Cache(4, 5000)
+    for number in range(5):  # the fifth evicts the first
+        put(cache, f"cred_{number}", "acct_a" if number % 2 == 0 else "acct_b")
+    assert kept_of(cache, "acct_a") == {"cred_2", "cred_4"}
+    assert kept_of(cache, "acct_b") == {"cred_1", "cred_3"}
+    put(cache, "cred_3", "acct_a")  # it is another's now
+    put(cache, "cred_4", "acct_a")
+    assert kept_of(cache, "acct_a") == {"cred_2", "cred_3", "cred_4"}
+    cache.forget(b"cred_1")
+    assert kept_of(cache, "acct_b") == set()
+    cache.forget(b"cred_3")
+    cache.drop({"acct_a", "acct_b", "acct_x"})
+    assert [one.fresh_until for one in entries(cache)] == [0, 0]
+    for digest in (b"cred_2", b"cred_4"):
+        cache.forget(digest)
+    assert not cache._first  # noqa: SLF001  # what must not grow
+
+
+def put(cache: Cache, key_id: str, account_id: str) -> None:
+    assert cache.put(key_id.encode(), entry(key_id, account_id), cache.generation)
+
+
+def entries(cache: Cache) -> list[Entry]:
+    return list(cache._entries.values())  # noqa: SLF001  # what is kept
+
+
+def test_accounts_under_churn() -> None:
+    """What is known of accounts is bounded by the keys that are kept."""
+    cache = Cache(50, 5000)
+    for number in range(2000):
+        put(cache, f"cred_{number * 7 % 90}", f"acct_{number % 11}")
+        if number % 3 == 0:
+            cache.forget(b"cred_%d" % (number % 90))
+    accounts = list(cache._first)  # noqa: SLF001  # what must not grow
+    assert set().union(*(kept_of(cache, one) for one in accounts)) == {
+        one.verified.key_id for one in entries(cache)
+    }
+
+
 def test_dropped_while_it_is_scheduled() -> None:
     """An entry that one thread drops while another sets when it is next due stays dropped."""
     cache = filled(1, b"a")

@@ -16,6 +16,7 @@ from keyrush.runtime import workers
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi, asgi_call, scope_of
+from tests.support.stores import forget_proofs
 
 FORMAT = KeyFormat("kr", ("live", "test"))
 
@@ -93,6 +94,7 @@ def test_unknown_keys_take_no_thread_from_proofs(
     world.flood(Asgi, 10)
     assert set(pools) == {"io"}
     pools.clear()
+    forget_proofs(world.store)
     assert world.send(Asgi, world.good).status == 200
     assert pools == ["io", "hash"]
 

@@ -217,7 +217,8 @@ def test_files_are_private(
         gate.close()
     finally:
         os.umask(before)
-    beside = ("keyrush.db", "keyrush.db-wal", "keyrush.db-shm", FILE_NAME)
+    database = ("keyrush.db", "keyrush.db-wal", "keyrush.db-shm", "keyrush.db-windows")
+    beside = (*database, FILE_NAME)
     assert modes == dict.fromkeys(beside, 0o600)
 
 
@@ -244,7 +245,7 @@ def test_no_file_where_sqlite_makes_none(tmp_path: Path, options: str) -> None:
 
 def test_wrong_pepper(sqlite: Settings, store: Store) -> None:
     """A pepper that would refuse every key stops the start-up, and is not shown."""
-    store.add_key(api_key(pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0]))
+    store.add_keys([api_key(pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0])])
     with pytest.raises(
         ConfigurationError, match=r"fits no key in the store \(1 active key\)"
     ) as caught:
@@ -255,8 +256,8 @@ def test_wrong_pepper(sqlite: Settings, store: Store) -> None:
 
 def test_keys_that_no_longer_count_need_no_pepper(sqlite: Settings, store: Store) -> None:
     """Revoked and expired keys don't hold a pepper in use."""
-    store.add_key(api_key("cred_a", pepper_id="old", expires_at=NOW))
-    store.add_key(api_key("cred_b", pepper_id="old", revoked_at=NOW))
+    store.add_keys([api_key("cred_a", pepper_id="old", expires_at=NOW)])
+    store.add_keys([api_key("cred_b", pepper_id="old", revoked_at=NOW)])
     assert find(settings(store_url=sqlite.store_url, pepper=LONG), store)
 
 
@@ -264,15 +265,15 @@ def test_some_keys_under_a_lost_pepper(
     sqlite: Settings, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where only some keys would be refused, the others go on, with a warning."""
-    store.add_key(api_key("cred_a", pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0]))
-    store.add_key(api_key("cred_b", pepper_id="lost"))
+    store.add_keys([api_key("cred_a", pepper_id=Fingerprints([LONG.encode()]).pepper_ids[0])])
+    store.add_keys([api_key("cred_b", pepper_id="lost")])
     assert find(settings(store_url=sqlite.store_url, pepper=LONG), store)
     assert "a pepper that is not in KEYRUSH_PEPPER is needed by 1 active key" in caplog.text
 
 
 def test_lost_file(sqlite: Settings, store: Store) -> None:
     """A missing file is not made anew over a database that holds keys."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     with pytest.raises(ConfigurationError, match=r"keyrush\.pepper is missing"):
         find(sqlite, store)
     assert not file_beside(sqlite).exists()
@@ -321,6 +322,7 @@ def test_rotation(sqlite: Settings) -> None:
         made.key.id,
         Fingerprints([OTHER.encode()]).new(made.text.encode()),
         Fingerprints([OTHER.encode()]).pepper_ids[0],
+        None,
     )
     both.close()
 

@@ -17,6 +17,7 @@ from keyrush.store.memory import MemoryStore
 from keyrush.wire.request import INVALID
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
+from tests.support.stores import forget_proofs
 
 OLD, NEW = "old pepper of 32 bytes or more ..", "new pepper of 32 bytes or more .."
 
@@ -72,7 +73,7 @@ def test_fingerprint_of_another_key_is_no_proof(opened: Any, store: MemoryStore)
     key, other = make_key(gate), make_key(gate)
     first, second = store.keys()
     store.revoke(second.id, 1)
-    store.refingerprint(first.id, second.fingerprint, second.pepper_id)
+    store.refingerprint(first.id, second.fingerprint, second.pepper_id, second.proof)
     found = {text: get(gate, text).status for text in (key, other)}
     assert set(found.values()) == {401}
 
@@ -142,6 +143,7 @@ def test_changes_that_never_end(opened: Any, store: MemoryStore) -> None:
     """A key whose account keeps changing is let in by what was found last, and argon2 runs once."""
     gate = opened()
     key = make_key(gate)
+    forget_proofs(gate.store)
     find, verify, verified = store.find, Hashing.verify, []
 
     def changing(*args: Any) -> Any:
@@ -165,6 +167,7 @@ def test_want_of_memory_is_no_wrong_key(opened: Any, monkeypatch: pytest.MonkeyP
     """S19: when argon2 can't run, the answer is 503, and once it can, the key works."""
     gate = opened()
     key = make_key(gate)
+    forget_proofs(gate.store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Hashing, "verify", lambda *_: 1 / 0)
         assert get(gate, key).status == 503
@@ -178,6 +181,7 @@ def test_ends_while_it_is_proved(
     """R5: a key that ends while argon2 runs has ended."""
     gate = opened()
     key = make_key(gate, expires_at=clock.now + 1000)
+    forget_proofs(gate.store)
     verify = Hashing.verify
 
     def slow(self: Hashing, stored: str, text: bytes) -> bool:

@@ -161,6 +161,47 @@ def test_create_json_is_the_documented_object(run: Runner) -> None:
     assert re.fullmatch(r"[0-9-]{10}T[0-9:.]+Z", credential["created_at"])
 
 
+def test_create_many(run: Runner, tmp_path: Path) -> None:
+    """R3: with --count as many keys are printed, an id and a key a line, all else aside."""
+    result = run("keys", "create", "--account", "acct_x", "--name", "fleet", "--count", "3")
+    lines = [line.split() for line in result.out.splitlines()]
+    assert (result.code, len(lines)) == (0, 3)
+    assert "New account acct_x" in result.err
+    assert "Made 3 keys. They are shown this once" in result.err
+    gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
+    assert [gate.keys.find(text).id for _, text in lines] == [key for key, _ in lines]
+    gate.close()
+
+
+def test_create_many_json(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O4: with --json each line is what `keys create --json` prints of one key, for 1 too; what
+    does not fit in one step is made in several.
+    """
+    monkeypatch.setattr("keyrush.cli.keys._AT_ONCE", 2)
+    create = ("keys", "create", "--account", "acct_x", "--name", "fleet", "--json", "--count")
+    for number in (1, 5):
+        made = [json.loads(line) for line in run(*create, str(number)).out.splitlines()]
+        assert len({one["key"] for one in made}) == number
+        for one in made:
+            assert list(one) == ["key", "api_credential"]
+            assert list(one["api_credential"]) == CREDENTIAL + MORE
+
+
+def test_create_too_many(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made before there was no more room is printed, and said: exit code 1."""
+    monkeypatch.setattr("keyrush.cli.keys._AT_ONCE", 2)
+    (tmp_path / "keyrush.toml").write_text("[plans.three]\nmax_keys = 3\n")
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    create = ("keys", "create", "--account", "acct_x", "--name", "n", "--count")
+    result = run(*create, "4")
+    assert (result.code, len(result.out.splitlines())) == (1, 2)
+    assert "Made 2 keys." in result.err
+    assert result.err.endswith(
+        "Error: there is no room for 2 more: its plan allows 3 active keys\n"
+    )
+    assert (run(*create, "2").code, run(*create, "0").code, run(*create, "x").code) == (1, 2, 2)
+
+
 def test_create_with_everything(run: Runner) -> None:
     """R2 to R5: environment, scopes, expiry and limits of its own are kept."""
     made = key_id(
@@ -1047,6 +1088,15 @@ def test_store_out_of_reach(run: Runner) -> None:
     assert result.err.startswith("Error: KEYRUSH_STORE_URL: can't open postgresql")
     assert result.err.count("\n") == 1
     assert "geheim" not in result.err
+
+
+def test_windows_are_left_alone(run: Runner, tmp_path: Path) -> None:
+    """R17: a command counts nothing, so that windows of another user's are no obstacle to it."""
+    windows = tmp_path / "keyrush.db-windows"
+    windows.touch(mode=0o644)  # which the app would not take
+    assert run("keys", "create", "--account", "acct_1", "--name", "ci").code == 0
+    assert run("accounts", "show", "acct_1").code == 0
+    assert windows.read_bytes() == b""
 
 
 @pytest.mark.parametrize("path", ["absent/keys.db", "folder.db", "text.db"])

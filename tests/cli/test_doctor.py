@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import sqlite3
@@ -13,13 +14,20 @@ import pytest
 from argon2.exceptions import HashingError
 
 from keyrush import Gate, Settings
+from keyrush.core.sliding import Window
 from keyrush.limiter.memory import MemoryLimiter
+from keyrush.limiter.opening import open_limiter
+from keyrush.runtime.clock import now_ms
 from keyrush.store.opening import open_store
 from tests.conftest import settings
 from tests.support.calls import decide
 from tests.support.faults import until
+from tests.support.mapped import holding
 from tests.support.running import Result, Runner, run_process
 from tests.support.valkey import Valkey
+
+#: What doctor tries windows by.
+DOCTORS = Window("doctor:60", 60_000, 1000, "minute")
 
 LONG, OTHER = "l" * 32, "o" * 32
 
@@ -267,7 +275,7 @@ def test_files_that_others_can_read(run: Runner, tmp_path: Path, name: str, mode
     """A file with secrets that is not private is warned of by name, with what mends it: exit 1."""
     make_key(run)
     store = open_store(f"sqlite:///{tmp_path}/keyrush.db").store
-    store.accounts()  # so that the files beside it are there
+    store.set_plan("acct_x", "pro")  # so that files beside it are there, and not empty
     assert findings(run("doctor", "--json"), "warning") == {}
     (tmp_path / name).chmod(mode)
     result = run("doctor", "--json")
@@ -398,12 +406,71 @@ def test_limits_in_several_workers(run: Runner, url: str) -> None:
     assert "4 times the limit" in findings(run("doctor", "--json"), "note")["limits"]
 
 
-def test_limits_are_counted_together(run: Runner) -> None:
-    """By default windows are in the store; what is asked there leaves no process behind."""
-    run("accounts", "create")
+def test_limits_are_counted_together(run: Runner, postgres_url: str) -> None:
+    """On PostgreSQL windows are with the keys; what is asked there leaves no process behind."""
+    run.env(KEYRUSH_STORE_URL=postgres_url, KEYRUSH_PEPPER=LONG)
     for _ in range(2):
         text = findings(run("doctor", "--json"), "ok")["limits"]
         assert "counted together with the keys, leased; processes at work: 0;" in text
+
+
+def app_starts(tmp_path: Path) -> Path:
+    """A file of windows as an app leaves it."""
+    Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db")).close()
+    return tmp_path / "keyrush.db-windows"
+
+
+def test_windows_beside_the_store(run: Runner, tmp_path: Path) -> None:
+    """By default windows are in a file beside the store: said by its path, with how fast it is;
+    what doctor has tried counts for nobody.
+    """
+    path = app_starts(tmp_path)
+    for _ in range(2):
+        text = findings(run("doctor", "--json"), "ok")["limits"]
+        said = rf"counted by the file {path}, which is asked for every request: \d+\.\d\d ms"
+        assert re.fullmatch(said, text)
+    limiter = open_limiter(f"file://{path}").limiter
+    assert limiter.take([DOCTORS], 1000, now_ms()).admitted
+    limiter.close()
+
+
+@pytest.mark.parametrize("url", ["store", "file://{}/other"])
+def test_windows_that_are_not_there_yet(run: Runner, tmp_path: Path, url: str) -> None:
+    """Neither commands nor doctor make the file, whose owner would be theirs: that is the app's."""
+    run.env(KEYRUSH_LIMITER_URL=url.format(tmp_path))
+    make_key(run)
+    result = run("doctor", "--json")
+    assert result.code == 0
+    assert "which the app makes: it is not there yet" in findings(result, "note")["limits"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keyrush.db", "keyrush.pepper"]
+
+
+def test_windows_that_others_may_open(run: Runner, tmp_path: Path) -> None:
+    """A file of windows that others than its owner may use is a problem: the app would not start;
+    commands, which count nothing, go on.
+    """
+    path = app_starts(tmp_path)
+    path.chmod(0o640)
+    result = run("doctor", "--json")
+    assert result.code == 2
+    said = findings(result, "problem")["limits"]
+    assert str(path) in said
+    assert "its mode must be 0600" in said
+    make_key(run)
+
+
+@pytest.mark.parametrize(("outage", "meanwhile"), [("local", "with 503"), ("open", "without")])
+def test_windows_that_are_held(run: Runner, tmp_path: Path, outage: str, meanwhile: str) -> None:
+    """A process that was stopped while it held the lock that doctor tries is a problem: exit code
+    3, with what holds meanwhile.
+    """
+    path = app_starts(tmp_path)
+    run.env(KEYRUSH_LIMITER_OUTAGE=outage)
+    with holding(path, "doctor"):
+        result = run("doctor", "--json")
+    assert result.code == 3
+    assert f"some can't be counted by the file {path}" in findings(result, "problem")["limits"]
+    assert meanwhile in findings(result, "problem")["limits"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ def told(*arguments: str) -> str:
     make = shutil.which("make")
     assert make
     done = subprocess.run(  # noqa: S603  # the command is the test's own
-        [make, "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        [make, "--no-print-directory", "-n", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 

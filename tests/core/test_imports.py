@@ -19,7 +19,7 @@ FLOORS: dict[str, set[str]] = {
     "runtime": {"core", "errors"},
     "wire": {"core", "runtime"},
     "sql": {"core", "errors", "runtime"},
-    "store": {"core", "runtime", "sql"},
+    "store": {"core", "errors", "runtime", "sql"},
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "limiter", "runtime", "wire"},
     "events": {"core", "runtime", "wire"},
@@ -91,7 +91,6 @@ OUTSIDE: dict[str, set[str]] = {
     "redis": {"limiter.ledgers.redis.server"},
     "rich": {"cli.demo.rows", "cli.output"},
     "sqlalchemy": {
-        "limiter.ledgers.sql",
         "sql.changes",
         "sql.engine",
         "sql.hosts",
@@ -99,9 +98,11 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.presence",
         "sql.schema",
         "sql.states",
+        "sql.url",
         "store.counts",
         "store.credits",
         "store.keys",
+        "store.proofs",
         "store.sql",
     },
     "starlette": {

@@ -326,7 +326,7 @@ def test_caller_without_any_scope(clock: Clock) -> None:
     caller = key_of(origin)
     store = MemoryStore()
     store.add_account(origin.accounts.get("acct_a"))
-    store.add_key(replace(caller.key, scopes=()))
+    store.add_keys([replace(caller.key, scopes=())])
     with client_of(Gate.open(common, store=store, clock=clock)) as client:
         response = client.post(KEYS, headers=bearer(caller), json={"name": "n"})
     assert response.status_code == 403

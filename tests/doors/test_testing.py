@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, Refused, Settings, testing
+from keyrush.authentication.keyring import Hashing
 
 #: What they are called in an app's own tests.
 from keyrush.fixtures import (
@@ -30,6 +31,7 @@ from tests.conftest import settings
 from tests.support.calls import Asgi, Headers, Sent, Wsgi
 from tests.support.pages import PAGES
 from tests.support.scripts import run
+from tests.support.stores import forget_proofs
 
 __all__ = [
     "keyrush_caller",
@@ -151,23 +153,24 @@ def test_caller(opened: tuple[Gate, Clock]) -> None:
 def test_no_proof_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller is injected without hashing; where a gate asks for the proof, with it."""
     gate = testing.open_gate()
-    hashing = type(gate.keys._hashing)  # noqa: SLF001  # what must not be asked
     key = testing.create_key(gate)
     asked = []
-    verify = hashing.verify
+    verify = Hashing.verify
 
     def verify_and_tell(*arguments: Any) -> bool:
         asked.append(arguments)
         return verify(*arguments)
 
-    monkeypatch.setattr(hashing, "verify", verify_and_tell)
+    monkeypatch.setattr(Hashing, "verify", verify_and_tell)
     testing.caller(gate, key)
     with testing.calling(gate, key):
         assert Asgi(gate).send(Sent("/")).status == 200
     assert asked == []
     gate.close()
     proving = Gate.open(settings())
-    testing.caller(proving, testing.create_key(proving))
+    known_by_its_hash = testing.create_key(proving)
+    forget_proofs(proving.store)
+    testing.caller(proving, known_by_its_hash)
     assert len(asked) == 1
     proving.close()
 

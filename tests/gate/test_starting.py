@@ -60,7 +60,7 @@ def test_said_under_the_defaults_of_servers(tmp_path: Path, serve: Any, code: st
     (line,) = (line for line in server.lines if "keyrush: store" in line)
     assert "INFO" in line
     assert line.partition("keyrush: ")[2] == (
-        f"store {tmp_path}/keyrush.db; limits in the store, leased; plans team; rules /a/{{id}}; "
+        f"store {tmp_path}/keyrush.db; limits beside the store; plans team; rules /a/{{id}}; "
         f"public paths /health; settings from {tmp_path}/keyrush.toml\n"
     )
 

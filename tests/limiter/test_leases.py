@@ -525,10 +525,10 @@ def test_fork() -> None:
     """
     out = run(
         """
-        import os, threading
         from keyrush.limiter.shared.leased import LeasedLimiter
         from keyrush.core.sliding import Window
         from tests.support.ledgers import MemoryLedger, client_of
+        from tests.support.scripts import fork_while_held
 
         now = 1_795_000_020_000
         clock = lambda: now
@@ -539,18 +539,8 @@ def test_fork() -> None:
             limiter.take(wanted, 1, now)
         held = ledger.counters["k"][1] - 500
         assert held > 1
-        locked, forked = threading.Event(), threading.Event()
 
-        def hold():
-            with limiter._lock:
-                locked.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert locked.wait(10)
-        child = os.fork()
-        if not child:
+        def in_child():
             limiter.flush()
             assert ledger.counters["k"][1] == 500 + held  # which here is a copy
             before = ledger.calls
@@ -560,10 +550,8 @@ def test_fork() -> None:
             limiter.close()
             assert ledger.counters["k"][1] == 500 + held + 1
             print("child", flush=True)
-            os._exit(0)
-        forked.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
+
+        fork_while_held(limiter._lock, in_child)
         assert limiter.take_at_once(wanted, 1, now).admitted
         limiter.close()
         print("parent", ledger.counters["k"][1])

@@ -1,4 +1,4 @@
-"""One suite for every ledger: SQLite, PostgreSQL, Valkey, and a Cluster of it."""
+"""One suite for every ledger: PostgreSQL, Valkey, and a Cluster of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -20,9 +19,9 @@ from hypothesis import strategies as st
 
 from keyrush.core import sliding
 from keyrush.core.sliding import EXACT, Taken, Window, WindowCount
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import WINDOWS
 from tests.conftest import Clock
@@ -34,7 +33,7 @@ DAY = 24 * HOUR
 #: Real seconds of which no test needs as many: keys of Valkey live by them.
 LENGTHS = [20_000, MINUTE, HOUR, DAY, 31 * DAY]
 
-KINDS = ["sqlite", "postgresql", "valkey", "cluster"]
+KINDS = ["postgresql", "valkey", "cluster"]
 
 #: A ledger is used for all examples, each of which has a subject of its own.
 SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -57,7 +56,7 @@ def in_database(url: str) -> Iterator[Where]:
         with database.engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(WINDOWS)).scalar_one()
 
-    yield Where(lambda clock: SqlLedger(database, clock), stored)
+    yield Where(lambda clock: PostgresqlLedger(database, clock), stored)
     database.close()
 
 
@@ -82,11 +81,9 @@ def on_valkey(url: str) -> Iterator[Where]:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Where]:
+def place(request: pytest.FixtureRequest) -> Iterator[Where]:
     """Each place."""
     match request.param:
-        case "sqlite":
-            yield from in_database(f"sqlite:///{tmp_path}/keyrush.db")
         case "postgresql":
             yield from in_database(request.getfixturevalue("postgres_url"))
         case "valkey":

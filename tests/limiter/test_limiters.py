@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from keyrush import Gate
 from keyrush.core.sliding import UNLIMITED, Tally, Window
-from keyrush.errors import ConfigurationError
+from keyrush.errors import ConfigurationError, DataError
 from keyrush.limiter.guarded import GuardedLimiter
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
-from keyrush.limiter.ledgers.sql import SqlLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
@@ -74,14 +74,12 @@ def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> I
     elif place == "valkey":
         yield RedisLedger(request.getfixturevalue("valkey_url"), clock)
     else:
-        folder = request.getfixturevalue("tmp_path") if place == "sqlite" else None
-        url = request.getfixturevalue("postgres_url") if place == "postgresql" else None
-        database = Database(url or f"sqlite:///{folder}/windows.db")
-        yield SqlLedger(database, clock)
+        database = Database(request.getfixturevalue("postgres_url"))
+        yield PostgresqlLedger(database, clock)
         database.close()
 
 
-PLACES = ["ledger", "sqlite", "postgresql", "valkey"]
+PLACES = ["ledger", "postgresql", "valkey"]
 
 
 @pytest.fixture(
@@ -326,30 +324,16 @@ def test_fork_while_taking() -> None:
     """A child forked while a thread holds the lock takes without waiting, and keeps the counts."""
     out = run(
         """
-        import os, threading
         from keyrush.limiter.memory import MemoryLimiter
         from keyrush.core.sliding import Window
+        from tests.support.scripts import fork_while_held
 
         limiter = MemoryLimiter()
         wanted = [Window("k", 60_000, 3, "minute")]
         limiter.take(wanted, 1, 0)
-        held, forked = threading.Event(), threading.Event()
-
-        def hold():
-            with limiter._lock:
-                held.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(10)
-        child = os.fork()
-        if not child:
-            print(limiter.take(wanted, 1, 0).remaining, flush=True)
-            os._exit(0)
-        forked.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
+        fork_while_held(
+            limiter._lock, lambda: print(limiter.take(wanted, 1, 0).remaining, flush=True)
+        )
         """
     )
     assert out == "1\n"
@@ -448,7 +432,7 @@ WHOLE = [
     ("kind", "protocol"),
     [
         *((kind, AwaitedLimiter) for kind in [*WHOLE, LimitsLimiter]),
-        *((kind, AsyncLedger) for kind in [SqlLedger, RedisLedger, MemoryLedger]),
+        *((kind, AsyncLedger) for kind in [PostgresqlLedger, RedisLedger, MemoryLedger]),
     ],
 )
 def test_parameters_have_the_names_of_the_protocol(kind: type, protocol: type) -> None:
@@ -548,7 +532,21 @@ def test_one_of_ours_with_a_coroutine(adapter: Any) -> None:
     gate.close()
 
 
-@pytest.mark.parametrize("kind", [Failing, FailingAwaited])
+class Silent(Failing):
+    """One that answers, but not with a tally."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Any:
+        return None
+
+
+class Fussy(Failing):
+    """One that says that the values are at fault, as only a store may."""
+
+    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        raise DataError("what is this?")
+
+
+@pytest.mark.parametrize("kind", [Failing, FailingAwaited, Silent, Fussy])
 @pytest.mark.parametrize("is_named", [True, False], ids=["by url", "instance"])
 @pytest.mark.parametrize("adapter", [Asgi, Wsgi])
 @pytest.mark.parametrize(("outage", "status"), [("open", 200), ("closed", 503), ("local", 503)])
@@ -566,4 +564,27 @@ def test_own_limiter_is_guarded(
     health = gate.health()
     assert not health.is_well
     assert health.limits_meanwhile == ("open" if outage == "open" else "closed")
+    gate.close()
+
+
+class Keeping(MemoryLimiter):
+    """One that takes, and gives nothing back."""
+
+    async def give_back(  # type: ignore[override]  # so that it is bridged and guarded
+        self, windows: Sequence[Window], cost: int, taken_at: int
+    ) -> None:
+        raise ConnectionError("away")
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+@pytest.mark.parametrize(("outage", "status"), [("open", 429), ("closed", 503)])
+def test_own_limiter_that_gives_nothing_back(adapter: Any, outage: Any, status: int) -> None:
+    """R13, S19: open, a quota is exceeded also where its request can't be given back to windows."""
+    plans = {"starter": {"limits": "9/day", "monthly_quota": 1, "on_exceed": "block"}}
+    limiter: Any = Keeping()
+    gate = Gate.open(settings(limiter_outage=outage, plans=plans), limiter=limiter)
+    gate.accounts.create("acct_a")
+    sent = Sent("/", [("X-API-Key", gate.keys.create("acct_a", "k").text)])
+    assert [adapter(gate).send(sent).status for _ in range(2)] == [200, status]
+    assert not gate.health().is_well
     gate.close()

@@ -434,7 +434,7 @@ def test_overtaken(limiter: LimitsLimiter, clock: Clock | WoundClock, uri: str) 
             hit(item, cost=4)
         return hit(item, **values)
 
-    setattr(limiter._opened, "hit", hit_after_a_rival)  # noqa: B010, SLF001
+    setattr(limiter._opened, "hit", hit_after_a_rival)  # noqa: B010, SLF001  # as above
     refused = limiter.take([hour, day], 1, 0)
     assert refused[:3] == (False, day, 0)
     assert refused.ready_at > clock.now + HOUR
@@ -443,7 +443,7 @@ def test_overtaken(limiter: LimitsLimiter, clock: Clock | WoundClock, uri: str) 
 
 def test_overtaken_and_left_again(limiter: LimitsLimiter, clock: Clock | WoundClock) -> None:
     """Who loses a race is refused also when there is room again by then: at once, for the wait."""
-    setattr(limiter._opened, "hit", lambda *_, **__: False)  # noqa: B010, SLF001
+    setattr(limiter._opened, "hit", lambda *_, **__: False)  # noqa: B010, SLF001  # a fault
     refused = limiter.take([window(5)], 1, 0)
     assert refused[:3] == (False, window(5), 5)
     assert 0 < refused.ready_at - clock.now <= 1000
@@ -462,7 +462,7 @@ def test_period_ends_meanwhile(limiter: LimitsLimiter, clock: Clock) -> None:
         clock.advance(1)
         return hit(item, **values)
 
-    setattr(limiter._opened, "hit", hit_later)  # noqa: B010, SLF001
+    setattr(limiter._opened, "hit", hit_later)  # noqa: B010, SLF001  # as above
     tally, expected = limiter.take(wanted, 2, 0), own.take(wanted, 2, START + HOUR)
     assert tally[:3] == expected[:3]
     assert 0 <= tally.ready_at - expected.ready_at <= 1

@@ -37,6 +37,7 @@ from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import WELL, Outage
+from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi
 from tests.support.mapped import (
@@ -574,6 +575,38 @@ def test_gates_share_the_windows(path: Path, tmp_path: Path, adapter: Any) -> No
     assert gates[0].health().is_well
     for gate in gates:
         gate.close()
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_windows_beside_the_store(tmp_path: Path, adapter: Any) -> None:
+    """R6: by default the windows of a SQLite store are in a file beside it, its owner's alone; one
+    file, whatever link leads to the store.
+    """
+    Gate.open(settings(store_url=f"sqlite:///{tmp_path}/keyrush.db")).close()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.db"
+    link.symlink_to(tmp_path / "keyrush.db")
+    pepper = (tmp_path / "keyrush.pepper").read_text().strip()
+    gates = [
+        Gate.open(settings(store_url=f"sqlite:///{name}", pepper=pepper))
+        for name in (tmp_path / "keyrush.db", link)
+    ]
+    gates[0].accounts.create("acct_a", limits="3/day")
+    sent = Sent("/", [("X-API-Key", gates[0].keys.create("acct_a", "k").text)])
+    statuses = [adapter(gate).send(sent).status for _ in range(3) for gate in gates]
+    assert statuses == [200, 200, 200, 429, 429, 429]
+    (found,) = tmp_path.rglob("*-windows")
+    assert found.name == "keyrush.db-windows"
+    assert found.stat().st_mode & 0o777 == 0o600
+    for gate in gates:
+        gate.close()
+
+
+def test_a_store_without_a_file() -> None:
+    """Where SQLite has no file, each process counts by itself."""
+    found = open_limiter("store", Database("sqlite:///file::memory:?uri=true"))
+    assert isinstance(found.limiter, MemoryLimiter)
+    assert not found.is_shared
 
 
 def test_closed_and_used_again(make: Make) -> None:

@@ -428,8 +428,8 @@ def main() -> int:
                 print(f"seed {seed}: {what}", flush=True)  # noqa: T201  # a command
             wrong |= new
             done += more
-    print(", ".join(f"{count:,} {what}" for what, count in sorted(done.items())))  # noqa: T201
-    print(f"{len(wrong):,} failed: {sorted(wrong)}" if wrong else "none failed")  # noqa: T201
+    print(", ".join(f"{count:,} {what}" for what, count in sorted(done.items())))  # noqa: T201  # a command
+    print(f"{len(wrong):,} failed: {sorted(wrong)}" if wrong else "none failed")  # noqa: T201  # a command
     return 1 if wrong else 0
 
 

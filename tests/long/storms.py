@@ -128,7 +128,7 @@ def outages(mode: str) -> Row:
                 while not stopped.is_set():  # noqa: B023  # ended in this turn
                     answer = decide(gate, key)  # noqa: B023  # the same
                     is_refused = isinstance(answer, Refusal)
-                    statuses.append(answer.status if is_refused else 200)  # type: ignore[union-attr]  # noqa: B023
+                    statuses.append(answer.status if is_refused else 200)  # type: ignore[union-attr]  # noqa: B023  # called in this turn
                     time.sleep(0.005)  # as clients do
 
             threads = [threading.Thread(target=use) for _ in range(4)]

@@ -10,11 +10,11 @@ from urllib.parse import unquote
 
 import pytest
 
-from keyrush import Gate, InvalidArgument, NotFound
+from keyrush import Gate, InvalidArgument, NotFound, TooManyKeys
 from keyrush.authentication.keyring import Fingerprints, Hashing
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import Limit
+from keyrush.core.model import ApiKey, Limit
 from keyrush.core.times import LATEST, iso, month_of
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
@@ -261,6 +261,7 @@ def test_create_key(gate: Gate, clock: Clock) -> None:
         hash=key.hash,
         pepper_id=key.pepper_id,
         created_at=clock.now,
+        proof=key.proof,
     )
     assert gate.store.key(key.id) == key
     assert Hashing().verify(key.hash, made.text.encode())
@@ -382,6 +383,43 @@ def test_keys_under_the_newest_pepper(clock: Clock) -> None:
 
 
 # --- keys ----------------------------------------------------------------------------------------
+
+
+def test_create_many(gate: Gate, clock: Clock) -> None:
+    """R3, O2: many keys at once are as those made one by one, each with a text of its own."""
+    made = gate.keys.create_many(
+        "acct_a", " fleet ", 20, scopes=["read:articles"], limits="5/minute", environment="test"
+    )
+    texts = {one.text for one in made}
+    assert len(texts) == len({one.key.id for one in made}) == 20
+    assert sorted(gate.keys.list("acct_a"), key=key_id) == sorted(
+        (one.key for one in made), key=key_id
+    )
+    for one in made:
+        assert (one.key.name, one.key.environment) == ("fleet", "test")
+        assert (one.key.scopes, one.key.limits) == (("read:articles",), (Limit(5, 60),))
+        assert gate.keys.find(one.text) == one.key
+
+
+def key_id(key: ApiKey) -> str:
+    return key.id
+
+
+@pytest.mark.parametrize("count", [0, -1, 5001, True, 1.5, None, "2"])
+def test_so_many_can_not_be_made(gate: Gate, count: Any) -> None:
+    """From 1 to 5,000 keys are made in one step."""
+    with pytest.raises(InvalidArgument, match="from 1 to 5,000"):
+        gate.keys.create_many("acct_a", "n", count)
+    assert not gate.keys.list("acct_a")
+
+
+def test_no_room_for_all(gate: Gate) -> None:
+    """Where the plan has room for some of many keys, none is made, and none is hashed."""
+    gate.keys.create_many("acct_a", "n", 49)
+    with pytest.raises(TooManyKeys, match=r"no room for 2 more: its plan allows 50 active keys"):
+        gate.keys.create_many("acct_a", "n", 2)
+    assert len(gate.keys.list("acct_a", limit=100)) == 49
+    assert len(gate.keys.create_many("acct_a", "n", 1)) == 1
 
 
 def test_keys_of_an_account(gate: Gate, clock: Clock) -> None:

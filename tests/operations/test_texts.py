@@ -50,6 +50,18 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     ),
     "keys create limits": lambda gate, text, _: gate.keys.create("acct_a", "n", limits=text),
     "keys create by": lambda gate, text, _: gate.keys.create("acct_a", "n", by=text),
+    "keys create_many account": lambda gate, text, _: gate.keys.create_many(text, "n", 2),
+    "keys create_many name": lambda gate, text, _: gate.keys.create_many("acct_a", text, 2),
+    "keys create_many scope": lambda gate, text, _: gate.keys.create_many(
+        "acct_a", "n", 2, scopes=[text]
+    ),
+    "keys create_many environment": lambda gate, text, _: gate.keys.create_many(
+        "acct_a", "n", 2, environment=text
+    ),
+    "keys create_many limits": lambda gate, text, _: gate.keys.create_many(
+        "acct_a", "n", 2, limits=text
+    ),
+    "keys create_many by": lambda gate, text, _: gate.keys.create_many("acct_a", "n", 2, by=text),
     "keys find text": lambda gate, text, _: gate.keys.find(text),
     "keys get": lambda gate, text, _: gate.keys.get(text),
     "keys get account": lambda gate, text, key: gate.keys.get(key, text),

@@ -14,6 +14,7 @@ from tests.conftest import Clock
 from tests.long.chaos import ACCOUNT, Members, Place, revoked
 from tests.support.faults import until
 from tests.support.member import Member
+from tests.support.stores import forget_proofs
 from tests.support.valkey import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -92,6 +93,7 @@ def test_busy_key_waits_for_no_refresh(tmp_path: Path, clock: Clock) -> None:
     gate = place.gate(clock)
     gate.accounts.create(ACCOUNT, limits="1000000/day")
     key = gate.keys.create(ACCOUNT, "busy").text
+    forget_proofs(gate.store)
     gate.watch.poll()  # the first drops everything
     member = Member(gate)
     member.watch(key)

@@ -216,7 +216,7 @@ def test_two_processes_share_what_was_left(own_valkey: Valkey, clock: Clock) -> 
                 assert gate.health().workers == 2
             for gate in (one, other):  # each looks at what is left
                 (entry,) = gate.cache._entries.values()  # noqa: SLF001  # the one key
-                gate.limiter.client.ask(entry.verified.windows, 0, 0)  # type: ignore[attr-defined]
+                gate.limiter.client.ask(entry.verified.windows, 0, 0)  # type: ignore[attr-defined]  # it is shared
             own_valkey.freeze()
             meanwhile = [await send(app, sent, LIMIT) for app in apps]
             for _ in range(3):

@@ -102,7 +102,7 @@ def test_the_queue_of_the_background_is_bounded(
     ran: list[int] = []
     machine.has_none = True
     for number in range(25):
-        background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]
+        background.soon(lambda number=number: ran.append(number))  # type: ignore[misc]  # mypy can't infer it
     machine.has_none = False
     now += RETRY
     background.start()

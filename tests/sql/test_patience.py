@@ -50,7 +50,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def is_silence(failed: object) -> bool:
     """Whether a call has ended because no answer came."""
     cause = failed.__cause__ if isinstance(failed, StoreError) else None
-    return isinstance(getattr(cause, "orig", cause), patience.NoAnswer)
+    return isinstance(getattr(cause, "orig", cause), patience.ServerSilent)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -67,7 +67,7 @@ def test_frozen_server(store: SqlStore, proxy: Proxy) -> None:
 @pytest.mark.usefixtures("_impatient")
 def test_frozen_in_a_transaction(store: SqlStore, proxy: Proxy) -> None:
     """Outages: what did not get to its end is undone, and holds no lock afterwards."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     proxy.freeze_after(b"pg_advisory_xact_lock")
     assert is_silence(outcome(lambda: store.revoke("cred_a", NOW)))
     proxy.thaw()
@@ -147,7 +147,7 @@ def test_long_statement_on_a_server_that_is_well(
 
 def test_who_stops_in_a_transaction(store: SqlStore) -> None:
     """A process that stands still in a transaction does not keep its locks."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     with store.database.engine.connect() as stopped:
         stopped.execute(sa.text("UPDATE keyrush_keys SET revoked_at = 1"))
         until(lambda: not isinstance(outcome(lambda: store.revoke("cred_a", NOW)), Exception))
@@ -234,5 +234,5 @@ def test_silence_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds.now += patience.ANSWER
     steps.send(0)
     seconds.now += 0.001
-    with pytest.raises(patience.NoAnswer, match=r"for 2\.0 seconds"):
+    with pytest.raises(patience.ServerSilent, match=r"for 2\.0 seconds"):
         steps.send(0)

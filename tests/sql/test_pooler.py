@@ -20,9 +20,10 @@ from keyrush.core.identity import account_subject
 from keyrush.core.sliding import Window
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
-from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.sql.changes import LOOK, PostgresqlChanges
-from keyrush.sql.engine import Database, parse_url
+from keyrush.sql.engine import Database
+from keyrush.sql.url import parse_url
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.conftest import settings
@@ -46,7 +47,7 @@ def store(pgbouncer: PgBouncer) -> Iterator[SqlStore]:
     """A store behind the pooler, with an account and a key."""
     opened = SqlStore(Database(pgbouncer.url))
     opened.add_account(account())
-    opened.add_key(api_key())
+    opened.add_keys([api_key()])
     yield opened
     opened.close()
 
@@ -92,7 +93,7 @@ def test_store_and_ledger_in_threads(store: SqlStore) -> None:
     """Statements that are repeated, in transactions and alone, of many connections at once, are
     never taken for another session's.
     """
-    ledger = SqlLedger(store.database, lambda: NOW)
+    ledger = PostgresqlLedger(store.database, lambda: NOW)
 
     def work(number: int) -> int:
         for turn in range(20):
@@ -119,7 +120,7 @@ def test_sessions_are_left_as_they_were(store: SqlStore, pgbouncer: PgBouncer) -
     """Whoever has a session next finds no setting, statement or channel of keyrush's in it."""
     changes = store.changes()
     assert changes.poll() is None
-    ledger = SqlLedger(store.database)
+    ledger = PostgresqlLedger(store.database)
     for _ in range(12):
         ledger.take([MINUTE], 1, 0)
         store.set_plan(ACCOUNT, "pro")
@@ -161,7 +162,7 @@ def test_whatever_the_default_isolation_is(
         )
     fresh = SqlStore(Database(pgbouncer.direct_url))
     assert fresh.database.engine.dialect.default_isolation_level == default.upper()
-    ledger = SqlLedger(fresh.database, lambda: NOW)
+    ledger = PostgresqlLedger(fresh.database, lambda: NOW)
     wanted = [Window("key:cred_b:60", 60_000, 50, "minute")]
     with ThreadPoolExecutor(8) as pool:
         granted = list(pool.map(lambda _: ledger.take(wanted, 1, 0).granted, range(200)))
@@ -247,11 +248,11 @@ def test_round_trips(
     """A statement alone is one round trip; a transaction has one more at each end."""
     store = SqlStore(Database(postgres_url))
     store.add_account(account())
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     call(store)
     with tempfile.TemporaryFile("w+") as trace:
         pooled = store.database.engine.raw_connection()
-        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
+        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]  # it is psycopg's
         libpq.trace(trace.fileno())
         pooled.close()
         call(store)

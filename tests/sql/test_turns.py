@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.sql import turns
-from keyrush.sql.engine import make_engine, parse_url
+from keyrush.sql.engine import make_engine
 from keyrush.sql.turns import Turns
+from keyrush.sql.url import parse_url
 from tests.support.faults import until
 from tests.support.scripts import run
 
@@ -77,7 +78,8 @@ def test_nobody_is_passed_over(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write_many)
         assert is_writing.wait(10)
-        driver.begin()
+        driver.await_turn()
+        driver.execute("BEGIN IMMEDIATE")
         rows = driver.execute("SELECT count(*) FROM written").fetchone()
         driver.commit()
         writing.result()
@@ -95,7 +97,8 @@ def test_turn_ends(tmp_path: Path, how: str) -> None:
     pooled = engine.raw_connection()
     writer = pooled.dbapi_connection
     assert isinstance(writer, turns.Writer)
-    writer.begin()
+    writer.await_turn()
+    writer.execute("BEGIN IMMEDIATE")
     match how:
         case "commits":
             writer.commit()

@@ -162,6 +162,27 @@ def test_another_database() -> None:
     assert given(Named()).database is None
 
 
+def test_other_changes() -> None:
+    """What somebody else calls changes is no news to be polled."""
+
+    class Named(MemoryStore):
+        changes = ("a key",)
+
+    assert given(Named()).changes is None
+
+
+def test_news_that_are_away_at_the_start() -> None:
+    """A store that fails as it is asked for its news is an outage, with what it came of."""
+
+    class Unconnected(Plain):
+        def changes(self) -> Any:
+            raise ConnectionError("away")
+
+    with pytest.raises(StoreError, match=r"^the store can't answer: ConnectionError$") as caught:
+        Gate.open(settings(pepper=PEPPER), store=Unconnected())
+    assert isinstance(caught.value.__cause__, ConnectionError)
+
+
 def test_windows_beside_the_keys_of_an_own_store(tmp_path: Path, clock: Clock) -> None:
     """A store over a database has windows counted there, for all gates over it."""
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.model import ApiKey
 from keyrush.core.paging import Place, place_of
+from keyrush.errors import DataError
+from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
 from tests.support.stores import empty, in_threads, store
@@ -60,8 +62,8 @@ CALLERS: list[tuple[dict[str, Any], str]] = [
 
 def with_caller(store: Store, caller: dict[str, Any]) -> list[ApiKey]:
     """The keys of a store to which the key that asks, `cred_by`, and `cred_a` have been added."""
-    store.add_key(api_key(**{"id": "cred_by", "created_at": NOW - 9, **caller}))
-    store.add_key(api_key("cred_a"))
+    store.add_keys([api_key(**{"id": "cred_by", "created_at": NOW - 9, **caller})])
+    store.add_keys([api_key("cred_a")])
     return every_key(store)
 
 
@@ -70,7 +72,7 @@ def test_caller_that_creates(store: Store, caller: dict[str, Any], outcome: str)
     """O17: whether the key that asks may create one is decided as the new one is added."""
     before = with_caller(store, caller)
     made = api_key("cred_new", created_by="cred_by")
-    assert store.add_key(made) == outcome
+    assert store.add_keys([made]) == outcome
     assert store.key("cred_new") == (made if outcome == "done" else None)
     assert len(every_key(store)) == len(before) + (outcome == "done")
 
@@ -117,7 +119,7 @@ def test_caller_that_revokes_itself(
     """O6: a key may revoke itself, one that retires too, but nothing along with it."""
     for number, (descendants, outcome) in enumerate([(False, alone), (True, with_descendants)]):
         key = api_key(f"cred_{number}", **caller)
-        store.add_key(key)
+        store.add_keys([key])
         assert store.revoke(key.id, NOW, descendants, key.id).outcome == outcome
         expected = replace(key, revoked_at=key.revoked_at or NOW) if outcome == "done" else key
         assert store.key(key.id) == expected
@@ -125,8 +127,8 @@ def test_caller_that_revokes_itself(
 
 def test_nobody_to_ask_for(store: Store) -> None:
     """O15: keys of an account that is gone are neither added nor replaced."""
-    assert store.add_key(api_key(account_id="acct_x")) == "gone"
-    store.add_key(api_key("cred_a"))
+    assert store.add_keys([api_key(account_id="acct_x")]) == "gone"
+    store.add_keys([api_key("cred_a")])
     foreign = api_key("cred_b", account_id="acct_b")
     assert store.replace("cred_a", foreign, NOW) == "gone"
     assert store.replace("cred_a", api_key("cred_b", account_id="acct_x"), NOW) == "gone"
@@ -162,13 +164,13 @@ def test_descendants(
     ids = [f"cred_{run}_{number}" for number in range(len(forest))]
     for number, (maker, is_first, is_revoked) in enumerate(forest):
         key = api_key(ids[number], account_id=accounts[not is_first], created_at=NOW + number)
-        store.add_key(key)
+        store.add_keys([key])
         made_by = None if maker is None else ids[maker]
         if made_by is not None:  # as if made when its maker was active
             again = api_key(
                 f"{ids[number]}_", account_id=key.account_id, created_by=made_by, created_at=NOW
             )
-            assert store.add_key(again) in ("done", "caller_ended")
+            assert store.add_keys([again]) in ("done", "caller_ended")
         if is_revoked:
             store.revoke(key.id, NOW - 5)
     before = {key.id: key for one in accounts for key in every_key(store, one)}
@@ -195,11 +197,11 @@ def test_descendants(
 
 def test_descendants_of_a_chain(store: Store) -> None:
     """O6: however long the chain, and through what has been replaced; oldest first."""
-    store.add_key(api_key("cred_0"))
+    store.add_keys([api_key("cred_0")])
     for number in range(1, 60):
         made = api_key(f"cred_{number}", created_by=f"cred_{number - 1}", created_at=NOW + number)
         if number % 3:
-            assert store.add_key(made) == "done"
+            assert store.add_keys([made]) == "done"
         else:
             maker = f"cred_{number - 1}"
             assert store.replace(maker, made, NOW + 10**9, None, maker) == "done"
@@ -213,9 +215,9 @@ def test_descendants_of_a_chain(store: Store) -> None:
 
 def test_without_descendants(store: Store) -> None:
     """O6: unless asked for, what a key has made stays."""
-    store.add_key(api_key("cred_a"))
+    store.add_keys([api_key("cred_a")])
     made = api_key("cred_b", created_by="cred_a")
-    store.add_key(made)
+    store.add_keys([made])
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
     assert store.key("cred_b") == made
 
@@ -245,10 +247,10 @@ def test_room_for_a_rotation(
     staying, retiring = counts
     for number in range(staying + retiring):
         ends = {} if number < staying else {"retires_at": NOW + 1}
-        store.add_key(api_key(f"cred_{number}", **ends))
+        store.add_keys([api_key(f"cred_{number}", **ends)])
     for number, ended in enumerate(({"revoked_at": NOW}, {"expires_at": NOW}, {"retires_at": NOW})):
-        store.add_key(api_key(f"cred_e{number}", **ended))
-    store.add_key(api_key("cred_other", account_id="acct_b"))
+        store.add_keys([api_key(f"cred_e{number}", **ended)])
+    store.add_keys([api_key("cred_other", account_id="acct_b")])
     assert store.active_keys("acct_a", NOW) == counts
     before = every_key(store)
     assert store.replace("cred_0", api_key("cred_new"), NOW + grace, 3) == expected
@@ -274,9 +276,59 @@ def test_room_for_one_more(store: Store, staying: int, retiring: int, expected: 
     """Of 3 keys: a fourth is refused; with those that retire never more than 6 work."""
     for number in range(staying + retiring):
         ends = {} if number < staying else {"retires_at": NOW + 1}
-        store.add_key(api_key(f"cred_{number}", **ends))
-    assert store.add_key(api_key("cred_new"), 3) == expected
+        store.add_keys([api_key(f"cred_{number}", **ends)])
+    assert store.add_keys([api_key("cred_new")], 3) == expected
     assert (store.key("cred_new") is not None) == (expected == "done")
+
+
+def many(number: int, **values: Any) -> list[ApiKey]:
+    """So many keys that are not there yet."""
+    return [api_key(f"cred_many{next(numbers)}", **values) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("staying", "retiring", "more", "expected"),
+    [
+        (0, 0, 3, "done"),
+        (0, 0, 4, "too_many_keys"),
+        (1, 0, 2, "done"),
+        (1, 0, 3, "too_many_keys"),
+        (1, 3, 2, "done"),
+        (1, 4, 2, "too_many_active"),
+    ],
+)
+def test_room_for_many(store: Store, staying: int, retiring: int, more: int, expected: str) -> None:
+    """Of 3 keys: many are added at once where there is room for all of them, else none is."""
+    for number in range(staying + retiring):
+        ends = {} if number < staying else {"retires_at": NOW + 1}
+        store.add_keys([api_key(f"cred_{number}", **ends)])
+    added = many(more)
+    assert store.add_keys(added, 3) == expected
+    assert [store.key(key.id) for key in added] == (added if expected == "done" else [None] * more)
+
+
+def test_many_or_none(store: Store) -> None:
+    """Where one of many can't be added, none is: of no account, by nobody, with an id that is
+    taken; and nothing is none.
+    """
+    before = api_key()
+    store.add_keys([before])
+    assert store.add_keys(many(3, account_id="acct_x")) == "gone"
+    assert store.add_keys(many(3, created_by="cred_x")) == "caller_ended"
+    if not isinstance(store, MemoryStore):  # which believes that ids are new
+        with pytest.raises(DataError):
+            store.add_keys([*many(3), api_key(fingerprint="f" * 64), *many(3)])
+    assert store.add_keys([]) == "done"
+    assert list(store.keys()) == [before]
+
+
+def test_caller_that_ends_while_many_are_made(store: Store) -> None:
+    """O6: whether a key may make others is judged as of the last of them."""
+    store.add_keys([api_key(expires_at=NOW + 5)])
+    older, newer = many(2, created_by="cred_a")
+    newer = replace(newer, created_at=NOW + 5)
+    assert store.add_keys([older, newer]) == "caller_ended"
+    assert store.add_keys([older]) == "done"
 
 
 @pytest.fixture
@@ -294,17 +346,24 @@ def test_room_is_exact_at_once(stores: list[Store]) -> None:
     """Of 30 calls at once exactly as many keys are added as there is room for."""
 
     def add(number: int) -> str:
-        return stores[number % len(stores)].add_key(api_key(f"cred_{number}"), 7)
+        return stores[number % len(stores)].add_keys([api_key(f"cred_{number}")], 7)
 
     done = in_threads(add, 30, threads=30)
     assert sorted(done) == ["done"] * 7 + ["too_many_keys"] * 23
     assert stores[0].active_keys("acct_a", NOW) == (7, 0)
 
 
+def test_room_for_many_is_exact_at_once(stores: list[Store]) -> None:
+    """Of 12 calls at once that add 3 keys each, 2 find room for theirs among 7."""
+    done = in_threads(lambda number: stores[number % len(stores)].add_keys(many(3), 7), 12, 12)
+    assert sorted(done) == ["done"] * 2 + ["too_many_keys"] * 10
+    assert stores[0].active_keys("acct_a", NOW) == (6, 0)
+
+
 def test_rotations_at_once(stores: list[Store]) -> None:
     """However keys are rotated at once, twice as many as the account may have work at most."""
     for number in range(5):
-        stores[0].add_key(api_key(f"cred_{number}"))
+        stores[0].add_keys([api_key(f"cred_{number}")])
 
     def rotate(number: int) -> str:
         successor = api_key(f"cred_new{number}")
@@ -324,7 +383,7 @@ def test_nothing_is_made_by_what_is_revoked(stores: list[Store], descendants: bo
     """O6: threads that create and rotate as hard as they can make nothing after the revocation;
     with descendants, nothing is left of what they had made.
     """
-    stores[0].add_key(api_key("cred_by"))
+    stores[0].add_keys([api_key("cred_by")])
     ids = itertools.count()
     is_revoked = threading.Event()
 
@@ -336,7 +395,7 @@ def test_nothing_is_made_by_what_is_revoked(stores: list[Store], descendants: bo
                 assert is_revoked.wait(60)
             made = api_key(f"cred_{next(ids)}", created_by=by)
             if number % 3 or by == "cred_by":
-                came.append(chosen.add_key(made))
+                came.append(chosen.add_keys([made]))
             else:
                 came.append(chosen.replace(by, made, NOW + 9, None, by))
             if came[-1] == "done" and number % 2:
@@ -367,10 +426,10 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
     """
     ids = [f"cred_{number:02}" for number in range(40)]
     for number, key_id in reversed(list(enumerate(ids))):
-        stores[0].add_key(api_key(key_id, created_at=NOW - number))
+        stores[0].add_keys([api_key(key_id, created_at=NOW - number)])
     for number, key_id in enumerate(ids[1:]):
-        stores[0].add_key(api_key(f"cred_by_{number}", created_by=ids[0]))
-        stores[0].add_key(api_key(f"cred_up_{number}", created_by=key_id))
+        stores[0].add_keys([api_key(f"cred_by_{number}", created_by=ids[0])])
+        stores[0].add_keys([api_key(f"cred_up_{number}", created_by=key_id)])
     names = ["cred_00", *(f"cred_by_{number}" for number in range(39))]
     stores[0].grant("acct_b", 20)
     for number in range(20):
@@ -383,7 +442,7 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
             lambda: chosen.touch(dict.fromkeys(names, NOW + number)),
             lambda: chosen.set_key_limits(names[number % 40], ()),
             lambda: chosen.reverse(f"b{number // 6}"),
-            lambda: chosen.add_key(api_key(f"cred_x{number}", created_by="cred_01")),
+            lambda: chosen.add_keys([api_key(f"cred_x{number}", created_by="cred_01")]),
             lambda: chosen.charge("acct_a", 0, f"a{number}"),
         ]
         return calls[number % 6]()
@@ -412,7 +471,7 @@ def test_pages_of_keys(store: Store, ages: list[int], limit: int, late: list[int
 
     def add(name: str, age: int) -> str:
         key = api_key(f"cred_{run}_{name}", account_id=account_id, created_at=NOW - age)
-        store.add_key(key)
+        store.add_keys([key])
         return key.id
 
     there = {add(f"{number}", age) for number, age in enumerate(ages)}
@@ -435,7 +494,9 @@ def test_pages_of_everything(empty: Store) -> None:
     for number in range(60):
         owner = account(f"acct_{number}", created_at=NOW - number % 7)
         empty.add_account(owner)
-        empty.add_key(api_key(f"cred_{number}", account_id=owner.id, created_at=owner.created_at))
+        empty.add_keys(
+            [api_key(f"cred_{number}", account_id=owner.id, created_at=owner.created_at)]
+        )
     lists: list[Callable[[int, Place | None], Any]] = [
         empty.accounts,
         lambda most, after: empty.keys(None, most, after),
@@ -452,7 +513,7 @@ def test_pages_of_everything(empty: Store) -> None:
 
 def test_page_after_what_is_gone(store: Store) -> None:
     """A place need not be that of anything."""
-    store.add_key(api_key("cred_b"))
+    store.add_keys([api_key("cred_b")])
     assert list(store.keys("acct_a", 9, Place(NOW, "cred_a"))) == [api_key("cred_b")]
     assert list(store.keys("acct_a", 9, Place(NOW, "cred_c"))) == []
     assert list(store.keys("acct_a", 9, Place(0, "z"))) == [api_key("cred_b")]
@@ -483,8 +544,8 @@ def test_overage(store: Store, counts: list[tuple[int, int]], quota: int) -> Non
     used: dict[tuple[str, str], int] = {}
     for number, (lineage, counted) in enumerate(counts):
         own, other = (f"cred_{run}_{name}{lineage}" for name in "ab")
-        store.add_key(api_key(f"{own}_{number}", account_id=owners[0], lineage=own))
-        store.add_key(api_key(f"{other}_{number}", account_id=owners[1], lineage=other))
+        store.add_keys([api_key(f"{own}_{number}", account_id=owners[0], lineage=own)])
+        store.add_keys([api_key(f"{other}_{number}", account_id=owners[1], lineage=other)])
         used[key_subject(own), MONTH] = counted
         used[key_subject(own), "2026-12"] = used[key_subject(other), MONTH] = 99
     used[account_subject(owners[0]), MONTH] = 999

@@ -21,15 +21,15 @@ from keyrush.core.model import Limit
 from keyrush.core.sliding import Window
 from keyrush.core.times import DAY, SECOND
 from keyrush.errors import ConfigurationError, DataError, StoreError
-from keyrush.limiter.ledgers.sql import SqlLedger
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.runtime.circuit import Circuit
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import SCHEMA
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Batch, Store
+from keyrush.store.protocol import Batch, Proved, Store
 from keyrush.store.sql import SqlStore
-from tests.support.scripts import finish, run, start
+from tests.support.scripts import run, together
 from tests.support.stores import empty, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
@@ -170,6 +170,7 @@ FULL = api_key(
     revoked_at=NOW + 3,
     retires_at=NOW + 4,
     limits=(Limit(0, 60), Limit(5, 3600)),
+    proof="a" * 64,
 )
 
 
@@ -178,7 +179,7 @@ FULL = api_key(
 )
 def test_key_round_trip(store: Store, written: Any) -> None:
     """A key is read as it was written, by id, by list and by fingerprint."""
-    store.add_key(written)
+    store.add_keys([written])
     assert store.key(written.id) == written
     assert list(store.keys("acct_a")) == list(store.keys()) == [written]
     found = store.find([written.fingerprint], MONTH)
@@ -201,7 +202,7 @@ def test_keys_oldest_first_and_by_account(store: Store) -> None:
     """O5: an account's keys are listed by their age, and no other account's."""
     for number in (3, 1, 2):
         owner = "acct_b" if number == 2 else "acct_a"
-        store.add_key(api_key(f"cred_{number}", account_id=owner, created_at=NOW + number))
+        store.add_keys([api_key(f"cred_{number}", account_id=owner, created_at=NOW + number)])
     everyone = store.keys()
     assert [key.id for key in everyone] == ["cred_1", "cred_2", "cred_3"]
     assert [key.id for key in store.keys("acct_a")] == ["cred_1", "cred_3"]
@@ -210,8 +211,8 @@ def test_keys_oldest_first_and_by_account(store: Store) -> None:
 
 def test_find_by_any_fingerprint(store: Store) -> None:
     """Under rotating peppers a key has one of several fingerprints."""
-    store.add_key(api_key("cred_a"))
-    store.add_key(api_key("cred_b"))
+    store.add_keys([api_key("cred_a")])
+    store.add_keys([api_key("cred_b")])
     for fingerprints in (
         ["0" * 64, api_key("cred_b").fingerprint],
         [api_key("cred_b").fingerprint],
@@ -225,7 +226,7 @@ def test_find_by_any_fingerprint(store: Store) -> None:
 
 def test_find_brings_everything(store: Store) -> None:
     """One look-up brings key, account and this month's counts, those of the key by its lineage."""
-    store.add_key(api_key("cred_b", lineage="cred_a"))
+    store.add_keys([api_key("cred_b", lineage="cred_a")])
     store.set_plan("acct_a", "pro")
     store.set_account_limits("acct_a", (Limit(5, 60),))
     store.grant("acct_a", 7)
@@ -248,8 +249,8 @@ def test_find_brings_everything(store: Store) -> None:
 
 def test_revoke(store: Store) -> None:
     """O6: for good: an earlier revocation stands, and nothing else changes."""
-    store.add_key(api_key("cred_a"))
-    store.add_key(api_key("cred_b"))
+    store.add_keys([api_key("cred_a")])
+    store.add_keys([api_key("cred_b")])
     assert revoked(store, "cred_a", NOW + 5) == ["cred_a"]
     assert revoked(store, "cred_a", NOW + 9) == ["cred_a"]
     assert revoked(store, "cred_a", NOW + 1) == ["cred_a"]
@@ -262,7 +263,7 @@ def test_revoke(store: Store) -> None:
 
 def test_set_key_limits(store: Store) -> None:
     """A key's own limits come and go."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     for limits in ((Limit(5, 60),), (), None):
         assert store.set_key_limits("cred_a", limits) is True
         assert store.key("cred_a") == api_key(limits=limits)
@@ -270,9 +271,9 @@ def test_set_key_limits(store: Store) -> None:
 
 def test_refingerprint(store: Store) -> None:
     """A key that moves to a newer pepper is found there alone; nothing else of it changes."""
-    store.add_key(api_key())
-    store.refingerprint("cred_a", "e" * 64, "p2")
-    moved = api_key(fingerprint="e" * 64, pepper_id="p2")
+    store.add_keys([api_key()])
+    store.refingerprint("cred_a", "e" * 64, "p2", "b" * 64)
+    moved = api_key(fingerprint="e" * 64, pepper_id="p2", proof="b" * 64)
     assert store.key("cred_a") == moved
     assert store.find([api_key().fingerprint], MONTH) is None
     found = store.find(["e" * 64], MONTH)
@@ -280,9 +281,35 @@ def test_refingerprint(store: Store) -> None:
     assert found.key == moved
 
 
+def test_record_proofs(store: Store) -> None:
+    """Proofs of many keys are set at once, of those alone whose hash is as it was; nothing else of
+    a key changes.
+    """
+    for key_id, hash in (("cred_a", "h"), ("cred_b", ""), ("cred_c", "other")):
+        store.add_keys([api_key(key_id, hash=hash)])
+    many = [api_key(f"cred_{number:04}") for number in range(600)]
+    store.add_keys(many)
+    proofs = [Proved(key.id, key.hash, key.id.rjust(64, "0")) for key in many]
+    store.record_proofs(
+        [
+            Proved("cred_a", "h", "a" * 64),
+            Proved("cred_b", "", "b" * 64),
+            Proved("cred_c", "h", "c" * 64),
+            Proved("cred_x", "h", "x" * 64),
+            *proofs,
+        ]
+    )
+    store.record_proofs([])
+    assert store.key("cred_a") == api_key("cred_a", hash="h", proof="a" * 64)
+    assert store.key("cred_b") == api_key("cred_b", hash="", proof="b" * 64)
+    assert store.key("cred_c") == api_key("cred_c", hash="other")
+    found = {key.id: key.proof for key in store.keys(limit=1000)}
+    assert [found[one.key_id] for one in proofs] == [one.proof for one in proofs]
+
+
 def test_replace(store: Store) -> None:
     """R17: the successor is there, and the old key retires; nothing else of it changes."""
-    store.add_key(api_key(expires_at=NOW + 5))
+    store.add_keys([api_key(expires_at=NOW + 5)])
     successor = api_key("cred_b", lineage="cred_a")
     assert store.replace("cred_a", successor, NOW + 9) == "done"
     assert store.key("cred_a") == api_key(expires_at=NOW + 5, retires_at=NOW + 9)
@@ -293,14 +320,14 @@ def test_replace(store: Store) -> None:
 @pytest.mark.parametrize("ended", [{"revoked_at": NOW}, {"retires_at": NOW + 5}])
 def test_replace_of_a_key_that_ends(store: Store, ended: dict[str, Any]) -> None:
     """R17: a key that is revoked, or was replaced before, has no successor and stays as it is."""
-    store.add_key(api_key(**ended))
+    store.add_keys([api_key(**ended)])
     assert store.replace("cred_a", api_key("cred_b"), NOW + 9) == "gone"
     assert list(store.keys()) == [api_key(**ended)]
 
 
 def test_replaced_once(store: Store) -> None:
     """R17: of concurrent rotations of one key exactly one succeeds."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     done = in_threads(
         lambda number: store.replace("cred_a", api_key(f"cred_b{number}"), NOW + number), 20
     )
@@ -316,7 +343,7 @@ def test_replaced_once(store: Store) -> None:
 def test_touch_only_forwards(store: Store) -> None:
     """`last_used_at` is set for many keys at once, and never goes back."""
     for key_id in ("cred_a", "cred_b"):
-        store.add_key(api_key(key_id))
+        store.add_keys([api_key(key_id)])
     store.touch({"cred_a": NOW + 5, "cred_b": NOW + 6, "cred_x": NOW})
     store.touch({"cred_a": NOW + 4, "cred_b": NOW + 7})
     store.touch({})
@@ -326,7 +353,7 @@ def test_touch_only_forwards(store: Store) -> None:
 
 def test_touch_never_unrevokes(store: Store) -> None:
     """A late write of a key's use leaves alone what others have changed meanwhile."""
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     store.revoke("cred_a", NOW)
     store.set_key_limits("cred_a", ())
     store.touch({"cred_a": NOW + 5})
@@ -337,7 +364,7 @@ def test_concurrent_touches(store: Store) -> None:
     """Writers that name the same keys in other orders don't wait for each other for ever."""
     ids = [f"cred_{number}" for number in range(50)]
     for key_id in ids:
-        store.add_key(api_key(key_id))
+        store.add_keys([api_key(key_id)])
 
     def work(number: int) -> None:
         store.touch(dict.fromkeys(ids if number % 2 else reversed(ids), NOW + number))
@@ -349,7 +376,7 @@ def test_concurrent_touches(store: Store) -> None:
 def test_touch_and_revoke_at_once(store: Store) -> None:
     """Of concurrent uses and revocations none undoes another."""
     for number in range(20):
-        store.add_key(api_key(f"cred_{number}"))
+        store.add_keys([api_key(f"cred_{number}")])
 
     def work(number: int) -> None:
         key_id = f"cred_{number % 20}"
@@ -526,7 +553,7 @@ def test_peppers_of_active_keys(store: Store) -> None:
             ("p3", {"retires_at": NOW + 1}),
         ]
     ):
-        store.add_key(api_key(f"cred_{number}", pepper_id=pepper, **values))
+        store.add_keys([api_key(f"cred_{number}", pepper_id=pepper, **values)])
     assert dict(store.peppers(NOW)) == {"p1": 2, "p3": 1}
 
 
@@ -540,7 +567,7 @@ def test_used_again_after_close(store: Store) -> None:
 def test_reads_from_many_threads(store: Store) -> None:
     """Every thread finds every key."""
     for number in range(20):
-        store.add_key(api_key(f"cred_{number}"))
+        store.add_keys([api_key(f"cred_{number}")])
 
     def look(number: int) -> str | None:
         found = store.find([api_key(f"cred_{number % 20}").fingerprint], MONTH)
@@ -553,29 +580,13 @@ def test_memory_store_after_a_fork() -> None:
     """A child forked while a thread holds the lock goes on with what it has inherited."""
     out = run(
         """
-        import os, threading
         from keyrush.store.memory import MemoryStore
+        from tests.support.scripts import fork_while_held
         from tests.support.values import account
 
         store = MemoryStore()
         store.add_account(account())
-        held, forked = threading.Event(), threading.Event()
-
-        def hold():
-            with store._lock:
-                held.set()
-                assert forked.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(10)
-        child = os.fork()
-        if not child:
-            print(store.grant("acct_a", 5), flush=True)
-            os._exit(0)
-        forked.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
+        fork_while_held(store._lock, lambda: print(store.grant("acct_a", 5), flush=True))
         """
     )
     assert out == "5\n"
@@ -628,15 +639,7 @@ def test_processes_that_start_together(sql_url: str) -> None:
         print(store.add_account(account()))
         store.close()
         """
-    processes = [start(code, sql_url) for _ in range(3)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert sorted(finish(process) for process in processes) == ["False\n"] * 2 + ["True\n"]
+    assert sorted(together(code, *[[sql_url]] * 3)) == ["False\n"] * 2 + ["True\n"]
     with connect(sql_url) as connection:
         rows = connection.execute(sa.text("SELECT name, value FROM keyrush_meta")).all()
     assert [tuple(row) for row in rows] == [("schema", str(SCHEMA))]
@@ -672,7 +675,7 @@ def test_reopened(sql_url: str) -> None:
     """What was written is there the next time."""
     first = open_store(sql_url).store
     first.add_account(account())
-    first.add_key(api_key())
+    first.add_keys([api_key()])
     first.close()
     again = open_store(sql_url).store
     assert again.key("cred_a") == api_key()
@@ -697,7 +700,7 @@ def test_older_schema(sql_url: str) -> None:
     first.close()
     with connect(sql_url) as connection:
         for table in ("batches", "changes", "charges", "windows", "workers"):
-            connection.execute(sa.text(f"DROP TABLE keyrush_{table}"))
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS keyrush_{table}"))
         connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
     store = open_store(sql_url).store
     assert store.set_plan("acct_a", "pro")
@@ -724,8 +727,8 @@ def test_replace_is_one_step(sql_url: str) -> None:
     """R17: when the successor can't be added, the old key stays as it was."""
     store = open_store(sql_url).store
     store.add_account(account())
-    store.add_key(api_key("cred_a"))
-    store.add_key(api_key("cred_b"))
+    store.add_keys([api_key("cred_a")])
+    store.add_keys([api_key("cred_b")])
     with pytest.raises(DataError):
         store.replace("cred_a", api_key("cred_b"), NOW + 9)
     assert store.key("cred_a") == api_key("cred_a")
@@ -745,12 +748,12 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
     """S19, O22: what fails in the database is a StoreError whose text holds no value."""
     store = open_store(sql_url).store
     store.add_account(account())
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     with connect(sql_url) as connection:
         connection.execute(sa.text("DROP TABLE keyrush_keys"))
     calls: list[Callable[[], object]] = [
         lambda: store.find([api_key().fingerprint], MONTH),
-        lambda: store.add_key(api_key()),
+        lambda: store.add_keys([api_key()]),
         lambda: store.touch({"cred_a": NOW}),
         lambda: store.revoke("cred_a", NOW),
         store.keys,
@@ -768,9 +771,9 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
 
 
 DATA: dict[str, Callable[[Store], object]] = {
-    "a second key with an id": lambda store: store.add_key(api_key()),
-    "a second key with a fingerprint": lambda store: store.add_key(
-        api_key("cred_b", fingerprint=api_key().fingerprint)
+    "a second key with an id": lambda store: store.add_keys([api_key()]),
+    "a second key with a fingerprint": lambda store: store.add_keys(
+        [api_key("cred_b", fingerprint=api_key().fingerprint)]
     ),
     "half a character": lambda store: store.key("cred_\ud800"),
     "half a character to write": lambda store: store.set_plan("acct_a", "\udfff"),
@@ -793,7 +796,7 @@ def test_data_is_no_outage(sql_url: str, call: str) -> None:
     """
     store = open_store(sql_url).store
     store.add_account(account())
-    store.add_key(api_key())
+    store.add_keys([api_key()])
     circuit = Circuit("the store")
     if call in DATA or sql_url.startswith("postgresql"):
         with pytest.raises(DataError) as caught:
@@ -948,14 +951,17 @@ def test_databases_of_other_encodings(postgres_url: str, encoding: str) -> None:
         admin.execute(create.encode())
     store = SqlStore(Database(sa.make_url(postgres_url).set(database=name).render_as_string()))
     store.add_account(account())
-    store.add_key(api_key("cred_a", name="Zoë"))
+    store.add_keys([api_key("cred_a", name="Zoë")])
     assert store.key("cred_a") == api_key("cred_a", name="Zoë")
-    assert SqlLedger(store.database).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted == 1
+    assert (
+        PostgresqlLedger(store.database).take([Window("ö:60", 60_000, 9, "minute")], 1, 0).granted
+        == 1
+    )
     if encoding == "LATIN1":
         with pytest.raises(DataError, match="22P05 UntranslatableCharacter"):
-            store.add_key(api_key("cred_b", name="Łódź"))
+            store.add_keys([api_key("cred_b", name="Łódź")])
     else:
-        store.add_key(api_key("cred_b", name="Łódź"))
+        store.add_keys([api_key("cred_b", name="Łódź")])
         assert store.key("cred_b") == api_key("cred_b", name="Łódź")
     store.close()
     with psycopg.connect(postgres_url, autocommit=True) as admin:
@@ -967,7 +973,7 @@ def test_no_key_in_the_log_of_sqlalchemy(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.DEBUG, "sqlalchemy.engine"):
         store = open_store(f"sqlite:///{tmp_path}/keyrush.db").store
         store.add_account(account())
-        store.add_key(api_key(hash="$argon2id$very-secret"))
+        store.add_keys([api_key(hash="$argon2id$very-secret")])
         store.revoke("cred_a", NOW)
         store.close()
     assert "UPDATE keyrush_keys" in caplog.text

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Sequence
 from textwrap import dedent
 
 #: Seconds after which a script is taken to hang.
@@ -40,3 +43,41 @@ def finish(process: subprocess.Popen[str]) -> str:
 def run(code: str, *arguments: str) -> str:
     """What the code prints."""
     return finish(start(code, *arguments))
+
+
+def together(code: str, *each: Sequence[str]) -> list[str]:
+    """What processes print that run the code with these arguments each: it prints `ready` and
+    waits for a line, and goes on when all have.
+    """
+    processes = [start(code, *arguments) for arguments in each]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [finish(process) for process in processes]
+
+
+def fork_while_held(lock: threading.Lock, in_child: Callable[[], object]) -> None:
+    """Fork while another thread holds the lock, and wait for the child to end well; for scripts,
+    which have no other threads.
+    """
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            assert forked.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    child = os.fork()
+    if not child:
+        in_child()
+        os._exit(0)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

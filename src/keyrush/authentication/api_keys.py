@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from keyrush.authentication.keyring import Keyring
+from keyrush.authentication.keyring import Hashing, Keyring
+from keyrush.authentication.proofs import Proofs
 from keyrush.authentication.protocol import Proof, Work
 from keyrush.core.identity import Claims, Found
 from keyrush.core.model import ApiKey
@@ -20,7 +21,7 @@ from keyrush.wire.request import Credential
 
 
 class Evidence(NamedTuple):
-    """What a key was found by, and the hash that it has matched."""
+    """What a key was found by, and the hash that it had when it was proved, perhaps none."""
 
     fingerprints: Sequence[str]
     hash: str
@@ -29,23 +30,21 @@ class Evidence(NamedTuple):
 class ApiKeys:
     """The keys in a store. `slots` is how many argon2 run at once.
 
-    With `trusts_fingerprints` none does: the HMAC match is the proof, of 178 random bits under
-    a secret pepper.
+    A key is proved by an argon2id hash that matches it, once: a proof of that is kept with the
+    key, which is void where hash or fingerprint have changed, or without the pepper. A key that
+    has no hash is proved by its proof, or not at all.
+
+    With a keyring that does not hash, the HMAC match is proof enough, of 178 random bits under a
+    secret pepper.
     """
 
     def __init__(
-        self,
-        store: Store,
-        keyring: Keyring,
-        circuit: Circuit,
-        *,
-        trusts_fingerprints: bool,
-        slots: int,
+        self, store: Store, keyring: Keyring, circuit: Circuit, proofs: Proofs, *, slots: int
     ) -> None:
         self._store = store
         self._format, self._fingerprints, self._hashing = keyring
         self._circuit = circuit
-        self._trusts_fingerprints = trusts_fingerprints
+        self._proofs = proofs
         self._slots = slots
         self._renew_slots()
         after_fork(self._renew_slots)
@@ -65,14 +64,19 @@ class ApiKeys:
         Raises:
             Away: The store can't answer.
         """
-        fingerprints = self._fingerprints.all(credential.text)
+        text = credential.text
+        fingerprints = self._fingerprints.all(text)
         found = self._find(fingerprints, now)
         if found is None:
             return None
-        if known is not None and known.hash == found.key.hash:
-            return _proof(found, known)
-        work = partial(self._proved, found, fingerprints, credential.text)
-        return work() if self._trusts_fingerprints else work
+        key = found.key
+        if self._is_proved(key, known):
+            if known is None:
+                self._keep(key, text)
+            return _proof(found, fingerprints)
+        if self._hashing is None or not key.hash:
+            return None  # without a hash and a proof it may be any key
+        return partial(self._matched, self._hashing, found, fingerprints, text)
 
     def renew(self, known: Evidence, now: int) -> Proof[Evidence] | None:
         """The key as it is now, if it is the one that was proved; does not repeat argon2.
@@ -81,36 +85,52 @@ class ApiKeys:
             Away: The store can't answer.
         """
         found = self._find(known.fingerprints, now)
-        return _proof(found, known) if found and found.key.hash == known.hash else None
+        if found is None or not self._is_proved(found.key, known):
+            return None
+        return _proof(found, known.fingerprints)
 
     def _find(self, fingerprints: Sequence[str], now: int) -> Found | None:
         """The key with one of the fingerprints, if it is active."""
         found = self._circuit.call(self._store.find, fingerprints, month_of(now))
         return found if found is not None and found.key.is_active(now) else None
 
-    def _proved(
-        self, found: Found, fingerprints: Sequence[str], text: bytes
+    def _is_proved(self, key: ApiKey, known: Evidence | None) -> bool:
+        """Whether a key that was found by its fingerprint needs no argon2, or no other one."""
+        if self._hashing is None:
+            return True
+        if known is not None and key.hash and known.hash == key.hash:
+            return True
+        return self._fingerprints.has_proof(key)
+
+    def _matched(
+        self, hashing: Hashing, found: Found, fingerprints: Sequence[str], text: bytes
     ) -> Proof[Evidence] | None:
         """The proof, if `text` is the key that was found."""
-        if not self._trusts_fingerprints:
-            with self._argon2_slots:
-                if not self._hashing.verify(found.key.hash, text):
-                    return None
-        self._renew_fingerprint(found.key, text)
-        return _proof(found, Evidence(fingerprints, found.key.hash))
+        with self._argon2_slots:
+            if not hashing.verify(found.key.hash, text):
+                return None
+        self._keep(found.key, text, has_matched=True)
+        return _proof(found, fingerprints)
 
-    def _renew_fingerprint(self, key: ApiKey, text: bytes) -> None:
+    def _keep(self, key: ApiKey, text: bytes, *, has_matched: bool = False) -> None:
+        """Have it kept what was found out of a key; `has_matched` where its hash just has."""
+        if key.pepper_id != self._fingerprints.pepper_ids[0]:
+            has_matched = has_matched or self._fingerprints.has_proof(key)
+            self._renew_fingerprint(key, text, has_matched=has_matched)
+        elif has_matched:
+            self._proofs.note(key)
+
+    def _renew_fingerprint(self, key: ApiKey, text: bytes, *, has_matched: bool) -> None:
         """Move a key from an old pepper to the newest one, so that the old one can be retired."""
-        newest = self._fingerprints.pepper_ids[0]
-        if key.pepper_id == newest:
-            return
+        newest, fingerprint = self._fingerprints.pepper_ids[0], self._fingerprints.new(text)
+        proof = self._fingerprints.proof(key.id, fingerprint, key.hash) if has_matched else None
         try:
-            self._store.refingerprint(key.id, self._fingerprints.new(text), newest)
+            self._store.refingerprint(key.id, fingerprint, newest, proof)
         except Exception as error:
             log_fault(f"the fingerprint of {key.id} stays under an old pepper", error)
 
 
-def _proof(found: Found, evidence: Evidence) -> Proof[Evidence]:
+def _proof(found: Found, fingerprints: Sequence[str]) -> Proof[Evidence]:
     key = found.key
     claims = Claims(
         id=key.id,
@@ -122,4 +142,5 @@ def _proof(found: Found, evidence: Evidence) -> Proof[Evidence]:
         limits=key.limits,
         ends_at=key.ends_at,
     )
+    evidence = Evidence(fingerprints, key.hash)
     return Proof(claims, found.account, found.key_count, found.account_count, evidence)

@@ -29,7 +29,8 @@ class Entry:
     authenticator can't say. From `refresh_at` on it is worth renewing ahead of need, by the
     `evidence`, which only the `authenticator` reads. `touch_due` is when `last_used_at` is next
     worth writing. `due` is the first of these, and of the credential's own end: before it, a
-    request need look at nothing else.
+    request need look at nothing else. `previous` and `next` are others of its account, for the
+    cache alone.
     """
 
     __slots__ = (
@@ -38,6 +39,8 @@ class Entry:
         "due",
         "evidence",
         "fresh_until",
+        "next",
+        "previous",
         "refresh_at",
         "stale_until",
         "touch_due",
@@ -63,6 +66,8 @@ class Entry:
         self.fresh_until = fresh_until
         self.stale_until = stale_until
         self.touch_due = self.due = 0
+        self.previous: Entry | None = None
+        self.next: Entry | None = None
 
     def distrust(self) -> None:
         """Let nothing in by this entry any more."""
@@ -93,6 +98,9 @@ class Cache:
         #: Changes with every `drop`, so that a look-up from before it is not kept after it.
         self.generation = 0
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        #: The first entry of each account, which knows the next: so a change finds those that it
+        #: concerns. A set for each would take as much memory as all else of an entry.
+        self._first: dict[str, Entry] = {}
         self._refused: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
         self._in_flight: dict[bytes, Flight] = {}
@@ -121,10 +129,35 @@ class Cache:
             if generation != self.generation:
                 return False
             if self.size:
+                self._unlink(self._entries.get(digest))
                 self._entries[digest] = entry
+                self._link(entry)
             if len(self._entries) > self.size:
-                self._entries.popitem(last=False)
+                self._unlink(self._entries.popitem(last=False)[1])
             return True
+
+    def _link(self, entry: Entry) -> None:
+        """Make the entry the first of its account."""
+        account_id = entry.verified.account_id
+        following = self._first.get(account_id)
+        if following is not None:
+            following.previous = entry
+        entry.previous, entry.next = None, following
+        self._first[account_id] = entry
+
+    def _unlink(self, entry: Entry | None) -> None:
+        """Have the entry, which is no longer kept, be none of its account's."""
+        if entry is None:
+            return
+        if entry.next is not None:
+            entry.next.previous = entry.previous
+        if entry.previous is not None:
+            entry.previous.next = entry.next
+        elif entry.next is not None:
+            self._first[entry.verified.account_id] = entry.next
+        else:
+            del self._first[entry.verified.account_id]
+        entry.previous = entry.next = None
 
     def drop(self, accounts: Collection[str] | None) -> None:
         """Have every key of the accounts, or with None of all, looked up anew, and distrust
@@ -134,9 +167,11 @@ class Cache:
         """
         with self._lock:
             self.generation += 1
-            for entry in list(self._entries.values()):
-                if accounts is None or entry.verified.account_id in accounts:
+            for account_id in list(self._first) if accounts is None else accounts:
+                entry = self._first.get(account_id)
+                while entry is not None:
                     entry.distrust()
+                    entry = entry.next
 
     def distrust(self, entry: Entry) -> None:
         """`drop`, for one key."""
@@ -170,7 +205,7 @@ class Cache:
     def forget(self, digest: bytes) -> None:
         """Forget one key."""
         with self._lock:
-            self._entries.pop(digest, None)
+            self._unlink(self._entries.pop(digest, None))
 
     def is_refused(self, digest: bytes, now: int) -> bool:
         """True when the key was found invalid less than `ttl` ago."""

@@ -13,6 +13,7 @@ import argon2
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import ApiKey
 
 
 class Fingerprints:
@@ -29,6 +30,7 @@ class Fingerprints:
         self.pepper_ids = tuple(
             _hmac(pepper, b"keyrush pepper id").hex()[:16] for pepper in self._peppers
         )
+        self._by_id = dict(zip(self.pepper_ids, self._peppers, strict=True))
 
     def new(self, text: bytes) -> str:
         """The fingerprint under the newest pepper, 64 hexadecimal digits."""
@@ -37,6 +39,27 @@ class Fingerprints:
     def all(self, text: bytes) -> tuple[str, ...]:
         """The fingerprint under every pepper, newest first."""
         return tuple(_hmac(pepper, text).hex() for pepper in self._peppers)
+
+    def proof(self, key_id: str, fingerprint: str, hash: str) -> str:
+        """What says that a fingerprint, made under the newest pepper, and a hash are of one key:
+        `ApiKey.proof`, 64 hexadecimal digits.
+
+        Only who has the pepper can make it, and it is void where any of the three has changed.
+        """
+        return _proof(self._peppers[0], key_id, fingerprint, hash)
+
+    def has_proof(self, key: ApiKey) -> bool:
+        """True where the key's own proof holds."""
+        pepper = self._by_id.get(key.pepper_id)
+        if pepper is None or key.proof is None:
+            return False
+        proof = _proof(pepper, key.id, key.fingerprint, key.hash)
+        return hmac.compare_digest(proof.encode(), key.proof.encode())
+
+
+def _proof(pepper: bytes, key_id: str, fingerprint: str, hash: str) -> str:
+    # No key begins so, and none of the three has a NUL in it.
+    return _hmac(pepper, f"keyrush proof\0{key_id}\0{fingerprint}\0{hash}".encode()).hex()
 
 
 def _hmac(pepper: bytes, text: bytes) -> bytes:
@@ -68,4 +91,4 @@ class Keyring(NamedTuple):
 
     format: KeyFormat
     fingerprints: Fingerprints
-    hashing: Hashing
+    hashing: Hashing | None  #: None where the fingerprint alone is the proof

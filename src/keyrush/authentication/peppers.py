@@ -14,8 +14,9 @@ from keyrush.authentication.keyring import Fingerprints
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.notation import counted
 from keyrush.errors import ConfigurationError, KeyrushError, StoreError
-from keyrush.sql.files import PRIVATE, file_of
+from keyrush.sql.files import PRIVATE
 from keyrush.sql.hosts import database_url
+from keyrush.sql.url import file_at
 from keyrush.store.opening import Opened
 
 FILE_NAME = "keyrush.pepper"
@@ -88,10 +89,7 @@ def database_file(store_url: str) -> Path | None:
     """The file of a SQLite database, None for other stores."""
     if "://" not in store_url:
         return None
-    url = database_url(store_url)  # which the store has parsed before
-    if url.get_backend_name() != "sqlite":
-        return None
-    return file_of(url.database or "", is_uri="uri" in url.query)
+    return file_at(database_url(store_url))  # which the store has parsed before
 
 
 def _read_or_make(path: Path, *, may_make: bool) -> bytes:

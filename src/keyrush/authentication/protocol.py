@@ -44,7 +44,9 @@ class Authenticator(Protocol[E]):
     """
 
     def may_be_mine(self, credential: Credential) -> bool:
-        """Whether the credential has the shape of this kind; the same at all times. No I/O."""
+        """Whether the credential has the shape of this kind; the same at all times. No I/O. One
+        that raises is passed over: what nobody takes for its own is refused with 401.
+        """
         ...
 
     def prove(self, credential: Credential, known: E | None, now: int) -> Proof[E] | Work[E] | None:

@@ -80,8 +80,11 @@ class Verification:
 
     def _authenticator_of(self, credential: Credential) -> Authenticator[Any] | None:
         for one in self.authenticators:
-            if one.may_be_mine(credential):
-                return one
+            try:
+                if one.may_be_mine(credential):
+                    return one
+            except Exception as error:
+                log_fault("an authenticator is passed over that can't tell its own", error)
         return None
 
     def verify(

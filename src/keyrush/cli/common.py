@@ -15,6 +15,7 @@ from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate.gate import Gate
 from keyrush.gate.starting import place_of
+from keyrush.limiter.opening import open_limiter
 from keyrush.settings.settings import Settings
 from keyrush.store.opening import is_made
 
@@ -55,7 +56,10 @@ def opened(*, make: bool = False) -> Iterator[Gate]:
             f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
             "'keyrush keys create' makes this one"
         )
-    gate = Gate.open(settings)
+    # Commands count nothing, and whoever gives them may be another user than the app: its windows
+    # are left alone where there is no server that passes on what is changed.
+    is_alone = settings.limiter_url.partition(":")[0] in {"store", "file"}
+    gate = Gate.open(settings, limiter=open_limiter("memory://").limiter if is_alone else None)
     try:
         yield gate
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from keyrush.cli.common import (
     writing,
 )
 from keyrush.cli.finding import account_meant, keys_meant
-from keyrush.cli.help import TEXT, Command, group
+from keyrush.cli.help import NUMBER, TEXT, Command, group
 from keyrush.core.checks import is_id
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import ApiKey
@@ -36,6 +37,10 @@ from keyrush.operations.keys import DEFAULT_GRACE, NewKey
 from keyrush.settings.settings import Settings
 
 _NOTE = "Copy the key now: it is shown this once, and can't be shown again."
+_NOTE_MANY = "They are shown this once, and can't be shown again."
+
+#: Keys that are made before they are printed: a fault, or Ctrl-C, costs these at most.
+_AT_ONCE = 1_000
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="A cred_… id.")]
 Expires = Annotated[
@@ -74,14 +79,25 @@ def create_key(
         str | None,
         typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
     ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(metavar=NUMBER, help="So many that are alike, printed one a line."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Create a key. It is printed once."""
-    with writing(json, make=True) as gate:
+    """Create a key, or with --count many. It is printed once.
+
+    With --count what is printed are lines for programs: id and key, or with --json an object each;
+    all else is on standard error. They are made some thousand at a time.
+    """
+    if count is not None and count < 1:
+        raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
+    is_aside = json or count is not None
+    with writing(is_aside, make=True) as gate:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
-            gate.keys.create,
+            gate.keys.create_many,
             account,
             name,
             scopes=scope or (),
@@ -89,18 +105,44 @@ def create_key(
             expires_at=expires_at,
             limits=limit,
         )
+        first = min(count or 1, _AT_ONCE)
         try:
-            created = create()
+            created = create(first)
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
             made = gate.accounts.create(account, plan=plan)
-            output.aside(f"New account {made.id} on plan {made.plan}.", json=json)
+            output.aside(f"New account {made.id} on plan {made.plan}.", json=is_aside)
             if near:
-                output.aside(f"Did you mean {near}?", json=json)
-            created = create()
+                output.aside(f"Did you mean {near}?", json=is_aside)
+            created = create(first)
         if not scope:
-            output.aside("Full access: no --scope given.", json=json)
-        _show_new(gate, created, json)
+            output.aside("Full access: no --scope given.", json=is_aside)
+        if count is None:
+            _show_new(gate, created[0], json)
+        else:
+            _show_many(gate, created, create, count, json)
+
+
+def _show_many(
+    gate: Gate,
+    created: Sequence[NewKey],
+    create: Callable[[int], Sequence[NewKey]],
+    count: int,
+    json: bool,
+) -> None:
+    """Print the first that were created, then create and print the others."""
+    done, now = 0, gate.clock()
+    try:
+        while created:
+            for one in created:
+                if json:
+                    output.dump_line(new_key_json(one, key_json(one.key, now)))
+                else:
+                    output.say(f"{one.key.id}  {one.text}")
+            done += len(created)
+            created = create(min(count - done, _AT_ONCE)) if done < count else ()
+    finally:
+        output.aside(f"Made {counted(done, 'key')}. {_NOTE_MANY}", json=True)
 
 
 def _check_plan(gate: Gate, account_id: str, plan: str | None) -> None:

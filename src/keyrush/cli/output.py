@@ -37,6 +37,11 @@ def dump(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def dump_line(value: object) -> None:
+    """JSON for programs that read line by line."""
+    typer.echo(json.dumps(value))
+
+
 def console(width: int | None = None) -> Console:
     """A console on the present standard output that takes text as it is."""
     return Console(width=width, markup=False, emoji=False, highlight=False)

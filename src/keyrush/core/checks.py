@@ -16,6 +16,9 @@ MAX_NAME = 120  # characters (contract O4)
 #: Seconds for which a rotated key may go on working.
 MAX_GRACE = 30 * 86_400
 
+#: Keys that are made in one step; more would keep others that write waiting.
+MAX_AT_ONCE = 5_000
+
 #: What a scope looks like, whole: RFC 6749 §3.3, and no longer than need be.
 SCOPE = r"[\x21\x23-\x5b\x5d-\x7e]{1,120}"
 #: Bytes; a shorter pepper can be guessed by whoever has the database and one key.
@@ -145,6 +148,17 @@ def checked_grace(grace: int) -> int:
     if type(grace) is not int or not 0 <= grace <= MAX_GRACE:
         raise InvalidArgument("grace", f"{grace!r} is not from 0 to {MAX_GRACE} seconds")
     return grace
+
+
+def checked_count(count: int) -> int:
+    """`count`, if so many keys can be made in one step.
+
+    Raises:
+        InvalidArgument: It is no whole number from 1 to 5,000.
+    """
+    if type(count) is not int or not 1 <= count <= MAX_AT_ONCE:
+        raise InvalidArgument("count", f"{count!r} is no whole number from 1 to {MAX_AT_ONCE:,}")
+    return count
 
 
 def checked_credits(credits: int) -> int:

@@ -115,7 +115,9 @@ class ApiKey:
     `lineage` is the id of the first key of a chain of rotations; usage and windows belong to
     it, so that a replacement carries on where its predecessor stood. A key that has been
     replaced works until `retires_at`. `pepper_id` tells which pepper made `fingerprint`.
-    `created_by` is the id of the key that made it, None where the operator did.
+    `created_by` is the id of the key that made it, None where the operator did. `hash` is empty
+    where none was made. `proof` says, to whoever has the pepper, that fingerprint and hash are of
+    one key (`keyring.Fingerprints.proof`).
     """
 
     id: str
@@ -135,6 +137,7 @@ class ApiKey:
     retires_at: int | None = None
     limits: tuple[Limit, ...] | None = None
     created_by: str | None = None
+    proof: str | None = field(default=None, repr=False)
 
     @property
     def ends_at(self) -> int | None:

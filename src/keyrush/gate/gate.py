@@ -12,6 +12,7 @@ from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
 from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
 from keyrush.authentication.peppers import pepper_file, peppers_for
+from keyrush.authentication.proofs import Proofs
 from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.verification import Verification
 from keyrush.core.key_text import KeyFormat
@@ -124,22 +125,9 @@ class Gate:
         self.background = Background()
         self._is_by_settings = False
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
-        keyring = Keyring(
-            KeyFormat(settings.key_prefix, settings.key_environments),
-            Fingerprints(peppers),
-            Hashing(
-                settings.argon2_time_cost,
-                settings.argon2_memory_cost,
-                settings.argon2_parallelism,
-            ),
-        )
-        api_keys = ApiKeys(
-            self.store,
-            keyring,
-            self.circuit,
-            trusts_fingerprints=settings.verify == "fingerprint",
-            slots=slots,
-        )
+        keyring = _keyring(settings, peppers)
+        self.proofs = Proofs(self.store, self.circuit, keyring)
+        api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(
             (api_keys, *authenticators),
             self.catalog,
@@ -207,6 +195,7 @@ class Gate:
         self.background.every(WATCH_INTERVAL, self.watch.poll)
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
+        self.background.every(FLUSH_INTERVAL, self.proofs.flush)
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
@@ -338,7 +327,7 @@ class Gate:
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        _take_each(self.charging.settle, self.counts.flush, self.limiter.flush)
+        _take_each(self.charging.settle, self.counts.flush, self.proofs.flush, self.limiter.flush)
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -363,11 +352,23 @@ class Gate:
             self.background.close,
             self.charging.settle,
             self.counts.flush,
+            self.proofs.flush,
             self.watch.close,
             self.limiter.close,
             self.store.close,
         )
         _take_each(*(partial(_safely, step) for step in steps))
+
+
+def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:
+    hashing = Hashing(
+        settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
+    )
+    return Keyring(
+        KeyFormat(settings.key_prefix, settings.key_environments),
+        Fingerprints(peppers),
+        None if settings.verify == "fingerprint" else hashing,
+    )
 
 
 def _take_each(*steps: Callable[[], object]) -> None:

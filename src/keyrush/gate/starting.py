@@ -62,8 +62,11 @@ def _counted(settings: Settings, counted: Opened, limiter: SmallLimiter | None) 
         return f"by {type(limiter).__name__}"
     if not counted.is_shared:
         return "in each process by itself"
-    where = "the store" if settings.limiter_url == "store" else readable(settings.limiter_url)
-    return f"in {where}" + (f", {settings.limiter_mode}" if counted.ledger is not None else "")
+    is_beside = settings.limiter_url == "store"
+    if counted.ledger is None:
+        return "beside the store" if is_beside else f"in {readable(settings.limiter_url)}"
+    where = "the store" if is_beside else readable(settings.limiter_url)
+    return f"in {where}, {settings.limiter_mode}"
 
 
 def _listed(names: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
-from keyrush.errors import Away
+from keyrush.errors import Away, DataError, LimiterError
 from keyrush.limiter.protocol import WELL, LimiterState, Outage, SmallLimiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
@@ -46,9 +46,18 @@ class GuardedLimiter:
         if cost < 0:
             raise ValueError(f"cost: {cost} is negative")
         try:
-            return self._circuit.call(self._inner.take, windows, cost, now)
+            return self._circuit.call(self._asked, windows, cost, now)
         except Away:
             return self._without(windows, now)
+
+    def _asked(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        try:
+            tally: object = self._inner.take(windows, cost, now)
+        except DataError as error:  # of a store it is an answer, but there is none without a tally
+            raise LimiterError(str(error)) from error
+        if not isinstance(tally, Tally):
+            raise TypeError(f"take gave {type(tally).__name__}, not a Tally")
+        return tally
 
     def _without(self, windows: Sequence[Window], now: int) -> Tally:
         if self._outage == "closed":
@@ -57,7 +66,11 @@ class GuardedLimiter:
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if self._circuit.is_closed:  # otherwise it may have passed uncounted
-            self._circuit.call(self._inner.give_back, windows, cost, taken_at)
+            try:
+                self._circuit.call(self._inner.give_back, windows, cost, taken_at)
+            except Away:
+                if self._outage == "closed":
+                    raise
 
     def start(self, background: Background) -> None:
         """Nothing to be done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # a limiter in memory needs no database
 
 #: Schemes of servers like Redis, before a "+".
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+#: What the name of the file with the windows ends with that lies beside a SQLite database.
+_BESIDE = "-windows"
 
 _log = logging.getLogger("keyrush")
 
@@ -44,8 +48,8 @@ def open_limiter(
 ) -> Opened:
     """The limiter at a URL.
 
-    `store` is in the store's `database` where that is SQL, else in memory. `memory://`,
-    `file:///…`, a file of all processes of this machine,
+    `store` is in the store's `database` where that is PostgreSQL, in a file beside it where it is
+    SQLite, else in memory. `memory://`, `file:///…`, a file of all processes of this machine,
     `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, any storage of the `limits`
     library, or `package.module:Class`. A `clock` other than the machine's stands in for those of
     servers, too.
@@ -57,17 +61,18 @@ def open_limiter(
     kind = scheme.partition("+")[0]
     stand_in = None if clock.is_real else clock.now
     if url == "store":
-        if database is None:
-            return _in_memory(clock)
-        from keyrush.limiter.ledgers.sql import SqlLedger
+        if database is not None and database.dialect == "postgresql":
+            from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 
-        return _over(SqlLedger(database, stand_in), mode, outage, clock)
+            return _over(PostgresqlLedger(database, stand_in), mode, outage, clock)
+        path = windows_file(url, database)
+        return _in_memory(clock) if path is None else _in_file(path, outage, clock)
     if not separator:
         return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
     if scheme == "memory":
         return _in_memory(clock)
     if scheme == "file":
-        return _in_file(url, outage, clock)
+        return _in_file(_path_of(url), outage, clock)
     if kind in _REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
@@ -97,8 +102,20 @@ def _in_memory(clock: Clock) -> Opened:
     return Opened(MemoryLimiter(clock.now), is_shared=False)
 
 
-def _in_file(url: str, outage: Outage, clock: Clock) -> Opened:
-    """In a file of this machine; where there are no such locks, as on Windows, in each process."""
+def windows_file(url: str, database: Database | None = None) -> Path | None:
+    """The file of this machine that windows at `url` are in, `store` being that of `database`; None
+    where they are in none.
+
+    Raises:
+        ConfigurationError: It is no file that `url` names.
+    """
+    if url == "store":
+        of_store = None if database is None else database.file
+        return of_store and of_store.with_name(of_store.name + _BESIDE)
+    return _path_of(url) if url.startswith("file:") else None
+
+
+def _path_of(url: str) -> Path:
     place = urlsplit(url)
     path = unquote(place.path)
     if place.netloc or not path.startswith("/") or place.query or place.fragment or "\0" in path:
@@ -106,6 +123,11 @@ def _in_file(url: str, outage: Outage, clock: Clock) -> Opened:
             "KEYRUSH_LIMITER_URL: a file is named as file:///, and then its whole path, as in "
             "file:///run/app/keyrush.windows"
         )
+    return Path(path)
+
+
+def _in_file(path: Path, outage: Outage, clock: Clock) -> Opened:
+    """In a file of this machine; where there are no such locks, as on Windows, in each process."""
     try:
         from keyrush.limiter.mapped import MappedLimiter
     except ModuleNotFoundError as error:
@@ -114,7 +136,7 @@ def _in_file(url: str, outage: Outage, clock: Clock) -> Opened:
         _log.warning("KEYRUSH_LIMITER_URL: processes can't share a file here; each counts alone")
         return _in_memory(clock)
     try:
-        return Opened(MappedLimiter(path, outage, clock.now, clock.monotonic))
+        return Opened(MappedLimiter(str(path), outage, clock.now, clock.monotonic))
     except Unreachable as error:
         raise Unreachable(f"KEYRUSH_LIMITER_URL: {error}") from error
 

@@ -123,17 +123,17 @@ class SqliteChanges(SqlChanges):
 
     lag = 0.0
 
-    def _listen(self, connection: sa.Connection) -> None:
-        self._version = _data_version(connection)
+    def _listen(self, _connection: sa.Connection) -> None:
+        self._version = self._data_version()
 
-    def _has_news(self, connection: sa.Connection) -> bool:
-        before, self._version = self._version, _data_version(connection)
+    def _has_news(self, _connection: sa.Connection) -> bool:
+        before, self._version = self._version, self._data_version()
         return self._version != before
 
-
-def _data_version(connection: sa.Connection) -> int:
-    version: int = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-    return version
+    def _data_version(self) -> int:
+        # By the driver: it is asked many times a second, and mostly for nothing.
+        (version,) = self._driver.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
 
 #: A write that changes nothing: what has become read-only, as the old server after a failover,

@@ -7,20 +7,21 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from keyrush.core.urls import doubtful, is_plain, is_quotable, readable
+from keyrush.core.urls import is_quotable, readable
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.runtime.forks import after_fork
-from keyrush.sql.files import file_of, make_private
-from keyrush.sql.hosts import database_url
+from keyrush.sql.files import make_private
 from keyrush.sql.schema import prepare
 from keyrush.sql.states import ends_connections, give_up, told
 from keyrush.sql.turns import Writer
+from keyrush.sql.url import file_at, parse_url, prepare_threshold
 
 #: Seconds to wait for a connection, an answer, or in SQLite another process's write.
 _PATIENCE = 2
@@ -44,23 +45,6 @@ _POSTGRESQL_OPTIONS = {
     # nothing of statements that were prepared on this one.
     "prepare_threshold": None,
 }
-
-
-#: What psycopg's `connect` takes besides, and is not for a URL to say.
-_NOT_FOR_URLS = {"autocommit", "context", "cursor_factory", "row_factory"}
-
-
-#: What a URL may say to SQLite, and to Python's module for it.
-_SQLITE_OPTIONS = {
-    *("cache", "immutable", "mode", "nolock", "psow", "timeout", "uri", "vfs"),
-    *("cached_statements", "check_same_thread", "detect_types", "isolation_level"),
-}
-
-
-_UTF8 = {"utf8", "unicode"}  # as PostgreSQL spells it
-
-
-_NEVER = {"none", "None", ""}
 
 
 #: One message, so one round trip. Nothing of it outlives the transaction, because behind a pooler
@@ -100,6 +84,14 @@ class Database:
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database, None of any other. Links are followed, as SQLite does for
+        what lies beside it: whatever name leads there, it is one.
+        """
+        found = file_at(self._engine.url)
+        return found and found.resolve()
 
     @contextmanager
     def driver(self) -> Iterator[Any]:
@@ -159,48 +151,6 @@ def _opened(url: str) -> sa.Engine:
     return engine
 
 
-def parse_url(url: str) -> URL:
-    """The URL of a database that keyrush supports.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
-    try:
-        parsed = database_url(url)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError(
-            "KEYRUSH_STORE_URL: not a database URL; write sqlite:///keyrush.db, "
-            "postgresql://user:password@host/name or memory://; several hosts as in "
-            "postgresql://user:password@host:5432,host:5432/name"
-        ) from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    # By their drivers, because deadlines and news are theirs to keep.
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise ConfigurationError(
-            f"KEYRUSH_STORE_URL: {parsed.drivername!r} is not supported; "
-            "use sqlite, postgresql or memory"
-        )
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.host or parsed.username is not None or parsed.port:
-            raise ConfigurationError(
-                "KEYRUSH_STORE_URL: SQLite has neither hosts nor users; a file comes after three "
-                "slashes, as in sqlite:///keyrush.db"
-            )
-        if not parsed.query.keys() <= _SQLITE_OPTIONS:  # SQLAlchemy would warn of them by name
-            allowed = ", ".join(sorted(_SQLITE_OPTIONS))
-            raise ConfigurationError(f"KEYRUSH_STORE_URL: options for SQLite are {allowed}")
-    elif not is_plain(url):
-        raise doubtful("KEYRUSH_STORE_URL")
-    else:
-        _check_postgresql_options(parsed)
-    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise ConfigurationError(
-            "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
-        )
-    return parsed
-
-
 def make_engine(url: URL) -> sa.Engine:
     """An engine with the options that keyrush relies on; nothing is opened yet."""
     if url.get_backend_name() != "sqlite":
@@ -236,26 +186,11 @@ def make_engine(url: URL) -> sa.Engine:
     return engine
 
 
-def _check_postgresql_options(url: URL) -> None:
-    if found := _NOT_FOR_URLS & url.query.keys():
-        raise ConfigurationError(f"KEYRUSH_STORE_URL: {min(found)} is not for the URL to say")
-    encoding = url.query.get("client_encoding", "utf8")
-    if not isinstance(encoding, str) or encoding.lower().replace("-", "") not in _UTF8:
-        raise ConfigurationError(
-            "KEYRUSH_STORE_URL: client_encoding can be nothing but utf8, which is the default "
-            "whatever the encoding of the database"
-        )
-    threshold = url.query.get("prepare_threshold", "none")
-    if not isinstance(threshold, str) or not (threshold.isdecimal() or threshold in _NEVER):
-        raise ConfigurationError("KEYRUSH_STORE_URL: prepare_threshold is a number, or none")
-
-
 def _make_postgresql_engine(url: URL) -> sa.Engine:
     options = {n: value for n, value in _POSTGRESQL_OPTIONS.items() if n not in url.query}
-    threshold = url.query.get("prepare_threshold")
-    if isinstance(threshold, str):  # as all options of a URL are; libpq has none of that name
+    if "prepare_threshold" in url.query:  # libpq has none of that name
+        options["prepare_threshold"] = prepare_threshold(url)
         url = url.difference_update_query(["prepare_threshold"])
-        options["prepare_threshold"] = None if threshold in _NEVER else int(threshold)
     engine = sa.create_engine(
         url,
         max_overflow=_OVERFLOW,
@@ -307,8 +242,8 @@ def _cannot_open(url: str, parsed: URL, error: Exception) -> ConfigurationError:
     if not is_quotable(url):
         return _without_cause(kind(f"{said}{type(error).__name__}, which may quote a secret"))
     advice = ""
-    path = file_of(parsed.database or "", is_uri="uri" in parsed.query)
-    if isinstance(error, OperationalError) and parsed.get_backend_name() == "sqlite" and path:
+    path = file_at(parsed)
+    if isinstance(error, OperationalError) and path:
         advice = f"; the folder {path.parent} must exist and be writable, the file too"
     cause = str(getattr(error, "orig", None) or error).strip()
     raised = kind(f"{said}{cause}{advice}")

@@ -26,7 +26,7 @@ ANSWER = 2.0
 _NOTHING = 0  # what psycopg sends its generators, every 0.1 s, when the socket is not ready
 
 
-class NoAnswer(psycopg.OperationalError):
+class ServerSilent(psycopg.OperationalError):
     """The server has not answered in time. Whether it has done what it was told is unknown."""
 
 
@@ -40,7 +40,7 @@ class PatientConnection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return super().wait(_watched(gen), *args, **kwargs)
-        except NoAnswer:
+        except ServerSilent:
             self.close()  # or a late answer would be taken for that to the next statement
             raise
 
@@ -84,7 +84,7 @@ def _watched(steps: PQGen[Any]) -> Generator[Any, Any, Any]:
                 deadline = now + ANSWER
             elif now > deadline:
                 steps.close()
-                raise NoAnswer(f"no answer from the server for {ANSWER} seconds")
+                raise ServerSilent(f"no answer from the server for {ANSWER} seconds")
     except StopIteration as done:
         return done.value
 

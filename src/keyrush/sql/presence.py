@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush.sql.engine import make_engine, parse_url
-from keyrush.sql.files import file_of
+from keyrush.sql.engine import make_engine
 from keyrush.sql.schema import META
+from keyrush.sql.url import file_at, parse_url
 
 
 def is_made(url: str) -> bool:
@@ -37,7 +37,7 @@ def is_made(url: str) -> bool:
 
 
 def _is_in_file(url: URL) -> bool:
-    path = file_of(url.database or "", is_uri="uri" in url.query)
+    path = file_at(url)
     if path is None or "vfs" in url.query or not path.parent.is_dir():
         return True
     if not path.exists():

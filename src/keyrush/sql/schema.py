@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 4
+SCHEMA = 5
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -55,6 +55,7 @@ KEYS = sa.Table(
     sa.Column("retires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("created_by", sa.String(64)),
+    sa.Column("proof", sa.String(64)),
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
@@ -101,7 +102,7 @@ CHANGES = sa.Table(
     sa.Column("changed_at", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Counters of windows (see `keyrush.core.sliding`), where they are kept here.
+#: Counters of windows (see `keyrush.core.sliding`), on PostgreSQL.
 WINDOWS = sa.Table(
     "keyrush_windows",
     _metadata,
@@ -112,13 +113,17 @@ WINDOWS = sa.Table(
     sa.Column("idle_at", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Processes that count in these windows.
+#: Processes that count in these windows, on PostgreSQL.
 WORKERS = sa.Table(
     "keyrush_workers",
     _metadata,
     sa.Column("id", sa.String(80), primary_key=True),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
+
+
+#: What several machines need to share, and a file can't do.
+SHARED = (WINDOWS, WORKERS)
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -142,7 +147,11 @@ def prepare(engine: sa.Engine) -> None:
 
 def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
-    _metadata.create_all(connection)  # what is missing; 2 and 4 have only added tables
+    is_postgresql = connection.dialect.name == "postgresql"
+    tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
+    _metadata.create_all(connection, tables)  # what is missing; 2 and 4 have only added tables
+    if is_older and not is_postgresql:
+        _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:
         _complete(connection)
     if connection.dialect.name == "postgresql":
@@ -157,10 +166,11 @@ def _make(connection: sa.Connection, found: int | None) -> None:
 
 
 def _complete(connection: sa.Connection) -> None:
-    """Give the tables of schemas 1 and 2 the column and the indexes that 3 has added."""
+    """Give older tables the column and the indexes that 3 has added, and the column of 5."""
     columns = {column["name"] for column in sa.inspect(connection).get_columns(KEYS.name)}
-    if KEYS.c.created_by.name not in columns:
-        connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN created_by VARCHAR(64)")
+    for added in (KEYS.c.created_by.name, KEYS.c.proof.name):
+        if added not in columns:
+            connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN {added} VARCHAR(64)")
     for index in (*ACCOUNTS.indexes, *KEYS.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")

@@ -88,15 +88,6 @@ class Writer(sqlite3.Connection):
         if not self._has_turn:
             self._has_turn = self._turns.take(WAIT)
 
-    def begin(self) -> None:
-        """Begin a transaction, at once with the write lock.
-
-        Raises:
-            sqlite3.OperationalError: Another holds it, for longer than the connection waits.
-        """
-        self.await_turn()
-        self.execute("BEGIN IMMEDIATE")
-
     def commit(self) -> None:
         super().commit()
         self._hand_on()

@@ -55,7 +55,7 @@ _TOUCH = {
             FROM unnest(%s::text[], %s::bigint[]) AS used (id, at)
             JOIN keyrush_keys AS found ON found.id = used.id
             WHERE found.last_used_at IS NULL OR found.last_used_at < used.at
-            ORDER BY found.id
+            ORDER BY found.id COLLATE "C"
             FOR UPDATE OF found
         )
         UPDATE keyrush_keys SET last_used_at = earlier.at
@@ -81,19 +81,19 @@ def add_counts(
         for (subject, month), increment in sorted(increments.items())
     ]
     totals: dict[tuple[str, str], int] = {}
-    for some in _portions(rows):
-        returned = connection.exec_driver_sql(*_statement(connection, _ADD, some)).fetchall()
+    for some in portions(rows):
+        returned = connection.exec_driver_sql(*statement_of(connection, _ADD, some)).fetchall()
         totals.update({(subject, month): counted for subject, month, counted in returned})
     return totals
 
 
 def touch(connection: sa.Connection, used: Mapping[str, int]) -> None:
     """`Store.touch`, in the transaction of `connection`."""
-    for some in _portions(sorted(used.items())):
-        connection.exec_driver_sql(*_statement(connection, _TOUCH, some))
+    for some in portions(sorted(used.items())):
+        connection.exec_driver_sql(*statement_of(connection, _TOUCH, some))
 
 
-def _statement(
+def statement_of(
     connection: sa.Connection, by_dialect: Mapping[str, str], rows: Sequence[tuple[object, ...]]
 ) -> tuple[str, tuple[object, ...]]:
     """A statement on many rows, with one parameter on SQLite, one for each column elsewhere."""
@@ -127,7 +127,7 @@ def forget_batches(connection: sa.Connection, now: int) -> None:
     connection.execute(sa.delete(BATCHES).where(BATCHES.c.worker.in_(old)))
 
 
-def _portions(rows: list[T], size: int = 500) -> Iterator[list[T]]:
+def portions(rows: list[T], size: int = 500) -> Iterator[list[T]]:
     """Bounded statements: to write one, or to read its answer, keeps other threads waiting."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -50,17 +50,21 @@ def may_be_replaced(key: ApiKey, account_id: str) -> bool:
     return key.account_id == account_id and key.revoked_at is None and key.retires_at is None
 
 
-def judge_room(count: KeyCount, max_keys: int | None) -> Outcome:
-    """Whether an account with so many keys may have one more; `done` where it may."""
-    if max_keys is not None and count.staying >= max_keys:
+def judge_room(count: KeyCount, max_keys: int | None, more: int = 1) -> Outcome:
+    """Whether an account with so many keys may have so many `more`; `done` where it may."""
+    if max_keys is not None and count.staying + more > max_keys:
         return "too_many_keys"
-    return judge_rotation(count, max_keys)
+    return _judge_all(count, max_keys, more)
 
 
 def judge_rotation(count: KeyCount, max_keys: int | None, *, ends_one: bool = False) -> Outcome:
     """Whether an account with so many keys may have one replaced, which is one more for a while,
     unless that `ends_one` at once; `done` where it may.
     """
+    return _judge_all(count, max_keys, 0 if ends_one else 1)
+
+
+def _judge_all(count: KeyCount, max_keys: int | None, more: int) -> Outcome:
     if max_keys is None:
         return "done"
-    return "too_many_active" if sum(count) - ends_one >= RETIRING * max_keys else "done"
+    return "too_many_active" if sum(count) + more > RETIRING * max_keys else "done"

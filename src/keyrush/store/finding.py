@@ -51,6 +51,8 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
     Raises:
         StoreError: The database can't answer.
     """
+    if not fingerprints:
+        return None
     statement = _statement("?" if database.dialect == "sqlite" else "%s", len(fingerprints))
     with database.driver() as connection:
         found = connection.execute(statement, (month, month, *fingerprints)).fetchone()

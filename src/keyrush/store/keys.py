@@ -6,6 +6,7 @@ so the changes of an account's keys come one after the other, and nobody waits f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,21 +30,27 @@ from keyrush.store.rows import key_of, row_of
 #: A key without what proves it, which nothing is decided by: so it is in no log of rows.
 _JUDGED = sa.select(
     *(
-        sa.literal("").label(column.name) if column.name in ("fingerprint", "hash") else column
+        sa.literal("").label(column.name)
+        if column.name in ("fingerprint", "hash", "proof")
+        else column
         for column in KEYS.c
     )
 )
 
 
-def add(connection: sa.Connection, key: ApiKey, max_keys: int | None) -> Outcome:
-    """`Store.add_key`, in the transaction of `connection`."""
+def add(connection: sa.Connection, keys: Sequence[ApiKey], max_keys: int | None) -> Outcome:
+    """`Store.add_keys`, in the transaction of `connection`."""
+    if not keys:
+        return "done"
+    key = keys[-1]
     if not _lock(connection, key.account_id):
         return "gone"
     outcome = _judge_caller(connection, key.created_by, key.account_id, key.created_at)
     if outcome == "done":
-        outcome = judge_room(count(connection, key.account_id, key.created_at), max_keys)
+        there = count(connection, key.account_id, key.created_at)
+        outcome = judge_room(there, max_keys, len(keys))
     if outcome == "done":
-        connection.execute(sa.insert(KEYS).values(row_of(key)))
+        connection.execute(sa.insert(KEYS), [row_of(one) for one in keys])
     return outcome
 
 

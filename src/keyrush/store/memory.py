@@ -22,7 +22,7 @@ from keyrush.store.decisions import (
     judge_rotation,
     may_be_replaced,
 )
-from keyrush.store.protocol import Batch, Increments
+from keyrush.store.protocol import Batch, Increments, Proved
 
 T = TypeVar("T", Account, ApiKey)
 
@@ -128,15 +128,20 @@ class MemoryStore:
         if len(self._charges) > _REMEMBERED:
             del self._charges[next(iter(self._charges))]
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+        if not added:
+            return "done"
+        key = added[-1]
         with self._lock:
             if key.account_id not in self._accounts:
                 return "gone"
             outcome = self._judge_caller(key.created_by, key.account_id, key.created_at)
             if outcome == "done":
-                outcome = judge_room(self._count(key.account_id, key.created_at), max_keys)
+                there = self._count(key.account_id, key.created_at)
+                outcome = judge_room(there, max_keys, len(added))
             if outcome == "done":
-                self._put(key)
+                for one in added:
+                    self._put(one)
             return outcome
 
     def _judge_caller(self, by: str | None, account_id: str, now: int) -> Outcome:
@@ -235,12 +240,22 @@ class MemoryStore:
                 self._keys[key_id] = replace(key, limits=limits)
             return key is not None
 
-    def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
+    def refingerprint(
+        self, key_id: str, fingerprint: str, pepper_id: str, proof: str | None
+    ) -> None:
         with self._lock:
             key = self._keys.get(key_id)
             if key is not None:
                 del self._by_fingerprint[key.fingerprint]
-                self._put(replace(key, fingerprint=fingerprint, pepper_id=pepper_id))
+                moved = replace(key, fingerprint=fingerprint, pepper_id=pepper_id, proof=proof)
+                self._put(moved)
+
+    def record_proofs(self, proofs: Sequence[Proved]) -> None:
+        with self._lock:
+            for proved in proofs:
+                key = self._keys.get(proved.key_id)
+                if key is not None and key.hash == proved.hash:
+                    self._keys[key.id] = replace(key, proof=proved.proof)
 
     def touch(self, used: Mapping[str, int]) -> None:
         with self._lock:

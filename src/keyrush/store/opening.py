@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from keyrush.core.changes import Changes
+from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
 from keyrush.store.protocol import Store
 
@@ -45,10 +46,13 @@ def open_store(url: str) -> Opened:
 
 
 def given(store: Store) -> Opened:
-    """A store with what it has, bridged where its methods are coroutines."""
+    """A store with what it has, bridged where its methods are coroutines.
+
+    Raises:
+        StoreError: It can't say now whether there are news.
+    """
     front = synchronous(store)
-    news = getattr(store, "changes", None)
-    changes = news() if news else None
+    changes = _changes_of(store)
     return Opened(
         front,
         _database_of(store),
@@ -57,6 +61,19 @@ def given(store: Store) -> Opened:
         is_ephemeral=bool(getattr(store, "is_ephemeral", False)),
         is_async=front is not store,
     )
+
+
+def _changes_of(store: Store) -> Changes | None:
+    changes = getattr(store, "changes", None)
+    if not callable(changes):  # a user's own may mean something else
+        return None
+    try:
+        found: Changes | None = changes()
+    except KeyrushError:
+        raise
+    except Exception as error:  # a user's own may raise anything
+        raise StoreError(f"the store can't answer: {type(error).__name__}") from error
+    return found
 
 
 def _database_of(store: Store) -> Database | None:

@@ -17,6 +17,7 @@ A store may also have, and `opening` alone looks for it:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from keyrush.core.identity import Found
@@ -33,6 +34,15 @@ class Batch(NamedTuple):
 
     worker: str  #: who adds it, one at a time; new in each process
     number: int  #: from 1 on, higher for each batch of this worker
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """That a hash has been found to be of a key."""
+
+    key_id: str
+    hash: str = field(repr=False)  #: the hash that has matched
+    proof: str = field(repr=False)  #: what is kept of it, `ApiKey.proof`
 
 
 class AccountStore(Protocol):
@@ -99,12 +109,13 @@ class KeyStore(Protocol):
         """
         ...
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
-        """Add a key; its id and fingerprint are new.
+    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+        """Add keys of one account, made by one key, oldest first: all of them or none. Their ids
+        and fingerprints are new.
 
-        In the same step it is decided, as of `key.created_at`, whether the key that made it
-        (`key.created_by`) may still do so, and whether the account has fewer than `max_keys`
-        active keys, those aside that retire, and with those fewer than twice as many
+        In the same step it is decided, as of when the last was made, whether the key that made
+        them (`ApiKey.created_by`) may still do so, and whether the account has fewer than
+        `max_keys` active keys, those aside that retire, and with those fewer than twice as many
         (`keyrush.store.decisions`). Calls at once are exact in this.
         """
         ...
@@ -151,7 +162,7 @@ class KeyStore(Protocol):
         """Add the successor and let the key retire at `retires_at`, in one step.
 
         `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
-        been replaced. `by` is the id of the key that asks, judged as in `add_key`, and so is the
+        been replaced. `by` is the id of the key that asks, judged as in `add_keys`, and so is the
         number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
         those that retire.
         """
@@ -161,8 +172,16 @@ class KeyStore(Protocol):
         """Give the key limits of its own, or with None its account's; False if there is none."""
         ...
 
-    def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
-        """Store the key's fingerprint under a newer pepper; nothing else of the key changes."""
+    def refingerprint(
+        self, key_id: str, fingerprint: str, pepper_id: str, proof: str | None
+    ) -> None:
+        """Store the key's fingerprint under a newer pepper, with the proof under it, in one step;
+        nothing else of the key changes.
+        """
+        ...
+
+    def record_proofs(self, proofs: Sequence[Proved]) -> None:
+        """Set the proof of keys, of each only if it still has the hash; nothing else changes."""
         ...
 
     def touch(self, used: Mapping[str, int]) -> None:

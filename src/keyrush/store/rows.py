@@ -29,6 +29,7 @@ def key_of(row: Any) -> ApiKey:
         revoked_at=row.revoked_at,
         limits=parse_limits(row.limits),
         created_by=row.created_by,
+        proof=row.proof,
     )
 
 

@@ -28,7 +28,8 @@ from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, in
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, Outcome, Revocation
 from keyrush.store.finding import find
-from keyrush.store.protocol import Batch, Increments
+from keyrush.store.proofs import record_proofs
+from keyrush.store.protocol import Batch, Increments, Proved
 from keyrush.store.rows import key_of
 
 
@@ -133,9 +134,9 @@ class SqlStore:
         self._charges += 1  # it may have left a row, too
         return balance
 
-    def add_key(self, key: ApiKey, max_keys: int | None = None) -> Outcome:
+    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
         with self._run(atomic=True) as connection:
-            return keys.add(connection, key, max_keys)
+            return keys.add(connection, added, max_keys)
 
     def key(self, key_id: str) -> ApiKey | None:
         found = self._select_keys(sa.select(KEYS).where(KEYS.c.id == key_id))
@@ -180,10 +181,18 @@ class SqlStore:
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
 
-    def refingerprint(self, key_id: str, fingerprint: str, pepper_id: str) -> None:
+    def refingerprint(
+        self, key_id: str, fingerprint: str, pepper_id: str, proof: str | None
+    ) -> None:
         update = sa.update(KEYS).where(KEYS.c.id == key_id)
+        values = {"fingerprint": fingerprint, "pepper_id": pepper_id, "proof": proof}
         with self._run() as connection:
-            connection.execute(update.values(fingerprint=fingerprint, pepper_id=pepper_id))
+            connection.execute(update.values(values))
+
+    def record_proofs(self, proofs: Sequence[Proved]) -> None:
+        if proofs:
+            with self._run(atomic=True) as connection:
+                record_proofs(connection, proofs)
 
     def touch(self, used: Mapping[str, int]) -> None:
         if used:

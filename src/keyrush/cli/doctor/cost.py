@@ -13,7 +13,7 @@ from keyrush.settings.settings import Settings
 
 
 def time_argon2(report: Report, settings: Settings) -> None:
-    """How long one proof takes, and all that a start asks for."""
+    """How long one proof takes, and at most all that a start asks for."""
     hashing = Hashing(
         settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
     )
@@ -30,7 +30,7 @@ def time_argon2(report: Report, settings: Settings) -> None:
     number = report.active_keys
     seconds = number * report.argon2_ms / 1000 / report.cores
     keys = counted(number, "active key")
-    cost = f"{keys}, each used once: {seconds:,.2f} s of hashing in each process"
+    cost = f"{keys}, each used once: {seconds:,.2f} s of hashing, less those with a proof kept"
     if settings.verify == "fingerprint":
         text = f"KEYRUSH_VERIFY=fingerprint saves this: {cost}"
     else:

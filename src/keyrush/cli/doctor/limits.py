@@ -10,8 +10,9 @@ from keyrush.core.changes import Changes
 from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.ledgers.protocol import Ledger
-from keyrush.limiter.opening import open_limiter
-from keyrush.limiter.protocol import Outage
+from keyrush.limiter.opening import open_limiter, windows_file
+from keyrush.limiter.protocol import Limiter, Outage
+from keyrush.runtime.clock import now_ms
 from keyrush.runtime.forks import process_name
 from keyrush.settings.settings import Settings
 from keyrush.sql.engine import Database
@@ -32,6 +33,11 @@ _MEANWHILE: dict[Outage, str] = {
 def look_at_limiter(report: Report, settings: Settings, database: Database | None) -> None:
     """Whether windows can be counted, by whom, and how fast."""
     try:
+        path = windows_file(settings.limiter_url, database)
+        if path is not None and not os.path.lexists(path) and os.access(path.parent, os.W_OK):
+            text = f"counted together in the file {path}, which the app makes: it is not there yet"
+            report.add("note", "limits", text)
+            return
         found = open_limiter(
             settings.limiter_url,
             database,
@@ -46,9 +52,27 @@ def look_at_limiter(report: Report, settings: Settings, database: Database | Non
     elif not found.is_shared:
         _warn_of_processes(report)
     else:
-        text = f"counted by {found.limiter!r}, which is asked for every request"
-        report.add("ok", "limits", text)
+        _ask_for_each(report, settings, found.limiter)
     found.limiter.close()
+
+
+def _ask_for_each(report: Report, settings: Settings, limiter: Limiter) -> None:
+    start, fault = time.perf_counter(), ""
+    try:
+        for _ in range(TRIES):
+            limiter.take([_WINDOW], 1, now_ms())
+            limiter.give_back([_WINDOW], 1, now_ms())
+    except Exception as error:  # whatever stands between here and the counts
+        fault = f": {type(error).__name__}: {error}"
+    state = limiter.state()
+    if fault or state.is_away:  # which nothing else tells where the policy lets all pass
+        meanwhile = _MEANWHILE[state.meanwhile or settings.limiter_outage]
+        text = f"some can't be counted by {limiter!r}{fault}; meanwhile {meanwhile}"
+        report.add("problem", "limits", text, STORE)
+        return
+    milliseconds = (time.perf_counter() - start) * 1000 / TRIES
+    text = f"counted by {limiter!r}, which is asked for every request: {milliseconds:.2f} ms"
+    report.add("ok", "limits", text)
 
 
 def _look_at_ledger(

@@ -25,8 +25,9 @@ from keyrush.sql.files import readable_by_others
 from keyrush.store.opening import Opened, is_made, open_store
 from keyrush.store.protocol import KeyStore
 
-#: How many look up a key at once: poolers mix up the sessions of several.
-_THREADS = 4
+#: How many look up a key at once, one after the other: some poolers mix up the sessions only of
+#: several, and those that give them out by turns only of as many as don't go evenly into theirs.
+_AT_ONCE = (1, 4)
 
 
 def opened(report: Report, settings: Settings) -> Opened | None:
@@ -73,10 +74,13 @@ def look_at_store(report: Report, settings: Settings, kept: Opened) -> None:
 
 def _find_as_the_app_does(store: KeyStore, month: str) -> None:
     """Look up a key that there is not, as often as it takes until it might go wrong."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        looking = [pool.submit(store.find, ["of_nobody"], month) for _ in range(_THREADS * TRIES)]
-        for one in looking:
-            one.result()
+    for threads in _AT_ONCE:
+        with ThreadPoolExecutor(threads) as pool:
+            looking = [
+                pool.submit(store.find, ["of_nobody"], month) for _ in range(threads * TRIES)
+            ]
+            for one in looking:
+                one.result()
 
 
 def _compare_peppers(

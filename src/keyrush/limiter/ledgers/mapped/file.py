@@ -24,6 +24,7 @@ from pathlib import Path
 from keyrush.errors import Unreachable
 from keyrush.limiter.ledgers.mapped.kernel_lock import KernelLock, kernel_lock
 from keyrush.runtime.forks import after_fork
+from keyrush.sql.files import PRIVATE, make_private
 
 #: The first word of a file. Written last, so that a file that has it is whole.
 MAGIC = int.from_bytes(b"keyrushW", "little")
@@ -92,8 +93,9 @@ class WindowsFile:
     def __init__(self, path: str) -> None:
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        make_private(path, is_uri=False)  # whatever the umask
         try:
-            self._descriptor = os.open(path, flags, 0o600)
+            self._descriptor = os.open(path, flags, PRIVATE)
         except OSError as error:
             raise self._unusable(_WHY.get(error.errno or 0, _said(error))) from error
         try:

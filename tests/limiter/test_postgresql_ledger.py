@@ -1,34 +1,30 @@
-"""What is particular to windows in a SQL database; what holds for every ledger is elsewhere."""
+"""What is particular to windows in PostgreSQL; what holds for every ledger is elsewhere."""
 
 from __future__ import annotations
 
 import itertools
 import random
-import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core import sliding
 from keyrush.core.sliding import Window, WindowCount
 from keyrush.errors import StoreError
-from keyrush.limiter.ledgers import sql
+from keyrush.limiter.ledgers import postgresql as sql
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
-from keyrush.limiter.ledgers.sql import SqlLedger
-from keyrush.runtime.clock import now_ms
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
-from tests.support.scripts import finish, start
+from tests.support.scripts import together
 from tests.support.values import NOW, account
 
 MINUTE = Window("key:cred_a:60", 60_000, 10, "minute")
@@ -36,21 +32,7 @@ HOUR = Window("key:cred_a:3600", 3_600_000, 15, "hour")
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[SqlStore]:
-    """A store in each kind of database."""
-    opened = SqlStore(Database(url))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ledger(store: SqlStore, clock: Clock) -> SqlLedger:
-    """A ledger in the store's database that goes by `clock`."""
-    return SqlLedger(store.database, clock)
-
-
-@pytest.fixture
-def postgresql(postgres_url: str) -> Iterator[SqlStore]:
+def store(postgres_url: str) -> Iterator[SqlStore]:
     """A store on PostgreSQL."""
     opened = SqlStore(Database(postgres_url))
     yield opened
@@ -58,18 +40,14 @@ def postgresql(postgres_url: str) -> Iterator[SqlStore]:
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[SqlStore]:
-    """A store in SQLite."""
-    opened = SqlStore(Database(f"sqlite:///{tmp_path}/keyrush.db"))
-    yield opened
-    opened.close()
+def ledger(store: SqlStore, clock: Clock) -> PostgresqlLedger:
+    """A ledger in the store's database that goes by `clock`."""
+    return PostgresqlLedger(store.database, clock)
 
 
 def rows(store: SqlStore, table: str = "windows") -> list[tuple[Any, ...]]:
-    """All there is in a table, by its key; on PostgreSQL with the transaction that wrote it."""
-    columns = [sa.text("*")]
-    if store.database.engine.dialect.name == "postgresql":
-        columns.append(sa.text("xmin::text"))
+    """All there is in a table, by its key, with the transaction that wrote it."""
+    columns = [sa.text("*"), sa.text("xmin::text")]
     select = sa.select(*columns).select_from(sa.text(f"keyrush_{table}"))
     with store.database.engine.connect() as connection:
         return sorted(tuple(row) for row in connection.execute(select))
@@ -98,7 +76,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_nothing_is_written_by_a_refusal_or_a_look(
-    store: SqlStore, ledger: SqlLedger, clock: Clock
+    store: SqlStore, ledger: PostgresqlLedger, clock: Clock
 ) -> None:
     """Field 8: a take that is refused by one of its windows leaves no row, and changes none."""
     none = Window("key:cred_b:60", 60_000, 0, "minute")
@@ -119,7 +97,9 @@ def test_nothing_is_written_by_a_refusal_or_a_look(
     assert rows(store) == before
 
 
-def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
+def test_same_arithmetic_as_windows(
+    store: SqlStore, ledger: PostgresqlLedger, clock: Clock
+) -> None:
     """Thousands of takes and returns, under a clock that jumps, come out as in `core.sliding`."""
     chance = random.Random(7)  # noqa: S311  # a schedule, no secret
     counters: dict[str, WindowCount] = {}
@@ -151,7 +131,7 @@ def test_same_arithmetic_as_windows(store: SqlStore, ledger: SqlLedger, clock: C
     assert granted > 200
 
 
-def test_idle_counters_are_deleted(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
+def test_idle_counters_are_deleted(store: SqlStore, ledger: PostgresqlLedger, clock: Clock) -> None:
     """Field 8: a counter is there as long as it counts, and no longer."""
     ledger.take([MINUTE, HOUR], 1, 0)
     counter = stored(store)[MINUTE.key]
@@ -167,7 +147,7 @@ def test_idle_counters_are_deleted(store: SqlStore, ledger: SqlLedger, clock: Cl
 
 
 def test_a_late_addition_is_deleted_in_time(
-    store: SqlStore, ledger: SqlLedger, clock: Clock
+    store: SqlStore, ledger: PostgresqlLedger, clock: Clock
 ) -> None:
     """What is added for a period long gone is idle at once."""
     ledger.give_back([MINUTE], -3, clock.now - 120_000)
@@ -177,7 +157,7 @@ def test_a_late_addition_is_deleted_in_time(
 
 
 def test_idle_counters_are_deleted_in_bounded_numbers(
-    store: SqlStore, ledger: SqlLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, ledger: PostgresqlLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many counters have become idle, one call deletes only so many."""
     monkeypatch.setattr(sql, "SWEPT", 4)
@@ -191,18 +171,18 @@ def test_idle_counters_are_deleted_in_bounded_numbers(
     assert left == [6, 2, 0, 0]
 
 
-def test_a_counter_deleted_while_it_is_taken_from(postgresql: SqlStore, clock: Clock) -> None:
+def test_a_counter_deleted_while_it_is_taken_from(store: SqlStore, clock: Clock) -> None:
     """A take that has seen an idle counter is kept, though another process deletes that."""
-    ledger = SqlLedger(postgresql.database, clock)
+    ledger = PostgresqlLedger(store.database, clock)
     ledger.take([MINUTE], 1, 0)
     clock.advance(120_000)
     with ThreadPoolExecutor(1) as pool:
-        with postgresql.database.engine.begin() as other:
+        with store.database.engine.begin() as other:
             other.exec_driver_sql("DELETE FROM keyrush_windows")
             taking = pool.submit(ledger.take, [MINUTE], 2, 0)
-            until(lambda: waiting(postgresql) == 1)
+            until(lambda: waiting(store) == 1)
         assert taking.result().granted == 2
-    assert stored(postgresql) == {MINUTE.key: (clock.now // 60_000, 2, 0)}
+    assert stored(store) == {MINUTE.key: (clock.now // 60_000, 2, 0)}
 
 
 def waiting(store: SqlStore) -> int:
@@ -219,7 +199,7 @@ def waiting(store: SqlStore) -> int:
 # --- many at a time ------------------------------------------------------------------------------
 
 
-def test_first_takes_together(store: SqlStore, ledger: SqlLedger) -> None:
+def test_first_takes_together(store: SqlStore, ledger: PostgresqlLedger) -> None:
     """Of those who take first from a window, when there is no row yet, none is forgotten."""
     wanted = [[Window(f"key:{n}:60", 60_000, 3, "minute")] for n in range(20)]
 
@@ -230,7 +210,7 @@ def test_first_takes_together(store: SqlStore, ledger: SqlLedger) -> None:
     assert {counter[1] for counter in stored(store).values()} == {3}
 
 
-def test_windows_in_any_order(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
+def test_windows_in_any_order(store: SqlStore, ledger: PostgresqlLedger, clock: Clock) -> None:
     """Takes that share windows, named in different orders, never block each other for good."""
     wanted = [Window(f"key:{n}:60", 60_000, 10**6, "minute") for n in range(5)]
 
@@ -247,18 +227,20 @@ def test_windows_in_any_order(store: SqlStore, ledger: SqlLedger, clock: Clock) 
     assert sum(counter[1] for counter in stored(store).values()) == total
 
 
-def test_processes_admit_exactly_the_limit(url: str, store: SqlStore, clock: Clock) -> None:
+def test_processes_admit_exactly_the_limit(
+    postgres_url: str, store: SqlStore, clock: Clock
+) -> None:
     """What several processes are granted together is what the window holds, to the unit."""
     code = """
         import sys
-        from keyrush.limiter.ledgers.sql import SqlLedger
+        from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
         from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
         from keyrush.core.sliding import Window
 
         url, number, now = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
         store = SqlStore(Database(url))
-        ledger = SqlLedger(store.database, lambda: now)
+        ledger = PostgresqlLedger(store.database, lambda: now)
         wanted = [Window("account:acct_a:60", 60_000, 900, "minute"),
                   Window(f"key:{number % 2}:60", 60_000, 1000, "minute")]
         print("ready", flush=True)
@@ -267,21 +249,14 @@ def test_processes_admit_exactly_the_limit(url: str, store: SqlStore, clock: Clo
                   for _ in range(350)))
         store.close()
         """
-    processes = [start(code, url, str(number), str(clock.now)) for number in range(3)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert sum(int(finish(process)) for process in processes) == 900
+    granted = together(code, *((postgres_url, str(number), str(clock.now)) for number in range(3)))
+    assert sum(map(int, granted)) == 900
     counters = stored(store)
     assert counters.pop("account:acct_a:60")[1] == 900
     assert sum(counter[1] for counter in counters.values()) == 900
 
 
-def test_a_look_waits_for_nobody(store: SqlStore, ledger: SqlLedger) -> None:
+def test_a_look_waits_for_nobody(store: SqlStore, ledger: PostgresqlLedger) -> None:
     """A look is answered while another process writes, with what was there before."""
     ledger.take([MINUTE], 1, 0)
     with store.database.engine.begin() as other:
@@ -292,13 +267,13 @@ def test_a_look_waits_for_nobody(store: SqlStore, ledger: SqlLedger) -> None:
 # --- time ----------------------------------------------------------------------------------------
 
 
-def test_time_of_the_server(postgresql: SqlStore) -> None:
+def test_time_of_the_server(store: SqlStore) -> None:
     """Field 8: on PostgreSQL it is the server that says when it is, never a client's clock."""
-    ledger = SqlLedger(postgresql.database)
+    ledger = PostgresqlLedger(store.database)
     assert ledger.has_own_clock is True
 
     def server() -> int:
-        with postgresql.database.engine.connect() as connection:
+        with store.database.engine.connect() as connection:
             select = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
             now: int = connection.exec_driver_sql(select).scalar_one()
             return now
@@ -307,54 +282,32 @@ def test_time_of_the_server(postgresql: SqlStore) -> None:
         before = server()
         assert before <= ledger.take([MINUTE], cost, 0).now <= server()
     ledger.enlist("one")
-    assert before <= rows(postgresql, "workers")[0][1] <= server()
+    assert before <= rows(store, "workers")[0][1] <= server()
 
 
-def test_time_of_the_machine(sqlite: SqlStore) -> None:
-    """SQLite has no clock of its own: it is the machine's, which all its processes share."""
-    ledger = SqlLedger(sqlite.database)
-    assert ledger.has_own_clock is False
-    before = now_ms()
-    assert before <= ledger.take([MINUTE], 1, 0).now <= now_ms()
-
-
-def test_a_clock_of_ones_own(ledger: SqlLedger, clock: Clock) -> None:
+def test_a_clock_of_ones_own(ledger: PostgresqlLedger, clock: Clock) -> None:
     """A clock that is given is that of every instant, and the ledger's own no more."""
     assert ledger.has_own_clock is False
     assert ledger.take([MINUTE], 1, 0).now == clock.now
 
 
-def test_time_is_read_when_it_counts_on_postgresql(postgresql: SqlStore) -> None:
+def test_time_is_read_when_it_counts_on_postgresql(store: SqlStore) -> None:
     """A take that had to wait is of the time when it was its turn, so that time never runs back."""
-    ledger = SqlLedger(postgresql.database)
+    ledger = PostgresqlLedger(store.database)
     with ThreadPoolExecutor(1) as pool:
-        with postgresql.database.engine.begin() as other:
+        with store.database.engine.begin() as other:
             other.exec_driver_sql("SELECT keyrush_lock(%s)", ([MINUTE.key],))
             taking = pool.submit(ledger.take, [MINUTE], 1, 0)
-            until(lambda: waiting(postgresql) == 1)
+            until(lambda: waiting(store) == 1)
             its_turn: int = other.exec_driver_sql("SELECT keyrush_now()").scalar_one()
         assert taking.result().now >= its_turn
-
-
-def test_time_is_read_when_it_counts_on_sqlite(sqlite: SqlStore, tmp_path: Path) -> None:
-    """The clock is read by whoever holds the write lock, so that time never runs back."""
-    other = sqlite3.connect(tmp_path / "keyrush.db", timeout=0, isolation_level=None)
-
-    def clock() -> int:
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("BEGIN IMMEDIATE")
-        return NOW
-
-    assert SqlLedger(sqlite.database, clock).take([MINUTE], 1, 0).now == NOW
-    other.execute("BEGIN IMMEDIATE")
-    other.close()
 
 
 # --- processes at work ---------------------------------------------------------------------------
 
 
 def test_workers_after_a_clock_was_set_back(
-    store: SqlStore, ledger: SqlLedger, clock: Clock
+    store: SqlStore, ledger: PostgresqlLedger, clock: Clock
 ) -> None:
     """A process that stopped does not count on until the clock has made up for being set back."""
     assert ledger.enlist("b") == (0, 1)
@@ -364,7 +317,7 @@ def test_workers_after_a_clock_was_set_back(
     assert [row[0] for row in rows(store, "workers")] == ["c"]
 
 
-def test_workers_together(store: SqlStore, ledger: SqlLedger, clock: Clock) -> None:
+def test_workers_together(store: SqlStore, ledger: PostgresqlLedger, clock: Clock) -> None:
     """Processes that all return after a long pause remove each other's rows without a deadlock."""
     names = [str(number) for number in range(6)]
     for _ in range(10):
@@ -378,9 +331,9 @@ def test_workers_together(store: SqlStore, ledger: SqlLedger, clock: Clock) -> N
 # --- connections ---------------------------------------------------------------------------------
 
 
-def test_one_round_trip_each(postgresql: SqlStore) -> None:
+def test_one_round_trip_each(store: SqlStore) -> None:
     """Field 5: each call is one message to PostgreSQL and its answer, transaction included."""
-    ledger = SqlLedger(postgresql.database)
+    ledger = PostgresqlLedger(store.database)
     calls: list[Callable[[], object]] = [
         lambda: ledger.take([MINUTE, HOUR], 1, 5),
         lambda: ledger.take([MINUTE, HOUR], 0, 0),
@@ -392,8 +345,8 @@ def test_one_round_trip_each(postgresql: SqlStore) -> None:
     for call in calls * 10:  # until the driver has prepared its statements
         call()
     with tempfile.TemporaryFile("w+") as trace:
-        pooled = postgresql.database.engine.raw_connection()
-        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
+        pooled = store.database.engine.raw_connection()
+        libpq = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]  # it is psycopg's
         libpq.trace(trace.fileno())
         pooled.close()
         for call in calls:
@@ -404,7 +357,7 @@ def test_one_round_trip_each(postgresql: SqlStore) -> None:
     assert len(answers) == len(calls)
 
 
-def test_the_store_goes_on_with_its_connections(store: SqlStore, ledger: SqlLedger) -> None:
+def test_the_store_goes_on_with_its_connections(store: SqlStore, ledger: PostgresqlLedger) -> None:
     """The store's transactions hold together after the ledger has used the same connection."""
     ledger.take([MINUTE], 1, 0)
     ledger.enlist("one")
@@ -418,7 +371,7 @@ def test_the_store_goes_on_with_its_connections(store: SqlStore, ledger: SqlLedg
     assert ledger.take([MINUTE], 1, 0).granted == 1
 
 
-def test_failure_is_a_store_error(store: SqlStore, ledger: SqlLedger) -> None:
+def test_failure_is_a_store_error(store: SqlStore, ledger: PostgresqlLedger) -> None:
     """O22: what fails in the database is a StoreError without values, and leaves nothing behind."""
     ledger.take([MINUTE], 1, 0)
     rename = "ALTER TABLE keyrush_{} RENAME TO keyrush_{}"
@@ -448,26 +401,15 @@ def test_failure_is_a_store_error(store: SqlStore, ledger: SqlLedger) -> None:
     assert store.database.engine.pool.status().count("Current Checked out connections: 0") == 1
 
 
-def test_an_interrupted_call_leaves_nothing(sqlite: SqlStore, clock: Clock) -> None:
-    """Whatever ends a call before its end undoes it and lets go of the lock."""
-
-    def interrupted() -> int:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        SqlLedger(sqlite.database, interrupted).take([MINUTE], 1, 0)
-    assert SqlLedger(sqlite.database, clock).take([MINUTE], 10, 0).granted == 10
-
-
-def test_connections_that_the_server_has_ended(postgresql: SqlStore, clock: Clock) -> None:
+def test_connections_that_the_server_has_ended(store: SqlStore, clock: Clock) -> None:
     """After a restart of the server the next take works; one under way says that it failed."""
-    ledger = SqlLedger(postgresql.database, clock)
+    ledger = PostgresqlLedger(store.database, clock)
     ledger.take([MINUTE], 1, 0)
     end = """
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()
     """
-    url = postgresql.database.engine.url.render_as_string(hide_password=False)
+    url = store.database.engine.url.render_as_string(hide_password=False)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
         other.execute(end)
         until(lambda: sessions(other) == 0)
@@ -475,7 +417,7 @@ def test_connections_that_the_server_has_ended(postgresql: SqlStore, clock: Cloc
         with ThreadPoolExecutor(1) as pool, other.transaction():
             other.execute("SELECT keyrush_lock(%s)", ([MINUTE.key],))
             taking: Future[Any] = pool.submit(ledger.take, [MINUTE], 1, 0)
-            until(lambda: waiting(postgresql) == 1)
+            until(lambda: waiting(store) == 1)
             other.execute(end)
             with pytest.raises(StoreError, match="from postgresql"):
                 taking.result()
@@ -491,14 +433,3 @@ def sessions(connection: psycopg.Connection[Any]) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def test_a_database_that_is_away(tmp_path: Path, clock: Clock) -> None:
-    """A database that can't be opened any more is a StoreError too."""
-    path = tmp_path / "folder" / "keyrush.db"
-    path.parent.mkdir()
-    store = SqlStore(Database(f"sqlite:///{path}"))
-    path.parent.rename(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="from sqlite") as caught:
-        SqlLedger(store.database, clock).take([MINUTE], 1, 0)
-    assert isinstance(caught.value.__cause__, SQLAlchemyError | sqlite3.Error)
