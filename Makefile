@@ -16,7 +16,7 @@ $(VENV)/.for-%: pyproject.toml
 $(VENV)/.for-demo: INSTALL = -e '.[demo]'
 $(VENV)/.for-test: INSTALL = -e '.[demo,api,postgres,redis]' --group test
 $(VENV)/.for-lint: INSTALL = -e '.[demo,api,postgres,redis]' --group test --group lint --group peers
-$(VENV)/.for-bench: INSTALL = -e '.[demo,redis]' --group peers
+$(VENV)/.for-bench: INSTALL = -e '.[demo,postgres,redis]' --group peers
 $(VENV)/.for-dist: INSTALL = 'hatchling>=1.26'
 
 demo: $(VENV)/.for-demo  ## the main job, on the embedded default

@@ -1,13 +1,17 @@
-"""`python -m benchmarks [--quick] [--json]`: what a warm request costs, beside peers.
+"""`python -m benchmarks [--quick] [--json]`: what keyrush costs, beside peers.
 
-`python -m benchmarks attacks` is of something else: see `attacks`.
+Written by the authors of keyrush, so read with that in mind. First a fleet of keys, which is the
+load that users have: see `fleet`; `python -m benchmarks fleet` is that alone. It ends with 1
+where keyrush is not as it must be.
 
-Written by the authors of keyrush, so read with that in mind. Each contender runs in a process
+Then one hot key under boundless limits, which is the best case. Each contender runs in a process
 of its own, the processes by turns; the figure is the best round, in microseconds per call of
 the ASGI app in process, without a socket. Requests have nine headers, as browsers and curl
 send them. peers authenticate nobody; keyrush does all of its work.
 
 Then limits that processes share, beside those who do that too: see `shared`.
+
+`python -m benchmarks attacks` is of something else: see `attacks`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from importlib.metadata import version
 
 from benchmarks import attacks, shared
 from benchmarks.apps import BASE, CONTENDERS, play
+from benchmarks.fleet import measure as fleet
+from benchmarks.fleet import report
 from benchmarks.turns import serve, take_turns
 
 
@@ -41,6 +47,9 @@ def main() -> None:
     if sys.argv[1:] == ["attacks"]:
         attacks.main()
         return
+    if sys.argv[1:2] == ["fleet"]:
+        report.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure")
     parser.add_argument("--json", action="store_true")
@@ -50,23 +59,28 @@ def main() -> None:
     if options.contender:
         _serve(options.contender, options.calls)
         return
+    of_a_fleet = fleet.measure(fleet.QUICK if options.quick else fleet.WHOLE)
     best = _measure(*((3, 3_000) if options.quick else (15, 20_000)))
     added = {name: best[name] - best[base] for name, base in BASE.items()}
     over_servers = shared.measure(quick=options.quick)
     if options.json:
         figures = {"microseconds": best, "added": added, "shared": over_servers}
-        sys.stdout.write(json.dumps(figures) + "\n")
-        return
+        sys.stdout.write(json.dumps({"fleet": of_a_fleet, **figures}) + "\n")
+    else:
+        lines = [*report.render(of_a_fleet), "", *_render(best, added)]
+        sys.stdout.write("\n".join([*lines, "", *shared.render(over_servers)]) + "\n")
+    report.judge(of_a_fleet)
+
+
+def _render(best: dict[str, float], added: dict[str, float]) -> list[str]:
     peers = ", ".join(f"{name} {version(name)}" for name in ("keyrush", "starlette", "slowapi"))
     lines = [f"Python {sys.version.split()[0]}, {peers}", ""]
-    lines += ["| | µs per request | added |", "|---|---:|---:|"]
+    lines += ["| one hot key | µs per request | added |", "|---|---:|---:|"]
     for name, figure in best.items():
         more = f"{added[name]:.1f} µs" if name in added else ""
         lines.append(f"| {name} | {figure:.1f} | {more} |")
     ratio = added["Starlette route + slowapi, two limits"] / added["keyrush, two windows"]
-    lines += ["", f"slowapi adds {ratio:.0f} times what keyrush does, with two limits each."]
-    lines += ["", *shared.render(over_servers)]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return [*lines, "", f"slowapi adds {ratio:.0f} times what keyrush does, with two limits each."]
 
 
 if __name__ == "__main__":

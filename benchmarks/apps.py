@@ -15,7 +15,8 @@ Contender = tuple[Any, list[tuple[bytes, bytes]]]
 LIMITS = "10000000/minute;100000000/hour"
 
 
-async def _plain(scope: Any, receive: Any, send: Any) -> None:
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    """The app that everybody answers with."""
     await send(
         {
             "type": "http.response.start",
@@ -28,7 +29,7 @@ async def _plain(scope: Any, receive: Any, send: Any) -> None:
 
 def bare() -> Contender:
     """The app alone."""
-    return _plain, []
+    return plain, []
 
 
 def gate_over(limiter_url: str, limits: str = LIMITS) -> Any:
@@ -43,7 +44,7 @@ def keyrush_over(gate: Any, key: str) -> Contender:
     """keyrush with a gate and a key of its store."""
     from keyrush import KeyrushMiddleware
 
-    return KeyrushMiddleware(_plain, gate=gate), [(b"x-api-key", key.encode())]
+    return KeyrushMiddleware(plain, gate=gate), [(b"x-api-key", key.encode())]
 
 
 def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
@@ -52,7 +53,7 @@ def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
     gate = gate_over("memory://", limits)
     gate.accounts.create("acct_bench")
     key = gate.keys.create("acct_bench", "bench").text
-    return KeyrushMiddleware(_plain, gate=gate), [(header, prefix + key.encode())]
+    return KeyrushMiddleware(plain, gate=gate), [(header, prefix + key.encode())]
 
 
 def keyrush_one() -> Contender:
@@ -112,7 +113,7 @@ BASE = {
     "Starlette route + slowapi, two limits": "Starlette route",
 }
 
-_HEADERS = [
+HEADERS = [
     (b"host", b"api.example.com"),
     (b"user-agent", b"curl/8.5.0"),
     (b"accept", b"*/*"),
@@ -124,9 +125,9 @@ _HEADERS = [
 ]
 
 
-async def play(app: Any, headers: Any, calls: int) -> float:
-    """Seconds per call of an app in process, over `calls` calls after a first one."""
-    scope = {
+def request(headers: Any) -> dict[str, Any]:
+    """The scope of a request with eight header fields and these."""
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -136,14 +137,21 @@ async def play(app: Any, headers: Any, calls: int) -> float:
         "raw_path": b"/api/articles",
         "root_path": "",
         "query_string": b"",
-        "headers": [*_HEADERS, *headers],
+        "headers": [*HEADERS, *headers],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 80),
     }
-    statuses = set()
 
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+
+async def receive() -> Any:
+    """A request without a body."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def play(app: Any, headers: Any, calls: int) -> float:
+    """Seconds per call of an app in process, over `calls` calls after a first one."""
+    scope = request(headers)
+    statuses = set()
 
     async def send(message: Any) -> None:
         if "status" in message:

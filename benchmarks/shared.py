@@ -225,7 +225,7 @@ def render(figures: Figures) -> Sequence[str]:
     together = figures["in flight"]
     times = together["limits"]["microseconds"] / together["keyrush, exact"]["microseconds"]
     lines += ["", f"{IN_FLIGHT} in flight, keyrush decides {times:.1f} times as fast as limits."]
-    lines += ["", "| a warm request, two windows | µs | added | round trips |"]
+    lines += ["", "| one hot key, two windows | µs | added | round trips |"]
     lines += ["|---|---:|---:|---:|"]
     base = figures["warm"]["bare ASGI app"]["microseconds"]
     for name, found in figures["warm"].items():

@@ -1,0 +1,1 @@
+"""A fleet of keys, the load that users have: `python -m benchmarks fleet`."""
