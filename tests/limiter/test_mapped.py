@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import errno
 import logging
+import mmap
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import WELL, Outage
+from keyrush.runtime.background import Background, Job
 from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi
@@ -89,6 +91,29 @@ def make(path: Path, clock: Clock) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
+
+
+class Chores(Background):
+    """Work in the background, done when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Job] = []
+
+    def soon(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def work(self) -> None:
+        """Do what waits now."""
+        jobs, self.jobs = self.jobs, []
+        for job in jobs:
+            job()
+
+
+@pytest.fixture
+def background() -> Chores:
+    """Work that waits for the test."""
+    return Chores()
 
 
 @pytest.fixture
@@ -655,6 +680,151 @@ def test_it_grows(make: Make, opened: Table) -> None:
             assert limiter.take(of(subject)[:1], 1, NOW).admitted
     assert len(opened.file.segments) == 2
     assert [used(limiter, of(subject)[:1], NOW) for subject in subjects] == [[1]] * 40
+
+
+class Calls:
+    """What was called that reserves, extends or maps, and by which thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[threading.Thread] = []
+        for module, name in ((os, "posix_fallocate"), (os, "pwrite"), (os, "ftruncate")):
+            monkeypatch.setattr(module, name, self._noting(getattr(module, name)))
+        monkeypatch.setattr(mmap, "mmap", self._noting(mmap.mmap))
+
+    def _noting(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **named: Any) -> Any:
+            self.threads.append(threading.current_thread())
+            return real(*arguments, **named)
+
+        return noting
+
+
+def test_it_grows_ahead_of_need(
+    make: Make, opened: Table, monkeypatch: pytest.MonkeyPatch, background: Chores
+) -> None:
+    """S19: the next segment is made in the background, a megabyte at a time and by turns with what
+    else is done there, before a take needs it: none waits for it, or makes any of it.
+    """
+    limiter = make()
+    limiter.start(background)
+    calls = Calls(monkeypatch)
+    subjects = subjects_together(opened, 40)
+    for subject in subjects[:24]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert not background.jobs
+    for subject in subjects[24:32]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert calls.threads == []
+    assert len(background.jobs) == 1
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [1, 1]
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [2, 0]
+    made = len(calls.threads)
+    for subject in subjects[32:]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert made == len(calls.threads) == 5  # two megabytes are reserved and written, one map
+    assert not background.jobs
+
+
+def test_grown_by_who_needed_it(make: Make, opened: Table, background: Chores) -> None:
+    """What a take had to make by itself is not made once more ahead of the next need."""
+    limiter = make()
+    limiter.start(background)
+    for subject in subjects_together(opened, 33):
+        limiter.take_at_once(of(subject)[:1], 1, NOW) or limiter.take(of(subject)[:1], 1, NOW)
+    assert len(opened.file.segments) == 2
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [2, 0]
+
+
+def test_growth_ahead_that_fails(
+    make: Make, opened: Table, monkeypatch: pytest.MonkeyPatch, background: Chores
+) -> None:
+    """S19: where there is no room yet, nobody is told, for nothing is wrong; it is tried again with
+    each look, and what was begun is gone on with.
+    """
+    limiter = make()
+    limiter.start(background)
+    real, calls = os.posix_fallocate, count()
+
+    def full(descriptor: int, at: int, size: int) -> None:
+        if next(calls) in {1, 2}:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, at, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for subject in subjects_together(opened, 32):
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    background.work()
+    background.work()
+    assert not background.jobs
+    limiter.look()
+    assert [len(opened.file.segments), limiter.state()] == [1, WELL]
+    limiter.look()
+    assert len(opened.file.segments) == 2
+    assert next(calls) == 4
+
+
+def test_grown_by_another_process(make: Make, opened: Table, path: Path) -> None:
+    """S19: a segment that another process has added is mapped by who may wait, and what has its
+    records there is found.
+    """
+    limiter = make()
+    subjects = subjects_together(opened, 33)
+    for subject in subjects[:32]:
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    code = """
+        import sys
+        from keyrush.limiter.mapped import MappedLimiter
+        from tests.support.mapped import NOW, of
+
+        MappedLimiter(sys.argv[1], clock=lambda: NOW).take(of(sys.argv[2])[:1], 2, NOW)
+        """
+    run(code, str(path), subjects[32])
+    assert len(opened.file.segments) == 1
+    assert limiter.take_at_once(of(subjects[0])[:1], 1, NOW)
+    assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW) is None
+    assert used(limiter, of(subjects[32])[:1], NOW) == [2]
+    assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW)
+
+
+def test_nothing_in_the_background_waits_for_who_enlarges_it(
+    make: Make, opened: Table, clock: Clock, background: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S19: where another process was stopped, or a thread waits, as it made the file larger, what
+    else is done in the background goes on.
+    """
+    limiter = make()
+    limiter.start(background)
+    subjects = subjects_together(opened, 33)
+    for subject in subjects[:32]:
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    monkeypatch.setattr(opened.file.lock, "lock", lambda at: at != file.ENLARGING)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(file, "PATIENCE", 0.0)
+        with pytest.raises(Away):
+            limiter.take(of(subjects[32])[:1], 1, NOW)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    background.work()
+    limiter.look()
+    clock.advance(1001)  # when whoever could not be served is thought of again
+    limiter.look()
+    assert limiter.state().is_away
+    assert waits == []
+
+
+def test_a_part_that_was_left(opened: Table) -> None:
+    """Who was killed as it made the file larger leaves a part, which the next one goes on with."""
+    opened.filling = 1
+    assert not opened.enlarge_ahead()
+    half = Path(opened.file.path).stat().st_size
+    assert half == PAGE + 2 * 1024 * STRIPES
+    opened.file.check_whole()
+    opened.enlarge(1)
+    assert Path(opened.file.path).stat().st_size == PAGE + 3 * 1024 * STRIPES
+    assert not any(opened.file.segments[1])
 
 
 def test_processes_that_grow_it_together(path: Path) -> None:
