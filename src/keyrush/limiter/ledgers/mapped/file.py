@@ -121,7 +121,10 @@ class WindowsFile:
         if not stat.S_ISREG(found.st_mode):
             raise self._unusable("it is no regular file")
         if found.st_uid != os.geteuid():
-            raise self._unusable("it belongs to another user")
+            raise self._unusable(
+                "it belongs to another user, whose processes alone may count in it; name one of "
+                "this user's by KEYRUSH_LIMITER_URL=file:///…"
+            )
         if found.st_mode & 0o077:
             raise self._unusable("others than its owner may use it: its mode must be 0600")
         #: Of which file this is, whatever its name.
@@ -135,12 +138,12 @@ class WindowsFile:
             self.header = self._mapped(PAGE, 0)
             self.check_whole()
             self.lock: KernelLock = kernel_lock(self._descriptor, PROOF)
+            self.seed = self.header[SEED : SEED + 2].tobytes()
+            #: The words of each segment, as far as they are mapped.
+            self.segments: list[memoryview] = []
+            self._map_segments()
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, ENLARGING)
-        self.seed = self.header[SEED : SEED + 2].tobytes()
-        #: The words of each segment, as far as they are mapped.
-        self.segments: list[memoryview] = []
-        self.map_segments()
 
     def _lock_to_open(self) -> None:
         ends = time.monotonic() + PATIENCE
@@ -192,8 +195,8 @@ class WindowsFile:
     def _mapped(self, size: int, at: int) -> memoryview:
         return memoryview(mmap.mmap(self._descriptor, size, offset=at)).cast("Q")
 
-    def map_segments(self) -> None:
-        """Map those that other processes have added."""
+    def _map_segments(self) -> None:
+        """Map those that are not yet; under the lock for enlarging."""
         while (number := len(self.segments)) < self.header[SEGMENTS]:
             size = _start(number + 1) - _start(number)
             self.segments.append(self._mapped(size, _start(number)))
@@ -226,7 +229,7 @@ class WindowsFile:
                 if self.header[SEGMENTS] <= seen:
                     self._add_a_part()
                 if self.header[SEGMENTS] > seen:
-                    self.map_segments()
+                    self._map_segments()
                 return len(self.segments) > seen
             finally:
                 with mutex:

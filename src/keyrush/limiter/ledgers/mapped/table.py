@@ -45,9 +45,9 @@ REMEMBERED = 65_536
 #: copied in parts.
 _UNPACK = struct.Struct("4Q").unpack_from
 
-#: Words of a bucket, and the first of those of its last quarter: by the time that a bucket of the
-#: last segment has a record there, one in a thousand is soon full.
-_BUCKET, _LAST_QUARTER = BUCKET * RECORD, BUCKET * RECORD * 3 // 4
+#: Words of a bucket, and the first of those of its last eighth: when any bucket of the last segment
+#: has a record there, one is full after a twentieth to a quarter more windows.
+_BUCKET, _LAST_EIGHTH = BUCKET * RECORD, BUCKET * RECORD * 7 // 8
 
 
 class Held(Exception):
@@ -286,7 +286,7 @@ class Table:
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
                 if is_free and (segment, start + at) not in used:
-                    if at >= _LAST_QUARTER and segment == len(self._segments) - 1:
+                    if at >= _LAST_EIGHTH and segment == len(self._segments) - 1:
                         self.filling = len(self._segments)
                     return segment, start + at
         self.filling = len(self._segments)
