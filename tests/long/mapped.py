@@ -381,7 +381,9 @@ class Ticks:
 
     async def late(self, seconds: float) -> list[float]:
         """In seconds, in order."""
-        late, waiting, ends = [], set(), time.monotonic() + seconds
+        late: list[float] = []
+        waiting: set[asyncio.Task[None]] = set()
+        ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             before = time.perf_counter()
             for windows in (of("key:a"), self._others):
