@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from keyrush.core.sliding import UNLIMITED, Tally, Window, WindowCount
 from keyrush.limiter.ledgers.mapped.file import (
     BUCKET,
     RECORD,
+    SEGMENTS,
     STRIPE,
     STRIPES,
     WORD,
@@ -43,8 +45,9 @@ REMEMBERED = 65_536
 #: copied in parts.
 _UNPACK = struct.Struct("4Q").unpack_from
 
-#: Words of a bucket.
-_BUCKET = BUCKET * RECORD
+#: Words of a bucket, and the first of those of its last eighth: when any bucket of the last segment
+#: has a record there, one is full after a twentieth to a quarter more windows.
+_BUCKET, _LAST_EIGHTH = BUCKET * RECORD, BUCKET * RECORD * 7 // 8
 
 
 class Held(Exception):
@@ -94,9 +97,12 @@ class Table:
         self.file = file
         #: Since when, in monotonic seconds, locks have been held for longer than anyone waits.
         self.stuck: dict[int, float] = {}
+        #: How many segments there were when the next was seen to be needed before long; else 0.
+        self.filling = 0
         self._lock = file.lock
         self._segments = file.segments
         self._known: dict[str, Known] = {}
+        self._remembered: deque[str] = deque()  # the keys of that, the oldest first
         self._renew()
         after_fork(self._renew)
 
@@ -162,6 +168,8 @@ class Table:
             known = self._unplaced(known.windows)
         now = max(now, clock())  # by which records are free: whoever had them must not come late
         found = self._find(known)
+        if len(found) < len(known.windows) and self.file.header[SEGMENTS] > len(self._segments):
+            raise NoPlace(len(self._segments))  # that is known: another process has added one
         counters = {key: _counter(self._segments, record) for key, record in found.items()}
         tally, changes = sliding.take(known.windows, counters, cost, now, clock)
         if changes:
@@ -243,7 +251,6 @@ class Table:
 
     def _find(self, known: Known) -> dict[str, Record]:
         """The records of those windows that have one, by key in their order; under their locks."""
-        self.file.map_segments()
         found: dict[str, Record] = {}
         for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
             for segment, start in self._buckets(subject):
@@ -279,19 +286,38 @@ class Table:
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
                 if is_free and (segment, start + at) not in used:
+                    if at >= _LAST_EIGHTH and segment == len(self._segments) - 1:
+                        self.filling = len(self._segments)
                     return segment, start + at
-        raise NoPlace(len(self._segments))
+        self.filling = len(self._segments)
+        raise NoPlace(self.filling)
 
     def _remember(self, known: Known) -> None:
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[known.windows[0].key] = known
+        first = known.windows[0].key
+        if first not in self._known:
+            self._remembered.append(first)
+            if len(self._remembered) > REMEMBERED:  # one goes: to let go of all takes long
+                self._known.pop(self._remembered.popleft())
+        self._known[first] = known
 
     # --- larger, and the end ---
 
     def enlarge(self, seen: int) -> None:
         """`WindowsFile.enlarge`."""
         self.file.enlarge(seen, self._mutex)
+
+    def enlarge_ahead(self) -> bool:
+        """Do a part of what the next segment needs, for a millisecond; True where it is there.
+
+        Raises:
+            NoRoom: There is none, or another process is at it.
+            OSError: The file system gives none.
+        """
+        seen = self.filling
+        if seen and not self.file.enlarge_a_little(seen, self._mutex, 0.0):
+            return False
+        self.filling = 0
+        return True
 
     def close(self) -> None:
         """Let go of the file. Whoever takes afterwards finds all locks held."""
