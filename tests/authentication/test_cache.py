@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry
+from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry, Lifetime
 from keyrush.core.refusal import Refusal
 from keyrush.wire.request import INVALID
 from tests.support.scripts import run
@@ -29,9 +29,7 @@ def entry(key_id: str = "cred_a", account_id: str = "acct_a") -> Entry:
         key_id.encode(),
         AUTHENTICATOR,
         "its evidence",
-        refresh_at=NOW + 3000,
-        fresh_until=NOW + 5000,
-        stale_until=NOW + 65_000,
+        Lifetime(NOW + 3000, NOW + 5000, NOW + 65_000),
     )
     made.schedule()
     return made
