@@ -19,7 +19,6 @@ from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import Store
 from keyrush.wire.request import Credential
 
-
 #: What a key was found by, and which hash it had when it was proved: its fingerprints one after
 #: another, and a digest of the hash. As bytes, because there is one for each key that is known.
 Evidence = bytes

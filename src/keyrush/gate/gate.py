@@ -160,6 +160,7 @@ class Gate:
             cache=self.cache,
             verification=verification,
             workers=self.workers,
+            looks_up_in="file" if store.database and store.database.file else "io",
             strangers=Strangers(monotonic),
             clock=clock,
             passes_preflights=settings.preflight == "pass",

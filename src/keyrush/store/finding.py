@@ -5,9 +5,10 @@ By the driver, below SQLAlchemy, whose part in it would cost more than all the r
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 from keyrush.core.identity import Found, account_subject, key_subject
 from keyrush.core.model import Account
@@ -20,7 +21,8 @@ _KEY = [column.name for column in KEYS.c]
 
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
-_COLUMNS = [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"]
+#: What a row is read as.
+_Row: Any = namedtuple("_Row", [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"])  # noqa: PYI024
 
 
 @cache
@@ -58,7 +60,7 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
         found = connection.execute(statement, (month, month, *fingerprints)).fetchone()
     if found is None:
         return None
-    row = SimpleNamespace(**dict(zip(_COLUMNS, found, strict=True)))
+    row = _Row._make(found)
     account = Account(
         row.account_id,
         row.plan,
