@@ -21,8 +21,10 @@ _KEY = [column.name for column in KEYS.c]
 
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
+_COLUMNS = [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"]
+
 #: What a row is read as.
-_Row: Any = namedtuple("_Row", [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"])  # noqa: PYI024
+_Row = namedtuple("_Row", _COLUMNS)  # type: ignore[misc]  # noqa: PYI024  # as the tables have it
 
 
 @cache
@@ -60,7 +62,7 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
         found = connection.execute(statement, (month, month, *fingerprints)).fetchone()
     if found is None:
         return None
-    row = _Row._make(found)
+    row: Any = _Row._make(found)
     account = Account(
         row.account_id,
         row.plan,
