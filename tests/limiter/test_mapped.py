@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import logging
 import mmap
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -953,6 +955,48 @@ def test_what_is_remembered_is_bounded(
     for subject in subjects * 2:
         limiter.take_at_once(of(subject), 1, NOW)
     assert [used(limiter, of(subject), NOW) for subject in subjects] == [[2, 2]] * 10
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_window_takes_in_the_process(make: Make, opened: Table, count: int) -> None:
+    """Of a window that is known, no more than 80 bytes are kept: its text is the key's own."""
+    limiter = make()
+    fleet = [of(f"key:{number}")[:count] for number in range(2000)]
+    limiter.take(fleet[0], 1, NOW)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for windows in fleet:
+        limiter.take(windows, 1, NOW)
+    gc.collect()  # what is kept for objects to come is no window's
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / (2000 * count) <= 80
+    assert len(opened.file.segments) == 1
+
+
+def test_a_subject_beside_another_than_before(
+    locks: list[Counted], make: Make, opened: Table
+) -> None:
+    """O13: though places of both are remembered, the locks of both are held, not the first's."""
+    limiter = make()
+    (minute, hour), (other, _) = of("key:a"), of(subject_apart(opened, "key:a"))
+    for windows in ([minute, hour], [minute, hour], [other]):
+        limiter.take(windows, 1, NOW)
+    tried = locks[-1].tried
+    tried.clear()
+    limiter.take([minute, other], 1, NOW)
+    assert tried[-2:] == list(opened.stripes([minute, other]))
+    assert used(limiter, [minute, hour, other], NOW) == [3, 2, 2]
+
+
+def test_other_windows_of_a_subject(make: Make) -> None:
+    """R6: where a key's limits change, each of its windows is counted where it was."""
+    limiter = make()
+    minute, hour = of("key:a")
+    day = Window("key:a:86400", 24 * HOUR, 10**6, "day")
+    for windows in ([minute, hour], [minute], [hour, minute], [minute, day], [minute, hour]):
+        limiter.take(windows, 1, NOW)
+    assert used(limiter, [minute, hour, day], NOW) == [5, 3, 1]
 
 
 @pytest.mark.parametrize(("outage", "passes"), [("open", True), ("closed", False)])
