@@ -115,12 +115,18 @@ class Verification:
                 return False
             entry.refresh_at = NEVER
             self._background.soon(partial(self._refresh, entry))
-        if now >= entry.touch_due:
-            entry.touch_due = now + TOUCH_INTERVAL
-            if verified.source == KEY:  # of which it is stored when they were last used
-                self._usage.note_use(verified.key_id, now)
-        entry.schedule()
+        self._touch(entry, now)
         return True
+
+    def _touch(self, entry: Entry, now: int) -> None:
+        """Have it written that a key was used, unless that was done lately."""
+        if now >= entry.touch_due:
+            # Up to half of it sooner, each key at its own time: or all that were first seen
+            # together, as after a start, would come together for ever.
+            entry.touch_due = now + TOUCH_INTERVAL - TOUCH_INTERVAL * entry.digest[0] // 512
+            if entry.verified.source == KEY:  # of which it is stored when they were last used
+                self._usage.note_use(entry.verified.key_id, now)
+        entry.schedule()
 
     def _refresh(self, entry: Entry) -> None:
         """Look a caller up ahead of need, so that no request waits for it."""
@@ -166,6 +172,8 @@ class Verification:
         outcome: Entry | Refusal = UNAVAILABLE
         try:
             outcome = self._verified(digest, looked)
+            if isinstance(outcome, Entry):
+                self._touch(outcome, looked.at)
         except Exception as error:
             outcome = self._without_answer(digest, error)
         finally:
