@@ -99,14 +99,24 @@ class Lease:
         self.windows, self.periods = windows, answer.periods
         self.since = answer.earliest
 
-    def absorb(self, answer: Answer, cost: int, asked_at: int) -> Tally:
-        """Make an answer of its windows and periods part of it, and take `cost` of that."""
-        self.asked_at, self.stale = asked_at, False
+    def absorb(self, answer: Answer, cost: int, asked_at: int | None) -> Tally:
+        """Make an answer of its windows and periods part of it, and take `cost` of that. Without
+        `asked_at` only that was asked for, beside somebody who holds `asking`.
+        """
+        self.stale = False
         self._date(answer)
         self._prepare_tally(answer)
         if answer.taken.granted < cost:
+            self.asked_at = asked_at or self.asked_at
             return self._refuse(answer, cost)
-        return self._fill(answer.taken.granted - cost)
+        self.out_until = 0
+        if asked_at is None:
+            self.filled += cost  # it counts as used since the last block
+        else:
+            self.asked_at = asked_at
+            self._fill(answer.taken.granted - cost)
+        remaining = self.room + self.left
+        return Tally(True, self.window, remaining, self.ends_at if remaining else self.ready_at)
 
     def _date(self, answer: Answer) -> None:
         """Note when the units are good: until the first of the windows turns."""
@@ -130,12 +140,9 @@ class Lease:
         self.low = -1
         return self.refusal
 
-    def _fill(self, units: int) -> Tally:
-        self.out_until = 0
+    def _fill(self, units: int) -> None:
         self.left += units
         self.filled = self.left
         self.low = self.left // _LOW or -1
         if self.left:
             self.idle = -1
-        remaining = self.room + self.left
-        return Tally(True, self.window, remaining, self.ends_at if remaining else self.ready_at)
