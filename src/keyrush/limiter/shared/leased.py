@@ -5,7 +5,7 @@ so they are good until the first of their windows turns to its next period, and 
 later, they would have been counted too early. So never more is admitted than the ledger allows,
 whatever happens to a process; what it holds when it is killed stays counted as used.
 
-A block follows what the process itself uses in `HORIZON`, and the ledger grants no more than
+A block follows what the process itself uses in some seconds, and the ledger grants no more than
 one part in `sliding.SHARE` of what is left: near the limit, units are taken one by one. What
 lies idle is given back.
 """
@@ -117,7 +117,7 @@ class LeasedLimiter:
                 instant = self._clock.instant()
                 for _ in range(_SWEPT):
                     oldest, its = next(iter(self._leases.items()))
-                    if its is lease or its.left or its.asking.locked() or instant < its.out_until:
+                    if its is lease or its.asking.locked() or its.is_of_use(instant):
                         self._leases.move_to_end(oldest)
                     else:
                         del self._leases[oldest]
@@ -182,13 +182,12 @@ class LeasedLimiter:
                     self._absorb(lease, windows, answer, 0, asked_at)
 
     def tick(self) -> None:
-        """Give back what has not been used since the last tick or can't be any more."""
+        """Give back what lies idle or can't be used any more."""
         with self._lock:
             instant = self._clock.instant()
             for lease in list(self._held):
-                if lease.left == lease.idle or not lease.is_good(instant):
+                if lease.is_idle(instant) or not lease.is_good(instant):
                     self._let_go(lease)
-                lease.idle = lease.left
         self.client.settle()
 
     def _let_go(self, lease: Lease) -> None:
