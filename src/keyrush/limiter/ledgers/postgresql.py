@@ -114,7 +114,10 @@ class PostgresqlLedger:
         if len(calls) > 1:
             keys = [window.key for call in calls for window in call.windows]
             parts.insert(0, f"SELECT keyrush_lock({_texts(keys)})")
-        return (_COUNTING + "; ".join(parts)).encode()
+        try:
+            return (_COUNTING + "; ".join(parts)).encode()
+        except UnicodeError:
+            raise DataError("the name of a window is no text that PostgreSQL holds") from None
 
     # --- processes ---
 
@@ -176,7 +179,7 @@ def _numbers(values: Sequence[int]) -> str:
 def _texts(values: Sequence[str]) -> str:
     """Texts as an SQL array, whatever is in them and however the server reads a backslash."""
     if any("\0" in value for value in values):  # libpq would end there
-        raise DataError("the name of a window has a NUL, which PostgreSQL holds in no text")
+        raise DataError("the name of a window is no text that PostgreSQL holds")
     escaped = (value.replace("\\", "\\\\").replace("'", "''") for value in values)
     return "ARRAY[" + ",".join([f"E'{text}'" for text in escaped]) + "]::text[]"
 

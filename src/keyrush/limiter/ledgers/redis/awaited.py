@@ -15,6 +15,7 @@ from keyrush.limiter.ledgers.redis.script import (
     fault,
     is_by_replica,
     not_executed,
+    packed,
 )
 from keyrush.limiter.ledgers.redis.server import (
     ERRORS,
@@ -77,22 +78,24 @@ class AwaitedServer(AwaitedCluster):
         self._connection: Any = None
 
     async def _execute(self, *command: Any) -> Any:
+        connection = self._connection
         try:
+            if connection is None or not connection.is_connected:
+                async with asyncio.timeout(self._patience):
+                    connection = await self._connected()
             async with asyncio.timeout(self._patience):
-                connection = await self._connected()
-            async with asyncio.timeout(self._patience):
-                await connection.send_command(*command)
+                # Which makes anew what the server has ended meanwhile.
+                await self._client.connection_pool.ensure_connection(connection)
+                await connection.send_packed_command(packed(command), check_health=False)
                 return await connection.read_response()
         except TimeoutError:
             raise redis.TimeoutError("nothing was heard in time") from None
 
     async def _connected(self) -> Any:
-        """The connection, made anew where the server has ended it."""
-        pool = self._client.connection_pool
         if self._connection is None:
-            self._connection = await pool.get_connection()
+            self._connection = await self._client.connection_pool.get_connection()
         else:
-            await pool.ensure_connection(self._connection)
+            await self._connection.connect()
         return self._connection
 
     async def _leave(self) -> None:
