@@ -489,6 +489,7 @@ def test_awaited_by_keyword(valkey_url: str) -> None:
     opened = open_limiter(valkey_url, mode="exact", clock=clocks.Clock.of(lambda: NOW))
     assert opened.awaited is not None
     tally = asyncio.run(opened.awaited.take_async(windows=[window(2)], cost=1, now=NOW))
+    assert tally is not None
     assert tally.remaining == 1
     opened.limiter.close()
 
