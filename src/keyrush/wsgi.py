@@ -8,7 +8,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from keyrush.core.identity import KEY
+from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, Refused, refused_in
 from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
@@ -245,9 +245,11 @@ class _Passage:
         self._is_open = True
         caller = self._caller
         if isinstance(caller, Principal):
-            self.key_id = caller.key_id if caller.source == KEY else None
-            self.account_id = caller.account_id
-            self.ends_at = caller.verified.expires_at
+            known = caller.verified
+            self.key_id = known.key_id if known.source in STORED else None
+            self.session = known.session
+            self.account_id = known.account_id
+            self.ends_at = known.expires_at
             self._middleware.gate.connections.add(self)
 
     def end(self) -> None:
