@@ -141,7 +141,7 @@ class Gate:
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(
-            (api_keys, *authenticators, *self._tokens(settings, store, monotonic)),
+            (api_keys, *authenticators, *self._tokens(settings, monotonic)),
             self.catalog,
             self.cache,
             self.counts,
@@ -308,13 +308,11 @@ class Gate:
         self.events.emit(RequestRefused(refusal, sender))
         return self.refusals.response(refusal)
 
-    def _tokens(
-        self, settings: Settings, store: store_opening.Opened, monotonic: Callable[[], float]
-    ) -> Sequence[Tokens]:
+    def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:
         """What knows the tokens of issuers, where there are some."""
         if not settings.issuers:
             return ()
-        if not store_opening.keeps_links(store):
+        if not store_opening.keeps_links(self.store):
             raise ConfigurationError(
                 "KEYRUSH_ISSUERS: the store can't keep whom issuers know; see "
                 "keyrush.store.protocol.LinkStore"

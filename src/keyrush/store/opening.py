@@ -63,10 +63,10 @@ def given(store: Store) -> Opened:
     )
 
 
-def keeps_links(opened: Opened) -> bool:
+def keeps_links(store: Store) -> bool:
     """Whether the store knows whom tokens stand for, as all but some of a user's own do."""
     named = [name for name in vars(LinkStore) if not name.startswith("_")]
-    return all(callable(getattr(opened.store, name, None)) for name in named)
+    return all(callable(getattr(store, name, None)) for name in named)
 
 
 def _changes_of(store: Store) -> Changes | None:

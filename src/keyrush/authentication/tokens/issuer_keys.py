@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
 
 from keyrush.authentication.tokens.fetching import PATIENCE, fetch_keys
 from keyrush.authentication.tokens.jwks import Key, secret_key, usable
@@ -43,12 +42,10 @@ class IssuerKeys:
         issuer: Issuer,
         removed: Callable[[], object],
         monotonic: Callable[[], float] = time.monotonic,
-        fetch: Callable[[Issuer], Sequence[Any]] = fetch_keys,
     ) -> None:
         self._issuer = issuer
         self._removed = removed
         self._monotonic = monotonic
-        self._fetch = fetch
         self._secret = None if issuer.secret is None else secret_key(issuer.secret)
         self._keys: Mapping[str, Key] = {}
         self._marks: frozenset[bytes] = frozenset()
@@ -139,8 +136,7 @@ class IssuerKeys:
 
     def _run(self, flight: Future[None]) -> None:
         try:
-            published = self._fetch(self._issuer)
-            self._replace(usable(published, self._issuer))
+            self._replace(usable(fetch_keys(self._issuer), self._issuer))
         except BaseException as error:  # whoever waits must not wait for ever
             self._failed(error)
         finally:
