@@ -111,7 +111,7 @@ def test_shared_with_keys(world: World) -> None:
 
 
 def test_known_to_the_app(world: World) -> None:
-    """O8, O20: the app sees whether a key, a session or a client calls, and whose it is."""
+    """O8: the app sees whether a key, a session or a client calls, and whose it is."""
     found: list[Any] = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
