@@ -8,7 +8,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from keyrush.core.identity import KEY
+from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, Refused, refused_in
 from keyrush.gate.admission import Pending
 from keyrush.gate.gate import GATE, Gate
@@ -16,7 +16,7 @@ from keyrush.gate.principal import Caller, Principal
 from keyrush.settings.settings import Settings
 from keyrush.wire.fields import RATE_LIMIT_FIELDS
 from keyrush.wire.interfaces import is_asgi
-from keyrush.wire.request import MAX_VALUE, Header
+from keyrush.wire.request import Header
 from keyrush.wire.sender import MAX_FORWARDED
 
 Environ = dict[str, Any]
@@ -55,6 +55,7 @@ class KeyrushMiddleware:
         self.gate = Gate.chosen(settings, gate)
         names = self.gate.credential_headers.names
         self._credentials = tuple((_variable(name), name) for name in names)
+        self._most = self.gate.credential_headers.longest + 1
 
     def __call__(
         self, environ: Environ, start_response: StartResponse | None = None, *more: object
@@ -92,11 +93,11 @@ class KeyrushMiddleware:
 
     def _headers(self, environ: Environ) -> list[Header]:
         """The request headers that the gate looks at."""
-        wanted = self._credentials
+        wanted, most = self._credentials, self._most
         if environ["REQUEST_METHOD"] == "OPTIONS":
             wanted += _PREFLIGHT
         return [
-            (name, environ[variable][: MAX_VALUE + 1].encode("latin-1"))  # enough to see it is long
+            (name, environ[variable][:most].encode("latin-1"))  # enough to see it is long
             for variable, name in wanted
             if variable in environ
         ]
@@ -245,9 +246,11 @@ class _Passage:
         self._is_open = True
         caller = self._caller
         if isinstance(caller, Principal):
-            self.key_id = caller.key_id if caller.source == KEY else None
-            self.account_id = caller.account_id
-            self.ends_at = caller.verified.expires_at
+            known = caller.verified
+            self.key_id = known.key_id if known.source in STORED else None
+            self.session = known.session
+            self.account_id = known.account_id
+            self.ends_at = known.expires_at
             self._middleware.gate.connections.add(self)
 
     def end(self) -> None:

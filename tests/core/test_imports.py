@@ -70,6 +70,8 @@ OUTSIDE: dict[str, set[str]] = {
     "django": {"django"},
     "fastapi": {"fastapi"},
     "flask": {"flask"},
+    "httpx2": {"authentication.tokens.fetching"},
+    "jwt": {"authentication.tokens.jwks"},
     "limits": {
         "core.notation",
         "limiter.limits_library.adapter",
@@ -80,6 +82,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.bodies",
         "apps.account_api.openapi",
         "settings.effective",
+        "settings.issuers",
         "settings.mistakes",
         "settings.settings",
         "settings.tables",
@@ -102,6 +105,7 @@ OUTSIDE: dict[str, set[str]] = {
         "store.counts",
         "store.credits",
         "store.keys",
+        "store.links",
         "store.proofs",
         "store.sql",
     },
@@ -113,7 +117,15 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.frame",
         "cli.demo.example",
     },
-    "typer": {"cli", "cli.accounts", "cli.common", "cli.help", "cli.keys", "cli.output"},
+    "typer": {
+        "cli",
+        "cli.accounts",
+        "cli.common",
+        "cli.help",
+        "cli.keys",
+        "cli.output",
+        "cli.sessions",
+    },
     "uvicorn": {"cli.demo.example"},
 }
 

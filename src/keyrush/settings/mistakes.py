@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyrush.errors import ConfigurationError
+from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.sources import PREFIX, place
-from keyrush.settings.tables import PlanTable, RuleTable
+from keyrush.settings.tables import PlanTable, RuleTable, Table
 
 #: What pydantic says, and what people call it.
 _WORDING = (
@@ -23,7 +24,10 @@ _WORDING = (
 
 
 #: Settings whose values may hold secrets, and are not shown.
-_SECRET = {"pepper", "store_url", "limiter_url"}
+_SECRET = {"pepper", "store_url", "limiter_url", "issuers"}
+
+#: Settings that are tables, by what stands in one.
+_TABLES: dict[str, type[Table]] = {"plans": PlanTable, "rules": RuleTable, "issuers": IssuerTable}
 
 
 #: What Kubernetes and Docker put into the environment for a service that is named like keyrush.
@@ -43,7 +47,7 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
             lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         name = location[0]
-        is_table = name in {"plans", "rules"} and len(location) > 1
+        is_table = name in _TABLES and len(location) > 1
         shown = ".".join(location) if is_table else f"{PREFIX}{name.upper()}"
         message = problem["msg"].removeprefix("Value error, ")
         for pydantics, ours in _WORDING:
@@ -62,9 +66,7 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
 
 def _names_at(tables: list[str]) -> Iterable[str]:
     """The names that may stand in a table, by the names of what is around them; none outside."""
-    if tables and tables[0] in {"plans", "rules"}:
-        return (PlanTable if tables[0] == "plans" else RuleTable).model_fields
-    return ()
+    return _TABLES[tables[0]].model_fields if tables and tables[0] in _TABLES else ()
 
 
 def similar(name: str, names: Iterable[str]) -> str | None:

@@ -33,11 +33,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of which every name is known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PlanTable(_Table):
+class PlanTable(Table):
     """`[plans.NAME]`: limits per key or account, requests per month, modules, a price."""
 
     limits: Annotated[Any, BeforeValidator(_limits)] = ()
@@ -64,7 +66,7 @@ class PlanTable(_Table):
         )
 
 
-class RuleTable(_Table):
+class RuleTable(Table):
     """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
     path: str
