@@ -177,7 +177,7 @@ class Fleet:
         )
 
 
-FLEET = 10
+FLEET = 20
 
 
 def test_no_thread_on_asyncio(server: Server) -> None:
@@ -200,6 +200,36 @@ def test_no_thread_on_asyncio(server: Server) -> None:
     asyncio.run(come())
     fleet.gate.close()
     assert fleet.admitted == 7 * FLEET
+
+
+def test_what_is_written_a_second(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PostgreSQL is told and asked each second beside the windows does not grow with the keys:
+    counts of all are one transaction, last uses another, and news one message at most.
+    """
+    fleet = Fleet(Server("store", postgres_url))
+    waits: list[object] = []
+    wait = patience.PatientConnection.wait
+
+    def counting(self: patience.PatientConnection, *steps: Any, **more: Any) -> Any:
+        waits.append(self)
+        return wait(self, *steps, **more)
+
+    async def come() -> None:
+        await asyncio.gather(*map(fleet.come, fleet.keys))
+
+    def waits_of(work: Callable[[], object]) -> int:
+        waits.clear()
+        work()
+        return len(waits)
+
+    monkeypatch.setattr(patience.PatientConnection, "wait", counting)
+    asyncio.run(come())
+    for _ in range(3):
+        assert waits_of(lambda: asyncio.run(come())) == 0
+        # A transaction waits for its begin, two statements at most, its end, and the pool.
+        assert waits_of(fleet.gate.counts.flush) <= 2 * 5 < FLEET
+        assert waits_of(fleet.gate.watch.poll) <= 1
+    fleet.gate.close()
 
 
 # --- PostgreSQL on an event loop ------------------------------------------------------------------
