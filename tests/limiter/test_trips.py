@@ -17,6 +17,7 @@ import pytest
 from keyrush import Gate, KeyrushMiddleware
 from keyrush.core.sliding import Tally, Window
 from keyrush.errors import DataError, LimiterError, StoreError
+from keyrush.limiter.ledgers import postgresql
 from keyrush.limiter.ledgers.calls import Call
 from keyrush.limiter.ledgers.postgresql import TOGETHER, PostgresqlLedger
 from keyrush.limiter.opening import open_limiter
@@ -243,6 +244,13 @@ def database(postgres_url: str) -> Iterator[Database]:
     made.close()
 
 
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
+    monkeypatch.setattr(patience, "ANSWER", 60.0)
+    monkeypatch.setattr(postgresql, "COUNTING", postgresql.COUNTING.replace("1800", "60000"))
+
+
 def on_loop(database: Database, work: Callable[[PostgresqlLedger], Any]) -> None:
     """Do what is awaited with a ledger."""
     ledger = PostgresqlLedger(database)
@@ -293,6 +301,7 @@ def test_whatever_a_name_has(database: Database) -> None:
     on_loop(database, work)
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_connection_that_the_server_has_ended(database: Database, postgres_url: str) -> None:
     """After a restart of the server the next take on the loop works; one under way has failed."""
 
@@ -368,6 +377,7 @@ def test_what_fails_in_the_database(database: Database, postgres_url: str) -> No
     on_loop(database, work)
 
 
+@pytest.mark.usefixtures("_patient")
 def test_cancelled_on_postgresql(database: Database, postgres_url: str) -> None:
     """S35: what is granted to a task that no longer waits is given back; others keep theirs."""
 

@@ -43,7 +43,7 @@ _FIRST = (
 
 #: The same before what only counts: nobody waits for a disk. A server that crashes forgets what was
 #: counted in its last half second; no process that is killed makes it forget anything.
-_COUNTING = f"{_FIRST}SET LOCAL synchronous_commit = off; "
+COUNTING = f"{_FIRST}SET LOCAL synchronous_commit = off; "
 
 _ENLIST = "SELECT keyrush_enlist(%s::text, %s::bigint, %s::bigint, %s::bigint)"
 
@@ -115,7 +115,7 @@ class PostgresqlLedger:
             keys = [window.key for call in calls for window in call.windows]
             parts.insert(0, f"SELECT keyrush_lock({_texts(keys)})")
         try:
-            return (_COUNTING + "; ".join(parts)).encode()
+            return (COUNTING + "; ".join(parts)).encode()
         except UnicodeError:
             raise DataError("the name of a window is no text that PostgreSQL holds") from None
 
