@@ -51,7 +51,7 @@ def ledger(store: SqlStore, clock: Clock) -> PostgresqlLedger:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    monkeypatch.setattr(sql, "COUNTING", sql.COUNTING.replace("1800", "60000"))
+    monkeypatch.setattr(sql, "FIRST", sql.FIRST.replace("1800", "60000"))
 
 
 @contextmanager

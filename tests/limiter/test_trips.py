@@ -248,7 +248,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    monkeypatch.setattr(postgresql, "COUNTING", postgresql.COUNTING.replace("1800", "60000"))
+    monkeypatch.setattr(postgresql, "FIRST", postgresql.FIRST.replace("1800", "60000"))
 
 
 def on_loop(database: Database, work: Callable[[PostgresqlLedger], Any]) -> None:
