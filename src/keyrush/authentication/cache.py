@@ -1,7 +1,7 @@
 """Verified callers in memory: LRU with a time to live, and a small one for credentials that are
 not valid.
 
-Credentials are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
+Credentials are known by their BLAKE2b alone. Methods are safe to call from any thread; a hit takes
 no lock.
 """
 

@@ -40,8 +40,7 @@ class Key(NamedTuple):
 
     def has_signed(self, signed: bytes, signature: bytes) -> bool:
         """Whether the signature over `signed` is this key's."""
-        is_good: bool = self.material.Algorithm.verify(signed, self.material.key, signature)
-        return is_good
+        return self.material.Algorithm.verify(signed, self.material.key, signature) is True
 
 
 def usable(published: Iterable[Any], issuer: Issuer) -> list[Key]:
