@@ -211,9 +211,7 @@ def test_usage_of_a_key(gate: Gate, clock: Clock) -> None:
     """R6, R12, R13: where a plan counts keys, a key's usage is its own; else the account's."""
     made = gate.keys.create("acct_a", "production").key
     month = month_of(clock.now)
-    gate.store.add_usage(
-        {(key_subject(made.id), month): 103, (account_subject("acct_a"), month): 200}
-    )
+    gate.store.add_usage(month, {key_subject(made.id): 103, account_subject("acct_a"): 200})
     used = gate.usage.this_month("acct_a", made.id)
     assert (used.month, used.counted, used.limit, used.overage) == ("2026-11", 103, 100, 3)
     assert iso(used.resets_at) == "2026-12-01T00:00:00Z"
@@ -238,7 +236,7 @@ def test_usage_of_another_accounts_key(gate: Gate) -> None:
 def test_usage_follows_the_lineage(gate: Gate, clock: Clock) -> None:
     """R17: a replacement carries on with the history of the key it replaces."""
     first = gate.keys.create("acct_a", "production").key
-    gate.store.add_usage({(key_subject(first.id), month_of(clock.now)): 42})
+    gate.store.add_usage(month_of(clock.now), {key_subject(first.id): 42})
     second = gate.keys.rotate(first.id).key
     third = gate.keys.rotate(second.id).key
     assert gate.usage.this_month("acct_a", third.id).counted == 42

@@ -26,7 +26,7 @@ from keyrush.store.decisions import (
     judge_session,
     may_be_replaced,
 )
-from keyrush.store.protocol import Batch, Increments, Proved
+from keyrush.store.protocol import Batch, Proved
 
 T = TypeVar("T", Account, ApiKey)
 
@@ -281,13 +281,6 @@ class MemoryStore:
                 if key is not None and key.hash == proved.hash:
                     self._keys[key.id] = replace(key, proof=proved.proof)
 
-    def touch(self, used: Mapping[str, int]) -> None:
-        with self._lock:
-            for key_id, at in used.items():
-                key = self._keys.get(key_id)
-                if key is not None and (key.last_used_at is None or key.last_used_at < at):
-                    self._keys[key_id] = replace(key, last_used_at=at)
-
     def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
         with self._lock:
             link = self._links.get(self._by_subject.get((issuer, subject), ""))
@@ -358,12 +351,23 @@ class MemoryStore:
             self._links[link_id] = replace(link, revoked_before=latest)
             return True
 
-    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
+    def add_usage(
+        self,
+        month: str,
+        increments: Mapping[str, int],
+        batch: Batch | None = None,
+        used: Mapping[str, int] | None = None,
+    ) -> Mapping[str, int]:
         with self._lock:
             if batch is None or self._is_new(batch):
                 for subject, increment in increments.items():
-                    self._usage[subject] = self._usage.get(subject, 0) + increment
-            return {subject: self._usage.get(subject, 0) for subject in increments}
+                    at = subject, month
+                    self._usage[at] = self._usage.get(at, 0) + increment
+            for key_id, used_at in (used or {}).items():
+                key = self._keys.get(key_id)
+                if key is not None and (key.last_used_at or 0) < used_at:
+                    self._keys[key_id] = replace(key, last_used_at=used_at)
+            return {subject: self._usage.get((subject, month), 0) for subject in increments}
 
     def _is_new(self, batch: Batch) -> bool:
         is_new = self._batches.get(batch.worker, 0) < batch.number
