@@ -83,7 +83,8 @@ def _key(jwk: Any, issuer: Issuer) -> Key | None:
 
 def _verifies(jwk: Mapping[str, Any]) -> bool:
     """Whether the key is for verifying, by what it says itself (RFC 7517 §4.2, §4.3)."""
-    return jwk.get("use", "sig") == "sig" and jwk.get("key_ops", ["verify"]) == ["verify"]
+    use, operations = jwk.get("use", "sig"), jwk.get("key_ops", ["verify"])
+    return (use, operations) == ("sig", ["verify"])
 
 
 def _algorithm(jwk: Mapping[str, Any], issuer: Issuer) -> str | None:
