@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ class Tokens:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._known: dict[str, Any] = json.loads(os.environ[VARIABLE])
-        self._names = {sha256(it["token"].encode()).digest(): n for n, it in self._known.items()}
+        self._names = {Credential(it["token"].encode()).digest: n for n, it in self._known.items()}
         self.is_away = False
         self.asked: list[str] = []
 

@@ -1,7 +1,7 @@
 """Verified callers in memory: those used lately, with a time to live, and few credentials that are
 not valid.
 
-Credentials are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
+Credentials are known by their BLAKE2b alone. Methods are safe to call from any thread; a hit takes
 no lock.
 """
 
