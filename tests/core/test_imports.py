@@ -81,6 +81,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.openapi",
         "settings.effective",
         "settings.mistakes",
+        "settings.resources",
         "settings.settings",
         "settings.tables",
     },

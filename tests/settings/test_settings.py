@@ -99,6 +99,8 @@ def test_defaults() -> None:
         "realm": "api",
         "trusted_proxies": (),
         "rules": (),
+        "resources": (),
+        "mcp_max_body": 1_048_576,
         "sources": (),
     }
 

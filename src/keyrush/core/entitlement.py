@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.identity import Claims, MonthlyCount, Verified, account_subject, key_subject
+from keyrush.core.identity import (
+    KEY,
+    Claims,
+    MonthlyCount,
+    Session,
+    Verified,
+    account_subject,
+    key_subject,
+)
 from keyrush.core.model import Account, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
@@ -46,4 +54,11 @@ def verified(
         quota_count=counts[plan.quota_per == "account"],
         counts=() if claims.environment in catalog.unmetered else counts,
         source=claims.source,
+        session=None if claims.source == KEY else _session(claims),
+    )
+
+
+def _session(claims: Claims) -> Session:
+    return Session(
+        claims.audience, claims.subject, claims.session_id, claims.client_id, claims.issued_at
     )

@@ -21,6 +21,9 @@ class Found(NamedTuple):
 #: The `source` of a caller with an API key.
 KEY = "key"
 
+#: In an audience, all paths that are no resource.
+API = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
@@ -29,6 +32,10 @@ class Claims:
     `id` names the credential, and is no secret; counts and windows of its own belong to its
     `lineage`. `prefix` is what may be shown of it. `limits`, where set, replace those of account
     and plan. It is worth nothing from `ends_at` on, Unix milliseconds. `source` is its kind.
+
+    `audience` are the resources that it is good for, by canonical URI (RFC 8707), with `API` for
+    all paths that are none; None is everywhere. `subject`, `session_id` and `client_id` are
+    whom its issuer knows, `issued_at` is when it did so, Unix milliseconds.
     """
 
     id: str
@@ -40,6 +47,22 @@ class Claims:
     limits: tuple[Limit, ...] | None = None
     ends_at: int | None = None
     source: str = KEY
+    audience: frozenset[str] | None = None
+    subject: str | None = None
+    session_id: str | None = None
+    client_id: str | None = None
+    issued_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is known of a caller without a key, beside what is of any: see `Claims`."""
+
+    audience: frozenset[str] | None = None
+    subject: str | None = None
+    session_id: str | None = None
+    client_id: str | None = None
+    issued_at: int | None = None
 
 
 class MonthlyCount:
@@ -68,8 +91,8 @@ class MonthlyCount:
 class Verified:
     """A verified caller with everything a warm request needs, resolved once and cached.
 
-    `key_id` is the `Claims.id` of callers without a key, too. `expires_at` is `NEVER` where
-    nothing ends by itself. `counts` are those that a request adds to:
+    `key_id` is the `Claims.id` of callers without a key, too, who have a `session`. `expires_at`
+    is `NEVER` where nothing ends by itself. `counts` are those that a request adds to:
     the key's and the account's, or none in an environment that is not metered (contract R2).
     `quota_count` is the one of them that `plan.quota` is held against.
     """
@@ -86,6 +109,7 @@ class Verified:
     quota_count: MonthlyCount
     counts: tuple[MonthlyCount, ...] = ()
     source: str = KEY
+    session: Session | None = None
 
     @property
     def is_metered(self) -> bool:

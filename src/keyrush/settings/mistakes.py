@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyrush.errors import ConfigurationError
+from keyrush.settings.resources import ResourceTable
 from keyrush.settings.sources import PREFIX, place
-from keyrush.settings.tables import PlanTable, RuleTable
+from keyrush.settings.tables import PlanTable, RuleTable, Table
 
 #: What pydantic says, and what people call it.
 _WORDING = (
@@ -25,6 +26,13 @@ _WORDING = (
 #: Settings whose values may hold secrets, and are not shown.
 _SECRET = {"pepper", "store_url", "limiter_url"}
 
+
+#: Settings that are tables, and what may stand in each.
+_TABLES: dict[str, type[Table]] = {
+    "plans": PlanTable,
+    "rules": RuleTable,
+    "resources": ResourceTable,
+}
 
 #: What Kubernetes and Docker put into the environment for a service that is named like keyrush.
 _SERVICE_LINK = re.compile(
@@ -43,7 +51,7 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
             lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         name = location[0]
-        is_table = name in {"plans", "rules"} and len(location) > 1
+        is_table = name in _TABLES and len(location) > 1
         shown = ".".join(location) if is_table else f"{PREFIX}{name.upper()}"
         message = problem["msg"].removeprefix("Value error, ")
         for pydantics, ours in _WORDING:
@@ -62,9 +70,8 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
 
 def _names_at(tables: list[str]) -> Iterable[str]:
     """The names that may stand in a table, by the names of what is around them; none outside."""
-    if tables and tables[0] in {"plans", "rules"}:
-        return (PlanTable if tables[0] == "plans" else RuleTable).model_fields
-    return ()
+    table = _TABLES.get(tables[0]) if tables else None
+    return table.model_fields if table else ()
 
 
 def similar(name: str, names: Iterable[str]) -> str | None:
