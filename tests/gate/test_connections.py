@@ -35,6 +35,7 @@ class Open:
 
     def __init__(self, key_id: str | None = "cred_a", ends_at: int = 2**62) -> None:
         self.key_id = key_id
+        self.session = None
         self.account_id = "acct_a"
         self.ends_at = ends_at
         self.ended = 0

@@ -181,9 +181,9 @@ def test_the_key_stays_here(door: Door, app: App, key: str) -> None:
 # --- settings ------------------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"resource": "http://api.openrush.io/mcp"}, "https://"),
-    ({"resource": "http://localhost.evil.example/mcp"}, "https://"),
-    ({"resource": "https://api.openrush.io/mcp#x"}, "fragment"),
+    ({"resource": "http://api.openrush.io/mcp"}, "an https URL"),
+    ({"resource": "http://localhost.evil.example/mcp"}, "an https URL"),
+    ({"resource": "https://api.openrush.io/mcp#x"}, "an https URL"),
     ({"resource": "https://api.openrush.io/mcp?x"}, "query"),
     ({"resource": "https://user@api.openrush.io/mcp"}, "user"),
     ({"resource": "https://api.openrush.io/mcp/"}, "slash"),
@@ -196,7 +196,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"path": "/{name}"}, "path such as /mcp"),
     ({"path": "/mcp/.."}, "path such as /mcp"),
     ({"authorization_servers": []}, "at least 1"),
-    ({"authorization_servers": ["http://login.openrush.io"]}, "https://"),
+    ({"authorization_servers": ["http://login.openrush.io"]}, "an https URL"),
     ({"scopes_supported": ["offline_access"]}, "offline_access"),
     ({"scopes_supported": ['a"b']}, "match"),
     ({"accept_audience": "authenticated"}, "client_ids"),

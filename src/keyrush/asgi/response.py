@@ -18,7 +18,7 @@ from keyrush.asgi.messages import (
     respond,
 )
 from keyrush.asgi.scope import asked, sender
-from keyrush.core.identity import KEY
+from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, refused_in
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Caller, Principal
@@ -215,9 +215,11 @@ class Passage:
         caller = self._caller
         self.is_open = True
         if isinstance(caller, Principal):
-            self.key_id = caller.key_id if caller.source == KEY else None
-            self.account_id = caller.account_id
-            self.ends_at = caller.verified.expires_at
+            known = caller.verified
+            self.key_id = known.key_id if known.source in STORED else None
+            self.session = known.session
+            self.account_id = known.account_id
+            self.ends_at = known.expires_at
             self._call_soon = call_soon()
             self._gate.connections.add(self)
 

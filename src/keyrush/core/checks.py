@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import TypeGuard
 
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import Scopes
@@ -28,6 +29,8 @@ MIN_PEPPER = 32
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+#: OpenID Connect Core §2 allows no more of a subject.
+_SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
 _SCOPE = re.compile(SCOPE)
 #: Besides markup: control characters, what turns the direction of text, and lone surrogates.
 _UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -36,6 +39,11 @@ _UNSAFE = re.compile(r"[<>\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 def is_id(text: object) -> bool:
     """True for what can be the id of an account or a key; nothing else is ever looked for."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def is_subject(text: object) -> TypeGuard[str]:
+    """True for what an issuer may call somebody, and a session or a client of theirs."""
+    return isinstance(text, str) and _SUBJECT.fullmatch(text) is not None
 
 
 def refuse_keys(keys: KeyFormat, **given: object) -> None:
@@ -60,6 +68,29 @@ def checked_account_id(account_id: str) -> str:
             "account", f"{account_id!r} must be 1 to 64 letters, digits or characters of _.@-"
         )
     return account_id
+
+
+def checked_issuer(issuer: str, issuers: Collection[str]) -> str:
+    """`issuer`, if it is one of `issuers`.
+
+    Raises:
+        InvalidArgument: It is not; names those that are.
+    """
+    if issuer not in issuers:
+        allowed = ", ".join(dict.fromkeys(issuers)) or "none; see KEYRUSH_ISSUERS"
+        raise InvalidArgument("issuer", f"{issuer!r} is none of the issuers; there is {allowed}")
+    return issuer
+
+
+def checked_subject(subject: str) -> str:
+    """`subject`, if an issuer may call somebody so.
+
+    Raises:
+        InvalidArgument: It is empty, too long, or no plain ASCII.
+    """
+    if not is_subject(subject):
+        raise InvalidArgument("subject", "must be 1 to 255 printable ASCII characters")
+    return subject
 
 
 def checked_name(name: str) -> str:

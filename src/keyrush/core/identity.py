@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyrush.core.model import Account, ApiKey, Limit, Plan, Scopes
+from keyrush.core.issuers import KINDS
+from keyrush.core.model import Account, ApiKey, Limit, Link, Plan, Scopes
 from keyrush.core.sliding import Window
 
 
@@ -18,8 +19,20 @@ class Found(NamedTuple):
     account_count: int  #: requests of all the account's keys counted this month
 
 
+class FoundLink(NamedTuple):
+    """The same of a token: whom it is linked with, the account, and this month's counts."""
+
+    link: Link
+    account: Account
+    key_count: int  #: requests of the link counted this month, which stands where a key does
+    account_count: int  #: requests of all the account's keys and links counted this month
+
+
 #: The `source` of a caller with an API key.
 KEY = "key"
+
+#: The `source` of callers of whom the store knows, and when they end: keys, and tokens of issuers.
+STORED = frozenset({KEY, *KINDS})
 
 #: In an audience, all paths that are no resource.
 API = ""

@@ -148,3 +148,31 @@ class ApiKey:
     def is_active(self, now: int) -> bool:
         """False once revoked, expired or retired; a key that ends at `now` has ended (R5)."""
         return self.revoked_at is None and (self.ends_at is None or now < self.ends_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Whom an issuer of tokens knows as `subject`, as one who acts for an account.
+
+    `id` stands where a key's does: windows and counts of its own belong to it, and keys that its
+    sessions make are `created_by` it. Of tokens that were issued before `revoked_before`, Unix
+    milliseconds, none is good any more; after `ended_at` none is at all.
+    """
+
+    id: str
+    account_id: str
+    issuer: str
+    subject: str
+    created_at: int
+    revoked_before: int | None = None
+    ended_at: int | None = None
+
+    def admits(self, issued_at: int | None) -> bool:
+        """Whether a token that was issued then is good; one that does not say when is not, once
+        any have been revoked.
+        """
+        if self.ended_at is not None:
+            return False
+        if self.revoked_before is None:
+            return True
+        return issued_at is not None and issued_at >= self.revoked_before

@@ -20,7 +20,7 @@ class Resource:
     """What tokens are issued for, and what their issuers are told of it.
 
     `path` is where the app has it, without a slash at its end; `uri` is what it is called,
-    canonical (`canonical`). `accept_audience` is one that is taken for its own where the token's
+    canonical (`audience`). `accept_audience` is one that is taken for its own where the token's
     client is among `client_ids`: for issuers that name no resources. `batches` of JSON-RPC are
     refused, or cost the sum of what is in them. A `stateless` one has no sessions.
     """
@@ -35,6 +35,11 @@ class Resource:
     client_ids: frozenset[str] = frozenset()
     batches: Literal["refuse", "sum"] = "refuse"
     stateless: bool = False
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """What a token may be for that is good here."""
+        return (self.uri,) if self.accept_audience is None else (self.uri, self.accept_audience)
 
     @property
     def metadata_path(self) -> str:
@@ -53,16 +58,6 @@ class Resource:
             return True
         is_known = self.accept_audience is not None and session.client_id in self.client_ids
         return is_known and self.accept_audience in audience
-
-
-def canonical(uri: str) -> str:
-    """The URI as resources are compared (RFC 8707, S86): scheme and host in lower case, no lone
-    slash; all else to the byte. What is no URI with a host stays as it is.
-    """
-    if "://" not in uri:
-        return uri
-    origin, path = _split(uri)
-    return origin.lower() + ("" if path == "/" else path)
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -61,6 +61,23 @@ def _own(name: str) -> str:
     return name if hasattr(sys.modules.get(module), attribute) else f"{module}:…"
 
 
+#: What is asked for over HTTP: a host, perhaps a port, a path and a query, and nothing else.
+_WEB = re.compile(
+    r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
+)
+
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
+
+
+def is_safe(url: str) -> bool:
+    """True where what is fetched from the URL comes from its host: over https, or from this
+    machine (`localhost`, 127.0.0.0/8, `[::1]`). It has no login and no fragment.
+    """
+    found = _WEB.fullmatch(url)
+    return found is not None and (found[1] == "https" or _LOOPBACK.fullmatch(found[2]) is not None)
+
+
 def is_plain(url: str) -> bool:
     """True when it is beyond doubt which part of the URL is what."""
     return _plain(url) is not None

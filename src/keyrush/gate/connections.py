@@ -1,4 +1,6 @@
-"""WebSockets and streams that are still open when their key ends: they end too, within a second."""
+"""WebSockets and streams that are still open when their key or session ends: they end too, within a
+second.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,11 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from keyrush.core.identity import Session
 from keyrush.errors import Away
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork
-from keyrush.store.protocol import KeyStore
+from keyrush.store.protocol import Store
 
 #: Seconds between two looks at what is open.
 LOOK_INTERVAL = 0.25
@@ -18,7 +21,8 @@ LOOK_INTERVAL = 0.25
 class Connection(Protocol):
     """A response that has begun and not ended."""
 
-    key_id: str | None  #: None where no key has opened it: then nobody but time ends it
+    key_id: str | None  #: of the key or link; None where nobody but time ends it
+    session: Session | None  #: of a token; None of a key
     account_id: str
     ends_at: int  #: Unix milliseconds: when its key stops by itself
 
@@ -36,7 +40,7 @@ class Connections:
 
     def __init__(
         self,
-        store: KeyStore,
+        store: Store,
         circuit: Circuit,
         clock: Callable[[], int],
         *,
@@ -92,24 +96,33 @@ class Connections:
             is_all = self._all_due or (not self._is_told() and now >= self._looked_at + self._ttl)
             due, self._due, self._all_due = self._due, set(), False
             ended = [one for one in self._open if now >= one.ends_at]
-            keys: dict[str, list[Connection]] = {}
+            keys: dict[tuple[str, bool], list[Connection]] = {}
             for one in self._open:
                 if one.key_id is not None and (is_all or one.account_id in due):
-                    keys.setdefault(one.key_id, []).append(one)
+                    keys.setdefault((one.key_id, one.session is None), []).append(one)
         if is_all:
             self._looked_at = now
         for one in ended:
             one.end()
-        for key_id, connections in keys.items():
-            self._look_up(key_id, connections, now)
+        for (key_id, is_key), connections in keys.items():
+            try:
+                if is_key:
+                    self._look_up(key_id, connections, now)
+                else:
+                    self._look_up_link(key_id, connections)
+            except Away:  # an outage revokes nothing; later
+                with self._lock:
+                    self._due.add(connections[0].account_id)
+
+    def _look_up_link(self, link_id: str, connections: list[Connection]) -> None:
+        link = self._circuit.call(self._store.link, link_id)
+        for one in connections:
+            issued_at = None if one.session is None else one.session.issued_at
+            if link is None or not link.admits(issued_at):
+                one.end()
 
     def _look_up(self, key_id: str, connections: list[Connection], now: int) -> None:
-        try:
-            key = self._circuit.call(self._store.key, key_id)
-        except Away:  # an outage revokes nothing; later
-            with self._lock:
-                self._due.add(connections[0].account_id)
-            return
+        key = self._circuit.call(self._store.key, key_id)
         for one in connections:
             if key is None or not key.is_active(now):
                 one.end()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
@@ -14,6 +14,8 @@ from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
 from keyrush.authentication.peppers import pepper_file, peppers_for
 from keyrush.authentication.proofs import Proofs
 from keyrush.authentication.protocol import Authenticator
+from keyrush.authentication.tokens.newcomers import Newcomers
+from keyrush.authentication.tokens.opening import open_tokens
 from keyrush.authentication.verification import Verification
 from keyrush.core.calls import BODILESS, CallPolicy
 from keyrush.core.catalog import Catalog
@@ -38,7 +40,9 @@ from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
+from keyrush.operations.ids import new_id
 from keyrush.operations.keys import Keys
+from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
@@ -60,6 +64,9 @@ from keyrush.wire.resource_metadata import ResourceMetadata
 from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
 
+if TYPE_CHECKING:  # what verifies them is an extra
+    from keyrush.authentication.tokens.tokens import Tokens
+
 #: What a start with `KEYRUSH_PREFLIGHT=pass` warns of, and doctor.
 PASSES_PREFLIGHTS = (
     "KEYRUSH_PREFLIGHT=pass: every OPTIONS request with the headers of a CORS preflight reaches "
@@ -72,6 +79,9 @@ _log = logging.getLogger("keyrush")
 #: In WSGI no `HTTP_` name, so that no client sets it.
 GATE = "keyrush.gate"
 
+#: Seconds between two looks at whether keys of issuers are old.
+LOOK_AT_KEYS = 5.0
+
 #: Seconds between two looks at what other processes have changed.
 WATCH_INTERVAL = 0.05
 
@@ -79,12 +89,12 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `credits` and `usage` are the operations. What is changed through them
-    holds at once in this gate, in other processes as soon as they hear of it, at the latest
-    within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `sessions`, `credits` and `usage` are the operations. What is changed
+    through them holds at once in this gate, in other processes as soon as they hear of it, at the
+    latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915  # what there is, put together in its order
         self,
         settings: Settings,
         store: store_opening.Opened,
@@ -104,7 +114,9 @@ class Gate:
         metadata = ResourceMetadata(self.catalog.resources, settings.root_path)
         self.policy, call_policy = _policies(settings, self.catalog, metadata)
         #: The request headers that may hold a key.
-        self.credential_headers = CredentialHeaders(settings.credential_headers)
+        self.credential_headers = CredentialHeaders(
+            settings.credential_headers, tokens=bool(settings.issuers)
+        )
         #: How browsers send a key with a WebSocket's handshake, where they may.
         self.key_protocol: KeyProtocol | None = None
         if name := settings.websocket_protocol:
@@ -126,7 +138,7 @@ class Gate:
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(
-            (api_keys, *authenticators),
+            (api_keys, *authenticators, *self._tokens(settings, store, monotonic)),
             self.catalog,
             self.cache,
             self.counts,
@@ -170,7 +182,19 @@ class Gate:
         )
         changed, key_format = self._changed, keyring.format
         self.accounts = Accounts(
-            self.catalog, self.store, key_format=key_format, changed=changed, clock=clock
+            self.catalog,
+            self.store,
+            issuers=settings.issuer_names,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
+        )
+        self.sessions = Sessions(
+            self.store,
+            issuers=settings.issuer_names,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
         )
         self.keys = Keys(
             self.catalog,
@@ -296,6 +320,32 @@ class Gate:
             return None
         is_call = method.upper() not in BODILESS
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
+
+    def _tokens(
+        self, settings: Settings, store: store_opening.Opened, monotonic: Callable[[], float]
+    ) -> Sequence[Tokens]:
+        """What knows the tokens of issuers, where there are some."""
+        if not settings.issuers:
+            return ()
+        if not store_opening.keeps_links(store):
+            raise ConfigurationError(
+                "KEYRUSH_ISSUERS: the store can't keep whom issuers know; see "
+                "keyrush.store.protocol.LinkStore"
+            )
+        environments = settings.key_environments
+        newcomers = Newcomers(self.store, self.circuit, new_id, self.catalog.default_plan)
+        tokens = open_tokens(
+            settings.issuer_values,
+            self.store,
+            self.circuit,
+            newcomers,
+            resources={name for one in self.catalog.resources for name in one.audiences},
+            environment=environments[0] if environments else None,
+            removed=lambda: self._drop(None),
+            monotonic=monotonic,
+        )
+        self.background.every(LOOK_AT_KEYS, tokens.refresh)
+        return (tokens,)
 
     def _changed(self, account_id: str) -> None:
         """An operation of this process has changed what is cached of an account."""

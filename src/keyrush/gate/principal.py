@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import NamedTuple, NoReturn, Protocol
 
 from keyrush.core.checks import checked_credits
-from keyrush.core.identity import Verified
+from keyrush.core.identity import KEY, Verified
 from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
@@ -120,18 +120,39 @@ class Principal(Caller):
         return self._verified.account_id
 
     @property
-    def key_id(self) -> str:
-        """The `cred_…` id of the key; of a caller without one, what names the credential."""
-        return self._verified.key_id
+    def key_id(self) -> str | None:
+        """The `cred_…` id of the key; None of a caller without one."""
+        known = self._verified
+        return known.key_id if known.source == KEY else None
+
+    @property
+    def subject(self) -> str | None:
+        """Whom the issuer of the token knows; None of a key."""
+        session = self._verified.session
+        return None if session is None else session.subject
+
+    @property
+    def session_id(self) -> str | None:
+        """The issuer's id of the session, where the token says one."""
+        session = self._verified.session
+        return None if session is None else session.session_id
+
+    @property
+    def client_id(self) -> str | None:
+        """The OAuth client that the token was issued to, where it says one."""
+        session = self._verified.session
+        return None if session is None else session.client_id
 
     @property
     def source(self) -> str:
-        """What has proved who calls: `"key"`, or the kind that another authenticator says."""
+        """What has proved who calls: `"key"`, `"session"`, `"oauth"`, or the kind that an
+        authenticator of your own says.
+        """
         return self._verified.source
 
     @property
     def name(self) -> str:
-        """The name that the key was given."""
+        """The name that the key was given; of a token, its subject."""
         return self._verified.name
 
     @property
@@ -156,7 +177,7 @@ class Principal(Caller):
 
     @property
     def identity(self) -> str:
-        """The id of the key; for `request.user` in Starlette."""
+        """The id of the key, or of whom a token stands for; for `request.user` in Starlette."""
         return self._verified.key_id
 
     def require_scope(self, *scopes: str) -> None:

@@ -1,4 +1,4 @@
-"""Accounts: create, list, plans, limits.
+"""Accounts: create, list, plans, limits, and whose tokens act for them.
 
 Operations block for store calls, and check their arguments here, whoever passes them: the account
 API, the CLI, or code. All raise `StoreError`, or what a store of the user's own raises, when the
@@ -7,21 +7,27 @@ store can't answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.checks import checked_account_id, checked_plan, refuse_keys
+from keyrush.core.checks import (
+    checked_account_id,
+    checked_issuer,
+    checked_plan,
+    checked_subject,
+    refuse_keys,
+)
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import Account
+from keyrush.core.model import Account, Link
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.errors import InvalidArgument, NotFound
-from keyrush.operations.ids import known_id, new_id
+from keyrush.operations.ids import LINK, known_id, new_id
 from keyrush.store.protocol import Store
 
 
 class Accounts:
-    """The operations on accounts, over a store.
+    """The operations on accounts, over a store. `issuers` are those whose tokens are good.
 
     `changed` is told the account of which what is cached no longer holds.
     """
@@ -31,11 +37,13 @@ class Accounts:
         catalog: Catalog,
         store: Store,
         *,
+        issuers: Collection[str] = (),
         key_format: KeyFormat,
         changed: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
         self._store = store
+        self._issuers = issuers
         self._plans, self._default = catalog.plans, catalog.default_plan
         self._format = key_format
         self._changed = changed
@@ -112,3 +120,54 @@ class Accounts:
             raise NotFound(f"no account {account_id!r}")
         self._changed(account_id)
         return self.get(account_id)
+
+    def link(self, account_id: str, *, issuer: str, subject: str) -> Link:
+        """Have tokens of an issuer's subject act for the account (contract O8, O9).
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: The issuer is not configured, the subject malformed, or linked with
+                another account: end that with `unlink` first.
+        """
+        refuse_keys(self._format, account=account_id, issuer=issuer, subject=subject)
+        link = Link(
+            new_id(LINK),
+            known_id(account_id),
+            checked_issuer(issuer, self._issuers),
+            checked_subject(subject),
+            self._clock(),
+        )
+        outcome = self._store.add_link(link)
+        if outcome == "gone":
+            raise NotFound(f"no account {account_id!r}")
+        if outcome == "done":
+            return link
+        known = [it for it in self._store.links(subject=subject) if it.issuer == issuer]
+        if known and known[0].account_id == account_id:
+            return known[0]
+        raise InvalidArgument("subject", "is linked with another account; unlink it first")
+
+    def unlink(self, account_id: str, *, issuer: str, subject: str) -> Link:
+        """Have tokens of an issuer's subject act for the account no more. Nothing else of it is
+        changed: keys that its sessions have made go on. Nor does the subject get a new account:
+        it is refused until it is linked again.
+
+        Raises:
+            NotFound: There is no such link with this account.
+        """
+        refuse_keys(self._format, account=account_id, issuer=issuer, subject=subject)
+        for link in self.links(account_id):
+            is_it = (link.issuer, link.subject) == (issuer, subject)
+            if is_it and self._store.end_link(link.id, self._clock()):
+                self._changed(account_id)
+                return self._store.link(link.id) or link
+        raise NotFound("no such link")
+
+    def links(self, account_id: str) -> Sequence[Link]:
+        """Whose tokens act for the account, oldest first; 1,000 at most.
+
+        Raises:
+            NotFound: The id can't be an account's. One that is unknown has none.
+        """
+        refuse_keys(self._format, account=account_id)
+        return self._store.links(known_id(account_id))

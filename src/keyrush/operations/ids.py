@@ -8,9 +8,12 @@ from keyrush.core.checks import is_id
 from keyrush.core.key_text import ALPHABET
 from keyrush.errors import NotFound
 
+#: How the id of a link begins.
+LINK = "sub"
+
 
 def new_id(kind: str) -> str:
-    """An id that nothing else has: `acct_…` or `cred_…`, by `kind`."""
+    """An id that nothing else has: `acct_…`, `cred_…` or `sub_…`, by `kind`."""
     return f"{kind}_{''.join(secrets.choice(ALPHABET) for _ in range(16))}"
 
 

@@ -48,8 +48,9 @@ class Keys:
 
     `changed` is told the account of which what is cached no longer holds.
 
-    `by`, where an operation takes it, is the id of the key that asks for it: whether that may is
-    decided in the very step that makes the change. Without, the operator asks.
+    `by`, where an operation takes it, is the id of the key that asks for it, or of the link of a
+    session whose token was issued at `issued_at`, Unix milliseconds: whether that may is decided
+    in the very step that makes the change. Without, the operator asks.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Keys:
         expires_at: int | None = None,
         limits: str | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> NewKey:
         """A new key of an account (contract R3, O4). Its text is in the result and nowhere else.
 
@@ -101,6 +103,7 @@ class Keys:
             expires_at=expires_at,
             limits=limits,
             by=by,
+            issued_at=issued_at,
         )[0]
 
     def create_many(
@@ -114,6 +117,7 @@ class Keys:
         expires_at: int | None = None,
         limits: str | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> Sequence[NewKey]:
         """So many new keys that are alike but for their texts, 5,000 at most: all of them in one
         step, or none. Otherwise as `create`.
@@ -150,7 +154,7 @@ class Keys:
         # Before the work of hashing; it counts when the keys are added.
         _settle(judge_room(self._store.active_keys(account.id, now), most, count), most, count)
         made = [mint(account_id=account.id) for _ in range(count)]
-        outcome = self._store.add_keys([one.key for one in made], most)
+        outcome = self._store.add_keys([one.key for one in made], most, issued_at)
         if outcome == "gone":
             raise NotFound(f"no account {account_id!r}")
         _settle(outcome, most, count)
@@ -203,7 +207,12 @@ class Keys:
         return page_of(self._store.keys(owner, checked_limit(limit) + 1, place), limit)
 
     def revoke(
-        self, key_id: str, account_id: str | None = None, *, by: str | None = None
+        self,
+        key_id: str,
+        account_id: str | None = None,
+        *,
+        by: str | None = None,
+        issued_at: int | None = None,
     ) -> ApiKey:
         """Revoke a key for good (contract O6); a key revoked before stays as it is.
 
@@ -212,10 +221,15 @@ class Keys:
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
             BeyondCaller: The key `by` has been replaced, and it is another key.
         """
-        return self._revoke(key_id, account_id, descendants=False, by=by)[0]
+        return self._revoke(key_id, account_id, descendants=False, by=by, issued_at=issued_at)[0]
 
     def revoke_with_descendants(
-        self, key_id: str, account_id: str | None = None, *, by: str | None = None
+        self,
+        key_id: str,
+        account_id: str | None = None,
+        *,
+        by: str | None = None,
+        issued_at: int | None = None,
     ) -> Sequence[ApiKey]:
         """Revoke a key, what it has made, what that has made, and so on, in one step.
 
@@ -226,13 +240,19 @@ class Keys:
         Raises:
             As `revoke`; a key that has been replaced may not even do so with itself.
         """
-        return self._revoke(key_id, account_id, descendants=True, by=by)
+        return self._revoke(key_id, account_id, descendants=True, by=by, issued_at=issued_at)
 
     def _revoke(
-        self, key_id: str, account_id: str | None, *, descendants: bool, by: str | None
+        self,
+        key_id: str,
+        account_id: str | None,
+        *,
+        descendants: bool,
+        by: str | None,
+        issued_at: int | None,
     ) -> Sequence[ApiKey]:
-        key = self.get(key_id, account_id)
-        done = self._store.revoke(key.id, self._clock(), descendants, self._caller(by))
+        key, caller = self.get(key_id, account_id), self._caller(by)
+        done = self._store.revoke(key.id, self._clock(), descendants, caller, issued_at)
         if done.outcome == "gone":
             raise NotFound("no such credential")
         _settle(done.outcome)
@@ -247,6 +267,7 @@ class Keys:
         grace: int = DEFAULT_GRACE,
         expires_at: int | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> NewKey:
         """Replace a key without downtime (contract R17).
 
@@ -287,7 +308,8 @@ class Keys:
             created_by=self._caller(by) or old.created_by,
         )
         retires_at = made.key.created_at + ends_after
-        outcome = self._store.replace(old.id, made.key, retires_at, most, self._caller(by))
+        caller = self._caller(by)
+        outcome = self._store.replace(old.id, made.key, retires_at, most, caller, issued_at)
         if outcome == "gone":
             raise InvalidArgument("credential", _ROTATED)
         _settle(outcome, most)
@@ -348,7 +370,7 @@ class Keys:
         return self._catalog.plans.get(account.plan, Plan(account.plan)).max_keys
 
     def _caller(self, by: str | None) -> str | None:
-        """The id of the key that asks, None for the operator.
+        """The id of the key or link that asks, None for the operator.
 
         Raises:
             CallerEnded: It can't be the id of a key.

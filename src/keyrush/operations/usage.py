@@ -11,6 +11,7 @@ from keyrush.core.checks import checked_plan
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.times import month_bounds, month_of
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.ids import LINK
 from keyrush.operations.keys import Keys
 from keyrush.store.protocol import Store
 
@@ -46,10 +47,11 @@ class Usage:
         self._clock = clock
 
     def this_month(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:
-        """This month's use as stored: of the key where its quota is a key's, else of the account.
+        """This month's use as stored: of the key, or of the link that stands where one does, where
+        its quota is a key's, else of the account.
 
         Raises:
-            NotFound: There is no such account, or no such key in it.
+            NotFound: There is no such account, or no such key or link in it.
         """
         now = self._clock()
         account = self._accounts.get(account_id)
@@ -59,9 +61,7 @@ class Usage:
         if plan.quota_per == "account" or key_id is None:
             counted = self._store.usage(account_subject(account.id), month)
         else:
-            counted = self._store.usage(
-                key_subject(self._keys.get(key_id, account_id).lineage), month
-            )
+            counted = self._store.usage(key_subject(self._lineage(key_id, account.id)), month)
         overage = 0 if limit is None else max(0, counted - limit)
         if plan.quota_per == "key" and key_id is None:  # each key has one, the account has none
             overage = 0 if limit is None else self._store.overage(account.id, month, limit)
@@ -69,3 +69,10 @@ class Usage:
         return MonthlyUsage(
             month, counted, limit, overage, month_bounds(now)[1], plan.overage_price
         )
+
+    def _lineage(self, key_id: str, account_id: str) -> str:
+        if key_id.startswith(f"{LINK}_"):
+            link = self._store.link(key_id)
+            if link is not None and link.account_id == account_id:
+                return link.id
+        return self._keys.get(key_id, account_id).lineage

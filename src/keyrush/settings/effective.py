@@ -9,13 +9,15 @@ from pydantic import SecretStr
 
 from keyrush.core.notation import format_limits
 from keyrush.core.urls import readable
+from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.settings import PREFIX, Settings
 
 
 def effective(settings: Settings) -> dict[str, Any]:
     """Every setting as JSON, without secrets."""
-    values = settings.model_dump(mode="json", exclude={"errors", "pepper"})
+    values = settings.model_dump(mode="json", exclude={"errors", "pepper", "issuers"})
     values["pepper"] = [_masked(pepper) for pepper in settings.pepper]
+    values["issuers"] = [_issuer(table) for table in settings.issuers]
     for name, table in settings.plans.items():
         values["plans"][name]["limits"] = format_limits(table.limits)
         values["plans"][name]["modules"] = sorted(table.modules)
@@ -23,6 +25,12 @@ def effective(settings: Settings) -> dict[str, Any]:
     values["store_url"] = readable(settings.store_url)
     values["limiter_url"] = readable(settings.limiter_url)
     return {name: values[name] for name in Settings.model_fields}
+
+
+def _issuer(table: IssuerTable) -> dict[str, Any]:
+    values = table.model_dump(mode="json", exclude={"secret"})
+    values["secret"] = None if table.secret is None else _masked(table.secret)
+    return values
 
 
 def _name(errors: Any) -> str:
@@ -34,6 +42,11 @@ def _name(errors: Any) -> str:
 
 def _masked(secret: SecretStr) -> str:
     return f"({len(secret.get_secret_value().encode())} bytes)"
+
+
+def _titled(item: Any) -> str:
+    """A table by what names it."""
+    return str(item.get("path") or item.get("issuer")) if isinstance(item, dict) else str(item)
 
 
 def source(settings: Settings, name: str) -> str:
@@ -52,5 +65,5 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(value)
     if isinstance(value, list):
-        return ", ".join(item["path"] if isinstance(item, dict) else str(item) for item in value)
+        return ", ".join(_titled(item) for item in value)
     return str(value)

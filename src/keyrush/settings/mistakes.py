@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyrush.errors import ConfigurationError
+from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.resources import ResourceTable
 from keyrush.settings.sources import PREFIX, place
 from keyrush.settings.tables import PlanTable, RuleTable, Table
@@ -24,14 +25,14 @@ _WORDING = (
 
 
 #: Settings whose values may hold secrets, and are not shown.
-_SECRET = {"pepper", "store_url", "limiter_url"}
+_SECRET = {"pepper", "store_url", "limiter_url", "issuers"}
 
-
-#: Settings that are tables, and what may stand in each.
+#: Settings that are tables, by what stands in one.
 _TABLES: dict[str, type[Table]] = {
     "plans": PlanTable,
     "rules": RuleTable,
     "resources": ResourceTable,
+    "issuers": IssuerTable,
 }
 
 #: What Kubernetes and Docker put into the environment for a service that is named like keyrush.
@@ -70,8 +71,7 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
 
 def _names_at(tables: list[str]) -> Iterable[str]:
     """The names that may stand in a table, by the names of what is around them; none outside."""
-    table = _TABLES.get(tables[0]) if tables else None
-    return table.model_fields if table else ()
+    return _TABLES[tables[0]].model_fields if tables and tables[0] in _TABLES else ()
 
 
 def similar(name: str, names: Iterable[str]) -> str | None:

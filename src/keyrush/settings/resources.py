@@ -8,18 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from keyrush.core.audience import canonical
 from keyrush.core.paths import is_plain, without_slash
 from keyrush.core.policy import Policy, Rule
-from keyrush.core.resources import Resource, canonical
+from keyrush.core.resources import Resource
+from keyrush.core.urls import is_safe
 from keyrush.settings.tables import ScopeName, Table
-
-#: What tokens may be sent to, and asked for, without TLS: nobody else's machine.
-_LOOPBACK = re.compile(
-    r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/.*)?", re.IGNORECASE
-)
-
-#: A URL without user, query and fragment, that can stand in a challenge as it is.
-_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9/._~!$&'()+,;=:@%-]*)?", re.IGNORECASE)
 
 #: The path of a resource's URI, which is part of another path.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
@@ -29,10 +23,10 @@ _OFFLINE = "offline_access"
 
 
 def _url(value: str) -> str:
-    if not _URL.fullmatch(value):
-        raise ValueError("must be a URL without user, query and fragment")
-    if not value.lower().startswith("https://") and not _LOOPBACK.fullmatch(value):
-        raise ValueError("must begin with https://, but on this machine itself")
+    if not is_safe(value) or "?" in value:
+        raise ValueError(
+            "must be an https URL without login, query and fragment; http from this machine alone"
+        )
     if not is_plain(_path(value), None):
         raise ValueError("must have no //, no . or .. segment in its path")
     return value
@@ -43,7 +37,7 @@ def _path(url: str) -> str:
 
 
 def _resource(value: str) -> str:
-    uri = canonical(_url(value))
+    uri = _url(canonical(value))
     if not _PLAIN_PATH.fullmatch(_path(uri)):
         raise ValueError("may have letters, digits and /._~- in its path")
     if uri.endswith("/"):

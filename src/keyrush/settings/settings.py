@@ -26,6 +26,7 @@ from pydantic_settings import (
 
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
+from keyrush.core.issuers import Issuer
 from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, is_plain
 from keyrush.core.policy import Policy, Unruled
@@ -33,6 +34,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.limiter.protocol import Mode, Outage
 from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
+from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.mistakes import explained, look_for_typing_errors
 from keyrush.settings.resources import ResourceTable, check_together
 from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
@@ -153,6 +155,9 @@ class Settings(BaseSettings):
     )
     mcp_max_body: int = Field(
         1_048_576, ge=1024, le=2**30, description="bytes of a request to a resource that are read"
+    )
+    issuers: tuple[IssuerTable, ...] = Field(
+        (), repr=False, description="whose tokens are good beside keys: sessions, OAuth clients"
     )
     sources: Names = Field((), description="data sources listed in the capabilities")
 
@@ -330,6 +335,24 @@ class Settings(BaseSettings):
             raise ValueError("must hold at least one plan")
         return value
 
+    @field_validator("issuers")
+    @classmethod
+    def _check_issuers(cls, value: tuple[IssuerTable, ...]) -> tuple[IssuerTable, ...]:
+        kinds = [(table.issuer, table.kind) for table in value]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("names one issuer twice for one kind")
+        return value
+
+    @model_validator(mode="after")
+    def _check_plans_of_issuers(self) -> Settings:
+        for table in self.issuers:
+            if table.plan is not None and table.plan not in self.plans:
+                allowed = ", ".join(self.plans)
+                raise ValueError(
+                    f"KEYRUSH_ISSUERS: the plan {table.plan!r} is not in the table ({allowed})"
+                )
+        return self
+
     # --- what follows from them ---
 
     @property
@@ -354,6 +377,16 @@ class Settings(BaseSettings):
             known_scopes=known,
             unmetered=frozenset(self.unmetered_environments),
         )
+
+    @property
+    def issuer_values(self) -> tuple[Issuer, ...]:
+        """`issuers`, as values; in their repr is no secret."""
+        return tuple(table.value() for table in self.issuers)
+
+    @property
+    def issuer_names(self) -> tuple[str, ...]:
+        """The `iss` of each of `issuers`, once."""
+        return tuple(dict.fromkeys(table.issuer for table in self.issuers))
 
     @property
     def peppers(self) -> list[bytes]:

@@ -35,7 +35,7 @@ ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
 
 
 class Table(BaseModel):
-    """A table of the file, in which what is not known is wrong."""
+    """A table of which every name is known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

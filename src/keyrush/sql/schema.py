@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 5
+SCHEMA = 6
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -59,6 +59,33 @@ KEYS = sa.Table(
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
+)
+
+#: Whom issuers of tokens know, and for which account each acts; those that have ended stay, with
+#: what was counted of them.
+LINKS = sa.Table(
+    "keyrush_links",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("account_id", sa.ForeignKey(ACCOUNTS.c.id), nullable=False),
+    sa.Column("issuer", sa.String(255), nullable=False),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_before", sa.BigInteger),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Index("ix_keyrush_links_of_account", "account_id", "created_at", "id"),
+    sa.Index("ix_keyrush_links_by_subject", "subject", "issuer"),
+    sa.Index("ix_keyrush_links_by_age", "issuer", "created_at"),
+)
+
+#: One account for each subject, whoever adds links at the same time.
+sa.Index(
+    "ux_keyrush_links",
+    LINKS.c.issuer,
+    LINKS.c.subject,
+    unique=True,
+    sqlite_where=LINKS.c.ended_at.is_(None),
+    postgresql_where=LINKS.c.ended_at.is_(None),
 )
 
 #: Before schema 3, which has a wider one.
@@ -149,7 +176,7 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
     is_postgresql = connection.dialect.name == "postgresql"
     tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
-    _metadata.create_all(connection, tables)  # what is missing; 2 and 4 have only added tables
+    _metadata.create_all(connection, tables)  # what is missing; 2, 4 and 6 only add tables
     if is_older and not is_postgresql:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from keyrush.core.model import ApiKey
+from keyrush.core.model import ApiKey, Link
 
 #: What came of a change of keys; nothing has changed but where it is done.
 Outcome = Literal[
@@ -16,6 +16,21 @@ Outcome = Literal[
     "too_many_keys",  # the account has as many keys as it may have
     "too_many_active",  # with those that retire it has twice as many
 ]
+
+#: What came of a link that was to be added; nothing has changed but where it is done.
+LinkOutcome = Literal[
+    "done",
+    "taken",  # the issuer's subject is linked already
+    "gone",  # there is no such account
+    "ended",  # it was linked once, and is so again only when the operator says
+    "too_many",  # as many of the issuer's have been added in the last minute as may
+]
+
+#: Links that are listed at most.
+MAX_LINKS = 1_000
+
+#: Milliseconds in which new links are counted.
+NEW_LINKS_IN = 60_000
 
 #: Keys of an account that work at once, as a multiple of those it may have: a rotation leaves
 #: the old one for a while.
@@ -43,6 +58,13 @@ def judge_caller(caller: ApiKey | None, account_id: str, now: int) -> Outcome:
     if caller is None or caller.account_id != account_id or not caller.is_active(now):
         return "caller_ended"
     return "done" if caller.retires_at is None else "caller_retires"
+
+
+def judge_session(link: Link | None, account_id: str, issued_at: int | None) -> Outcome:
+    """The same of whom a token stands for that was issued then."""
+    if link is None or link.account_id != account_id or not link.admits(issued_at):
+        return "caller_ended"
+    return "done"
 
 
 def may_be_replaced(key: ApiKey, account_id: str) -> bool:

@@ -1,4 +1,5 @@
-"""The look-up of the cold path: a key, its account and this month's counts, in one statement.
+"""The look-ups of the cold path: a key, or a link, its account and this month's counts, in one
+statement each.
 
 By the driver, below SQLAlchemy, whose part in it would cost more than all the rest.
 """
@@ -9,39 +10,53 @@ from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
 
-from keyrush.core.identity import Found, account_subject, key_subject
+from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.model import Account
 from keyrush.core.notation import parse_limits
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE
-from keyrush.store.rows import key_of
+from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
+from keyrush.store.rows import key_of, link_of
 
 _KEY = [column.name for column in KEYS.c]
 
+_LINK = [column.name for column in LINKS.c]
+
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
-_COLUMNS = [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"]
+_COUNTS = ["key_count", "account_count"]
 
 
 @cache
 def _statement(mark: str, fingerprints: int) -> str:
     """The statement for so many fingerprints; `mark` is how the driver has a parameter."""
-    columns = ", ".join(f"keys.{name}" for name in _KEY)
     among = ", ".join([mark] * fingerprints)
+    return (
+        f"{_found(mark, KEYS.name, _KEY, 'lineage')} WHERE found.fingerprint IN ({among}) LIMIT 1"
+    )
+
+
+@cache
+def _link_statement(mark: str) -> str:
+    """The statement for a link."""
+    where = f"found.subject = {mark} AND found.issuer = {mark} AND found.ended_at IS NULL"
+    return f"{_found(mark, LINKS.name, _LINK, 'id')} WHERE {where} LIMIT 1"
+
+
+def _found(mark: str, table: str, names: Sequence[str], lineage: str) -> str:
+    """What is found of a row of a table, whose own counts are under its `lineage`."""
+    columns = ", ".join(f"found.{name}" for name in names)
     # Every name is a table's or a column's.
     return f"""
         SELECT {columns},
             accounts.plan, accounts.limits, accounts.balance, accounts.created_at,
             coalesce(of_key.counted, 0), coalesce(of_account.counted, 0)
-        FROM {KEYS.name} AS keys
-        JOIN {ACCOUNTS.name} AS accounts ON accounts.id = keys.account_id
+        FROM {table} AS found
+        JOIN {ACCOUNTS.name} AS accounts ON accounts.id = found.account_id
         LEFT JOIN {USAGE.name} AS of_key
-            ON of_key.subject = '{key_subject("")}' || keys.lineage AND of_key.month = {mark}
+            ON of_key.subject = '{key_subject("")}' || found.{lineage} AND of_key.month = {mark}
         LEFT JOIN {USAGE.name} AS of_account
-            ON of_account.subject = '{account_subject("")}' || keys.account_id
+            ON of_account.subject = '{account_subject("")}' || found.account_id
             AND of_account.month = {mark}
-        WHERE keys.fingerprint IN ({among})
-        LIMIT 1
     """  # noqa: S608  # nothing of it comes from a request
 
 
@@ -53,17 +68,46 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
     """
     if not fingerprints:
         return None
-    statement = _statement("?" if database.dialect == "sqlite" else "%s", len(fingerprints))
+    statement = _statement(_mark(database), len(fingerprints))
+    row = _row(database, statement, (month, month, *fingerprints), _KEY)
+    if row is None:
+        return None
+    return Found(key_of(row), _account_of(row), row.key_count, row.account_count)
+
+
+def find_link(database: Database, issuer: str, subject: str, month: str) -> FoundLink | None:
+    """`Store.find_link`.
+
+    Raises:
+        StoreError: The database can't answer.
+    """
+    statement = _link_statement(_mark(database))
+    row = _row(database, statement, (month, month, subject, issuer), _LINK)
+    if row is None:
+        return None
+    return FoundLink(link_of(row), _account_of(row), row.key_count, row.account_count)
+
+
+def _mark(database: Database) -> str:
+    return "?" if database.dialect == "sqlite" else "%s"
+
+
+def _row(
+    database: Database, statement: str, values: Sequence[str], names: Sequence[str]
+) -> SimpleNamespace | None:
     with database.driver() as connection:
-        found = connection.execute(statement, (month, month, *fingerprints)).fetchone()
+        found = connection.execute(statement, values).fetchone()
     if found is None:
         return None
-    row = SimpleNamespace(**dict(zip(_COLUMNS, found, strict=True)))
-    account = Account(
+    columns = (*names, *_OF_ACCOUNT, *_COUNTS)
+    return SimpleNamespace(**dict(zip(columns, found, strict=True)))
+
+
+def _account_of(row: SimpleNamespace) -> Account:
+    return Account(
         row.account_id,
         row.plan,
         row.account_created_at,
         row.balance,
         parse_limits(row.account_limits),
     )
-    return Found(key_of(row), account, row.key_count, row.account_count)

@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keyrush.core.model import ApiKey
+from keyrush.core.model import ApiKey, Link
 from keyrush.core.paging import Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import tell
-from keyrush.sql.schema import ACCOUNTS, KEYS
+from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS
 from keyrush.store.decisions import (
     KeyCount,
     Outcome,
@@ -23,9 +23,10 @@ from keyrush.store.decisions import (
     judge_caller,
     judge_room,
     judge_rotation,
+    judge_session,
     may_be_replaced,
 )
-from keyrush.store.rows import key_of, row_of
+from keyrush.store.rows import key_of, link_of, row_of
 
 #: A key without what proves it, which nothing is decided by: so it is in no log of rows.
 _JUDGED = sa.select(
@@ -38,14 +39,19 @@ _JUDGED = sa.select(
 )
 
 
-def add(connection: sa.Connection, keys: Sequence[ApiKey], max_keys: int | None) -> Outcome:
+def add(
+    connection: sa.Connection,
+    keys: Sequence[ApiKey],
+    max_keys: int | None,
+    issued_at: int | None,
+) -> Outcome:
     """`Store.add_keys`, in the transaction of `connection`."""
     if not keys:
         return "done"
     key = keys[-1]
-    if not _lock(connection, key.account_id):
+    if not lock(connection, key.account_id):
         return "gone"
-    outcome = _judge_caller(connection, key.created_by, key.account_id, key.created_at)
+    outcome = _judge_caller(connection, key.created_by, key.account_id, key.created_at, issued_at)
     if outcome == "done":
         there = count(connection, key.account_id, key.created_at)
         outcome = judge_room(there, max_keys, len(keys))
@@ -62,12 +68,13 @@ def replace(
     *,
     max_keys: int | None,
     by: str | None,
+    issued_at: int | None,
 ) -> Outcome:
     """`Store.replace`, in the transaction of `connection`."""
     account_id, now = successor.account_id, successor.created_at
-    if not _lock(connection, account_id):
+    if not lock(connection, account_id):
         return "gone"
-    outcome = _judge_caller(connection, by, account_id, now)
+    outcome = _judge_caller(connection, by, account_id, now, issued_at)
     if outcome != "done":
         return outcome
     old = _read(connection, key_id)
@@ -84,14 +91,20 @@ def replace(
 
 
 def revoke(
-    connection: sa.Connection, key_id: str, at: int, *, descendants: bool, by: str | None
+    connection: sa.Connection,
+    key_id: str,
+    at: int,
+    *,
+    descendants: bool,
+    by: str | None,
+    issued_at: int | None,
 ) -> Revocation:
     """`Store.revoke`, in the transaction of `connection`."""
     known = _read(connection, key_id)
-    if known is None or not _lock(connection, known.account_id):
+    if known is None or not lock(connection, known.account_id):
         return Revocation("gone")
     account_id = known.account_id
-    outcome = _judge_caller(connection, by, account_id, at)
+    outcome = _judge_caller(connection, by, account_id, at, issued_at)
     if outcome == "caller_retires" and by == key_id and not descendants:
         outcome = "done"  # itself it may revoke
     if outcome != "done":
@@ -125,7 +138,7 @@ def is_active(now: int) -> sa.ColumnElement[bool]:
     )
 
 
-def _lock(connection: sa.Connection, account_id: str) -> bool:
+def lock(connection: sa.Connection, account_id: str) -> bool:
     """Have the account to oneself until the transaction ends; False where there is none.
 
     What is read after it, in statements of their own, is as the one before has left it.
@@ -134,15 +147,30 @@ def _lock(connection: sa.Connection, account_id: str) -> bool:
     return connection.execute(select).scalar() is not None
 
 
-def _judge_caller(connection: sa.Connection, by: str | None, account_id: str, now: int) -> Outcome:
+def _judge_caller(
+    connection: sa.Connection,
+    by: str | None,
+    account_id: str,
+    now: int,
+    issued_at: int | None,
+) -> Outcome:
     if by is None:  # the operator
         return "done"
-    return judge_caller(_read(connection, by), account_id, now)
+    key = _read(connection, by)
+    if key is None:
+        return judge_session(read_link(connection, by), account_id, issued_at)
+    return judge_caller(key, account_id, now)
 
 
 def _read(connection: sa.Connection, key_id: str) -> ApiKey | None:
     row = connection.execute(_JUDGED.where(KEYS.c.id == key_id)).one_or_none()
     return None if row is None else key_of(row)
+
+
+def read_link(connection: sa.Connection, link_id: str) -> Link | None:
+    """The link of that id, if it is one of a link."""
+    row = connection.execute(sa.select(LINKS).where(LINKS.c.id == link_id)).one_or_none()
+    return None if row is None else link_of(row)
 
 
 def _made_by(key_id: str, account_id: str) -> sa.Select[Any]:

@@ -9,17 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from keyrush.core.identity import Found, account_subject, key_subject
-from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
+from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
 from keyrush.store.decisions import (
+    MAX_LINKS,
+    NEW_LINKS_IN,
     KeyCount,
+    LinkOutcome,
     Outcome,
     Revocation,
     judge_caller,
     judge_room,
     judge_rotation,
+    judge_session,
     may_be_replaced,
 )
 from keyrush.store.protocol import Batch, Increments, Proved
@@ -41,6 +45,9 @@ class MemoryStore:
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, ApiKey] = {}
         self._by_fingerprint: dict[str, str] = {}
+        self._links: dict[str, Link] = {}
+        #: The last link of each subject, by its issuer.
+        self._by_subject: dict[tuple[str, str], str] = {}
         self._usage: dict[tuple[str, str], int] = {}
         self._batches: dict[str, int] = {}
         #: Accounts and credits of charges, by reference; None where the charge is reversed.
@@ -128,14 +135,19 @@ class MemoryStore:
         if len(self._charges) > _REMEMBERED:
             del self._charges[next(iter(self._charges))]
 
-    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+    def add_keys(
+        self,
+        added: Sequence[ApiKey],
+        max_keys: int | None = None,
+        issued_at: int | None = None,
+    ) -> Outcome:
         if not added:
             return "done"
         key = added[-1]
         with self._lock:
             if key.account_id not in self._accounts:
                 return "gone"
-            outcome = self._judge_caller(key.created_by, key.account_id, key.created_at)
+            outcome = self._judge_caller(key.created_by, key.account_id, key.created_at, issued_at)
             if outcome == "done":
                 there = self._count(key.account_id, key.created_at)
                 outcome = judge_room(there, max_keys, len(added))
@@ -144,8 +156,14 @@ class MemoryStore:
                     self._put(one)
             return outcome
 
-    def _judge_caller(self, by: str | None, account_id: str, now: int) -> Outcome:
-        return "done" if by is None else judge_caller(self._keys.get(by), account_id, now)
+    def _judge_caller(
+        self, by: str | None, account_id: str, now: int, issued_at: int | None
+    ) -> Outcome:
+        if by is None:  # the operator
+            return "done"
+        if by in self._links:
+            return judge_session(self._links[by], account_id, issued_at)
+        return judge_caller(self._keys.get(by), account_id, now)
 
     def _count(self, account_id: str, now: int) -> KeyCount:
         active = [
@@ -178,13 +196,18 @@ class MemoryStore:
             return self._count(account_id, now)
 
     def revoke(
-        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+        self,
+        key_id: str,
+        at: int,
+        descendants: bool = False,
+        by: str | None = None,
+        issued_at: int | None = None,
     ) -> Revocation:
         with self._lock:
             key = self._keys.get(key_id)
             if key is None:
                 return Revocation("gone")
-            outcome = self._judge_caller(by, key.account_id, at)
+            outcome = self._judge_caller(by, key.account_id, at, issued_at)
             if outcome == "caller_retires" and by == key_id and not descendants:
                 outcome = "done"  # itself it may revoke
             if outcome != "done":
@@ -210,17 +233,18 @@ class MemoryStore:
             makers += made
         return found
 
-    def replace(
+    def replace(  # noqa: PLR0917  # one's own may be called by place alone
         self,
         key_id: str,
         successor: ApiKey,
         retires_at: int,
         max_keys: int | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> Outcome:
         account_id, now = successor.account_id, successor.created_at
         with self._lock:
-            outcome = self._judge_caller(by, account_id, now)
+            outcome = self._judge_caller(by, account_id, now, issued_at)
             if outcome != "done":
                 return outcome
             key = self._keys.get(key_id)
@@ -264,6 +288,76 @@ class MemoryStore:
                 if key is not None and (key.last_used_at is None or key.last_used_at < at):
                     self._keys[key_id] = replace(key, last_used_at=at)
 
+    def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
+        with self._lock:
+            link = self._links.get(self._by_subject.get((issuer, subject), ""))
+            if link is None or link.ended_at is not None:
+                return None
+            return FoundLink(
+                link,
+                self._accounts[link.account_id],
+                self._usage.get((key_subject(link.id), month), 0),
+                self._usage.get((account_subject(link.account_id), month), 0),
+            )
+
+    def add_link(
+        self, link: Link, account: Account | None = None, at_most: int | None = None
+    ) -> LinkOutcome:
+        with self._lock:
+            before = self._links.get(self._by_subject.get((link.issuer, link.subject), ""))
+            if before is not None and before.ended_at is None:
+                return "taken"
+            if account is not None:
+                if before is not None:
+                    return "ended"
+                if at_most is not None and self._new_links(link) >= at_most:
+                    return "too_many"
+                self._accounts[account.id] = account
+            if link.account_id not in self._accounts:
+                return "gone"
+            self._links[link.id] = link
+            self._by_subject[link.issuer, link.subject] = link.id
+            return "done"
+
+    def _new_links(self, link: Link) -> int:
+        """How many of its issuer's have been added in the minute before."""
+        since = link.created_at - NEW_LINKS_IN
+        return sum(
+            other.issuer == link.issuer and other.created_at > since
+            for other in self._links.values()
+        )
+
+    def link(self, link_id: str) -> Link | None:
+        return self._links.get(link_id)
+
+    def links(self, account_id: str | None = None, subject: str | None = None) -> Sequence[Link]:
+        with self._lock:
+            found = [
+                link
+                for link in self._links.values()
+                if link.ended_at is None
+                and account_id in {None, link.account_id}
+                and subject in {None, link.subject}
+            ]
+        return heapq.nsmallest(MAX_LINKS, found, key=place_of)
+
+    def end_link(self, link_id: str, at: int) -> bool:
+        with self._lock:
+            link = self._links.get(link_id)
+            if link is None or link.ended_at is not None:
+                return False
+            self._links[link_id] = replace(link, ended_at=at)
+            return True
+
+    def revoke_sessions(self, link_id: str, before: int) -> bool:
+        with self._lock:
+            link = self._links.get(link_id)
+            if link is None or link.ended_at is not None:
+                return False
+            latest = max(before, link.revoked_before or 0)
+            self._links[link_id] = replace(link, revoked_before=latest)
+            return True
+
     def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         with self._lock:
             if batch is None or self._is_new(batch):
@@ -283,6 +377,7 @@ class MemoryStore:
     def overage(self, account_id: str, month: str, quota: int) -> int:
         with self._lock:
             lineages = {key.lineage for key in self._keys.values() if key.account_id == account_id}
+            lineages |= {link.id for link in self._links.values() if link.account_id == account_id}
             counts = [self._usage.get((key_subject(lineage), month), 0) for lineage in lineages]
         return sum(max(0, counted - quota) for counted in counts)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from keyrush.core.changes import Changes
 from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
-from keyrush.store.protocol import Store
+from keyrush.store.protocol import LinkStore, Store
 
 if TYPE_CHECKING:  # a store in memory needs no database
     from keyrush.sql.engine import Database
@@ -61,6 +61,12 @@ def given(store: Store) -> Opened:
         is_ephemeral=bool(getattr(store, "is_ephemeral", False)),
         is_async=front is not store,
     )
+
+
+def keeps_links(opened: Opened) -> bool:
+    """Whether the store knows whom tokens stand for, as all but some of a user's own do."""
+    named = [name for name in vars(LinkStore) if not name.startswith("_")]
+    return all(callable(getattr(opened.store, name, None)) for name in named)
 
 
 def _changes_of(store: Store) -> Changes | None:

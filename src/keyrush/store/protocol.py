@@ -8,6 +8,7 @@ are Unix milliseconds, months are `"2026-11"` in UTC.
 
 A store may also have, and `opening` alone looks for it:
 
+- the methods of `LinkStore`, all of them, without which there are keys alone, and no tokens;
 - `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
   it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
 - `database`, the `sql.engine.Database` it is kept in, so that windows may be counted there;
@@ -20,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from keyrush.core.identity import Found
-from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.identity import Found, FoundLink
+from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
-from keyrush.store.decisions import KeyCount, Outcome, Revocation
+from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 
 #: A subject and a month, as in `("key:cred_…", "2026-11")`.
 Increments = Mapping[tuple[str, str], int]
@@ -109,12 +110,18 @@ class KeyStore(Protocol):
         """
         ...
 
-    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+    def add_keys(
+        self,
+        added: Sequence[ApiKey],
+        max_keys: int | None = None,
+        issued_at: int | None = None,
+    ) -> Outcome:
         """Add keys of one account, made by one key, oldest first: all of them or none. Their ids
         and fingerprints are new.
 
         In the same step it is decided, as of when the last was made, whether the key that made
-        them (`ApiKey.created_by`) may still do so, and whether the account has fewer than
+        them (`ApiKey.created_by`) may still do so, or the link, by a token that was issued at
+        `issued_at`, and whether the account has fewer than
         `max_keys` active keys, those aside that retire, and with those fewer than twice as many
         (`keyrush.store.decisions`). Calls at once are exact in this.
         """
@@ -140,30 +147,36 @@ class KeyStore(Protocol):
         ...
 
     def revoke(
-        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+        self,
+        key_id: str,
+        at: int,
+        descendants: bool = False,
+        by: str | None = None,
+        issued_at: int | None = None,
     ) -> Revocation:
         """Revoke the key for good; an earlier revocation stands.
 
         With `descendants` also what it has made (`ApiKey.created_by`), and what that has made,
         and so on, within the account and in the same step, so that none of them makes another
-        one meanwhile. `by` is the id of the key that asks, judged in the same step, as of `at`;
-        one that retires may revoke itself alone.
+        one meanwhile. `by` is the id of the key or link that asks, judged in the same step, as of
+        `at`; a key that retires may revoke itself alone.
         """
         ...
 
-    def replace(
+    def replace(  # noqa: PLR0917  # one's own may be called by place alone
         self,
         key_id: str,
         successor: ApiKey,
         retires_at: int,
         max_keys: int | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> Outcome:
         """Add the successor and let the key retire at `retires_at`, in one step.
 
         `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
-        been replaced. `by` is the id of the key that asks, judged as in `add_keys`, and so is the
-        number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
+        been replaced. `by` is the id of the key or link that asks, judged as in `add_keys`, and so
+        is the number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
         those that retire.
         """
         ...
@@ -193,6 +206,48 @@ class KeyStore(Protocol):
         ...
 
 
+class LinkStore(Protocol):
+    """Whom issuers of tokens know, and for which account each acts."""
+
+    def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
+        """The link of an issuer's subject that has not ended; None where there is none.
+
+        The one look-up of a token, so it brings account and counts along.
+        """
+        ...
+
+    def add_link(
+        self, link: Link, account: Account | None = None, at_most: int | None = None
+    ) -> LinkOutcome:
+        """Add a link, and with it the `account` that it is with, which is new, in one step. Their
+        ids are new. Calls at once add one link of a subject, and one account.
+
+        With an account, none is added for a subject that has been linked before, nor where
+        `at_most` links of the issuer have been added in the minute before this one.
+        """
+        ...
+
+    def link(self, link_id: str) -> Link | None:
+        """The link, one that has ended, too; or None."""
+        ...
+
+    def links(self, account_id: str | None = None, subject: str | None = None) -> Sequence[Link]:
+        """The links of an account, or of a subject by whatever issuer, that have not ended, oldest
+        first; 1,000 at most.
+        """
+        ...
+
+    def end_link(self, link_id: str, at: int) -> bool:
+        """End the link for good; False where there is none, or it has ended."""
+        ...
+
+    def revoke_sessions(self, link_id: str, before: int) -> bool:
+        """Have no token be good any more that was issued before then; a later such instant stands.
+        False where there is no such link, or it has ended.
+        """
+        ...
+
+
 class CountStore(Protocol):
     """The requests of a month, by subject."""
 
@@ -210,11 +265,13 @@ class CountStore(Protocol):
         ...
 
     def overage(self, account_id: str, month: str, quota: int) -> int:
-        """What the counts of an account's keys, by lineage, have above `quota` each, in sum."""
+        """What the counts of an account's keys, by lineage, and of its links have above `quota`
+        each, in sum.
+        """
         ...
 
 
-class Store(AccountStore, CreditStore, KeyStore, CountStore, Protocol):
+class Store(AccountStore, CreditStore, KeyStore, LinkStore, CountStore, Protocol):
     """All that keyrush keeps. All writes are atomic, each on its own."""
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Keys as rows of their table."""
+"""Keys and links as rows of their tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from keyrush.core.model import ApiKey
+from keyrush.core.model import ApiKey, Link
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.sql.schema import KEYS
 
@@ -37,3 +37,16 @@ def row_of(key: ApiKey) -> dict[str, Any]:
     """The row of a key."""
     row = {column.name: getattr(key, column.name) for column in KEYS.c}
     return row | {"scopes": " ".join(key.scopes), "limits": format_limits(key.limits)}
+
+
+def link_of(row: Any) -> Link:
+    """The link in a row."""
+    return Link(
+        row.id,
+        row.account_id,
+        row.issuer,
+        row.subject,
+        row.created_at,
+        row.revoked_before,
+        row.ended_at,
+    )

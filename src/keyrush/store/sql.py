@@ -14,20 +14,20 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core.changes import Changes
-from keyrush.core.identity import Found, key_subject
-from keyrush.core.model import Account, ApiKey, Limit
+from keyrush.core.identity import Found, FoundLink, key_subject
+from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import changes_in, tell
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import ACCOUNTS, KEYS, USAGE
+from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
-from keyrush.store import keys
+from keyrush.store import keys, links
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
-from keyrush.store.decisions import KeyCount, Outcome, Revocation
-from keyrush.store.finding import find
+from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
+from keyrush.store.finding import find, find_link
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Increments, Proved
 from keyrush.store.rows import key_of
@@ -70,13 +70,7 @@ class SqlStore:
         return find(self._database, fingerprints, month)
 
     def add_account(self, account: Account) -> bool:
-        values = {
-            "id": account.id,
-            "plan": account.plan,
-            "limits": format_limits(account.limits),
-            "balance": account.balance,
-            "created_at": account.created_at,
-        }
+        values = links.row_of_account(account)
         insert = insert_into(ACCOUNTS, self._database.dialect).values(values)
         with self._run() as connection:
             # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
@@ -134,9 +128,14 @@ class SqlStore:
         self._charges += 1  # it may have left a row, too
         return balance
 
-    def add_keys(self, added: Sequence[ApiKey], max_keys: int | None = None) -> Outcome:
+    def add_keys(
+        self,
+        added: Sequence[ApiKey],
+        max_keys: int | None = None,
+        issued_at: int | None = None,
+    ) -> Outcome:
         with self._run(atomic=True) as connection:
-            return keys.add(connection, added, max_keys)
+            return keys.add(connection, added, max_keys, issued_at)
 
     def key(self, key_id: str) -> ApiKey | None:
         found = self._select_keys(sa.select(KEYS).where(KEYS.c.id == key_id))
@@ -162,21 +161,37 @@ class SqlStore:
             return keys.count(connection, account_id, now)
 
     def revoke(
-        self, key_id: str, at: int, descendants: bool = False, by: str | None = None
+        self,
+        key_id: str,
+        at: int,
+        descendants: bool = False,
+        by: str | None = None,
+        issued_at: int | None = None,
     ) -> Revocation:
         with self._run(atomic=True) as connection:
-            return keys.revoke(connection, key_id, at, descendants=descendants, by=by)
+            return keys.revoke(
+                connection, key_id, at, descendants=descendants, by=by, issued_at=issued_at
+            )
 
-    def replace(
+    def replace(  # noqa: PLR0917  # one's own may be called by place alone
         self,
         key_id: str,
         successor: ApiKey,
         retires_at: int,
         max_keys: int | None = None,
         by: str | None = None,
+        issued_at: int | None = None,
     ) -> Outcome:
         with self._run(atomic=True) as connection:
-            return keys.replace(connection, key_id, successor, retires_at, max_keys=max_keys, by=by)
+            return keys.replace(
+                connection,
+                key_id,
+                successor,
+                retires_at,
+                max_keys=max_keys,
+                by=by,
+                issued_at=issued_at,
+            )
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
@@ -199,6 +214,31 @@ class SqlStore:
             with self._run(atomic=True) as connection:
                 touch(connection, used)
 
+    def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
+        return find_link(self._database, issuer, subject, month)
+
+    def add_link(
+        self, link: Link, account: Account | None = None, at_most: int | None = None
+    ) -> LinkOutcome:
+        with self._run(atomic=True) as connection:
+            return links.add(connection, link, account, at_most)
+
+    def link(self, link_id: str) -> Link | None:
+        with self._run() as connection:
+            return keys.read_link(connection, link_id)
+
+    def links(self, account_id: str | None = None, subject: str | None = None) -> Sequence[Link]:
+        with self._run() as connection:
+            return links.listed(connection, account_id, subject)
+
+    def end_link(self, link_id: str, at: int) -> bool:
+        with self._run(atomic=True) as connection:
+            return links.change(connection, link_id, ended_at=at)
+
+    def revoke_sessions(self, link_id: str, before: int) -> bool:
+        with self._run(atomic=True) as connection:
+            return links.change(connection, link_id, revoked_before=before)
+
     def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
         now = now_ms()
         with self._run(atomic=True) as connection:
@@ -220,11 +260,13 @@ class SqlStore:
             return connection.execute(select).scalar() or 0
 
     def overage(self, account_id: str, month: str, quota: int) -> int:
-        lineages = sa.select(sa.literal(key_subject("")) + KEYS.c.lineage)
+        prefix = sa.literal(key_subject(""))
+        of_keys = sa.select(prefix + KEYS.c.lineage).where(KEYS.c.account_id == account_id)
+        of_links = sa.select(prefix + LINKS.c.id).where(LINKS.c.account_id == account_id)
         above = sa.select(sa.func.sum(USAGE.c.counted - quota)).where(
             USAGE.c.month == month,
             USAGE.c.counted > quota,
-            USAGE.c.subject.in_(lineages.where(KEYS.c.account_id == account_id)),
+            USAGE.c.subject.in_(of_keys.union(of_links)),
         )
         with self._run() as connection:
             return int(connection.execute(above).scalar() or 0)

@@ -8,10 +8,11 @@ the case, which some readers don't look at.
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from keyrush.core.calls import TOOLS_CALL, Call, Calls
 from keyrush.core.refusal import Reason, Refusal
+from keyrush.core.strict_json import parse
 
 NOT_JSON = Refusal("not_json")
 NOT_JSON_RPC = Refusal("not_json_rpc")
@@ -32,29 +33,11 @@ _MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _NAMES = frozenset({"name", "uri"})
 
 
-class _Twice(ValueError):
-    """A member that comes twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _Twice
-    return found
-
-
-def _no_number(_: str) -> NoReturn:
-    raise ValueError
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number).decode
-
-
 def read(body: bytes) -> Calls | Refusal:
     """What the body asks for; a refusal where it is no JSON, or no JSON-RPC of MCP."""
     try:
-        found = _decode(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        found = parse(body)
+    except ValueError:
         return NOT_JSON
     if isinstance(found, dict):
         call = _call(found)

@@ -18,7 +18,7 @@ Header = tuple[bytes, bytes]
 
 
 class Credential:
-    """A presented key. Its repr says nothing of it (S82); `digest` is its SHA-256."""
+    """A presented key or token. Its repr says nothing of it (S82); `digest` is its SHA-256."""
 
     __slots__ = ("digest", "text")
 
@@ -37,6 +37,9 @@ MAX_FIELD = 999_999_999_999_999
 #: one key several times, as some servers join lines.
 MAX_VALUE = 4 * MAX_LENGTH
 
+#: Bytes of a token (S50). More would be hashed for nothing.
+MAX_TOKEN = 8192
+
 MISSING = Refusal("missing_credential")
 INVALID = Refusal("invalid_credential")
 TWO = Refusal("two_credentials")
@@ -45,6 +48,9 @@ TWO = Refusal("two_credentials")
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 
 AUTHORIZATION = b"authorization"
+
+#: Bytes of a scheme before a token, with spaces: more is not read.
+_ROOM = 64
 
 #: The schemes of `Authorization` whose token is a key.
 _SCHEMES = (b"bearer", b"api-key")
@@ -55,10 +61,12 @@ _WITH_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9-]* +\S").match
 class CredentialHeaders:
     """The headers that may hold a key, by `names` in lower case; others are no business of ours.
 
-    `Authorization: Bearer …`, or `Api-Key …`; in any other header the value is the key.
+    `Authorization: Bearer …`, or `Api-Key …`; in any other header the value is the key. With
+    `tokens` also a token may be where a key may.
     """
 
-    def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS) -> None:
+    def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS, *, tokens: bool = False) -> None:
+        self._most = MAX_TOKEN if tokens else MAX_LENGTH
         self.names = tuple(name.lower().encode("ascii") for name in names)
         self._names = frozenset(self.names)
         self._lengths = frozenset(map(len, self.names))
@@ -86,8 +94,9 @@ class CredentialHeaders:
         if first is None:
             return MISSING
         if others is not None:
-            return _one_of([(first_name or b"", first), *others])
-        key = _bearer(first) if first_name == AUTHORIZATION else _plain(first)
+            return _one_of([(first_name or b"", first), *others], self._most)
+        most = self._most
+        key = _bearer(first, most) if first_name == AUTHORIZATION else _plain(first, most)
         return Credential(key) if isinstance(key, bytes) else key or MISSING
 
     def without(self, headers: Iterable[Header]) -> list[Header]:
@@ -95,11 +104,14 @@ class CredentialHeaders:
         return [header for header in headers if header[0].lower() not in self._names]
 
 
-def _one_of(headers: Sequence[Header]) -> Credential | Refusal:
+def _one_of(headers: Sequence[Header], most: int) -> Credential | Refusal:
     """The credential that several headers agree upon (S7, S8)."""
     if sum(name == AUTHORIZATION for name, _ in headers) > 1:
         return TWO
-    found = [_bearer(value) if n == AUTHORIZATION else _plain(value) for n, value in headers]
+    found = [
+        _bearer(value, most) if name == AUTHORIZATION else _plain(value, most)
+        for name, value in headers
+    ]
     refusals = [key for key in found if isinstance(key, Refusal)]
     if TWO in refusals:
         return TWO
@@ -111,36 +123,49 @@ def _one_of(headers: Sequence[Header]) -> Credential | Refusal:
     return Credential(texts[0]) if texts else INVALID if refusals else MISSING
 
 
-def _bearer(value: bytes) -> bytes | Refusal | None:
-    """The token after its scheme, None for another scheme, a refusal for several credentials."""
+def _bearer(value: bytes, most: int) -> bytes | Refusal | None:
+    """The credential of at most so many bytes after its scheme, None for another scheme, a refusal
+    for several.
+    """
     if len(value) > MAX_VALUE:
-        scheme = value[:16].lstrip(b" \t").partition(b" ")[0].lower()
-        return INVALID if scheme in _SCHEMES else None
+        return _long_bearer(value, most)
     if value[:7] == b"Bearer " and b"," not in value:  # as nearly all send it
-        return _sane(value[7:].strip(b" "))
+        return _sane(value[7:].strip(b" "), most)
     scheme, _, token = value.strip(b" \t").partition(b" ")
     if b"," in value:
         parts = [part.strip(b" \t") for part in value.split(b",")]
         schemes = [part.partition(b" ")[0].lower() for part in parts if _WITH_SCHEME(part)]
         if len(schemes) > 1 and any(scheme in _SCHEMES for scheme in schemes):
             return TWO
-    return _sane(token.strip(b" ")) if scheme.lower() in _SCHEMES else None
+    return _sane(token.strip(b" "), most) if scheme.lower() in _SCHEMES else None
 
 
-def _plain(value: bytes) -> bytes | Refusal:
+def _long_bearer(value: bytes, most: int) -> bytes | Refusal | None:
+    """The same of what is too long for a key, and not looked through: one token, or nothing."""
+    scheme, _, token = value[: most + _ROOM].lstrip(b" \t").partition(b" ")
+    if scheme.lower() not in _SCHEMES:
+        return None
+    if len(value) > most + _ROOM:
+        return INVALID
+    return TWO if b"," in token else _sane(token.strip(b" \t"), most)
+
+
+def _plain(value: bytes, most: int) -> bytes | Refusal:
     """The key in a header that holds nothing else; some servers make one of two such lines."""
     if len(value) > MAX_VALUE:
-        return INVALID
+        if len(value) > most + _ROOM:
+            return INVALID
+        return TWO if b"," in value else _sane(value.strip(b" \t"), most)
     if b"," in value:
         first, *others = (part.strip(b" \t") for part in value.split(b","))
         if not all(hmac.compare_digest(first, other) for other in others):
             return TWO
         value = first
-    return _sane(value.strip(b" \t"))
+    return _sane(value.strip(b" \t"), most)
 
 
-def _sane(text: bytes) -> bytes | Refusal:
-    return text if 0 < len(text) <= MAX_LENGTH else INVALID
+def _sane(text: bytes, most: int) -> bytes | Refusal:
+    return text if 0 < len(text) <= most else INVALID
 
 
 # --- preflights --------------------------------------------------------------------------------

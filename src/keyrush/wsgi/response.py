@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from http import HTTPStatus
 
-from keyrush.core.identity import KEY
+from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, Refused, refused_in
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import Gate
@@ -151,9 +151,11 @@ class Passage:
         self._is_open = True
         caller = self._caller
         if isinstance(caller, Principal):
-            self.key_id = caller.key_id if caller.source == KEY else None
-            self.account_id = caller.account_id
-            self.ends_at = caller.verified.expires_at
+            known = caller.verified
+            self.key_id = known.key_id if known.source in STORED else None
+            self.session = known.session
+            self.account_id = known.account_id
+            self.ends_at = known.expires_at
             self._gate.connections.add(self)
 
     def end(self) -> None:

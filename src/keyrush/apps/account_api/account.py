@@ -23,7 +23,7 @@ async def usage(_: Request, gate: Gate, principal: Principal) -> object:
 
     def this_month() -> MonthlyUsage:
         gate.counts.flush()
-        return gate.usage.this_month(principal.account_id, principal.key_id)
+        return gate.usage.this_month(principal.account_id, principal.verified.key_id)
 
     return usage_json(await run(gate, principal, "io", this_month))
 

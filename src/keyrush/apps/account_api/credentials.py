@@ -1,9 +1,15 @@
-"""The operations on keys, asked for by a key: no key makes one that may do more than itself."""
+"""The operations on keys, asked for by a key or a session (contract O17): none makes a key that
+may do more than itself.
+
+A key that a session makes may outlive it, because the session stands for a person. An OAuth client
+stands for one by what it was granted: it is let in here with the scope `CREDENTIALS` alone.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from functools import partial
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -11,7 +17,9 @@ from starlette.responses import JSONResponse
 from keyrush.apps.account_api.bodies import BadBody, Creation, Revocation, Rotation, paging, wrong
 from keyrush.apps.account_api.frame import NO_STORE, key_format, read, run
 from keyrush.core.checks import is_id
-from keyrush.core.model import ApiKey
+from keyrush.core.identity import KEY
+from keyrush.core.issuers import KINDS, OAUTH
+from keyrush.core.model import ApiKey, Limit, Scopes
 from keyrush.core.refusal import Refusal
 from keyrush.core.times import SECOND, iso
 from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound
@@ -20,14 +28,28 @@ from keyrush.gate.principal import Principal
 from keyrush.operations.documents import credential_json, new_key_json
 from keyrush.operations.keys import NewKey
 
+#: Of a token of an OAuth client, what lets it list, make, replace and revoke keys.
+CREDENTIALS = "api-credentials"
+
+
+def _admit(principal: Principal) -> None:
+    """Go on only if the caller may ask for anything here.
+
+    Raises:
+        Refused: 403; it is an OAuth client that was not granted it.
+    """
+    if principal.source == OAUTH:
+        principal.require_scope(CREDENTIALS)
+
 
 async def create(request: Request, gate: Gate, principal: Principal) -> object:
     """A new key of the account (contract O4)."""
+    _admit(principal)
     wanted = await read(request, gate, Creation)
     caller = await run(gate, principal, "io", _caller, gate, principal)
     if caller.limits is not None:  # each new key would be as much again
         principal.refuse(Refusal("beyond_caller"))
-    scopes = wanted.scopes or list(principal.scopes)
+    scopes = wanted.scopes or _given(gate, principal)
     # Without any scope, `Keys.create` would give `*`.
     missing = {scope for scope in scopes or ["*"] if scope not in principal.scopes}
     if missing:  # named only where the configuration does, never because the request did (S16)
@@ -42,7 +64,7 @@ async def create(request: Request, gate: Gate, principal: Principal) -> object:
             scopes=scopes,
             environment=principal.environment,
             expires_at=expires_at,
-            by=principal.key_id,
+            **_by(principal),
         )
 
     try:
@@ -51,22 +73,55 @@ async def create(request: Request, gate: Gate, principal: Principal) -> object:
         raise wrong(error, wanted) from None
 
 
-def _caller(gate: Gate, principal: Principal) -> ApiKey:
-    """The calling key as it is stored now, if it may make others.
+class _Caller(NamedTuple):
+    """What bounds the keys that a caller makes."""
+
+    limits: tuple[Limit, ...] | None = None
+    ends_at: int | None = None
+
+
+def _caller(gate: Gate, principal: Principal) -> _Caller:
+    """The calling key or session as it is stored now, if it may make keys.
 
     Raises:
         CallerEnded: It is no longer active.
-        BeyondCaller: It has been replaced.
+        BeyondCaller: It is a key that has been replaced.
     """
+    known = principal.verified
+    if known.source in KINDS:
+        link = gate.store.link(known.key_id)
+        if link is None or not link.admits(_issued_at(principal)):
+            raise CallerEnded("the calling session has ended")
+        return _Caller()
     try:
-        caller = gate.keys.get(principal.key_id, principal.account_id)
+        caller = gate.keys.get(known.key_id, known.account_id)
     except NotFound:
         caller = None
     if caller is None or not caller.is_active(gate.clock()):
         raise CallerEnded("the calling key has ended")
     if caller.retires_at is not None:
         raise BeyondCaller("the calling key has been replaced")
-    return caller
+    return _Caller(caller.limits, caller.ends_at)
+
+
+def _issued_at(principal: Principal) -> int | None:
+    session = principal.verified.session
+    return None if session is None else session.issued_at
+
+
+def _by(principal: Principal) -> dict[str, Any]:
+    """Who asks, as the operations take it."""
+    return {"by": principal.verified.key_id, "issued_at": _issued_at(principal)}
+
+
+def _given(gate: Gate, principal: Principal) -> list[str]:
+    """The scopes of a new key where none are named: the caller's, but those of a token that are
+    for something else, as `openid` is.
+    """
+    known = gate.catalog.known_scopes
+    if principal.source == KEY or not known:
+        return list(principal.scopes)
+    return [scope for scope in principal.scopes if any(name in Scopes([scope]) for name in known)]
 
 
 def _credential_id(request: Request) -> str:
@@ -83,6 +138,7 @@ def _credential_id(request: Request) -> str:
 
 async def list_(request: Request, gate: Gate, principal: Principal) -> object:
     """A page of the account's keys (contract O5)."""
+    _admit(principal)
     wanted = paging(request.query_params, key_format(gate))
     list_keys = partial(
         gate.keys.list, principal.account_id, limit=wanted.limit, after=wanted.cursor
@@ -101,6 +157,7 @@ async def list_(request: Request, gate: Gate, principal: Principal) -> object:
 
 async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
     """Revoke a key of the account, on request with what it has made (contract O6)."""
+    _admit(principal)
     key_id = _credential_id(request)
     wanted = await read(request, gate, Revocation)
 
@@ -110,7 +167,7 @@ async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
         if principal.environment in sandbox and key.environment not in sandbox:
             principal.refuse(Refusal("beyond_caller"))
         done = gate.keys.revoke_with_descendants if wanted.descendants else gate.keys.revoke
-        revoked = done(key_id, principal.account_id, by=principal.key_id)
+        revoked = done(key_id, principal.account_id, **_by(principal))
         return revoked if isinstance(revoked, ApiKey) else revoked[0]
 
     return credential_json(await run(gate, principal, "io", revoke), gate.clock())
@@ -118,12 +175,14 @@ async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
 
 async def rotate(request: Request, gate: Gate, principal: Principal) -> object:
     """Replace a key of the account by one that may do no more than the caller (contract R17)."""
+    _admit(principal)
     key_id = _credential_id(request)
     wanted = await read(request, gate, Rotation)
     caller = await run(gate, principal, "io", _caller, gate, principal)
     key = await run(gate, principal, "io", gate.keys.get, key_id, principal.account_id)
     principal.require_scope(*(scope for scope in key.scopes if scope not in principal.scopes))
-    if key.environment != principal.environment or _may_ask_more(key, caller, principal):
+    is_of_another = principal.source == KEY and key.environment != principal.environment
+    if is_of_another or _may_ask_more(key, caller, principal):
         principal.refuse(Refusal("beyond_caller"))
     expires_at = _no_later(caller.ends_at, wanted, default=key.expires_at)
 
@@ -133,7 +192,7 @@ async def rotate(request: Request, gate: Gate, principal: Principal) -> object:
             principal.account_id,
             grace=wanted.grace,
             expires_at=expires_at,
-            by=principal.key_id,
+            **_by(principal),
         )
 
     try:
@@ -149,7 +208,7 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1000)
 
 
-def _may_ask_more(key: ApiKey, caller: ApiKey, principal: Principal) -> bool:
+def _may_ask_more(key: ApiKey, caller: _Caller, principal: Principal) -> bool:
     """Whether a key may make more requests than the calling one, in any of its windows."""
     if key.limits is None:
         return caller.limits is not None

@@ -1,0 +1,1 @@
+"""Tokens: of sessions and of OAuth clients, the second kind of credential."""
