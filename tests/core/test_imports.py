@@ -103,6 +103,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.schema",
         "sql.states",
         "sql.url",
+        "store.bindings",
         "store.counts",
         "store.credits",
         "store.keys",

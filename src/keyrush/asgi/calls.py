@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from keyrush.asgi.body import ClientLeft, HeldBody, TooLarge
 from keyrush.asgi.messages import Message, Receive, Scope, Send, awaited
 from keyrush.asgi.response import REDIRECT, Passage
+from keyrush.core.policy import UNRULED
 from keyrush.core.refusal import Refusal
 from keyrush.gate.admission import Address
 from keyrush.gate.deciding import Admitted
@@ -28,8 +29,10 @@ async def come_in(
     """
     if (refusal := await exchange.identify_async(address)) is not None:
         return refusal, receive
-    if scope["type"] == "websocket":
-        return await exchange.decide_async(exchange.no_socket), receive
+    if scope["type"] == "websocket":  # where nobody reads what is called
+        return await exchange.decide_async(UNRULED), receive
+    if exchange.refused is not None:
+        return await exchange.decide_async(exchange.refused), receive
     if not exchange.reads_body:
         return await exchange.decide_async(None), receive
     held = HeldBody(scope, receive)
@@ -67,13 +70,22 @@ class CallPassage(Passage):
         kind = message["type"]
         if kind == "http.response.start":
             if message["status"] < REDIRECT:
-                self._outcomes = self._exchange.outcomes(list(message.get("headers", ())))
+                headers = list(message.get("headers", ()))
+                self._outcomes = self._exchange.outcomes(headers)
+                if (session := self._exchange.opens(headers)) is not None:
+                    return self._opened(session, {**message, "headers": headers})
         elif kind == "http.response.body" and self._outcomes is not None:
             is_last = not message.get("more_body", False)
             failed = self._outcomes.feed(bytes(message.get("body", b"")), is_last=is_last)
             if failed and self._caller.charges and not self._is_shut:
                 return self._without(failed, message)
         return super().send(message)
+
+    async def _opened(self, session: str, message: Message) -> None:
+        """Note whose session it is, before the client is told of it."""
+        workers = self._gate.workers
+        await workers.run("io", self._exchange.note_session, session, must=True)
+        await super().send(message)
 
     async def _without(self, failed: list[str | int], message: Message) -> None:
         """Give back what these calls were charged, and send the message that says of it."""

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from keyrush.core.calls import BODILESS, Call, Calls, not_taken
 from keyrush.core.identity import Verified
-from keyrush.core.policy import UNRULED, Needs
-from keyrush.core.refusal import Refusal
+from keyrush.core.policy import Needs
+from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.resources import AMBIGUOUS, Resource
+from keyrush.errors import Away
 from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
 from keyrush.gate.deciding import Admitted
+from keyrush.gate.mcp_sessions import session_name
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.workers import Busy
 from keyrush.wire import jsonrpc, mcp_headers
@@ -36,6 +38,12 @@ _UTF_8 = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 
 _PLAIN = frozenset({b"", b"identity"})
 
+#: The header that names a session, and how one may be spelled (visible ASCII).
+SESSION_ID = b"mcp-session-id"
+_SESSION = re.compile(rb"[\x21-\x7e]{1,1024}").fullmatch
+
+NO_SESSION = Refusal("not_found")
+
 
 class Exchange:
     """One request to `resource`, with its `headers`, names in any case. `identify` comes first,
@@ -52,6 +60,8 @@ class Exchange:
         self._verified: Verified | None = None
         self._asked: Calls | None = None  # by the body, once it is read
         self._prices: tuple[int, ...] = ()
+        self._session: str | None = None  # what stands for the one that it names
+        self._is_foreign: bool | None = None  # the session is not the caller's
         self.reads_body = method.upper() not in BODILESS
         self.max_body = gate.settings.mcp_max_body
 
@@ -61,19 +71,69 @@ class Exchange:
         """Why nothing of the body is read, for what the headers say; may block."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
-        return self._known(self._way.identify(address))
+        refusal = self._known(self._way.identify(address))
+        if refusal is None and self._session is not None and self._is_foreign is None:
+            refusal = self._look_up()
+        return refusal
 
     async def identify_async(self, address: Address) -> Refusal | None:
         """`identify`, awaited."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
-        return self._known(await self._way.identify_async(address))
+        refusal = self._known(await self._way.identify_async(address))
+        if refusal is None and self._session is not None and self._is_foreign is None:
+            try:
+                refusal = await self._gate.workers.run("io", self._look_up)
+            except Busy:
+                return BUSY
+        return refusal
 
     def _known(self, verified: Verified | Refusal) -> Refusal | None:
         if isinstance(verified, Refusal):
             return verified
         self._verified = verified
-        return self._gate.deciding.come_to_resource(verified)
+        refusal = self._gate.deciding.come_to_resource(verified)
+        if refusal is None:
+            self._name_session()
+        return refusal
+
+    # --- in which session ---
+
+    def _name_session(self) -> None:
+        """See whose session it is, as far as that can be told from memory."""
+        ids = [value.strip() for name, value in self._headers if name.lower() == SESSION_ID]
+        if not ids:
+            return
+        if len(ids) > 1 or self._resource.stateless or not _SESSION(ids[0]):
+            self._is_foreign = True
+            return
+        self._session = session_name(self._resource, ids[0])
+        owner = self._gate.mcp_sessions.known(self._session)
+        if owner is not None:
+            self._is_foreign = owner != self._caller.account_id
+
+    def _look_up(self) -> Refusal | None:
+        """The same from the store: 503 where that is away."""
+        assert self._session is not None  # noqa: S101  # it is what is looked up
+        account_id = self._caller.account_id
+        try:
+            owner = self._gate.mcp_sessions.owner(self._session, account_id)
+        except Away:
+            return UNAVAILABLE
+        self._is_foreign = owner != account_id
+        return None
+
+    def opens(self, headers: list[Header]) -> str | None:
+        """The name of the session that an answer with these headers begins, if it does."""
+        ids = [value.strip() for name, value in headers if name.lower() == SESSION_ID]
+        if not ids or self._resource.stateless:
+            return None
+        name = session_name(self._resource, ids[0])
+        return None if name == self._session else name
+
+    def note_session(self, name: str) -> None:
+        """The caller has opened a session; may block."""
+        self._gate.mcp_sessions.open(name, self._caller.account_id)
 
     # --- what for ---
 
@@ -142,9 +202,11 @@ class Exchange:
         return Refusal("body_too_large", (str(self.max_body),))
 
     @property
-    def no_socket(self) -> Refusal:
-        """Of a WebSocket: nobody reads there what is called."""
-        return UNRULED
+    def refused(self) -> Refusal | None:
+        """Why the body is not read of a caller that is known, for what else the headers say: the
+        session is none of theirs, and what it is they are not told.
+        """
+        return NO_SESSION if self._is_foreign else None
 
     @property
     def call_id(self) -> str | int | None:

@@ -32,6 +32,7 @@ from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
+from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.watch import Watch
@@ -172,6 +173,9 @@ class Gate:
             clock=clock,
             passes_preflights=settings.preflight == "pass",
         )
+        bindings = store_opening.bindings_of(store)
+        #: Who has opened which session of an MCP server.
+        self.mcp_sessions = McpSessions(bindings, self.circuit, clock)
         #: What is open, and ends when its key does.
         self.connections = Connections(
             self.store,

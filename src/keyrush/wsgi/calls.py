@@ -21,6 +21,8 @@ def come_in(exchange: Exchange, address: Address, environ: Environ) -> Admitted 
     """The answer to a request to a resource. What is read of its body the app reads anew."""
     if (refusal := exchange.identify(address)) is not None:
         return refusal
+    if exchange.refused is not None:
+        return exchange.decide(exchange.refused)
     if not exchange.reads_body:
         return exchange.decide(None)
     body = _body(environ, exchange.max_body)
@@ -73,8 +75,12 @@ class Watch:
     def of(
         cls, exchange: Exchange, caller: Caller, headers: Iterable[tuple[str, str]]
     ) -> Watch | None:
-        """For an answer with these headers; None where there is nothing to look at."""
+        """For an answer with these headers; None where there is nothing to look at. If it begins a
+        session, that is noted; may block.
+        """
         sent = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        if (session := exchange.opens(sent)) is not None:
+            exchange.note_session(session)
         outcomes = exchange.outcomes(sent)
         lengths = [value for name, value in sent if name.lower() == b"content-length"]
         length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
