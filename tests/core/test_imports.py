@@ -119,7 +119,15 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.frame",
         "cli.demo.example",
     },
-    "typer": {"cli", "cli.accounts", "cli.common", "cli.help", "cli.keys", "cli.output"},
+    "typer": {
+        "cli",
+        "cli.accounts",
+        "cli.common",
+        "cli.help",
+        "cli.keys",
+        "cli.output",
+        "cli.sessions",
+    },
     "uvicorn": {"cli.demo.example"},
 }
 

@@ -109,6 +109,11 @@ FOURTH = [
     "UPDATE keyrush_meta SET value = '4'",
 ]
 
+FIFTH = [
+    "ALTER TABLE keyrush_keys ADD COLUMN proof VARCHAR(64)",
+    "UPDATE keyrush_meta SET value = '5'",
+]
+
 #: What was in them: an account with a key that has been used.
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("meta", {"name": "schema", "value": "1"}),
@@ -180,7 +185,21 @@ def make_fourth(engine: sa.Engine) -> None:
             connection.exec_driver_sql(statement)
 
 
-@pytest.fixture(params=[make_first, make_second, make_third, make_fourth], ids=["1", "2", "3", "4"])
+def make_fifth(engine: sa.Engine) -> None:
+    """The tables and rows of the fifth keyrush, which had come by the fourth one's."""
+    make_fourth(engine)
+    with engine.begin() as connection:
+        for statement in FIFTH:
+            connection.exec_driver_sql(statement)
+        if engine.dialect.name == "sqlite":
+            for table in (WINDOWS.name, WORKERS.name):
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+
+
+OLD = [make_first, make_second, make_third, make_fourth, make_fifth]
+
+
+@pytest.fixture(params=OLD, ids=["1", "2", "3", "4", "5"])
 def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
     """Makes the tables of each older keyrush."""
     made: Callable[[sa.Engine], None] = request.param
@@ -293,7 +312,8 @@ def test_upgrade_that_was_cut_short(
         if make_old in (make_first, make_second):
             for statement in (THIRD[0], THIRD[-2]):
                 connection.exec_driver_sql(statement)
-        connection.exec_driver_sql("ALTER TABLE keyrush_keys ADD COLUMN proof VARCHAR(64)")
+        if make_old is not make_fifth:
+            connection.exec_driver_sql(FIFTH[0])
     store = SqlStore(Database(url))
     assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
     store.close()

@@ -8,7 +8,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -152,7 +152,8 @@ def served() -> Iterator[Issuer]:
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # whoever has asked has given up
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Nothing."""

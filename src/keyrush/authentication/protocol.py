@@ -12,10 +12,12 @@ raises whatever it likes: the caller gets 503 then (S19), unless it was proved b
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from keyrush.core.identity import Claims
 from keyrush.core.model import Account
+from keyrush.errors import Away
 from keyrush.wire.request import Credential
 
 #: What an authenticator keeps of a proof, so that the next one costs less. Nobody else reads it.
@@ -36,6 +38,16 @@ class Proof(NamedTuple, Generic[E]):
 Work = Callable[[], Proof[E] | None]
 
 
+class Later(Away):
+    """Raised where what a proof needs is on its way, as from a server elsewhere: to be asked again,
+    once, when `coming` is done, which is soon whatever becomes of it. No thread has to wait.
+    """
+
+    def __init__(self, coming: Future[None]) -> None:
+        super().__init__("what the proof needs is on its way")
+        self.coming = coming
+
+
 class Authenticator(Protocol[E]):
     """Knows one kind of credential. Instants are Unix milliseconds.
 
@@ -53,6 +65,9 @@ class Authenticator(Protocol[E]):
         """Whose the credential is, None where it is not (or no longer) good; may block for I/O.
 
         `known` is the evidence of an earlier proof of the same credential.
+
+        Raises:
+            Later: To be asked again before long. Anything else: nobody can say.
         """
         ...
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from keyrush.authentication.cache import Cache, Entry, Flight
-from keyrush.authentication.protocol import Authenticator, Proof, Work
+from keyrush.authentication.protocol import Authenticator, Later, Proof, Work
 from keyrush.core.catalog import Catalog
 from keyrush.core.entitlement import verified
 from keyrush.core.identity import KEY, account_subject, key_subject
@@ -149,8 +149,13 @@ class Verification:
         credential: Credential,
         authenticator: Authenticator[Any],
         workers: Workers | None,
+        *,
+        is_again: bool = False,
     ) -> None:
-        """Look a caller up and prove it here, or what is work with `workers` in their threads."""
+        """Look a caller up and prove it here, or what is work with `workers` in their threads.
+
+        What comes later is waited for here, or with `workers` nowhere.
+        """
         digest = credential.digest
         try:
             known = self._cache.get(digest)
@@ -162,12 +167,41 @@ class Verification:
             if workers is not None and not isinstance(looked.proof, Proof | None):
                 workers.submit("hash", self._load, flight, digest, looked)
                 return
+        except Later as later:
+            if not is_again:
+                again = partial(self._look_up, flight, credential, authenticator, workers)
+                self._wait(later, partial(again, is_again=True), workers, digest, flight)
+                return
+            self._cache.land(digest, flight, self._without_answer(digest, later))
+            return
         except BaseException as error:  # whoever waits must learn of it, whatever it is
             self._cache.land(digest, flight, self._without_answer(digest, error))
             if isinstance(error, Exception):
                 return
             raise
         self._load(flight, digest, looked)
+
+    def _wait(
+        self,
+        later: Later,
+        again: Callable[[], None],
+        workers: Workers | None,
+        digest: bytes,
+        flight: Flight,
+    ) -> None:
+        """Look up again once what it takes has come; waits here, or with `workers` nowhere."""
+        if workers is None:
+            later.coming.result()
+            again()
+            return
+
+        def go_on(_: object) -> None:
+            try:
+                workers.submit("io", again)
+            except Away as error:  # no thread is free
+                self._cache.land(digest, flight, self._without_answer(digest, error))
+
+        later.coming.add_done_callback(go_on)
 
     def _load(self, flight: Flight, digest: bytes, looked: _Looked) -> None:
         """Tell all who wait what came of a look-up."""

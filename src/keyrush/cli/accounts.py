@@ -23,14 +23,28 @@ from keyrush.cli.common import (
 )
 from keyrush.cli.help import NUMBER, TEXT, Command, group
 from keyrush.core.checks import checked_account_id
-from keyrush.core.model import Account
+from keyrush.core.model import Account, Link
 from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT
-from keyrush.operations.documents import account_json, balance_json, key_json, usage_json
+from keyrush.operations.documents import (
+    account_json,
+    balance_json,
+    key_json,
+    link_json,
+    usage_json,
+)
+from keyrush.store.opening import keeps_links
 
 AccountId = Annotated[str, typer.Argument(metavar="ID", help="An account's id.")]
 
-app = group("Create accounts, set plans, grant credits.")
+Issuer = Annotated[
+    str, typer.Option(metavar=TEXT, help="Who issues the tokens: their iss, as configured.")
+]
+Subject = Annotated[
+    str, typer.Option(metavar=TEXT, help="Whom the issuer knows: the sub of their tokens.")
+]
+
+app = group("Create accounts, set plans, grant credits, link who signs in.")
 
 
 @app.command("create", cls=Command)
@@ -91,6 +105,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         active = gate.store.active_keys(account.id, gate.clock())
         usage = {key.id: gate.usage.this_month(account_id, key.id) for key in found if per_key}
         total = gate.usage.this_month(account_id) if plan is not None else None
+        links = gate.accounts.links(account_id) if keeps_links(gate.store) else ()
         now = gate.clock()
     limits = None if plan is None else format_limits(plan.limits)
     if json:
@@ -103,6 +118,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
                 "active_keys": sum(active),
                 "max_keys": None if plan is None else plan.max_keys,
                 "usage": None if total is None else usage_json(total),
+                "links": [link_json(link) for link in links],
                 "keys": [
                     key_json(key, now) | ({"usage": usage_json(usage[key.id])} if per_key else {})
                     for key in found
@@ -120,6 +136,9 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         rows.append(("This month", f"{counted} requests"))
         rows.append(("Active keys", f"{sum(active):,} of {plan.max_keys:,}"))
     output.details(rows)
+    if links:
+        output.say()
+        output.link_table(links)
     output.say()
     output.key_table(found, now)
     if usage:
@@ -153,6 +172,28 @@ def limit_account(
     wanted = limits_or_inherit(limits, inherit)
     with writing(json) as gate:
         _show(gate.accounts.set_limits(account_id, wanted), json)
+
+
+@app.command("link", cls=Command)
+def link_account(
+    account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
+) -> None:
+    """Have the tokens of an issuer's subject act for an account."""
+    with writing(json) as gate:
+        _show_link(gate.accounts.link(account_id, issuer=issuer, subject=subject), json)
+
+
+@app.command("unlink", cls=Command)
+def unlink_account(
+    account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
+) -> None:
+    """Have them act for it no more; they are refused until they are linked again."""
+    with writing(json) as gate:
+        _show_link(gate.accounts.unlink(account_id, issuer=issuer, subject=subject), json)
+
+
+def _show_link(link: Link, json: bool) -> None:
+    output.show(link_json(link), output.link_details(link), json=json)
 
 
 @app.command("credits", cls=Command)

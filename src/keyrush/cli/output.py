@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keyrush.core.model import Account, ApiKey
+from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
 from keyrush.operations.usage import MonthlyUsage
 
@@ -137,6 +137,37 @@ def account_details(account: Account) -> list[tuple[str, str]]:
         ("Credits", f"{account.balance:,}"),
         ("Created", when(account.created_at)),
     ]
+
+
+def link_details(link: Link) -> list[tuple[str, str]]:
+    """A link for people, as `details` takes it."""
+    return [
+        ("ID", link.id),
+        ("Account", link.account_id),
+        ("Issuer", link.issuer),
+        ("Subject", link.subject),
+        ("Linked", when(link.created_at)),
+        ("Revoked before", when(link.revoked_before)),
+        ("Unlinked", when(link.ended_at)),
+    ]
+
+
+def link_table(links: Sequence[Link]) -> None:
+    """Whose tokens act for which account, for people."""
+    table(
+        ["ID", "ACCOUNT", "ISSUER", "SUBJECT", "SINCE", "REVOKED BEFORE"],
+        [
+            [
+                link.id,
+                link.account_id,
+                link.issuer,
+                link.subject,
+                when(link.created_at),
+                when(link.revoked_before),
+            ]
+            for link in links
+        ],
+    )
 
 
 def account_table(accounts: Sequence[Account]) -> None:

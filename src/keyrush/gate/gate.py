@@ -139,7 +139,7 @@ class Gate:
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(
-            (api_keys, *authenticators, *self._tokens(settings, store, monotonic)),
+            (api_keys, *authenticators, *self._tokens(settings, monotonic)),
             self.catalog,
             self.cache,
             self.counts,
@@ -173,7 +173,7 @@ class Gate:
             clock=clock,
             passes_preflights=settings.preflight == "pass",
         )
-        bindings = store_opening.bindings_of(store)
+        bindings = store_opening.bindings_of(self.store)
         #: Who has opened which session of an MCP server.
         self.mcp_sessions = McpSessions(bindings, self.circuit, clock)
         #: What is open, and ends when its key does.
@@ -325,13 +325,11 @@ class Gate:
         is_call = method.upper() not in BODILESS
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
-    def _tokens(
-        self, settings: Settings, store: store_opening.Opened, monotonic: Callable[[], float]
-    ) -> Sequence[Tokens]:
+    def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:
         """What knows the tokens of issuers, where there are some."""
         if not settings.issuers:
             return ()
-        if not store_opening.keeps_links(store):
+        if not store_opening.keeps_links(self.store):
             raise ConfigurationError(
                 "KEYRUSH_ISSUERS: the store can't keep whom issuers know; see "
                 "keyrush.store.protocol.LinkStore"

@@ -1,10 +1,10 @@
-"""The one JSON of a key, an account, its credits and its usage: of the account API, and of the
+"""The one JSON of a key, an account, its links, credits and usage: of the account API, and of the
 command line's `--json`.
 """
 
 from __future__ import annotations
 
-from keyrush.core.model import Account, ApiKey
+from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
 from keyrush.core.times import iso
 from keyrush.operations.keys import NewKey
@@ -49,6 +49,19 @@ def account_json(account: Account) -> dict[str, object]:
         "limits": format_limits(account.limits),
         "balance": account.balance,
         "created_at": iso(account.created_at),
+    }
+
+
+def link_json(link: Link) -> dict[str, object]:
+    """Whom an issuer knows, and the account that its tokens act for."""
+    return {
+        "id": link.id,
+        "account_id": link.account_id,
+        "issuer": link.issuer,
+        "subject": link.subject,
+        "created_at": iso(link.created_at),
+        "revoked_before": iso(link.revoked_before),
+        "ended_at": iso(link.ended_at),
     }
 
 

@@ -64,16 +64,16 @@ def given(store: Store) -> Opened:
     )
 
 
-def keeps_links(opened: Opened) -> bool:
+def keeps_links(store: Store) -> bool:
     """Whether the store knows whom tokens stand for, as all but some of a user's own do."""
-    return _has(opened.store, LinkStore)
+    return _has(store, LinkStore)
 
 
-def bindings_of(opened: Opened) -> BindingStore:
+def bindings_of(store: Store) -> BindingStore:
     """Where the sessions of MCP servers are bound to accounts: in the store, but with one of a
     user's own that can't do it, in this process.
     """
-    return opened.store if _has(opened.store, BindingStore) else Bindings()
+    return store if _has(store, BindingStore) else Bindings()
 
 
 def _has(store: object, protocol: type) -> bool:

@@ -67,6 +67,8 @@ class CredentialHeaders:
 
     def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS, *, tokens: bool = False) -> None:
         self._most = MAX_TOKEN if tokens else MAX_LENGTH
+        #: Bytes of a header's value that are read; one that has more is refused unread.
+        self.longest = max(MAX_VALUE, self._most + _ROOM)
         self.names = tuple(name.lower().encode("ascii") for name in names)
         self._names = frozenset(self.names)
         self._lengths = frozenset(map(len, self.names))

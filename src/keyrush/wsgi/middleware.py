@@ -12,7 +12,7 @@ from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Principal
 from keyrush.settings.settings import Settings
 from keyrush.wire.interfaces import is_asgi
-from keyrush.wire.request import MAX_VALUE, Header
+from keyrush.wire.request import Header
 from keyrush.wire.resource_metadata import Document
 from keyrush.wsgi.calls import ACCEPT_ENCODING, come_in
 from keyrush.wsgi.environ import (
@@ -57,6 +57,7 @@ class KeyrushMiddleware:
         self.gate = Gate.chosen(settings, gate)
         names = self.gate.credential_headers.names
         self._credentials = tuple((variable_of(name), name) for name in names)
+        self._most = self.gate.credential_headers.longest + 1
 
     def __call__(  # noqa: C901  # one straight line, read from top to bottom
         self, environ: Environ, start_response: StartResponse | None = None, *more: object
@@ -118,11 +119,11 @@ class KeyrushMiddleware:
 
     def _headers(self, environ: Environ) -> list[Header]:
         """The request headers that the gate looks at."""
-        wanted = self._credentials
+        wanted, most = self._credentials, self._most
         if environ["REQUEST_METHOD"] == "OPTIONS":
             wanted += _PREFLIGHT
         return [
-            (name, environ[variable][: MAX_VALUE + 1].encode("latin-1"))  # enough to see it is long
+            (name, environ[variable][:most].encode("latin-1"))  # enough to see it is long
             for variable, name in wanted
             if variable in environ
         ]

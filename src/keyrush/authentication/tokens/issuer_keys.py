@@ -1,8 +1,9 @@
 """The keys of one issuer in memory: fetched when they are needed, and again before they are old.
 
 A key that is known is known at once, whatever becomes of the issuer. Who asks for one that is not
-begins a fetch, or waits for the one that is under way: none begins within `COOL_DOWN` of another,
-and what has failed leaves the keys as they were (S51).
+begins a fetch, unless one is under way, and is to ask again when that is over: none begins within
+`COOL_DOWN` of another, and what has failed leaves the keys as they were (S51). No request's thread
+waits, and once the issuer is away, no request does.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from functools import partial
 
+from keyrush.authentication.protocol import Later
 from keyrush.authentication.tokens.fetching import PATIENCE, fetch_keys
 from keyrush.authentication.tokens.jwks import Key, secret_key, usable
 from keyrush.core.issuers import HS256, Issuer
@@ -28,12 +29,9 @@ COOL_DOWN = 10.0
 #: Seconds after which keys are fetched again: half of what S54 allows.
 REFRESH = 300.0
 
-#: Requests that wait for a fetch at once; each keeps a thread from others.
-_WAITING = 4
-
 
 class IssuerKeys:
-    """The keys of an issuer. Safe to use from any thread, but not from an event loop.
+    """The keys of an issuer. Safe to use from any thread; never waits.
 
     `removed` is called when a key is known no more. `monotonic` gives seconds.
     """
@@ -43,12 +41,10 @@ class IssuerKeys:
         issuer: Issuer,
         removed: Callable[[], object],
         monotonic: Callable[[], float] = time.monotonic,
-        fetch: Callable[[Issuer], Sequence[Any]] = fetch_keys,
     ) -> None:
         self._issuer = issuer
         self._removed = removed
         self._monotonic = monotonic
-        self._fetch = fetch
         self._secret = None if issuer.secret is None else secret_key(issuer.secret)
         self._keys: Mapping[str, Key] = {}
         self._marks: frozenset[bytes] = frozenset()
@@ -58,25 +54,27 @@ class IssuerKeys:
     def _forget(self) -> None:
         """As in a new process, but for the keys: a fetch that is under way is the parent's."""
         self._lock = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(_WAITING)
         self._flight: Future[None] | None = None
         self._began_at = -math.inf
         self._is_away = False  # the last fetch has failed
 
     def find(self, algorithm: str, name: str) -> Key | None:
-        """The key of that name, "" for the only one, if it is for that algorithm; may block.
+        """The key of that name, "" for the only one, if it is for that algorithm.
 
         Raises:
-            Away: It is not known, and the issuer can't be asked.
+            Later: It is not known, and perhaps is when the fetch is over that is under way.
+            Away: It is not known, and the issuer does not answer.
         """
         if algorithm == HS256:
             return self._secret
-        if (key := self._known(algorithm, name)) is None:
-            self._ask()
-            key = self._known(algorithm, name)
-            if key is None and self._is_away:
-                raise Away(f"{self._issuer.issuer} is away")
-        return key
+        if (key := self._known(algorithm, name)) is not None:
+            return key
+        flight = self._begin()
+        if self._is_away:
+            raise Away(f"{self._issuer.issuer} is away")
+        if flight is not None:
+            raise Later(flight)
+        return self._known(algorithm, name)  # what has just been fetched
 
     def has(self, mark: bytes) -> bool:
         """Whether the key that has this mark is still the issuer's."""
@@ -98,25 +96,6 @@ class IssuerKeys:
         fitting = [key for key in keys.values() if key.algorithm == algorithm]
         return fitting[0] if len(fitting) == 1 else None
 
-    def _ask(self) -> None:
-        """Have the keys fetched, if they may be; waits for it.
-
-        Raises:
-            Away: The issuer does not answer in time, or as many wait for it as may.
-        """
-        flight = self._begin()
-        if flight is None:
-            return
-        if not self._waiting.acquire(blocking=False):
-            raise Away(f"{self._issuer.issuer} is waited for")
-        try:
-            left = self._began_at + PATIENCE - self._monotonic()
-            flight.result(max(0.0, min(left, PATIENCE)))
-        except FutureTimeoutError as error:
-            raise Away(f"{self._issuer.issuer} is away") from error
-        finally:
-            self._waiting.release()
-
     def _begin(self) -> Future[None] | None:
         """The fetch that is under way, perhaps begun here; None where none may begin yet."""
         with self._lock:
@@ -126,25 +105,34 @@ class IssuerKeys:
                 return None
             flight: Future[None] = Future()
             self._flight, self._began_at = flight, self._monotonic()
-        # A thread of its own, since nobody can say how long it takes: who waits gives up.
-        thread = threading.Thread(
-            target=self._run, args=(flight,), name="keyrush-issuer", daemon=True
-        )
+        if not self._start(partial(self._watch, flight)):
+            self._land(flight)
+        return flight
+
+    def _watch(self, flight: Future[None]) -> None:
+        """Fetch the keys, and tell who waits once it is over, or has taken too long."""
+        is_over = threading.Event()
+        if self._start(partial(self._fetch, is_over)) and not is_over.wait(PATIENCE):
+            self._failed(TimeoutError("no answer in time"))
+        self._land(flight)
+
+    def _start(self, work: Callable[[], None]) -> bool:
+        """Have a thread of its own do it, for nobody knows how long it takes."""
+        thread = threading.Thread(target=work, name="keyrush-issuer", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # what Python raises for want of one
             self._failed(error)
-            self._land(flight)
-        return flight
+            return False
+        return True
 
-    def _run(self, flight: Future[None]) -> None:
+    def _fetch(self, is_over: threading.Event) -> None:
         try:
-            published = self._fetch(self._issuer)
-            self._replace(usable(published, self._issuer))
+            self._replace(usable(fetch_keys(self._issuer), self._issuer))
         except BaseException as error:  # whoever waits must not wait for ever
             self._failed(error)
         finally:
-            self._land(flight)
+            is_over.set()
 
     def _land(self, flight: Future[None]) -> None:
         with self._lock:

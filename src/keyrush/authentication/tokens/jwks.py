@@ -40,7 +40,8 @@ class Key(NamedTuple):
 
     def has_signed(self, signed: bytes, signature: bytes) -> bool:
         """Whether the signature over `signed` is this key's."""
-        return bool(self.material.Algorithm.verify(signed, self.material.key, signature))
+        is_good: bool = self.material.Algorithm.verify(signed, self.material.key, signature)
+        return is_good
 
 
 def usable(published: Iterable[Any], issuer: Issuer) -> list[Key]:

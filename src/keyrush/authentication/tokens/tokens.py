@@ -61,10 +61,11 @@ class Tokens:
     def prove(
         self, credential: Credential, known: Evidence | None, now: int
     ) -> Proof[Evidence] | None:
-        """Whose the token is, once its issuer has signed it; may wait for the issuer.
+        """Whose the token is, once its issuer has signed it.
 
         Raises:
-            Away: The store can't answer, its key is not known and the issuer can't be asked, or
+            Later: Its key may be among those that are being fetched.
+            Away: The store can't answer, its key is not known and the issuer does not answer, or
                 too many have come for the first time.
         """
         if known is None or not self._holds(known, now):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from keyrush.cli import output
 from keyrush.cli.doctor.cost import time_argon2
+from keyrush.cli.doctor.issuers import look_at_issuers
 from keyrush.cli.doctor.limits import look_at_limiter
 from keyrush.cli.doctor.report import SETTINGS, Report
 from keyrush.cli.doctor.store import look_at_files, look_at_store, opened
@@ -55,6 +56,7 @@ def examine() -> Report:
         return report
     report.add("ok", "settings", "are valid")
     _look_at_doors(report, settings)
+    look_at_issuers(report, settings)
     kept = opened(report, settings)
     if kept is not None:
         try:

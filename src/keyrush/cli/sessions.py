@@ -1,0 +1,35 @@
+"""`keyrush sessions …`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keyrush.cli import output
+from keyrush.cli.accounts import Subject
+from keyrush.cli.common import Json, writing
+from keyrush.cli.help import TEXT, Command, group
+from keyrush.operations.documents import link_json
+
+app = group("Revoke what issuers of tokens have issued.")
+
+
+@app.command("revoke", cls=Command)
+def revoke_sessions(
+    *,
+    subject: Subject,
+    issuer: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="That issuer's alone; else of any.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Refuse every token that was issued to a subject before now, in all running apps as fast as
+    a key that is revoked. Keys that its sessions have made go on.
+    """
+    with writing(json) as gate:
+        revoked = gate.sessions.revoke(subject, issuer=issuer)
+        if json:
+            output.dump([link_json(link) for link in revoked])
+        else:
+            output.link_table(revoked)

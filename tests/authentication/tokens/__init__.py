@@ -1,0 +1,1 @@
+"""Tokens: how they are read, judged, verified, and whom they stand for."""
