@@ -185,6 +185,7 @@ class Policy:
 
     def _resource_of(self, taken: Iterable[str], root: str) -> Resource | None:
         """The one that all forms of a path belong to, with their prefixes or without."""
+        root = root.rstrip("/")
         found = {self._resource_of_form(form, root) for form in taken}
         return found.pop() if len(found) == 1 else AMBIGUOUS
 
