@@ -170,12 +170,12 @@ def own_body(refusal: Any, text: str) -> tuple[str, bytes]:
 
 
 def test_the_key_stays_here(door: Door, app: App, key: str) -> None:
-    """S61: what was sent to get in is for nobody behind the gate."""
-    door.post(call("export"), key, ("x-other", "1"), ("accept-encoding", "gzip"))
+    """S61, S88: what was sent to get in is for nobody behind the gate; `Origin` is the server's."""
+    door.post(call("export"), key, ("origin", "https://a.b"), ("accept-encoding", "gzip"))
     door.send("POST", call("export"), None, ("x-api-key", key))
     for seen in app.seen:
         assert not {"authorization", "x-api-key", "accept-encoding"} & set(seen)
-    assert app.seen[0]["x-other"] == "1"
+    assert app.seen[0]["origin"] == "https://a.b"
 
 
 # --- settings ------------------------------------------------------------------------------------

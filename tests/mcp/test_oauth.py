@@ -21,6 +21,7 @@ from fastmcp.utilities.tests import HeadlessOAuth
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientMetadata
+from pydantic import AnyUrl
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
@@ -146,7 +147,9 @@ async def agent(at: Site, mode: str = "auto", keep: Keep | None = None) -> Async
 
     auth = OAuthClientProvider(
         f"{at.url}/mcp",
-        OAuthClientMetadata(redirect_uris=["http://localhost:1/callback"], client_name="agent"),
+        OAuthClientMetadata(
+            redirect_uris=[AnyUrl("http://localhost:1/callback")], client_name="agent"
+        ),
         keep or Keep(),
         redirect_handler=go,
         callback_handler=come_back,

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.exceptions import ToolError
+from mcp.client.session import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import ElicitResult
+from mcp_types import ElicitRequestParams, ElicitResult
 
 from keyrush import Gate, KeyrushMiddleware
 from mcp import Client
@@ -48,7 +49,7 @@ def balance(gate: Gate) -> int:
     return gate.credits.balance("acct_a")
 
 
-async def answer(*_: Any) -> ElicitResult:
+async def answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
     """What the client says when it is asked."""
     return ElicitResult(action="accept", content={"ok": True})
 

@@ -49,8 +49,12 @@ class AuthorisationServer:
         """Sign by another key alone."""
         self.signer = signer(kid=secrets.token_hex(4))
 
-    def token(self, resource: str, scopes: list[str], **claims: Any) -> str:
-        """An access token."""
+    def session(self, audience: str) -> str:
+        """A token of the subject's own, for a dashboard."""
+        return self.token(audience, [], typ="JWT", client_id=None, scope=None)
+
+    def token(self, resource: str, scopes: list[str], typ: str = "at+jwt", **claims: Any) -> str:
+        """An access token. A claim that is None is left out."""
         now = int(time.time())
         said = {
             "iss": self.url,
@@ -62,7 +66,8 @@ class AuthorisationServer:
             "jti": secrets.token_hex(8),
             "scope": " ".join(scopes),
         }
-        return self.signer.sign(said | claims, typ="at+jwt")
+        payload = {name: value for name, value in (said | claims).items() if value is not None}
+        return self.signer.sign(payload, typ=typ)
 
     # --- what the SDK's routes ask of a provider ---
 
@@ -135,6 +140,9 @@ class AuthorisationServer:
 
     async def load_access_token(self, token: str) -> None:
         return None
+
+    async def exchange_identity_assertion(self, client: Any, params: Any) -> OAuthToken:
+        raise TokenError("unsupported_grant_type")
 
     async def revoke_token(self, token: Any) -> None:
         return None
