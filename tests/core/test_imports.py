@@ -45,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
     "apps": {"", "core", "errors", "gate", "operations", "runtime", "settings", "wire"},
     "cli": {
         "",
+        "apps",
         "authentication",
         "core",
         "errors",
@@ -67,11 +68,12 @@ FLOORS: dict[str, set[str]] = {
 #: Who imports what does not come with Python, by module. No more and no less.
 OUTSIDE: dict[str, set[str]] = {
     "argon2": {"authentication.keyring", "cli.doctor.cost"},
+    "cryptography": {"cli.demo.doors"},
     "django": {"django"},
     "fastapi": {"fastapi"},
     "flask": {"flask"},
     "httpx2": {"authentication.tokens.fetching"},
-    "jwt": {"authentication.tokens.jwks"},
+    "jwt": {"authentication.tokens.jwks", "cli.demo.doors"},
     "limits": {
         "core.notation",
         "limiter.limits_library.adapter",
@@ -117,6 +119,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.app",
         "apps.account_api.credentials",
         "apps.account_api.frame",
+        "cli.demo.doors",
         "cli.demo.example",
     },
     "typer": {
