@@ -23,6 +23,7 @@ from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
 from keyrush.wire.request import MISSING, Credential, Header
+from keyrush.wire.resource_metadata import Document
 
 #: What pytest finds here as a plugin.
 pytest_plugins = ["keyrush.fixtures"]
@@ -131,7 +132,7 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         root: str,
         headers: Iterable[Header],
         query: bytes,
-    ) -> Admitted | Refusal | Pending:
+    ) -> Admitted | Refusal | Pending | Document:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)

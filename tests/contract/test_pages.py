@@ -196,10 +196,9 @@ def test_mentioned_settings_exist() -> None:
         assert set(re.findall(r"KEYRUSH_[A-Z0-9_]*[A-Z0-9]", page.text)) <= known, page.name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES.values() if page.code("toml")])
-def test_toml_is_valid(page: Page, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [text for page in PAGES.values() for text in page.code("toml")])
+def test_toml_is_valid(text: str, tmp_path: Path) -> None:
     """A TOML example is a configuration that keyrush takes, with its plans and rules."""
-    (text,) = page.code("toml")
     path = tmp_path / "keyrush.toml"
     path.write_text(text)
     taken, written = Settings(config=path), tomllib.loads(text)
@@ -208,6 +207,7 @@ def test_toml_is_valid(page: Page, tmp_path: Path) -> None:
         rule.get("credits", 0) for rule in written.get("rules", [])
     ]
     assert len(taken.issuers) == len(written.get("issuers", []))
+    assert len(taken.resources) == len(written.get("resources", []))
 
 
 def test_table_of_refusals() -> None:

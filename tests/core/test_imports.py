@@ -45,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
     "apps": {"", "core", "errors", "gate", "operations", "runtime", "settings", "wire"},
     "cli": {
         "",
+        "apps",
         "authentication",
         "core",
         "errors",
@@ -67,11 +68,12 @@ FLOORS: dict[str, set[str]] = {
 #: Who imports what does not come with Python, by module. No more and no less.
 OUTSIDE: dict[str, set[str]] = {
     "argon2": {"authentication.keyring", "cli.doctor.cost"},
+    "cryptography": {"cli.demo.doors"},
     "django": {"django"},
     "fastapi": {"fastapi"},
     "flask": {"flask"},
     "httpx2": {"authentication.tokens.fetching"},
-    "jwt": {"authentication.tokens.jwks"},
+    "jwt": {"authentication.tokens.jwks", "cli.demo.doors"},
     "limits": {
         "core.notation",
         "limiter.limits_library.adapter",
@@ -84,6 +86,7 @@ OUTSIDE: dict[str, set[str]] = {
         "settings.effective",
         "settings.issuers",
         "settings.mistakes",
+        "settings.resources",
         "settings.settings",
         "settings.tables",
     },
@@ -102,6 +105,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.schema",
         "sql.states",
         "sql.url",
+        "store.bindings",
         "store.counts",
         "store.credits",
         "store.keys",
@@ -115,6 +119,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.app",
         "apps.account_api.credentials",
         "apps.account_api.frame",
+        "cli.demo.doors",
         "cli.demo.example",
     },
     "typer": {

@@ -137,6 +137,11 @@ def test_every_reason_has_a_status() -> None:
         "not_found": 404,
         "method_not_allowed": 405,
         "body_too_large": 413,
+        "not_json": 400,
+        "not_json_rpc": 400,
+        "batch_refused": 400,
+        "call_without_id": 400,
+        "header_mismatch": 400,
         "unavailable": 503,
     }
 

@@ -99,6 +99,9 @@ def test_defaults() -> None:
         "realm": "api",
         "trusted_proxies": (),
         "rules": (),
+        "issuers": (),
+        "resources": (),
+        "mcp_max_body": 1_048_576,
         "sources": (),
     }
 

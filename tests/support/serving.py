@@ -33,10 +33,22 @@ class _Server(uvicorn.Server):
         self.answered.set()
 
 
+def listening() -> socket.socket:
+    """A socket on a free port."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The base URL of what is served there."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 @contextmanager
-def serve(app: Any, **options: Any) -> Iterator[str]:
+def serve(app: Any, listener: socket.socket | None = None, **options: Any) -> Iterator[str]:
     """Serve `app` in a thread; gives the base URL, or none for a Unix socket at the path `uds`.
-    `options` are those of `uvicorn.Config`.
+    `options` are those of `uvicorn.Config`. A `listener` is where, for apps that must know that.
 
     Raises:
         RuntimeError: The server did not start, as when the app's lifespan fails.
@@ -47,9 +59,8 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
         listener.bind(options["uds"])
         url = ""
     else:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener = listener or listening()
+        url = url_of(listener)
     defaults = {
         "log_config": None,
         "ws": "websockets-sansio",  # the other one warns of its deprecation

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 from keyrush.wire.refusals import Response
 
@@ -18,6 +21,21 @@ STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.r
 
 #: RFC 6455 §7.4.1, for servers that can't send an HTTP response instead, and for keys that end.
 POLICY_VIOLATION = 1008
+
+
+_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+
+
+def awaited(function: _F) -> _F:
+    """Marks a plain function, which gives what is to be awaited, as a coroutine function.
+
+    Who hands it to threads, as asgiref does, asks whether it is one, and may call it in the
+    thread. It is none, because a frame of its own would cost every request.
+    """
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001  # which is how it is marked there
+    return function
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, response: Response) -> None:

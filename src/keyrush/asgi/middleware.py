@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from keyrush.asgi.calls import ACCEPT_ENCODING, CallPassage, come_in
 from keyrush.asgi.messages import App, Receive, Scope, Send, refuse
 from keyrush.asgi.response import Passage
 from keyrush.asgi.scope import (
     OFFERED,
     answering,
+    asked,
     enter,
     sender,
     share,
@@ -16,6 +18,8 @@ from keyrush.asgi.scope import (
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
 from keyrush.gate.admission import Pending
+from keyrush.gate.deciding import Admitted
+from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.opening import UNOPENED, Opening
 from keyrush.gate.principal import Principal
@@ -23,6 +27,7 @@ from keyrush.runtime.bridge import in_event_loop
 from keyrush.runtime.stopping import when_told_to_stop
 from keyrush.settings.settings import Settings
 from keyrush.wire.interfaces import is_wsgi
+from keyrush.wire.resource_metadata import Document
 
 
 class KeyrushMiddleware:
@@ -90,7 +95,7 @@ class KeyrushMiddleware:
                 await self._within(caller, scope, receive, send)
                 return
         # The key is known in there, and not here, where the app runs.
-        answer = gate.admission.begin(
+        answer: Admitted | Refusal | Pending | Document | None = gate.admission.begin(
             scope.get("method", "GET"),  # a WebSocket handshake is a GET
             scope["path"] or "/",
             scope.get("raw_path"),
@@ -98,35 +103,42 @@ class KeyrushMiddleware:
             scope["headers"] if kind == "http" else with_keys(gate, scope),
             scope.get("query_string", b""),
         )
-        if isinstance(answer, Pending):
-            answer = await answer.finish_async(lambda: gate.address(*sender(scope)))
-        if isinstance(answer, Refusal):
-            await refuse(scope, receive, send, gate.response(answer, *sender(scope)))
-            return
+        exchange = None  # with a resource
+        if not isinstance(answer, tuple):  # which what is admitted is
+            if isinstance(answer, Pending):
+                answer, exchange, receive = await _finished(gate, answer, scope, receive)
+            if not isinstance(answer, tuple):
+                await _instead(gate, answer, exchange, scope, receive, send)
+                return
         caller, headers = answer
 
         if OFFERED in scope:
             send = answering(scope[OFFERED], send)
         inner = scope
-        if gate.hides_credentials:
-            inner, send = without_credentials(gate, scope, send)
+        if exchange is not None:
+            # What was sent to get in is for nobody further on (S61).
+            inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
+            passage: Passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
+        else:
+            if gate.hides_credentials:
+                inner, send = without_credentials(gate, scope, send)
+            passage = Passage(gate, scope, receive, send, caller, headers)
         enter(inner, gate, caller)
-        response = Passage(gate, scope, receive, send, caller, headers)
         try:
-            await self.app(inner, response.receive, response.send)
+            await self.app(inner, passage.receive, passage.send)
         except BaseException as error:
-            if not await response.failed(error):
+            if not await passage.failed(error):
                 raise
         else:
             if caller.charges:
-                await response.settle()
+                await passage.settle()
         finally:
             if inner is not scope:
                 share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
-            if response.is_open:
-                gate.connections.remove(response)
+            if passage.is_open:
+                gate.connections.remove(passage)
 
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that has passed this gate before, on its way to an app within the app."""
@@ -180,3 +192,36 @@ class KeyrushMiddleware:
             await gate.workers.run("io", gate.flush)
         else:
             gate.flush()
+
+
+async def _finished(
+    gate: Gate, pending: Pending, scope: Scope, receive: Receive
+) -> tuple[Admitted | Refusal | None, Exchange | None, Receive]:
+    """The answer to a request that memory alone could not answer: see `come_in`."""
+
+    def address() -> str | None:
+        return gate.address(*sender(scope))
+
+    resource = pending.resource
+    if resource is None:
+        return await pending.finish_async(address), None, receive
+    method = scope.get("method", "GET")
+    exchange = Exchange(gate, pending, resource, method, scope["headers"])
+    answer, receive = await come_in(exchange, address, scope, receive)
+    return answer, exchange, receive
+
+
+async def _instead(  # noqa: PLR0917  # all that there is of a request
+    gate: Gate,
+    answer: Refusal | Document | None,
+    exchange: Exchange | None,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer in the app's stead; with None nobody, because the client has left."""
+    if isinstance(answer, Refusal):
+        about = asked(gate, scope, exchange.call_id if exchange else None)
+        await refuse(scope, receive, send, gate.response(answer, *sender(scope), about))
+    elif answer is not None:
+        await refuse(scope, receive, send, answer.response)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
-import sys
 from collections.abc import Awaitable
 from http import HTTPStatus
 
@@ -16,10 +13,11 @@ from keyrush.asgi.messages import (
     Receive,
     Scope,
     Send,
+    awaited,
     refuse,
     respond,
 )
-from keyrush.asgi.scope import sender
+from keyrush.asgi.scope import asked, sender
 from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, refused_in
 from keyrush.gate.gate import Gate
@@ -33,7 +31,7 @@ _BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.r
 
 #: Plain numbers: an enum's value is looked up anew each time.
 _OK = HTTPStatus.OK.value
-_REDIRECT = HTTPStatus.MULTIPLE_CHOICES.value
+REDIRECT = HTTPStatus.MULTIPLE_CHOICES.value
 
 _DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
@@ -63,6 +61,7 @@ class Passage:
     _is_ended = False  #: by the gate, because the key has ended
     _is_connected = False  #: a WebSocket, with `websocket.connect`
     is_open = False
+    call_id: str | int | None = None  #: of the request to a resource, where it is known
 
     def __init__(  # noqa: PLR0917  # made for every request
         self,
@@ -94,6 +93,7 @@ class Passage:
             self._is_connected = True  # else a refusal has to receive it (S70)
         return message
 
+    @awaited
     def send(self, message: Message) -> Awaitable[None]:  # noqa: C901  # a table of messages
         """The `send` that the app gets."""
         kind = message["type"]
@@ -112,7 +112,7 @@ class Passage:
             if kind == "websocket.accept":
                 message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
                 return self._opening(message)
-            if caller.charges and status >= _REDIRECT:
+            if caller.charges and status >= REDIRECT:
                 return self._uncharge(message)
         elif self._is_shut:
             return self._shut()
@@ -127,13 +127,6 @@ class Passage:
                 self._started = message
                 return self._uncharge(message)
         return self._sending(message) if caller.charges else self._send(message)
-
-    # Who hands it to threads, as asgiref does, asks whether it is a coroutine function, and may
-    # call it in the thread. It is none, because a frame of its own would cost every request.
-    if sys.version_info >= (3, 12):
-        inspect.markcoroutinefunction(send)
-    else:
-        send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001  # which is how it is marked there
 
     async def _shut(self) -> None:
         """In place of a message that is not sent.
@@ -164,7 +157,7 @@ class Passage:
         the client broke off. A WebSocket that was accepted is such an answer; an app that is
         cancelled in the middle of one, or ended by the gate, has been left by its client.
         """
-        if self._started is None or self._status >= _REDIRECT:
+        if self._started is None or self._status >= REDIRECT:
             return False
         is_whole = self._is_complete or self._scope["type"] == "websocket"
         has_left = self._is_gone or self._is_ended or is_cancellation(error)
@@ -203,7 +196,8 @@ class Passage:
             refusal = await gate.workers.run(
                 "io", gate.deciding.refuse, self._caller, refusal, must=True
             )
-        response = gate.response(refusal, *sender(self._scope))
+        scope = self._scope
+        response = gate.response(refusal, *sender(scope), asked(gate, scope, self.call_id))
         if self._is_connected:
             await respond(self._scope, self._send, response)
         else:

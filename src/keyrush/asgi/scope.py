@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from keyrush.asgi.messages import STARTS, Message, Scope, Send
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Caller
+from keyrush.wire.refusals import Asked
 from keyrush.wire.request import Header
 
 _FORWARDED_FOR = b"x-forwarded-for"
@@ -27,11 +28,16 @@ def enter(scope: Scope, gate: Gate, caller: Caller) -> None:
     scope["user"] = scope["auth"] = caller
 
 
-def without_credentials(gate: Gate, scope: Scope, send: Send) -> tuple[Scope, Send]:
+def without_credentials(
+    gate: Gate, scope: Scope, send: Send, also: bytes = b""
+) -> tuple[Scope, Send]:
     """A scope without the headers that may hold a key, and a `send` that shows outside what the
-    app has added to it by the start of its response.
+    app has added to it by the start of its response. `also` is another header to leave out.
     """
-    inner = {**scope, "headers": gate.credential_headers.without(scope["headers"])}
+    headers = gate.credential_headers.without(scope["headers"])
+    if also:
+        headers = [header for header in headers if header[0].lower() != also]
+    inner = {**scope, "headers": headers}
 
     def sharing(message: Message) -> Awaitable[None]:
         if message["type"] in STARTS:
@@ -74,6 +80,12 @@ def answering(name: str, send: Send) -> Send:
         return send(message)
 
     return answering
+
+
+def asked(gate: Gate, scope: Scope, call_id: str | int | None = None) -> Asked | None:
+    """What was asked of a resource, where it was, with the id of the request if it is known."""
+    method, path = scope.get("method", "GET"), scope["path"] or "/"
+    return gate.asked(method, path, scope.get("root_path", ""), call_id)
 
 
 def sender(scope: Scope) -> tuple[str | None, list[bytes]]:

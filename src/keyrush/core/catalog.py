@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from keyrush.core.model import Plan
 from keyrush.core.policy import Rule
+from keyrush.core.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Plans and rules, and what follows from them.
+    """Plans, rules and resources, and what follows from them.
 
     `plans` are by name, in the order of the table. `modules` are all that some plan includes,
     `known_scopes` those that keys may have besides wildcards, empty where any may be given.
@@ -24,3 +25,4 @@ class Catalog:
     modules: frozenset[str] = frozenset()
     known_scopes: frozenset[str] = frozenset()
     unmetered: frozenset[str] = frozenset()
+    resources: tuple[Resource, ...] = ()

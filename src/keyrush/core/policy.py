@@ -3,7 +3,8 @@
 Paths are closed unless listed public, or optional: then nobody needs a key, but who sends one is
 known by it. Where there are rules, only paths in plain form are judged at all (`paths.is_plain`),
 a trailing slash never matters, and with a prefix the rules of every path that an app may see hold
-together.
+together. What a resource needs depends on what is in the body, which `calls` judges: here is told
+that a path is one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from operator import or_
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from keyrush.core.identity import Verified
+from keyrush.core.identity import API, Session, Verified
 from keyrush.core.notation import names_of
-from keyrush.core.paths import PathList, forms, pattern, with_head, without_slash
+from keyrush.core.paths import PathList, forms, pattern, with_head, within, without_slash
 from keyrush.core.refusal import Refusal
+from keyrush.core.resources import AMBIGUOUS, Resource
 
 #: Credits that one request may cost at most; a bound against a slip in the configuration.
 MAX_CREDITS = 1_000_000_000
@@ -33,6 +35,9 @@ class Rule:
     `methods` empty means all; GET includes HEAD. All of `scopes` and `modules` are needed,
     and every module that the query parameter `modules_from` names (contract R16). `credits`
     are charged before the work (O11). `tool` names the rule in the capabilities (O7).
+
+    With `mcp`, a method of MCP, it is about such messages to the resource at `path` alone, and
+    with `tool` about calls of that tool.
     """
 
     path: str
@@ -42,6 +47,7 @@ class Rule:
     modules_from: str | None = None
     credits: int = 0
     tool: str | None = None
+    mcp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,10 @@ class Needs:
 
     `is_named` is false where no rule names the request: then a valid key is enough, or nothing
     is (`Policy`'s `unruled`).
+
+    With a `resource` it is about that, and nobody knows more until the body has been read: then
+    `prices` are the credits of each of its messages, in their order, and `weight` is how many
+    requests they are to the windows. What can't be taken at all is `refused`.
     """
 
     scopes: tuple[str, ...] = ()
@@ -57,6 +67,23 @@ class Needs:
     modules_from: tuple[str, ...] = ()
     credits: int = 0
     is_named: bool = True
+    resource: Resource | None = None
+    prices: tuple[int, ...] | None = None
+    weight: int = 1
+    refused: Refusal | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        """True where it depends on a body that nobody has read."""
+        return self.resource is not None and self.prices is None
+
+    def are_for(self, session: Session) -> bool:
+        """Whether a token is meant for what is asked for: one for a resource is worth nothing
+        elsewhere, and one that names no resource nothing there (S59, S86).
+        """
+        if self.resource is not None:
+            return self.resource.accepts(session)
+        return session.audience is None or API in session.audience
 
     @classmethod
     def of(cls, rule: Rule) -> Needs:
@@ -107,6 +134,7 @@ class Policy:
         gated: Gated = "module_not_in_plan",
         unruled: Unruled = "any_key",
         root_path: str = "",
+        resources: Sequence[Resource] = (),
     ) -> None:
         self._modules = modules
         self._gated: Gated = gated
@@ -119,10 +147,14 @@ class Policy:
         #: The same of paths that nobody needs a key for, but whoever sends one is known by it.
         self.is_optional = PathList("optional", optional_paths, root_path).holds
         #: Whether paths are judged by more than being public.
-        self.has_rules = bool(rules) or self._refuses_unruled
+        self.has_rules = bool(rules or resources) or self._refuses_unruled
+        rules = [rule for rule in rules if rule.mcp is None]
         methods = {method for rule in rules for method in with_head(rule.methods)}
-        self._by_method = {method: _Table(rules, method) for method in methods}
-        self._any_method = _Table(rules, None)
+        self._by_method = {method: _Table(rules, method, resources) for method in methods}
+        self._any_method = _Table(rules, None, resources)
+        #: Whether there are resources.
+        self.has_resources = bool(resources)
+        self._resources = _Table((), None, resources)
 
     def needs(self, method: str, path: str, root: str = "") -> Needs:
         """What the rules for the path need, or `ANY_KEY`; `path` is in plain form.
@@ -137,11 +169,34 @@ class Policy:
         if not root and not self._root_path:
             return rules.find(path) or self._unless_optional(method, path, root)
         taken = forms(path, [root, self._root_path])
+        if self.has_resources and (resource := self._resource_of(taken, root)):
+            return Needs(resource=resource)
         found = {form: needs for form in taken if (needs := rules.find(form))}
         if not found:
             return self._unless_optional(method, path, root)
         is_named = any(taken[form] for form in found) or self.is_optional(method, path, None, root)
         return replace(reduce(or_, found.values()), is_named=is_named)
+
+    def resource_at(self, path: str, root: str = "") -> Resource | None:
+        """The resource that the path belongs to, if it does; `AMBIGUOUS` where apps may differ."""
+        if not self.has_resources:
+            return None
+        return self._resource_of(forms(path, [root, self._root_path]), root)
+
+    def _resource_of(self, taken: Iterable[str], root: str) -> Resource | None:
+        """The one that all forms of a path belong to, with their prefixes or without."""
+        root = root.rstrip("/")
+        found = {self._resource_of_form(form, root) for form in taken}
+        return found.pop() if len(found) == 1 else AMBIGUOUS
+
+    def _resource_of_form(self, form: str, root: str) -> Resource | None:
+        inner = form
+        while True:
+            if needs := self._resources.find(inner):
+                return needs.resource
+            outer, inner = inner, within(within(inner, root), self._root_path)
+            if inner == outer:
+                return None
 
     def _unless_optional(self, method: str, path: str, root: str) -> Needs:
         """What is needed where no rule names the path: with a key, never more than without."""
@@ -180,12 +235,19 @@ UNRULED = Refusal("unruled")
 
 
 class _Table:
-    """The rules that hold for one method as one alternation, so that a look-up is one match."""
+    """The rules that hold for one method as one alternation, so that a look-up is one match.
 
-    def __init__(self, rules: Sequence[Rule], method: str | None) -> None:
+    Resources come before all rules, the longest path first, with what is beneath them.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rule], method: str | None, resources: Sequence[Resource] = ()
+    ) -> None:
         held = [rule for rule in rules if not rule.methods or method in with_head(rule.methods)]
-        self._needs = [Needs.of(rule) for rule in held]
-        patterns = "|".join(f"({pattern(rule.path)})" for rule in held)
+        longest = sorted(resources, key=lambda one: -len(one.path))
+        self._needs = [Needs(resource=one) for one in longest] + [Needs.of(rule) for rule in held]
+        beneath = [f"{re.escape(one.path.rstrip('/'))}(?:/.*)?" for one in longest]
+        patterns = "|".join(f"({one})" for one in [*beneath, *(pattern(r.path) for r in held)])
         self._match = re.compile(patterns).fullmatch
 
     def find(self, path: str) -> Needs | None:

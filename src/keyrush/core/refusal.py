@@ -24,6 +24,11 @@ Reason = Literal[
     "not_found",
     "method_not_allowed",
     "body_too_large",
+    "not_json",
+    "not_json_rpc",
+    "batch_refused",
+    "call_without_id",
+    "header_mismatch",
     "unavailable",
 ]
 
@@ -87,6 +92,13 @@ MEANINGS: dict[Reason, Meaning] = {
     "not_found": Meaning(404, "Not found."),
     "method_not_allowed": Meaning(405, "Method not allowed."),
     "body_too_large": Meaning(413, "The request body has more than {names} bytes."),
+    "not_json": Meaning(
+        400, "The request body must be JSON in UTF-8, in which no member comes twice."
+    ),
+    "not_json_rpc": Meaning(400, "The request body must be a message of JSON-RPC 2.0."),
+    "batch_refused": Meaning(400, "JSON-RPC batches are not taken here."),
+    "call_without_id": Meaning(400, "A call that is paid for needs an id."),
+    "header_mismatch": Meaning(400, "The MCP headers and the request body differ."),
     "unavailable": Meaning(503, "Service unavailable. Try again in {wait} seconds."),
 }
 

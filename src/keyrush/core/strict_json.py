@@ -8,17 +8,26 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
-    """The object in `text`.
+def parse(text: bytes) -> Any:
+    """The value in `text`.
 
     Raises:
         ValueError: It is none, says a name twice, wherever that is, is not UTF-8 or begins with a
             byte order mark, holds a number that is none, or is nested beyond reason.
     """
     try:
-        found = _decode(text.decode("utf-8"))
+        return _decode(text.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The object in `text`.
+
+    Raises:
+        ValueError: It is none, or not what `parse` takes.
+    """
+    found = parse(text)
     if not isinstance(found, dict):
         raise ValueError("no object")  # noqa: TRY004  # of the text, which is the argument
     return found

@@ -2,8 +2,9 @@
 
 `begin` answers from memory and never blocks; where it can't, it gives a `Pending`, whose
 `finish` may block, and whose `finish_async` may be awaited. What comes of it is `Admitted` or a
-`Refusal`. The order: is the path in plain form, is it public, who calls, and then what `deciding`
-looks at. Where keys are optional, a request without one is let through as from nobody.
+`Refusal`; of a request to a resource, whose body is to be read first, see `exchange`. The order:
+is the path in plain form, is it public, who calls, and then what `deciding` looks at. Where keys
+are optional, a request without one is let through as from nobody.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 
 from keyrush.authentication.cache import Cache, Entry
 from keyrush.authentication.verification import Verification
+from keyrush.core.calls import CallPolicy, Calls
 from keyrush.core.identity import Verified
 from keyrush.core.paths import is_plain
-from keyrush.core.policy import ANY_KEY, Needs, Policy
+from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import Refusal
+from keyrush.core.resources import Resource
 from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
@@ -31,9 +35,13 @@ from keyrush.wire.request import (
     Header,
     is_preflight,
 )
+from keyrush.wire.resource_metadata import Document, ResourceMetadata
 
 #: Says a client's address.
 Address = Callable[[], str | None]
+
+#: What comes of verifying a credential: the answer perhaps, or what has to be waited for.
+_Came = Entry | Admitted | Refusal | Future[Entry | Refusal]
 
 #: Where there are rules, and the path is not in plain form.
 MALFORMED_PATH = Refusal("malformed_path")
@@ -42,7 +50,7 @@ MALFORMED_PATH = Refusal("malformed_path")
 _SOON = 1
 
 _TOO_MANY = Refusal("rate_limited", retry_after=_SOON)
-_BUSY = Refusal("unavailable", retry_after=_SOON)
+BUSY = Refusal("unavailable", retry_after=_SOON)
 
 _CORS = (
     "a CORS preflight was refused, as any request without a key: put your CORS middleware "
@@ -100,32 +108,92 @@ class Pending:
         """The answer, awaited; what blocks is done in threads."""
         try:
             if self._entry is not None:
-                return await self._decide_async(self._entry.verified)
-            entry = await self._verify_async(address)
+                return await self._decide_async(self._entry.verified, self._needs())
+            entry = await self._verify_async(address, self._verify_and_decide)
             if not isinstance(entry, Entry):
                 return entry
-            verified = entry.verified
-            answer = self._admission.deciding.at_once(verified, self._needs(), self._query)
-            return answer or await self._decide_async(verified)
+            verified, needs = entry.verified, self._needs()
+            answer = self._admission.deciding.at_once(verified, needs, self._query)
+            return answer or await self._decide_async(verified, needs)
         except Busy:
-            return _BUSY
+            return BUSY
 
-    async def _decide_async(self, verified: Verified) -> Admitted | Refusal:
-        deciding, needs, query = self._admission.deciding, self._needs(), self._query
+    # --- a resource, where what is needed depends on the body ---
+
+    @property
+    def resource(self) -> Resource | None:
+        """The resource that it is for, whose body is to be read before it is decided on."""
+        policy = self._admission.policy
+        return self._needs().resource if policy.has_resources else None
+
+    def identify(self, address: Address) -> Verified | Refusal:
+        """Who calls, whatever for; may block."""
+        entry: object = self._entry
+        if entry is None:
+            if not self._enter(address):
+                return _TOO_MANY
+            entry = self._verify(None)
+        return self._meant(entry)
+
+    async def identify_async(self, address: Address) -> Verified | Refusal:
+        """`identify`, awaited."""
+        entry: object = self._entry
+        if entry is None:
+            workers = self._admission.workers
+            try:
+                entry = await self._verify_async(address, partial(self._verify, workers))
+            except Busy:
+                return BUSY
+        return self._meant(entry)
+
+    def _meant(self, entry: object) -> Verified | Refusal:
+        if isinstance(entry, Refusal):
+            return entry
+        assert isinstance(entry, Entry)  # noqa: S101  # nothing else comes of verifying
+        verified = entry.verified
+        if verified.session is not None and not self._needs().are_for(verified.session):
+            return INVALID
+        return verified
+
+    def decide(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+        """The answer to a caller, now that it is known what is needed; may block."""
+        return self._admission.deciding.decide(verified, needs, self._query)
+
+    async def decide_async(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+        """`decide`, awaited."""
+        answer = self._admission.deciding.at_once(verified, needs, self._query)
+        try:
+            return answer or await self._decide_async(verified, needs)
+        except Busy:
+            return BUSY
+
+    def needs_of(self, resource: Resource, asked: Calls | None) -> Needs:
+        """What is needed for the messages of a body, or where there is none."""
+        policy, place = self._admission.call_policy, (self._method, self._path, self._root)
+        if asked is None:
+            return policy.needs(resource, *place)
+        return policy.needs_of(resource, *place, asked)
+
+    # --- how it is done ---
+
+    async def _decide_async(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+        deciding, query = self._admission.deciding, self._query
         if deciding.is_async and (answer := await deciding.awaited(verified, needs, query)):
             return answer
         return await self._admission.workers.run(
             "io", deciding.decide, verified, needs, query, undo=deciding.undo
         )
 
-    async def _verify_async(self, address: Address) -> Entry | Admitted | Refusal:
-        """The verified key, or the answer where there is one already."""
+    async def _verify_async(
+        self, address: Address, verify: Callable[[], _Came]
+    ) -> Entry | Admitted | Refusal:
+        """The verified key, or the answer where `verify` brings one already."""
         admission = self._admission
         if not self._enter(address):
             return _TOO_MANY
         try:
             came = await admission.workers.run(
-                admission.looks_up_in, self._verify_and_decide, undo=admission.deciding.undo
+                admission.looks_up_in, verify, undo=admission.deciding.undo
             )
         except Busy:
             self._leave(is_unknown=False)
@@ -134,7 +202,7 @@ class Pending:
             return await result_of(came)
         return came
 
-    def _verify_and_decide(self) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
+    def _verify_and_decide(self) -> _Came:
         """In one go, where no proof is needed, the limiter is not better awaited, and who waits
         for it keeps nobody from a look-up.
         """
@@ -182,7 +250,9 @@ class Admission:
         self,
         deciding: Deciding,
         policy: Policy,
+        call_policy: CallPolicy,
         *,
+        metadata: ResourceMetadata,
         credential_headers: CredentialHeaders,
         cache: Cache,
         verification: Verification,
@@ -194,6 +264,8 @@ class Admission:
     ) -> None:
         self.deciding = deciding
         self.policy = policy
+        self.call_policy = call_policy
+        self._metadata = metadata
         self.verification = verification
         self.workers = workers
         self.looks_up_in = looks_up_in
@@ -215,7 +287,7 @@ class Admission:
         root: str,
         headers: Iterable[Header],
         query: bytes,
-    ) -> Admitted | Refusal | Pending:
+    ) -> Admitted | Refusal | Pending | Document:
         """The answer to a request from memory alone, or what must be finished to have one.
 
         `path` is decoded, and may begin with `root`, the prefix that the server names;
@@ -226,7 +298,7 @@ class Admission:
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root):
-            return Anonymous(), []
+            return self._metadata.answer(method, path, root) or (Anonymous(), [])
         credential = self._credential(headers)
         if isinstance(credential, Refusal):
             if credential is MISSING:
@@ -266,6 +338,13 @@ class Admission:
         if policy.is_public(method, path, raw_path, root) or not isinstance(caller, Principal):
             return None, 0
         needs = policy.needs(method, path, root)
+        if caller.resource is not None:  # whose body is read, and decided on as a whole
+            return None, 0
+        if needs.resource is not None:
+            return UNRULED, 0
+        session = caller.verified.session
+        if session is not None and not needs.are_for(session):
+            return INVALID, 0
         if needs is ANY_KEY:
             return None, 0
         refusal = policy.authorise(caller.verified, needs, query)

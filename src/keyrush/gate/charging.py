@@ -75,7 +75,7 @@ class Charging:
         def undo(done: tuple[Charge | None, int | None]) -> None:
             charge, _ = done
             if charge is not None:  # nobody waits for the work that it was for
-                self._give_back(principal, (charge,))
+                self.give_back(principal, (charge,))
 
         try:
             _, balance = await self._workers.run("io", self._charge, principal, credits, undo=undo)
@@ -141,9 +141,10 @@ class Charging:
     def uncharge(self, caller: Caller) -> None:
         """Give back all credits charged for this request; may block."""
         if caller.charges:
-            self._give_back(caller, caller.charges)
+            self.give_back(caller, caller.charges)
 
-    def _give_back(self, caller: Caller, charges: Collection[Charge]) -> None:
+    def give_back(self, caller: Caller, charges: Collection[Charge]) -> None:
+        """Give back some of what this request was charged; may block."""
         with self._lock:  # whoever comes second finds nothing left to give back
             mine = [charge for charge in caller.charges if charge in charges]
             caller.charges = tuple(one for one in caller.charges if one not in charges)

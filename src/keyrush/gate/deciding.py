@@ -9,13 +9,14 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from keyrush.core.identity import Verified
-from keyrush.core.policy import ANY_KEY, Needs, Policy
+from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
-from keyrush.gate.principal import Caller, Principal
+from keyrush.gate.courtesy import Courtesy
+from keyrush.gate.principal import Caller, Calling, Principal
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
@@ -58,6 +59,7 @@ class Deciding:
         self._usage = usage
         self._charging = charging
         self._tolerance = Tolerance()
+        self._courtesy = Courtesy()
         self._background = background
         self._fields = fields
         self._vary = vary
@@ -67,7 +69,7 @@ class Deciding:
         self.is_async = awaited is not None
         self._awaited = awaited
 
-    def at_once(
+    def at_once(  # noqa: C901  # one straight line, as every warm request takes it
         self, verified: Verified, needs: Needs, query: bytes, now: int | None = None
     ) -> Admitted | Refusal | None:
         """The answer to a verified caller from memory alone, or None where I/O is needed. Without
@@ -77,22 +79,27 @@ class Deciding:
             now = self._clock()
             if now >= verified.expires_at:
                 return INVALID
+        if verified.session is not None and not needs.are_for(verified.session):
+            return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
             return self._rate_limited(verified, over, now)
         if self.counts_at_once:
             return None
         try:
-            refusal = None
+            refusal, cost = None, 1
             if needs is not ANY_KEY:
+                if needs.is_unread:
+                    return None
                 refusal = self._refusal(verified, needs, query)
                 if needs.credits and refusal is None:
                     return None
                 if refusal and (refused := self._over(verified, now)):
                     return refused
-            tally = self._take_at_once(verified.windows, 0 if refusal else 1, now)
+                cost = 0 if refusal else needs.weight
+            tally = self._take_at_once(verified.windows, cost, now)
             if tally is None:
                 return None
-            return self._answer(verified, refusal, tally, now)
+            return self._answer(verified, needs, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
 
@@ -107,21 +114,22 @@ class Deciding:
         if running_loop() is None:
             return None
         now = self._clock()
-        if now >= verified.expires_at:
+        if self._is_not_for(verified, needs, now):
             return INVALID
         try:
             refusal = self._refusal(verified, needs, query)
-            tally = await self._awaited.take_async(verified.windows, 0 if refusal else 1, now)
+            cost = 0 if refusal else needs.weight
+            tally = await self._awaited.take_async(verified.windows, cost, now)
             if tally is None:
                 return None
-            return self._answer(verified, refusal, tally, now)
+            return self._answer(verified, needs, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
 
     def decide(self, verified: Verified, needs: Needs, query: bytes) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
-        if now >= verified.expires_at:
+        if self._is_not_for(verified, needs, now):
             return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
             return self._rate_limited(verified, over, now)
@@ -129,21 +137,35 @@ class Deciding:
             refusal = self._refusal(verified, needs, query)
             if refusal and (refused := self._over(verified, now)):
                 return refused
-            tally = self.limiter.take(verified.windows, 0 if refusal else 1, now)
-            answer = self._answer(verified, refusal, tally, now)
+            tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
+            answer = self._answer(verified, needs, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
             try:
-                self._charging.charge(principal, needs.credits)
+                for price in needs.prices or (needs.credits,):
+                    if price:
+                        self._charging.charge(principal, price)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
+            if isinstance(principal, Calling):
+                principal.paid = principal.charges
         return answer
+
+    def _is_not_for(self, verified: Verified, needs: Needs, now: int) -> bool:
+        """Whether the credential has ended, or is for something else."""
+        if now >= verified.expires_at:
+            return True
+        return verified.session is not None and not needs.are_for(verified.session)
 
     def _refusal(self, verified: Verified, needs: Needs, query: bytes) -> Refusal | None:
         """Why the caller may not do what is asked for, or is known to be unable to pay it."""
+        if needs.refused is not None:
+            return needs.refused
+        if needs.is_unread:  # nobody knows what it is
+            return UNRULED
         if refusal := self._policy.authorise(verified, needs, query):
             return refusal
         if needs.credits and self._charging.is_short(verified, needs.credits):
@@ -151,7 +173,7 @@ class Deciding:
         return None
 
     def _answer(
-        self, verified: Verified, refusal: Refusal | None, tally: Tally, now: int
+        self, verified: Verified, needs: Needs, refusal: Refusal | None, tally: Tally, now: int
     ) -> Admitted | Refusal:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
         if refusal is not None:  # with the fields of every authenticated response (R11)
@@ -161,18 +183,37 @@ class Deciding:
             self._tolerance.note(verified, "rules", now)
             fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
-        if not tally.admitted:
+        weight = needs.weight
+        if not weight:
+            self._usage.start_month(verified, now)
+        elif not tally.admitted:
             return self._rate_limited(verified, tally, now)
-        if not self._usage.add(verified, now):
-            self.limiter.give_back(verified.windows, 1, now)
+        elif not self._usage.add(verified, now, weight):
+            self.limiter.give_back(verified.windows, weight, now)
             return self._quota_exceeded(verified, now)
-        if self.counts_at_once and (lost := self._count_at_once(verified, now)):
+        elif self.counts_at_once and (lost := self._count_at_once(verified, now, weight)):
             return lost
         if self._background.thread is None:
             self._background.start()
         headers = self._fields.of(verified, tally, now)
         headers.append(self._vary)
-        return Principal(verified, self._policy, self._charging, now), headers
+        resource = needs.resource
+        if resource is None:
+            return Principal(verified, self._policy, self._charging, now), headers
+        caller = Calling(
+            verified, self._policy, self._charging, now, resource=resource, taken=weight
+        )
+        return caller, headers
+
+    def come_to_resource(self, verified: Verified) -> Refusal | None:
+        """429 for a caller that comes to resources too often, whatever for, or that has been
+        refused too often: then nothing more is read of it.
+        """
+        now = self._clock()
+        over = self._over(verified, now)
+        if over is None and (tally := self._courtesy.take(verified, now)):
+            over = self._rate_limited(verified, tally, now)
+        return over
 
     def _over(self, verified: Verified, now: int) -> Refusal | None:
         """429 for what the rules refuse once more, where that has been often enough."""
@@ -184,7 +225,7 @@ class Deciding:
         fields = tuple(self._fields.of(verified, tally, now))
         return Refusal("rate_limited", retry_after=wait, headers=fields)
 
-    def _count_at_once(self, verified: Verified, now: int) -> Refusal | None:
+    def _count_at_once(self, verified: Verified, now: int, weight: int) -> Refusal | None:
         """Write the count before the answer; a refusal where that can't be, or where with the
         counts of other processes the quota is exceeded; may block.
         """
@@ -193,8 +234,8 @@ class Deciding:
         is_written = self._usage.flush()
         if is_written and not self._usage.exceeds(verified):
             return None
-        self._usage.take_back(verified, now)
-        self.limiter.give_back(verified.windows, 1, now)
+        self._usage.take_back(verified, now, weight)
+        self.limiter.give_back(verified.windows, weight, now)
         return self._quota_exceeded(verified, now) if is_written else UNAVAILABLE
 
     def _quota_exceeded(self, verified: Verified, now: int) -> Refusal:
@@ -210,7 +251,7 @@ class Deciding:
         if not isinstance(caller, Principal):
             return refusal
         verified = caller.verified
-        self._usage.take_back(verified, caller.taken_at)
+        self._usage.take_back(verified, caller.taken_at, caller.taken)
         self._charging.uncharge(caller)
         now = self._clock()
         if refusal.status < TOO_MANY_REQUESTS:  # what it may not do, or can't pay
@@ -218,7 +259,8 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            self.limiter.give_back(verified.windows, 1, caller.taken_at)
+            if caller.taken:
+                self.limiter.give_back(verified.windows, caller.taken, caller.taken_at)
             tally = self.limiter.take(verified.windows, 0, now)
             fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)

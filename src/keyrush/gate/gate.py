@@ -17,9 +17,12 @@ from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.tokens.newcomers import Newcomers
 from keyrush.authentication.tokens.opening import open_tokens
 from keyrush.authentication.verification import Verification
+from keyrush.core.calls import BODILESS, CallPolicy
+from keyrush.core.catalog import Catalog
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
+from keyrush.core.resources import AMBIGUOUS
 from keyrush.core.times import month_of
 from keyrush.errors import Away, ConfigurationError
 from keyrush.events.log import log_refusal
@@ -29,6 +32,7 @@ from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
+from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.watch import Watch
@@ -55,8 +59,9 @@ from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
 from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
 from keyrush.wire.fields import Fields
-from keyrush.wire.refusals import Refusals, Response
+from keyrush.wire.refusals import Asked, Refusals, Response
 from keyrush.wire.request import CredentialHeaders
+from keyrush.wire.resource_metadata import ResourceMetadata
 from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
 
@@ -90,7 +95,7 @@ class Gate:
     latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915  # what there is, put together in its order
         self,
         settings: Settings,
         store: store_opening.Opened,
@@ -107,15 +112,8 @@ class Gate:
         self.store = store.store
         #: Its methods are coroutines, which an event loop of the app has to run.
         self.is_store_async = store.is_async
-        self.policy = Policy(
-            settings.public_paths,
-            self.catalog.rules,
-            optional_paths=settings.optional_paths,
-            modules=self.catalog.modules,
-            gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
-            unruled=settings.unruled,
-            root_path=settings.root_path,
-        )
+        metadata = ResourceMetadata(self.catalog.resources, settings.root_path)
+        self.policy, call_policy = _policies(settings, self.catalog, metadata)
         #: The request headers that may hold a key.
         self.credential_headers = CredentialHeaders(
             settings.credential_headers, tokens=bool(settings.issuers)
@@ -168,6 +166,8 @@ class Gate:
         self.admission = Admission(
             self.deciding,
             self.policy,
+            call_policy,
+            metadata=metadata,
             credential_headers=self.credential_headers,
             cache=self.cache,
             verification=verification,
@@ -177,6 +177,9 @@ class Gate:
             clock=clock,
             passes_preflights=settings.preflight == "pass",
         )
+        bindings = store_opening.bindings_of(self.store)
+        #: Who has opened which session of an MCP server.
+        self.mcp_sessions = McpSessions(bindings, self.circuit, clock)
         #: What is open, and ends when its key does.
         self.connections = Connections(
             self.store,
@@ -305,12 +308,26 @@ class Gate:
         return client_address(peer, forwarded_for, self.settings.networks)
 
     def response(
-        self, refusal: Refusal, peer: str | None, forwarded_for: Sequence[bytes]
+        self,
+        refusal: Refusal,
+        peer: str | None,
+        forwarded_for: Sequence[bytes],
+        asked: Asked | None = None,
     ) -> Response:
         """The response that says `refusal`; whoever listens hears of it."""
         sender = Sender(peer, forwarded_for, self.settings.networks)
         self.events.emit(RequestRefused(refusal, sender))
-        return self.refusals.response(refusal)
+        return self.refusals.response(refusal, asked)
+
+    def asked(
+        self, method: str, path: str, root: str, call_id: str | int | None = None
+    ) -> Asked | None:
+        """What was asked of a resource, for its refusal; None where the path is none's."""
+        resource = self.policy.resource_at(path, root)
+        if resource is None:
+            return None
+        is_call = method.upper() not in BODILESS
+        return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
     def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:
         """What knows the tokens of issuers, where there are some."""
@@ -328,7 +345,7 @@ class Gate:
             self.store,
             self.circuit,
             newcomers,
-            resources=(),
+            resources={name for one in self.catalog.resources for name in one.audiences},
             environment=environments[0] if environments else None,
             removed=lambda: self._drop(None),
             monotonic=monotonic,
@@ -410,6 +427,25 @@ class Gate:
             self.store.close,
         )
         _take_each(*(partial(_safely, step) for step in steps))
+
+
+def _policies(
+    settings: Settings, catalog: Catalog, metadata: ResourceMetadata
+) -> tuple[Policy, CallPolicy]:
+    """What paths need, and what the messages to resources do."""
+    root_path, resources = settings.root_path, catalog.resources
+    policy = Policy(
+        (*settings.public_paths, *metadata.paths),
+        catalog.rules,
+        optional_paths=settings.optional_paths,
+        modules=catalog.modules,
+        gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
+        unruled=settings.unruled,
+        root_path=root_path,
+        resources=resources,
+    )
+    plain = Policy((), catalog.rules, unruled=settings.unruled, root_path=root_path)
+    return policy, CallPolicy(catalog.rules, resources, plain, root_path)
 
 
 def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:

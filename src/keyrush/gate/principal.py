@@ -11,6 +11,7 @@ from keyrush.core.identity import KEY, Verified
 from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
+from keyrush.core.resources import Resource
 
 INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
@@ -84,6 +85,15 @@ class Principal(Caller):
     __slots__ = ("_charging", "_policy", "_verified", "taken_at")
 
     is_authenticated = True
+
+    #: Requests that it is to windows and counts.
+    taken = 1
+
+    #: What its messages were charged, one by one, where it brings any.
+    paid: tuple[Charge, ...] = ()
+
+    #: The resource that it is for.
+    resource: Resource | None = None
 
     def __init__(
         self, verified: Verified, policy: Policy, charging: Charges, taken_at: int
@@ -209,6 +219,27 @@ class Principal(Caller):
     async def charge_async(self, credits: int) -> int | None:
         """`charge`, for coroutines: the event loop goes on meanwhile."""
         return await self._charging.charge_async(self, checked_credits(credits))
+
+
+class Calling(Principal):
+    """The caller of a request to a resource, which is as many requests as it has calls."""
+
+    __slots__ = ("paid", "resource", "taken")
+
+    def __init__(
+        self,
+        verified: Verified,
+        policy: Policy,
+        charging: Charges,
+        taken_at: int,
+        *,
+        resource: Resource | None,
+        taken: int,
+    ) -> None:
+        super().__init__(verified, policy, charging, taken_at)
+        self.resource = resource
+        self.taken = taken
+        self.paid = ()
 
 
 class Anonymous(Caller):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from keyrush.errors import ConfigurationError
 from keyrush.settings.issuers import IssuerTable
+from keyrush.settings.resources import ResourceTable
 from keyrush.settings.sources import PREFIX, place
 from keyrush.settings.tables import PlanTable, RuleTable, Table
 
@@ -27,8 +28,12 @@ _WORDING = (
 _SECRET = {"pepper", "store_url", "limiter_url", "issuers"}
 
 #: Settings that are tables, by what stands in one.
-_TABLES: dict[str, type[Table]] = {"plans": PlanTable, "rules": RuleTable, "issuers": IssuerTable}
-
+_TABLES: dict[str, type[Table]] = {
+    "plans": PlanTable,
+    "rules": RuleTable,
+    "resources": ResourceTable,
+    "issuers": IssuerTable,
+}
 
 #: What Kubernetes and Docker put into the environment for a service that is named like keyrush.
 _SERVICE_LINK = re.compile(

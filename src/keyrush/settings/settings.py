@@ -36,6 +36,7 @@ from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
 from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.mistakes import explained, look_for_typing_errors
+from keyrush.settings.resources import ResourceTable, check_together
 from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 from keyrush.wire.refusals import Body
 from keyrush.wire.request import CREDENTIAL_HEADERS
@@ -149,6 +150,12 @@ class Settings(BaseSettings):
         description="plans by name; the first is the default",
     )
     rules: tuple[RuleTable, ...] = Field((), description="what paths need; the first match counts")
+    resources: tuple[ResourceTable, ...] = Field(
+        (), description="endpoints of MCP, which tokens are issued for one by one"
+    )
+    mcp_max_body: int = Field(
+        1_048_576, ge=1024, le=2**30, description="bytes of a request to a resource that are read"
+    )
     issuers: tuple[IssuerTable, ...] = Field(
         (), repr=False, description="whose tokens are good beside keys: sessions, OAuth clients"
     )
@@ -305,6 +312,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_resources(self) -> Settings:
+        rules = [table.rule() for table in self.rules]
+        check_together(self.resources, rules, self.public_paths, self.optional_paths)
+        return self
+
+    @model_validator(mode="after")
     def _check_argon2(self) -> Settings:
         if self.argon2_memory_cost < 8 * self.argon2_parallelism:
             raise ValueError("KEYRUSH_ARGON2_MEMORY_COST: must be at least 8 KiB for each lane")
@@ -348,13 +361,20 @@ class Settings(BaseSettings):
         return self.store_url.startswith("memory://")
 
     def catalog(self) -> Catalog:
-        """Plans and rules as values; the scopes of rules are known besides those of `scopes`."""
+        """Plans and rules as values; the scopes of rules are known besides those of `scopes`, and
+        where any are, those that resources name.
+        """
+        rules = tuple(table.rule() for table in self.rules)
+        known = frozenset(self.scopes).union(*(rule.scopes for rule in rules))
+        if known:
+            known = known.union(*(table.scopes_supported or () for table in self.resources))
         return Catalog(
             plans={name: table.plan(name) for name, table in self.plans.items()},
             default_plan=next(iter(self.plans)),
-            rules=tuple(table.rule() for table in self.rules),
+            rules=rules,
+            resources=tuple(table.value(rules) for table in self.resources),
             modules=frozenset().union(*(plan.modules for plan in self.plans.values())),
-            known_scopes=frozenset(self.scopes).union(*(rule.scopes for rule in self.rules)),
+            known_scopes=known,
             unmetered=frozenset(self.unmetered_environments),
         )
 

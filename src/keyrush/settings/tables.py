@@ -5,8 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_KEYS, Limit, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
@@ -76,6 +77,21 @@ class RuleTable(Table):
     modules_from: str | None = None
     credits: Annotated[int, Field(ge=0, le=MAX_CREDITS, strict=True)] = 0
     tool: str | None = None
+    mcp: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9/_.-]{0,63}$")] | None = None
+
+    @model_validator(mode="after")
+    def _check_mcp(self) -> RuleTable:
+        if self.mcp is None:
+            return self
+        if set(self.methods) - {"POST"}:
+            raise ValueError("mcp is about POST alone: leave methods out")
+        if self.tool is not None and self.mcp != TOOLS_CALL:
+            raise ValueError(f'tool goes with mcp = "{TOOLS_CALL}"')
+        if self.credits and (self.mcp in FREE or self.mcp.startswith(NOTIFICATIONS)):
+            raise ValueError(
+                f'credits can\'t be taken for "{self.mcp}", which is never charged for'
+            )
+        return self
 
     def rule(self) -> Rule:
         """The value that the rest of keyrush works with."""

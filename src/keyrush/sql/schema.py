@@ -120,6 +120,16 @@ BATCHES = sa.Table(
     sa.Column("added_at", sa.BigInteger, nullable=False, index=True),
 )
 
+#: Which account has opened a session of an MCP server, by the hash of its id.
+BINDINGS = sa.Table(
+    "keyrush_bindings",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+    sa.Index("ix_keyrush_bindings_of_account", "account_id", "ends_at"),
+)
+
 #: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
 CHANGES = sa.Table(
     "keyrush_changes",

@@ -13,6 +13,7 @@ from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
+from keyrush.store.bindings_in_memory import Bindings
 from keyrush.store.decisions import (
     KeyCount,
     LinkOutcome,
@@ -49,6 +50,7 @@ class MemoryStore:
         self._batches: dict[str, int] = {}
         #: Accounts and credits of charges, by reference; None where the charge is reversed.
         self._charges: dict[str, tuple[str, int] | None] = {}
+        self._bindings = Bindings()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -66,6 +68,12 @@ class MemoryStore:
                         self._usage.get((account_subject(key.account_id), month), 0),
                     )
         return None
+
+    def bind(self, name: str, account_id: str, now: int, ends_at: int) -> str:
+        return self._bindings.bind(name, account_id, now, ends_at)
+
+    def bound(self, name: str, now: int) -> str | None:
+        return self._bindings.bound(name, now)
 
     def add_account(self, account: Account) -> bool:
         with self._lock:

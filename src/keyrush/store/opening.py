@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from keyrush.core.changes import Changes
 from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
-from keyrush.store.protocol import LinkStore, Store
+from keyrush.store.bindings_in_memory import Bindings
+from keyrush.store.protocol import BindingStore, LinkStore, Store
 
 if TYPE_CHECKING:  # a store in memory needs no database
     from keyrush.sql.engine import Database
@@ -65,7 +66,18 @@ def given(store: Store) -> Opened:
 
 def keeps_links(store: Store) -> bool:
     """Whether the store knows whom tokens stand for, as all but some of a user's own do."""
-    named = [name for name in vars(LinkStore) if not name.startswith("_")]
+    return _has(store, LinkStore)
+
+
+def bindings_of(store: Store) -> BindingStore:
+    """Where the sessions of MCP servers are bound to accounts: in the store, but with one of a
+    user's own that can't do it, in this process.
+    """
+    return store if _has(store, BindingStore) else Bindings()
+
+
+def _has(store: object, protocol: type) -> bool:
+    named = [name for name in vars(protocol) if not name.startswith("_")]
     return all(callable(getattr(store, name, None)) for name in named)
 
 

@@ -9,6 +9,8 @@ are Unix milliseconds, months are `"2026-11"` in UTC.
 A store may also have, and `opening` alone looks for it:
 
 - the methods of `LinkStore`, all of them, without which there are keys alone, and no tokens;
+- the methods of `BindingStore`, both of them, without which sessions of MCP servers are known in
+  the process alone that they were opened in;
 - `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
   it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
 - `database`, the `sql.engine.Database` it is kept in, so that windows may be counted there;
@@ -241,6 +243,27 @@ class LinkStore(Protocol):
         ...
 
 
+#: Sessions of MCP servers that an account may have; of more, those are let go of that end first.
+MAX_BINDINGS = 1000
+
+
+class BindingStore(Protocol):
+    """Which account has opened a session of an MCP server. `name` stands for the session: 64
+    characters, that don't bring its id back.
+    """
+
+    def bind(self, name: str, account_id: str, now: int, ends_at: int) -> str:
+        """Bind the session to the account until `ends_at`, unless it is another's by now; the
+        account that has it. What has ended, and of one account what is beyond `MAX_BINDINGS`, is
+        let go of, sooner or later.
+        """
+        ...
+
+    def bound(self, name: str, now: int) -> str | None:
+        """The account that has the session, None where nobody has."""
+        ...
+
+
 class CountStore(Protocol):
     """The requests of a month, by subject, and when keys were last used."""
 
@@ -271,7 +294,7 @@ class CountStore(Protocol):
         ...
 
 
-class Store(AccountStore, CreditStore, KeyStore, LinkStore, CountStore, Protocol):
+class Store(AccountStore, CreditStore, KeyStore, LinkStore, BindingStore, CountStore, Protocol):
     """All that keyrush keeps. All writes are atomic, each on its own."""
 
     def close(self) -> None:

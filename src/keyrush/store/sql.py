@@ -24,6 +24,7 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import keys, links
+from keyrush.store.bindings import bind, bound
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
@@ -260,6 +261,14 @@ class SqlStore:
             self._forget_at = now + FORGET_INTERVAL
             with self._run(atomic=True) as connection:
                 forget_batches(connection, now)
+
+    def bind(self, name: str, account_id: str, now: int, ends_at: int) -> str:
+        with self._run(atomic=True) as connection:
+            return bind(connection, name, account_id, now, ends_at)
+
+    def bound(self, name: str, now: int) -> str | None:
+        with self._run() as connection:
+            return bound(connection, name, now)
 
     def usage(self, subject: str, month: str) -> int:
         select = sa.select(USAGE.c.counted).where(

@@ -112,8 +112,8 @@ class MonthlyCounts:
 
     # --- counting ---
 
-    def add(self, verified: Verified, now: int) -> bool:
-        """Count one request; False, and nothing counted, where the quota blocks it.
+    def add(self, verified: Verified, now: int, requests: int = 1) -> bool:
+        """Count a request, or several; False, and nothing counted, where the quota blocks it.
 
         Keys that are not metered are not counted (contract R2).
         """
@@ -127,13 +127,13 @@ class MonthlyCounts:
             if (
                 quota is not None
                 and quota.on_exceed == "block"
-                and verified.quota_count.total >= quota.amount
+                and verified.quota_count.total + requests > quota.amount
             ):
                 return False
             for count in counts:
                 if not count.pending:
                     self._dirty.add(count)
-                count.pending += 1
+                count.pending += requests
         return True
 
     def exceeds(self, verified: Verified) -> bool:
@@ -154,16 +154,16 @@ class MonthlyCounts:
         for count in {verified.quota_count, *verified.counts}:
             self._turn(count)
 
-    def take_back(self, verified: Verified, counted_at: int) -> None:
-        """Uncount one request that was refused later."""
+    def take_back(self, verified: Verified, counted_at: int, requests: int = 1) -> None:
+        """Uncount what was refused later."""
         month = month_of(counted_at)
         with self._lock:
             for count in verified.counts:
                 if count.month == month:
-                    count.pending -= 1
+                    count.pending -= requests
                     self._dirty.add(count)
                 else:
-                    self._late[month][count.subject] -= 1
+                    self._late[month][count.subject] -= requests
 
     def note_use(self, key_id: str, now: int) -> None:
         """Have the key's `last_used_at` written with the next flush."""

@@ -12,7 +12,9 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from keyrush.core.refusal import MEANINGS, Refusal
+from keyrush.core.resources import Resource
 from keyrush.runtime.logs import log_fault
+from keyrush.wire import jsonrpc
 from keyrush.wire.challenges import challenge
 from keyrush.wire.request import Header
 
@@ -28,6 +30,14 @@ class Response(NamedTuple):
     body: bytes
 
 
+class Asked(NamedTuple):
+    """What was asked of a resource: `is_call` where the answer is one of JSON-RPC, to `id`."""
+
+    resource: Resource | None
+    is_call: bool
+    id: str | int | None = None
+
+
 #: What the text may name: as RFC 6750 §3 has descriptions, and no longer than names are.
 _NAME = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,120}")
 
@@ -40,15 +50,19 @@ class Refusals:
         self._realm = realm
         self._hint = f" Get your key at {keys_url}" if keys_url else ""
 
-    def response(self, refusal: Refusal) -> Response:
-        """The response that says `refusal`."""
+    def response(self, refusal: Refusal, asked: Asked | None = None) -> Response:
+        """The response that says `refusal`, to a request for a resource in its form."""
         content_type, body = self._said(refusal)
+        if asked is not None and asked.is_call:
+            said = _told(content_type, body)
+            body = jsonrpc.refused(refusal, self.text(refusal), said, asked.id)
+            content_type = "application/json"
         headers = [
             (b"content-type", content_type.encode("latin-1")),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
         ]
-        if value := challenge(refusal, self._realm):
+        if value := challenge(refusal, self._realm, asked.resource if asked else None):
             headers.append((b"www-authenticate", value.encode("latin-1")))
         if refusal.retry_after is not None:
             headers.append((b"retry-after", b"%d" % refusal.retry_after))
@@ -80,6 +94,17 @@ def _check_field(value: str) -> None:
     """Raise ValueError where `value` can't be sent in a header, as with CR or LF in it (S27)."""
     if not (value.isascii() and value.isprintable()):
         raise ValueError(f"{value!r} is no header field")
+
+
+def _told(content_type: str, body: bytes) -> object:
+    """The body as a value of JSON: what it says, or its text."""
+    text = body.decode("utf-8", "replace")
+    if "json" in content_type:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
 
 
 def _documented(refusal: Refusal, text: str) -> tuple[str, bytes]:

@@ -29,11 +29,15 @@ async def usage(_: Request, gate: Gate, principal: Principal) -> object:
 
 
 async def capabilities(request: Request) -> Response:
-    """The tools with their prices, and the sources (contract O7)."""
+    """The tools with their prices, and the sources (contract O7).
+
+    A tool that is served by a path and over MCP is one; where its prices differ, nobody pays more
+    than what is said here.
+    """
     gate = request.scope[GATE]
     prices: dict[str, int] = {}
     for rule in gate.catalog.rules:
         if rule.tool is not None:
-            prices.setdefault(rule.tool, rule.credits)
+            prices[rule.tool] = max(rule.credits, prices.get(rule.tool, 0))
     tools = [{"name": name, "credits": price, "enabled": True} for name, price in prices.items()]
     return JSONResponse({"tools": tools, "sources": list(gate.settings.sources)})

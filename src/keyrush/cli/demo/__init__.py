@@ -1,4 +1,6 @@
-"""`keyrush demo`: the Rushed example, served and sent real requests, every answer checked."""
+"""`keyrush demo`: the Rushed example, and OpenRush in small with its three doors, served and sent
+real requests, every answer checked.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ import tempfile
 import threading
 
 from keyrush.cli import output
-from keyrush.cli.demo.example import examples, load, served
+from keyrush.cli.demo import doors
+from keyrush.cli.demo.example import examples, listening, load, served
 from keyrush.cli.demo.rows import show
-from keyrush.cli.demo.walk import PATH, QUOTA, Demo
+from keyrush.cli.demo.walk import PATH, QUOTA, Demo, Row
 from keyrush.gate.gate import Gate
 from keyrush.settings.settings import PREFIX, Settings
 from keyrush.settings.tables import PlanTable
@@ -42,12 +45,27 @@ def run(*, serve: bool, as_json: bool, verbose: bool = False) -> int:
                     output.say(f"{folder / 'rushed.py'} is served at http://127.0.0.1:{port}")
                     output.say("Sending requests; one of them waits some seconds for its limit …")
                 demo.walk()
-                show(demo.rows, as_json, verbose)
+                rows = demo.rows + _three_doors()
+                show(rows, as_json, verbose)
                 if serve:
                     _keep_serving(demo)
         finally:
             gate.close()
-    return 1 if any(row.wrong for row in demo.rows) else 0
+    return 1 if any(row.wrong for row in rows) else 0
+
+
+def _three_doors() -> list[Row]:
+    """What comes of one account that a key, a session and an agent act for."""
+    listener = listening()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    gate = Gate.open(doors.settings(url))
+    try:
+        with served(doors.app(gate), listener):
+            found = doors.Doors(gate, url)
+            found.walk()
+    finally:
+        gate.close()
+    return found.rows
 
 
 def _keep_serving(demo: Demo) -> None:

@@ -37,14 +37,24 @@ def load(path: Path, gate: Gate) -> Starlette:
     return app
 
 
-@contextmanager
-def served(app: Starlette) -> Iterator[int]:
-    """Serve `app` by uvicorn in a thread; gives the port."""
-    # Listening already, so that requests wait until the server has started; with the protocol
-    # named, asyncio turns Nagle's algorithm off, as for a socket of its own.
+def listening() -> socket.socket:
+    """A socket on a free port.
+
+    Listening already, so that requests wait until the server has started; with the protocol
+    named, asyncio turns Nagle's algorithm off, as for a socket of its own.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
+    return listener
+
+
+@contextmanager
+def served(app: Starlette, listener: socket.socket | None = None) -> Iterator[int]:
+    """Serve `app` by uvicorn in a thread; gives the port. A `listener` is where, for apps that
+    must know that.
+    """
+    listener = listener or listening()
     config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -48,7 +48,9 @@ def _show_table(rows: list[Row]) -> None:
         out = output.console(_PLAIN_WIDTH)
     table = Table("", "REQUEST", "ANSWER", box=SIMPLE, show_lines=True, expand=False)
     for row in rows:
-        request = [row.what, f"GET {row.path}", *([f"X-API-Key: {row.key}"] if row.key else [])]
+        request = [row.what, f"{row.method} {row.path}"]
+        if row.key:
+            request.append(f"{row.header}: {row.key}")
         answer = [
             f"{row.status} {http.client.responses[row.status]}",
             *(f"{name}: {value}" for name, value in row.headers.items()),

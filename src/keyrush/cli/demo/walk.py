@@ -47,6 +47,8 @@ class Row:
     headers: dict[str, str]
     body: Any
     wrong: list[str] = field(default_factory=list)
+    method: str = "GET"
+    header: str = "X-API-Key"  #: that the credential came in
 
 
 class Demo:

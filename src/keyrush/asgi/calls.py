@@ -1,0 +1,94 @@
+"""Requests to resources of MCP: read before they are decided on, and looked at on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from keyrush.asgi.body import ClientLeft, HeldBody, TooLarge
+from keyrush.asgi.messages import Message, Receive, Scope, Send, awaited
+from keyrush.asgi.response import REDIRECT, Passage
+from keyrush.core.policy import UNRULED
+from keyrush.core.refusal import Refusal
+from keyrush.gate.admission import Address
+from keyrush.gate.deciding import Admitted
+from keyrush.gate.exchange import Exchange
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Caller
+from keyrush.wire.outcomes import Outcomes
+from keyrush.wire.request import Header
+
+#: Left out of what the app sees of calls: what it compresses nobody can look at on its way.
+ACCEPT_ENCODING = b"accept-encoding"
+
+
+async def come_in(
+    exchange: Exchange, address: Address, scope: Scope, receive: Receive
+) -> tuple[Admitted | Refusal | None, Receive]:
+    """The answer to a request to a resource, None where its client has left meanwhile; and the
+    `receive` that gives the app what was read.
+    """
+    if (refusal := await exchange.identify_async(address)) is not None:
+        return refusal, receive
+    if scope["type"] == "websocket":  # where nobody reads what is called
+        return await exchange.decide_async(UNRULED), receive
+    if exchange.refused is not None:
+        return await exchange.decide_async(exchange.refused), receive
+    if not exchange.reads_body:
+        return await exchange.decide_async(None), receive
+    held = HeldBody(scope, receive)
+    try:
+        body: bytes | Refusal = await held.read(exchange.max_body)
+    except TooLarge:
+        body = exchange.too_large
+    except ClientLeft:
+        return None, receive
+    return await exchange.decide_async(body), held.receive
+
+
+class CallPassage(Passage):
+    """The response to calls: what they were charged is given back where they come to nothing."""
+
+    _outcomes: Outcomes | None = None
+
+    def __init__(  # noqa: PLR0917  # as the one of all requests, with the exchange
+        self,
+        gate: Gate,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        caller: Caller,
+        headers: list[Header],
+        exchange: Exchange,
+    ) -> None:
+        super().__init__(gate, scope, receive, send, caller, headers)
+        self._exchange = exchange
+        self.call_id = exchange.call_id
+
+    @awaited
+    def send(self, message: Message) -> Awaitable[None]:
+        """See `Passage.send`."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            if message["status"] < REDIRECT:
+                headers = list(message.get("headers", ()))
+                self._outcomes = self._exchange.outcomes(headers)
+                if (session := self._exchange.opens(headers)) is not None:
+                    return self._opened(session, {**message, "headers": headers})
+        elif kind == "http.response.body" and self._outcomes is not None:
+            is_last = not message.get("more_body", False)
+            failed = self._outcomes.feed(bytes(message.get("body", b"")), is_last=is_last)
+            if failed and self._caller.charges and not self._is_shut:
+                return self._without(failed, message)
+        return super().send(message)
+
+    async def _opened(self, session: str, message: Message) -> None:
+        """Note whose session it is, before the client is told of it."""
+        workers = self._gate.workers
+        await workers.run("io", self._exchange.note_session, session, must=True)
+        await super().send(message)
+
+    async def _without(self, failed: list[str | int], message: Message) -> None:
+        """Give back what these calls were charged, and send the message that says of it."""
+        workers = self._gate.workers
+        await workers.run("io", self._exchange.give_back, self._caller, failed, must=True)
+        await super().send(message)

@@ -1,0 +1,248 @@
+"""A request to a resource of MCP, on its way through the gate.
+
+By its headers alone it is told who asks; then its body is read, priced by what it says, and held
+against the headers; then it is decided on as any request is. So whoever is not let in is refused
+before anything is read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from keyrush.core.calls import BODILESS, Call, Calls, not_taken
+from keyrush.core.identity import Verified
+from keyrush.core.policy import Needs
+from keyrush.core.refusal import UNAVAILABLE, Refusal
+from keyrush.core.resources import AMBIGUOUS, Resource
+from keyrush.errors import Away
+from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
+from keyrush.gate.deciding import Admitted
+from keyrush.gate.mcp_sessions import session_name
+from keyrush.gate.principal import Caller, Charge, Principal
+from keyrush.runtime.workers import Busy
+from keyrush.wire import jsonrpc, mcp_headers
+from keyrush.wire.outcomes import Outcomes
+from keyrush.wire.request import Header
+
+if TYPE_CHECKING:  # which makes no exchange, but whoever has one has a gate
+    from keyrush.gate.gate import Gate
+
+#: Bytes of a body that is read on the event loop itself; longer ones are in a thread.
+_AT_ONCE = 32_768
+
+_CHARSET = re.compile(rb"""charset\s*=\s*["']?([^\s;"',]*)""")
+
+#: What UTF-8 is called, and what is a part of it.
+_UTF_8 = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+
+_PLAIN = frozenset({b"", b"identity"})
+
+#: The header that names a session, and how one may be spelled (visible ASCII).
+SESSION_ID = b"mcp-session-id"
+_SESSION = re.compile(rb"[\x21-\x7e]{1,1024}").fullmatch
+
+NO_SESSION = Refusal("not_found")
+
+
+class Exchange:
+    """One request to `resource`, with its `headers`, names in any case. `identify` comes first,
+    then `decide`, with the body where it may have one (`reads_body`).
+    """
+
+    def __init__(
+        self, gate: Gate, pending: Pending, resource: Resource, method: str, headers: list[Header]
+    ) -> None:
+        self._gate = gate
+        self._pending: Pending | None = pending  # which holds the key, until it is decided on
+        self._resource = resource
+        self._headers = headers
+        self._verified: Verified | None = None
+        self._asked: Calls | None = None  # by the body, once it is read
+        self._prices: tuple[int, ...] = ()
+        self._session: str | None = None  # what stands for the one that it names
+        self._is_foreign: bool | None = None  # the session is not the caller's
+        self.reads_body = method.upper() not in BODILESS
+        self.max_body = gate.settings.mcp_max_body
+
+    # --- who asks ---
+
+    def identify(self, address: Address) -> Refusal | None:
+        """Why nothing of the body is read, for what the headers say; may block."""
+        if self._resource is AMBIGUOUS:
+            return MALFORMED_PATH
+        refusal = self._known(self._way.identify(address))
+        if refusal is None and self._session is not None and self._is_foreign is None:
+            refusal = self._look_up()
+        return refusal
+
+    async def identify_async(self, address: Address) -> Refusal | None:
+        """`identify`, awaited."""
+        if self._resource is AMBIGUOUS:
+            return MALFORMED_PATH
+        refusal = self._known(await self._way.identify_async(address))
+        if refusal is None and self._session is not None and self._is_foreign is None:
+            try:
+                refusal = await self._gate.workers.run("io", self._look_up)
+            except Busy:
+                return BUSY
+        return refusal
+
+    def _known(self, verified: Verified | Refusal) -> Refusal | None:
+        if isinstance(verified, Refusal):
+            return verified
+        self._verified = verified
+        refusal = self._gate.deciding.come_to_resource(verified)
+        if refusal is None:
+            self._name_session()
+        return refusal
+
+    # --- in which session ---
+
+    def _name_session(self) -> None:
+        """See whose session it is, as far as that can be told from memory."""
+        ids = [value.strip() for name, value in self._headers if name.lower() == SESSION_ID]
+        if not ids:
+            return
+        if len(ids) > 1 or self._resource.stateless or not _SESSION(ids[0]):
+            self._is_foreign = True
+            return
+        self._session = session_name(self._resource, ids[0])
+        owner = self._gate.mcp_sessions.known(self._session)
+        if owner is not None:
+            self._is_foreign = owner != self._caller.account_id
+
+    def _look_up(self) -> Refusal | None:
+        """The same from the store: 503 where that is away."""
+        assert self._session is not None  # noqa: S101  # it is what is looked up
+        account_id = self._caller.account_id
+        try:
+            owner = self._gate.mcp_sessions.owner(self._session, account_id)
+        except Away:
+            return UNAVAILABLE
+        self._is_foreign = owner != account_id
+        return None
+
+    def opens(self, headers: list[Header]) -> str | None:
+        """The name of the session that an answer with these headers begins, if it does."""
+        ids = [value.strip() for name, value in headers if name.lower() == SESSION_ID]
+        if not ids or self._resource.stateless:
+            return None
+        name = session_name(self._resource, ids[0])
+        return None if name == self._session else name
+
+    def note_session(self, name: str) -> None:
+        """The caller has opened a session; may block."""
+        self._gate.mcp_sessions.open(name, self._caller.account_id)
+
+    # --- what for ---
+
+    def decide(self, body: bytes | Refusal | None) -> Admitted | Refusal:
+        """The answer, by the body, or by why there is none; may block."""
+        needs = self._read(body)
+        return self._let_go().decide(self._caller, needs)
+
+    async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
+        """`decide`, awaited."""
+        if isinstance(body, bytes) and len(body) > _AT_ONCE:
+            try:
+                needs = await self._gate.workers.run("io", self._read, body)
+            except Busy:
+                return BUSY
+        else:
+            needs = self._read(body)
+        return await self._let_go().decide_async(self._caller, needs)
+
+    @property
+    def _caller(self) -> Verified:
+        assert self._verified is not None  # noqa: S101  # `identify` comes first
+        return self._verified
+
+    @property
+    def _way(self) -> Pending:
+        assert self._pending is not None  # noqa: S101  # it is decided on once
+        return self._pending
+
+    def _let_go(self) -> Pending:
+        """What is known of the key is nobody's business any more."""
+        pending = self._way
+        self._pending, self._headers = None, []
+        return pending
+
+    def _read(self, body: bytes | Refusal | None) -> Needs:
+        resource = self._resource
+        if isinstance(body, Refusal):
+            return not_taken(resource, body)
+        if body is None:
+            return self._way.needs_of(resource, None)
+        asked = jsonrpc.read(body) if self._is_utf_8() else jsonrpc.NOT_JSON
+        if isinstance(asked, Refusal):
+            return not_taken(resource, asked)
+        self._asked = asked
+        if wrong := mcp_headers.mismatch(self._headers, asked):
+            return not_taken(resource, wrong)
+        needs = self._way.needs_of(resource, asked)
+        self._prices = needs.prices or ()
+        return needs
+
+    def _is_utf_8(self) -> bool:
+        """Whether the headers call the body what it is read as: other readers go by them."""
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower == b"content-type":
+                if not _UTF_8.issuperset(_CHARSET.findall(value.lower())):
+                    return False
+            elif lower == b"content-encoding" and value.strip().lower() not in _PLAIN:
+                return False
+        return True
+
+    @property
+    def too_large(self) -> Refusal:
+        """Of a body of more than `max_body` bytes."""
+        return Refusal("body_too_large", (str(self.max_body),))
+
+    @property
+    def refused(self) -> Refusal | None:
+        """Why the body is not read of a caller that is known, for what else the headers say: the
+        session is none of theirs, and what it is they are not told.
+        """
+        return NO_SESSION if self._is_foreign else None
+
+    @property
+    def call_id(self) -> str | int | None:
+        """The id of the request, once it is known, for the refusal of it."""
+        if self._asked is None or self._asked.is_batch:
+            return None
+        call = self._asked.calls[0]
+        return None if call.method is None else call.id
+
+    # --- what came of it ---
+
+    def outcomes(self, headers: list[Header]) -> Outcomes | None:
+        """What is to be looked at in an answer with these headers, so that it is known what is
+        given back; None where nothing is.
+        """
+        ids = [call.id for call in self._asking if call.id is not None]
+        return Outcomes.of(ids, headers) if ids else None
+
+    @property
+    def _asking(self) -> list[Call]:
+        return [call for call in self._asked.calls if not call.is_free] if self._asked else []
+
+    def give_back(self, caller: Caller, failed: list[str | int]) -> None:
+        """Give back what was charged for calls that have come to nothing; may block.
+
+        Of a batch, what the app itself has charged stays, as long as one call has not failed.
+        """
+        charging = self._gate.charging
+        asked = self._asked
+        if asked is None or not isinstance(caller, Principal):
+            return
+        if not asked.is_batch:
+            charging.uncharge(caller)
+            return
+        priced = [call for call, price in zip(asked.calls, self._prices, strict=True) if price]
+        charges: list[Charge] = [
+            charge for call, charge in zip(priced, caller.paid, strict=False) if call.id in failed
+        ]
+        charging.give_back(caller, charges)

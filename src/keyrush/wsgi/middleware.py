@@ -1,0 +1,147 @@
+"""The middleware: the way of a request to the app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keyrush.core.refusal import Refusal
+from keyrush.gate.admission import Pending
+from keyrush.gate.deciding import Admitted
+from keyrush.gate.exchange import Exchange
+from keyrush.gate.gate import GATE, Gate
+from keyrush.gate.principal import Principal
+from keyrush.settings.settings import Settings
+from keyrush.wire.interfaces import is_asgi
+from keyrush.wire.request import Header
+from keyrush.wire.resource_metadata import Document
+from keyrush.wsgi.calls import ACCEPT_ENCODING, come_in
+from keyrush.wsgi.environ import (
+    App,
+    Environ,
+    StartResponse,
+    headers_of,
+    path_of,
+    raw_path,
+    sender,
+    variable_of,
+)
+from keyrush.wsgi.response import Passage, refuse, respond
+
+#: The variables of a CORS preflight, and their headers.
+_PREFLIGHT = (
+    ("HTTP_ORIGIN", b"origin"),
+    ("HTTP_ACCESS_CONTROL_REQUEST_METHOD", b"access-control-request-method"),
+)
+
+
+_ASGI_ADVICE = "use KeyrushMiddleware from keyrush for ASGI apps, a WSGI server for WSGI apps"
+
+
+class KeyrushMiddleware:
+    """Puts a gate in front of a WSGI app.
+
+    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you made and share. The app
+    finds the `Principal` in `environ["keyrush.principal"]`.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+        TypeError: The app is one of ASGI.
+    """
+
+    def __init__(
+        self, app: App, settings: Settings | None = None, *, gate: Gate | None = None
+    ) -> None:
+        if is_asgi(app):
+            raise TypeError(f"{type(app).__name__} is an ASGI app: {_ASGI_ADVICE}")
+        self.app = app
+        self.gate = Gate.chosen(settings, gate)
+        names = self.gate.credential_headers.names
+        self._credentials = tuple((variable_of(name), name) for name in names)
+        self._most = self.gate.credential_headers.longest + 1
+
+    def __call__(  # noqa: C901  # one straight line, read from top to bottom
+        self, environ: Environ, start_response: StartResponse | None = None, *more: object
+    ) -> Iterable[bytes]:
+        if start_response is None or more:
+            raise TypeError(f"called by an ASGI server, as WSGI has it not: {_ASGI_ADVICE}")
+        gate = self.gate
+        passed = environ.get(GATE)
+        if passed is not None and passed.is_same(gate):
+            caller = environ["keyrush.caller"]
+            if caller.is_authenticated:
+                return self._within(caller, environ, start_response)
+        environ[GATE] = gate
+        environ["keyrush.principal"] = None
+        # The key is known in there, and not here, where the app runs.
+        answer = gate.admission.begin(
+            environ["REQUEST_METHOD"],
+            path_of(environ, "PATH_INFO") or "/",
+            raw_path(environ),
+            path_of(environ, "SCRIPT_NAME"),
+            self._headers(environ),
+            environ.get("QUERY_STRING", "").encode("latin-1"),
+        )
+        exchange = None  # with a resource
+        if not isinstance(answer, tuple):  # which what is admitted is
+            if isinstance(answer, Pending):
+                answer, exchange = self._finished(answer, environ)
+            if isinstance(answer, Document):
+                return respond(environ, start_response, answer.response)
+            if isinstance(answer, Refusal):
+                call_id = exchange.call_id if exchange else None
+                return refuse(gate, environ, start_response, answer, call_id=call_id)
+        caller, added = answer
+        environ["keyrush.caller"] = caller
+        environ["keyrush.principal"] = caller if caller.is_authenticated else None
+        if gate.hides_credentials or exchange is not None:
+            # What was sent to get in to a resource is for nobody further on (S61).
+            for variable, _ in self._credentials:
+                environ.pop(variable, None)
+        if exchange is not None:
+            environ.pop(ACCEPT_ENCODING, None)
+        return Passage(gate, self.app, environ, start_response, caller, added, exchange)
+
+    def _finished(
+        self, pending: Pending, environ: Environ
+    ) -> tuple[Admitted | Refusal, Exchange | None]:
+        """The answer to a request that memory alone could not answer."""
+        gate = self.gate
+
+        def address() -> str | None:
+            return gate.address(*sender(environ))
+
+        resource = pending.resource
+        if resource is None:
+            return pending.finish(address), None
+        method, headers = environ["REQUEST_METHOD"], headers_of(environ)
+        exchange = Exchange(gate, pending, resource, method, headers)
+        return come_in(exchange, address, environ), exchange
+
+    def _headers(self, environ: Environ) -> list[Header]:
+        """The request headers that the gate looks at."""
+        wanted, most = self._credentials, self._most
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            wanted += _PREFLIGHT
+        return [
+            (name, environ[variable][:most].encode("latin-1"))  # enough to see it is long
+            for variable, name in wanted
+            if variable in environ
+        ]
+
+    def _within(
+        self, caller: Principal, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """A request that has passed this gate before, on its way to an app within the app."""
+        refusal, credits = self.gate.admission.within(
+            caller,
+            environ["REQUEST_METHOD"],
+            path_of(environ, "PATH_INFO") or "/",
+            raw_path(environ),
+            path_of(environ, "SCRIPT_NAME"),
+            environ.get("QUERY_STRING", "").encode("latin-1"),
+        )
+        if refusal is not None:
+            caller.refuse(refusal)  # which the outer gate answers
+        if credits:
+            caller.charge(credits)
+        return self.app(environ, start_response)

@@ -1,0 +1,237 @@
+"""The response of the app on its way out: decorated, or refused after all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from http import HTTPStatus
+
+from keyrush.core.identity import STORED
+from keyrush.core.refusal import Refusal, Refused, refused_in
+from keyrush.gate.exchange import Exchange
+from keyrush.gate.gate import Gate
+from keyrush.gate.principal import Caller, Principal
+from keyrush.wire.fields import RATE_LIMIT_FIELDS
+from keyrush.wire.refusals import Response
+from keyrush.wire.request import Header
+from keyrush.wsgi.calls import Watch
+from keyrush.wsgi.environ import App, Environ, ExcInfo, StartResponse, Write, path_of, sender
+
+
+class Passage:
+    """The response of the app on its way out: decorated, or refused after all.
+
+    Iterated by the server one item at a time; nothing is read ahead (S72). From its second item
+    on it is a `connections.Connection`.
+    """
+
+    def __init__(  # noqa: PLR0917  # what there is of a request
+        self,
+        gate: Gate,
+        app: App,
+        environ: Environ,
+        start_response: StartResponse,
+        caller: Caller,
+        headers: list[Header],
+        exchange: Exchange | None = None,
+    ) -> None:
+        self._gate = gate
+        self._exchange = exchange
+        self._outcomes: Watch | None = None
+        self._environ = environ
+        self._start_response = start_response
+        self._caller = caller
+        self._headers = _native(headers)
+        self._called = False  # the app has called start_response
+        self._status = 0
+        self._sent = False  # and what it said is on its way, beyond recall
+        self._is_over = False  # the app has said all, or failed
+        self._is_open = False
+        self._is_ended = False  # by the gate, because the key has ended
+        self._has_left = False  # the client
+        self._refused: list[bytes] | None = None
+        self._inner: Iterable[bytes] = ()
+        self._items: Iterator[bytes] = iter(())
+        try:
+            self._inner = app(environ, self._start)
+            self._items = iter(self._inner)
+        except BaseException as error:
+            try:
+                self._failed(error)
+            except BaseException:
+                self.close()  # the server gets nothing that it could close
+                raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._refused is None:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._end()
+                if not self._called:  # it has not answered at all
+                    self._gate.charging.uncharge(self._caller)
+                raise
+            except BaseException as error:
+                self._failed(error)
+            else:
+                if self._refused is None:
+                    self._pass(item)
+                    return item
+        if self._refused:
+            return self._refused.pop()
+        raise StopIteration
+
+    def _pass(self, item: bytes) -> None:
+        """Look at an item that is on its way."""
+        if self._sent and not self._is_open:
+            self._open()
+        self._sent = self._sent or bool(item)
+        if self._outcomes is not None:
+            self._outcomes.feed(item)
+
+    def _end(self) -> None:
+        """The app has said all."""
+        self._is_over = True
+        if self._outcomes is not None:
+            self._outcomes.end()
+
+    def close(self) -> None:
+        """Close the app's iterable, as the server would (S72).
+
+        Credits are kept where the client has broken an answer off.
+        """
+        if self._is_open:
+            self._gate.connections.remove(self)
+        if not self._is_over and not self._called:
+            self._gate.charging.uncharge(self._caller)
+        if close := getattr(self._inner, "close", None):
+            close()
+
+    def _start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Write:
+        """The app's `start_response`; may be called again, with `exc_info` (S73, S75)."""
+        gate, caller, code = self._gate, self._caller, int(status[:3])
+        if lost := caller.lost_refusal(code):
+            self._answer(lost, exc_info)
+            return _discard
+        self._called = True
+        self._outcomes = None
+        if code >= HTTPStatus.MULTIPLE_CHOICES:
+            gate.charging.uncharge(caller)
+        elif self._exchange is not None:
+            self._outcomes = Watch.of(self._exchange, caller, headers)
+        exc = () if exc_info is None else (exc_info,)
+        if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
+            headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
+        write = self._start_response(status, [*headers, *self._headers], *exc)
+
+        def writing(data: bytes) -> None:
+            if self._is_ended:
+                raise OSError("the key has ended, and the connection with it")
+            if self._sent and not self._is_open:
+                self._open()
+            self._sent = True
+            if self._outcomes is not None:
+                self._outcomes.feed(data)
+            try:
+                write(data)
+            except OSError:
+                self._has_left = True
+                raise
+
+        return writing
+
+    # --- as a connection that may outlive its key ---
+
+    def _open(self) -> None:
+        self._is_open = True
+        caller = self._caller
+        if isinstance(caller, Principal):
+            known = caller.verified
+            self.key_id = known.key_id if known.source in STORED else None
+            self.session = known.session
+            self.account_id = known.account_id
+            self.ends_at = known.expires_at
+            self._gate.connections.add(self)
+
+    def end(self) -> None:
+        """See `connections.Connection`. An item that is being made is still sent."""
+        self._is_ended = True
+        self._items = iter(())
+
+    def _failed(self, error: BaseException) -> None:
+        """Refuse where the app raised `Refused` before its first byte; raise any other error.
+
+        Either way what the request was charged is given back.
+        """
+        self._is_over = True
+        refused = refused_in(error)
+        if self._sent or refused is None:
+            if not (self._called and (self._has_left or self._is_ended)):
+                self._gate.charging.uncharge(self._caller)
+            raise error
+        if self._refused is None:
+            exc_info = (Refused, refused, refused.__traceback__) if self._called else None
+            self._answer(refused.refusal, exc_info)
+
+    def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
+        gate, exchange = self._gate, self._exchange
+        refusal = gate.deciding.refuse(self._caller, refusal)
+        self._outcomes = None
+        call_id = exchange.call_id if exchange else None
+        self._refused = refuse(
+            gate, self._environ, self._start_response, refusal, exc_info, call_id=call_id
+        )
+
+
+def _discard(_: bytes) -> None:
+    """The `write` of a response that is replaced."""
+
+
+def _native(headers: list[Header]) -> list[tuple[str, str]]:
+    """Headers as PEP 3333 wants them: a list of native strings (S74)."""
+    return [(_spelled(name), value.decode("latin-1")) for name, value in headers]
+
+
+@cache
+def _spelled(name: bytes) -> str:
+    """A header name as it is documented: `X-RateLimit-Limit`, `WWW-Authenticate`."""
+    title = name.decode("latin-1").title()
+    return title.replace("Ratelimit", "RateLimit").replace("Www-", "WWW-")
+
+
+def refuse(
+    gate: Gate,
+    environ: Environ,
+    start_response: StartResponse,
+    refusal: Refusal,
+    exc_info: ExcInfo | None = None,
+    *,
+    call_id: str | int | None = None,
+) -> list[bytes]:
+    """Start and return the response that says `refusal`; `call_id` is that of the request to a
+    resource, where it is known.
+    """
+    method = environ["REQUEST_METHOD"]
+    path, root = path_of(environ, "PATH_INFO") or "/", path_of(environ, "SCRIPT_NAME")
+    asked = gate.asked(method, path, root, call_id)
+    return respond(
+        environ, start_response, gate.response(refusal, *sender(environ), asked), exc_info
+    )
+
+
+def respond(
+    environ: Environ,
+    start_response: StartResponse,
+    response: Response,
+    exc_info: ExcInfo | None = None,
+) -> list[bytes]:
+    """Start and return a whole response."""
+    status, headers, body = response
+    exc = () if exc_info is None else (exc_info,)
+    start_response(f"{status} {HTTPStatus(status).phrase}", _native(headers), *exc)
+    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]

@@ -1,0 +1,1 @@
+"""Resources of MCP: what is asked of them, and by whom."""
