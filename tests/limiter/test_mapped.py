@@ -17,7 +17,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -950,11 +950,26 @@ def test_what_is_remembered_is_bounded(
 ) -> None:
     """Where records are is remembered of so many subjects; the others are found again."""
     monkeypatch.setattr(table, "REMEMBERED", 3)
+    monkeypatch.setattr(table, "FORGOTTEN", 1)
     limiter = make()
     subjects = [f"key:{number}" for number in range(10)]
     for subject in subjects * 2:
         limiter.take_at_once(of(subject), 1, NOW)
     assert [used(limiter, of(subject), NOW) for subject in subjects] == [[2, 2]] * 10
+
+
+def test_to_forget_the_oldest_costs_little(opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that is one too many costs no more where many have been forgotten before it."""
+    monkeypatch.setattr(table, "REMEMBERED", 20_000)
+    numbers = count()
+    spent = []
+    for _ in range(60):
+        began = time.thread_time()
+        for number in islice(numbers, 1_000):
+            opened._remember({f"key:{number}:60": (1, 0, 0, 0)})
+        spent.append(time.thread_time() - began)
+    typical = sorted(spent[:20])[10]  # while there is room
+    assert sorted(spent[20:])[20] < 5 * typical
 
 
 @pytest.mark.parametrize("count", [1, 2])
