@@ -847,6 +847,42 @@ def test_grown_by_another_process(make: Make, opened: Table, path: Path) -> None
     assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW)
 
 
+def test_a_segment_mapped_while_a_window_is_looked_for(
+    make: Make, opened: Table, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O13: a window that another process has in a segment that a thread maps just now is not begun
+    once more where a record has become free before that.
+    """
+    limiter = make()
+    *others, subject = subjects_together(opened, 33)
+    clock.now = NOW - 2 * MINUTE
+    for other in others:
+        limiter.take_at_once(of(other)[:1], 1, clock.now)
+    code = """
+        import sys
+        from keyrush.limiter.mapped import MappedLimiter
+        from tests.support.mapped import MINUTE, NOW, of
+
+        MappedLimiter(sys.argv[1], clock=lambda: NOW - MINUTE).take(
+            of(sys.argv[2])[:1], 4, NOW - MINUTE
+        )
+        """
+    run(code, str(path), subject)
+    clock.now = NOW
+    find = Table._find
+
+    def find_and_map(its: Table, *wanted: Any) -> Any:
+        found = find(its, *wanted)
+        its.file.enlarge(1, threading.Lock())
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Table, "_find", find_and_map)
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW) is None
+    limiter.take(of(subject)[:1], 1, NOW)
+    assert used(limiter, of(subject)[:1], NOW) == [4 // 2 + 1]
+
+
 def test_nothing_in_the_background_waits_for_who_enlarges_it(
     make: Make, opened: Table, clock: Clock, background: Chores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,9 +187,10 @@ class Table:
     ) -> Tally:
         """`take` under the locks, of windows whose records have to be looked for."""
         now = max(now, clock())  # by which records are free: whoever had them must not come late
+        mapped = len(self._segments)  # before the look: another thread may map one meanwhile
         found = self._find(windows, hashes)
-        if len(found) < len(windows) and self.file.header[SEGMENTS] > len(self._segments):
-            raise NoPlace(len(self._segments))  # that is known: another process has added one
+        if len(found) < len(windows) and self.file.header[SEGMENTS] > mapped:
+            raise NoPlace(mapped)  # another process has added one, where the windows may be
         counters = {
             window.key: _counter(self._segments, found[window.key], window.length)
             for window in windows
