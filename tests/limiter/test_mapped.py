@@ -869,7 +869,7 @@ def test_a_segment_mapped_while_a_window_is_looked_for(
         """
     run(code, str(path), subject)
     clock.now = NOW
-    find = Table._find
+    find = Table._find  # noqa: SLF001  # between it and what follows is what this is about
 
     def find_and_map(its: Table, *wanted: Any) -> Any:
         found = find(its, *wanted)
@@ -1002,7 +1002,7 @@ def test_to_forget_the_oldest_costs_little(opened: Table, monkeypatch: pytest.Mo
     for _ in range(60):
         began = time.thread_time()
         for number in islice(numbers, 1_000):
-            opened._remember({f"key:{number}:60": (1, 0, 0, 0)})
+            opened._remember({f"key:{number}:60": (1, 0, 0, 0)})  # noqa: SLF001  # it alone
         spent.append(time.thread_time() - began)
     typical = sorted(spent[:20])[10]  # while there is room
     assert sorted(spent[20:])[20] < 5 * typical

@@ -41,8 +41,8 @@ TRIES, FEW_TRIES = 60, 2
 #: Windows whose records' places are remembered: two for each key in a gate's cache by default.
 REMEMBERED = 2 * 65_536
 
-#: How many of the oldest are forgotten where there are more: not one by one, for a dictionary passes
-#: over all that it has ever let go of to find its first; nor all, which would take milliseconds.
+#: How many of the oldest are forgotten where there are more: not one by one, for to find its first
+#: a dictionary passes over all that it has let go of; nor all, which would take milliseconds.
 FORGOTTEN = 256
 
 #: Reads a record. For reading alone: what packs a structure writes zeros first, and a slice is
