@@ -99,6 +99,7 @@ def test_defaults() -> None:
         "realm": "api",
         "trusted_proxies": (),
         "rules": (),
+        "issuers": (),
         "sources": (),
     }
 
