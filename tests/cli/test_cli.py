@@ -351,11 +351,18 @@ def test_full_access_is_said(run: Runner) -> None:
 # --- where ---
 
 
+ISSUER = {"issuer": "https://i", "kind": "session", "audience": "api", "scopes": ["*"]}
+
+NAMED = ("--issuer", "https://i", "--subject", "user-1")
+
 WRITING = [
     ("accounts", "create", "acct_y"),
     ("accounts", "plan", "acct_x", "pro"),
     ("accounts", "limits", "acct_x", "1/minute"),
     ("accounts", "credits", "acct_x", "--grant", "1"),
+    ("accounts", "link", "acct_x", *NAMED),
+    ("accounts", "unlink", "acct_x", *NAMED),
+    ("sessions", "revoke", "--subject", "user-1"),
     ("keys", "create", "--account", "acct_x", "--name", "n"),
     ("keys", "limits", "ID", "1/minute"),
     ("keys", "rotate", "ID"),
@@ -380,9 +387,11 @@ def test_all_commands_read_or_write() -> None:
 def test_writing_says_where(run: Runner, tmp_path: Path, command: tuple[str, ...]) -> None:
     """Each command that writes says into which file, away from JSON; no other does."""
     made = key_id(run)
+    run.env(KEYRUSH_ISSUERS=json.dumps([ISSUER]))
+    assert run("accounts", "link", "acct_x", *NAMED).code == 0
     arguments = [made if word == "ID" else word for word in command]
     plain, json_ = run(*arguments), None
-    if command[:2] != ("accounts", "create") and command[:2] != ("keys", "rotate"):
+    if command[1] not in {"unlink", "rotate"} and command[:2] != ("accounts", "create"):  # once
         json_ = run(*arguments, "--json")
         assert isinstance(json_.json, dict | list)
     said = f"Written to {tmp_path}/keyrush.db\n"

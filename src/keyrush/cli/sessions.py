@@ -24,8 +24,9 @@ def revoke_sessions(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Refuse every token that was issued to a subject before now, in all running apps as fast as
-    a key that is revoked. Keys that its sessions have made go on.
+    """Refuse every token that was issued to a subject before now.
+
+    Running apps do so as fast as they refuse a revoked key. Keys that its sessions have made go on.
     """
     with writing(json) as gate:
         revoked = gate.sessions.revoke(subject, issuer=issuer)
