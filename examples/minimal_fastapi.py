@@ -17,7 +17,7 @@ app.add_middleware(  # for browsers, outside of the gate because it comes after 
 
 
 @app.get("/hello")
-async def hello(caller: Annotated[Principal, Security(principal)]) -> dict[str, str]:
+async def hello(caller: Annotated[Principal, Security(principal)]) -> dict[str, str | None]:
     """Say who calls."""
     return {"key": caller.key_id, "account": caller.account_id}
 
@@ -25,6 +25,6 @@ async def hello(caller: Annotated[Principal, Security(principal)]) -> dict[str, 
 @app.post("/hello")
 async def change(
     caller: Annotated[Principal, Security(principal, scopes=["write:hello"])],
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Need a scope."""
     return {"key": caller.key_id, "account": caller.account_id}

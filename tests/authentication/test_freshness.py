@@ -141,6 +141,35 @@ def test_dropped_is_not_brought_back(fleet: Fleet) -> None:
     assert fleet.look_ups == FLEET + 1
 
 
+def test_last_use_of_a_key_that_came_once(fleet: Fleet) -> None:
+    """O4: `last_used_at` is that of the first request, too, though no other follows."""
+    fleet.gate.flush()
+    kept = [fleet.gate.keys.get(made.key.id) for made in fleet.keys]
+    assert {key.last_used_at for key in kept} == {fleet.clock.now}
+
+
+def test_last_use_of_a_fleet(fleet: Fleet) -> None:
+    """O4: of a key in use `last_used_at` is written every 30 to 60 seconds, not with each flush;
+    and of keys that have begun together not all together.
+    """
+    written: list[int] = []
+    add = fleet.gate.store.add_usage
+
+    def seen(month: str, increments: Any, batch: Any, used: Any) -> Any:
+        written.append(len(used))
+        return add(month, increments, batch, used)
+
+    fleet.gate.flush()
+    fleet.gate.store.add_usage = seen  # type: ignore[method-assign,assignment]  # to be counted
+    for _ in range(120):
+        fleet.spend(1000)
+        fleet.gate.flush()
+    assert 2 * FLEET <= sum(written) <= 4 * FLEET
+    assert max(written) < FLEET / 2
+    kept = [fleet.gate.keys.get(made.key.id) for made in fleet.keys]
+    assert max(fleet.clock.now - (key.last_used_at or 0) for key in kept) < 60_000
+
+
 def test_end_of_a_key_needs_no_news(fleet: Fleet) -> None:
     """O4: a key that expires is refused from that instant on, however fresh it is."""
     ends = fleet.clock.now + 3000

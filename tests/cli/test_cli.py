@@ -946,8 +946,8 @@ def test_show_account(run: Runner, tmp_path: Path) -> None:
     made = key_id(run)
     gate = Gate.open(Settings(store_url=f"sqlite:///{tmp_path}/keyrush.db"))
     month = gate.usage.this_month("acct_x").month
-    counted = {(f"key:{made}", month): 500_002, ("account:acct_x", month): 600_000}
-    gate.store.add_usage(counted)
+    counted = {f"key:{made}": 500_002, "account:acct_x": 600_000}
+    gate.store.add_usage(month, counted)
     gate.close()
     shown = run("accounts", "show", "acct_x", "--json").json
     assert shown["plan_limits"] == "100/minute"

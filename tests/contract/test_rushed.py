@@ -65,7 +65,7 @@ class Service:
     def count(self, key: NewKey, counted: int) -> None:
         """Let the key have that many requests this month already."""
         month = month_of(self.gate.clock())
-        self.gate.store.add_usage({(key_subject(key.key.lineage), month): counted})
+        self.gate.store.add_usage(month, {key_subject(key.key.lineage): counted})
 
     def close(self) -> None:
         self._client.close()

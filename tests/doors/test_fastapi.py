@@ -32,7 +32,7 @@ writing = APIRouter(
 
 
 @writing.post("/a")
-async def write(caller: Writer) -> dict[str, str]:
+async def write(caller: Writer) -> dict[str, str | None]:
     """Need two scopes here and one from the router."""
     return {"key_id": caller.key_id}
 
@@ -42,15 +42,15 @@ def plain() -> FastAPI:
     app = FastAPI()
 
     @app.get("/whoami")
-    async def whoami(caller: Anybody) -> dict[str, str]:
+    async def whoami(caller: Anybody) -> dict[str, str | None]:
         return {"key_id": caller.key_id}
 
     @app.get("/read")
-    def read(caller: Reader) -> dict[str, str]:
+    def read(caller: Reader) -> dict[str, str | None]:
         return {"key_id": caller.key_id}
 
     @app.get("/health")
-    async def health(caller: Anybody) -> dict[str, str]:
+    async def health(caller: Anybody) -> dict[str, str | None]:
         return {"key_id": caller.key_id}
 
     @app.get("/free")
@@ -60,7 +60,7 @@ def plain() -> FastAPI:
     @app.websocket("/socket")
     async def socket(websocket: WebSocket, caller: Reader) -> None:
         await websocket.accept()
-        await websocket.send_text(caller.key_id)
+        await websocket.send_text(caller.identity)
         await websocket.close()
 
     app.include_router(writing)

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from keyrush import Gate, KeyrushMiddleware, wsgi
+from keyrush.core.identity import Session
 from keyrush.gate.connections import Connections
 from keyrush.runtime.circuit import Circuit
 from tests.conftest import CHEAP, Clock, settings
@@ -35,7 +36,7 @@ class Open:
 
     def __init__(self, key_id: str | None = "cred_a", ends_at: int = 2**62) -> None:
         self.key_id = key_id
-        self.session = None
+        self.session: Session | None = None
         self.account_id = "acct_a"
         self.ends_at = ends_at
         self.ended = 0

@@ -20,11 +20,14 @@ from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
 from keyrush.operations.documents import credential_json
 from keyrush.operations.keys import Keys
+from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
 from tests.conftest import Clock, settings
 from tests.support.values import HIDINGS, api_key
 
 DAY = 86_400_000
+
+ISSUER = {"issuer": "https://i", "kind": "session", "audience": "api", "scopes": ["*"]}
 
 PLANS = {
     "free": {"limits": "60/minute", "monthly_quota": 100, "overage_price": "0.50"},
@@ -37,7 +40,12 @@ PLANS = {
 def gate(clock: Clock) -> Iterator[Gate]:
     """A gate with known scopes, three plans, and the accounts `acct_a` and `acct_b`."""
     opened = Gate.open(
-        settings(plans=PLANS, scopes="read:articles,read:entities,read:breaking", key_prefix="rsh"),
+        settings(
+            plans=PLANS,
+            scopes="read:articles,read:entities,read:breaking",
+            key_prefix="rsh",
+            issuers=[ISSUER],
+        ),
         clock=clock,
     )
     opened.accounts.create("acct_a")
@@ -61,10 +69,18 @@ RIGHT: dict[str, Any] = {
     "limits": "1/minute",
     "credits": 1,
     "scopes": ["read:articles"],
+    "issuer": ISSUER["issuer"],
+    "subject": "user-1",
 }
 
 #: The operations of a gate, by its attributes.
-GROUPS = {"accounts": Accounts, "keys": Keys, "credits": Credits, "usage": Usage}
+GROUPS = {
+    "accounts": Accounts,
+    "keys": Keys,
+    "sessions": Sessions,
+    "credits": Credits,
+    "usage": Usage,
+}
 
 #: Every operation with each of its arguments.
 PLACES = [
@@ -211,9 +227,7 @@ def test_usage_of_a_key(gate: Gate, clock: Clock) -> None:
     """R6, R12, R13: where a plan counts keys, a key's usage is its own; else the account's."""
     made = gate.keys.create("acct_a", "production").key
     month = month_of(clock.now)
-    gate.store.add_usage(
-        {(key_subject(made.id), month): 103, (account_subject("acct_a"), month): 200}
-    )
+    gate.store.add_usage(month, {key_subject(made.id): 103, account_subject("acct_a"): 200})
     used = gate.usage.this_month("acct_a", made.id)
     assert (used.month, used.counted, used.limit, used.overage) == ("2026-11", 103, 100, 3)
     assert iso(used.resets_at) == "2026-12-01T00:00:00Z"
@@ -238,7 +252,7 @@ def test_usage_of_another_accounts_key(gate: Gate) -> None:
 def test_usage_follows_the_lineage(gate: Gate, clock: Clock) -> None:
     """R17: a replacement carries on with the history of the key it replaces."""
     first = gate.keys.create("acct_a", "production").key
-    gate.store.add_usage({(key_subject(first.id), month_of(clock.now)): 42})
+    gate.store.add_usage(month_of(clock.now), {key_subject(first.id): 42})
     second = gate.keys.rotate(first.id).key
     third = gate.keys.rotate(second.id).key
     assert gate.usage.this_month("acct_a", third.id).counted == 42
@@ -605,3 +619,43 @@ def test_mint_and_parse_agree(gate: Gate) -> None:
     parsed = KeyFormat("rsh", ("live", "test")).parse(made.text.encode())
     assert parsed is not None
     assert (parsed.environment, parsed.display) == ("test", made.key.prefix)
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+def test_link(gate: Gate) -> None:
+    """O8: a subject is linked with one account; once more with that is no more."""
+    named: dict[str, Any] = {"issuer": "https://i", "subject": "user-1"}
+    link = gate.accounts.link("acct_a", **named)
+    assert gate.accounts.link("acct_a", **named) == link
+    assert gate.accounts.links("acct_a") == [link]
+    with is_refused("subject", "linked with another account"):
+        gate.accounts.link("acct_b", **named)
+    with pytest.raises(NotFound):
+        gate.accounts.unlink("acct_b", **named)
+    ended = gate.accounts.unlink("acct_a", **named)
+    assert (ended.id, ended.ended_at) == (link.id, gate.clock())
+    assert gate.accounts.link("acct_b", **named).account_id == "acct_b"
+
+
+def test_link_needs_what_there_is(gate: Gate) -> None:
+    """O8: account and issuer must be there, and the subject one that an issuer may name."""
+    with pytest.raises(NotFound):
+        gate.accounts.link("acct_x", issuer="https://i", subject="s")
+    with is_refused("issuer", "https://i"):
+        gate.accounts.link("acct_a", issuer="https://i/", subject="s")
+    for subject in ("", "é", "a" * 256, "a\n"):
+        with is_refused("subject", "1 to 255 printable ASCII"):
+            gate.accounts.link("acct_a", issuer="https://i", subject=subject)
+
+
+def test_revoke_sessions(gate: Gate, clock: Clock) -> None:
+    """O17: of one issuer or of any; what was issued in this very second is among it."""
+    gate.accounts.link("acct_a", issuer="https://i", subject="user-1")
+    clock.advance(1500)
+    for issuer in (None, "https://i"):
+        (link,) = gate.sessions.revoke("user-1", issuer=issuer)
+        assert link.revoked_before == clock() + 500
+    with pytest.raises(NotFound):
+        gate.sessions.revoke("user-2")

@@ -312,11 +312,8 @@ def test_usage_by_whose_quota(gates: list[Gate], clock: Clock) -> None:
     first, second = made(gate).key, made(gate).key
     again = gate.keys.rotate(second.id).key
     gates[0].store.add_usage(
-        {
-            (key_subject(first.id), month): 5,
-            (key_subject(second.id), month): 4,
-            (account_subject("acct_a"), month): 9,
-        }
+        month,
+        {key_subject(first.id): 5, key_subject(second.id): 4, account_subject("acct_a"): 9},
     )
     gate.accounts.set_plan("acct_a", "solo")
     used = gate.usage.this_month("acct_a", first.id)

@@ -20,12 +20,21 @@ from keyrush.errors import CallerEnded
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
 from keyrush.operations.keys import Keys
+from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
 from tests.conftest import Clock, settings
 from tests.support.values import NOW, account, api_key
 
 #: The operations of a gate, by its attributes.
-GROUPS = {"accounts": Accounts, "keys": Keys, "credits": Credits, "usage": Usage}
+GROUPS = {
+    "accounts": Accounts,
+    "keys": Keys,
+    "sessions": Sessions,
+    "credits": Credits,
+    "usage": Usage,
+}
+
+ISSUER = {"issuer": "https://i", "kind": "session", "audience": "api", "scopes": ["*"]}
 
 #: Each operation that takes text, with `text` in each place that text may be given in.
 OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
@@ -38,6 +47,27 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     "accounts set_plan plan": lambda gate, text, _: gate.accounts.set_plan("acct_a", text),
     "accounts set_limits account": lambda gate, text, _: gate.accounts.set_limits(text, None),
     "accounts set_limits limits": lambda gate, text, _: gate.accounts.set_limits("acct_a", text),
+    "accounts link account": lambda gate, text, _: gate.accounts.link(
+        text, issuer="https://i", subject="s"
+    ),
+    "accounts link issuer": lambda gate, text, _: gate.accounts.link(
+        "acct_a", issuer=text, subject="s"
+    ),
+    "accounts link subject": lambda gate, text, _: gate.accounts.link(
+        "acct_a", issuer="https://i", subject=text
+    ),
+    "accounts unlink account": lambda gate, text, _: gate.accounts.unlink(
+        text, issuer="https://i", subject="s"
+    ),
+    "accounts unlink issuer": lambda gate, text, _: gate.accounts.unlink(
+        "acct_a", issuer=text, subject="s"
+    ),
+    "accounts unlink subject": lambda gate, text, _: gate.accounts.unlink(
+        "acct_a", issuer="https://i", subject=text
+    ),
+    "accounts links account": lambda gate, text, _: gate.accounts.links(text),
+    "sessions revoke subject": lambda gate, text, _: gate.sessions.revoke(text),
+    "sessions revoke issuer": lambda gate, text, _: gate.sessions.revoke("s", issuer=text),
     "credits balance": lambda gate, text, _: gate.credits.balance(text),
     "credits grant account": lambda gate, text, _: gate.credits.grant(text, 1),
     "usage this_month account": lambda gate, text, _: gate.usage.this_month(text),
@@ -108,7 +138,11 @@ def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gate]:
     plans = {"starter": {"max_keys": 1_000_000}}
     opened = Gate.open(
         settings(
-            store_url=urls[request.param](), plans=plans, pepper="p" * 32, limiter_url="memory://"
+            store_url=urls[request.param](),
+            plans=plans,
+            pepper="p" * 32,
+            limiter_url="memory://",
+            issuers=[ISSUER],
         )
     )
     opened.accounts.create("acct_a")

@@ -112,7 +112,7 @@ def get(sender: Any, key: str, path: str = "/") -> int:
 
 def test_protocols_are_complete() -> None:
     """The names below are those of the protocols."""
-    assert {"find", "charge", "reverse", "replace", "touch", "close"} <= STORE
+    assert {"find", "charge", "reverse", "replace", "add_usage", "close"} <= STORE
     assert {name for name in vars(SmallLimiter) if not name.startswith("_")} == LIMITER
 
 

@@ -88,14 +88,14 @@ def test_frozen_while_it_connects(store: SqlStore, proxy: Proxy) -> None:
 @pytest.mark.usefixtures("_impatient")
 def test_commit_without_an_answer(store: SqlStore, proxy: Proxy) -> None:
     """Usage: a flush that was committed, but not confirmed, is repeated and counted once."""
-    subject = ("key:cred_a", MONTH)
-    assert store.add_usage({subject: 3}, Batch("one", 1)) == {subject: 3}
+    subject = "key:cred_a"
+    assert store.add_usage(MONTH, {subject: 3}, Batch("one", 1)) == {subject: 3}
     proxy.freeze_after(b"COMMIT\0")
-    assert is_silence(outcome(lambda: store.add_usage({subject: 4}, Batch("one", 2))))
+    assert is_silence(outcome(lambda: store.add_usage(MONTH, {subject: 4}, Batch("one", 2))))
     proxy.thaw()
-    until(lambda: store.usage(*subject) == 7)
-    assert store.add_usage({subject: 4}, Batch("one", 2)) == {subject: 7}
-    assert store.add_usage({subject: 5}, Batch("one", 3)) == {subject: 12}
+    until(lambda: store.usage(subject, MONTH) == 7)
+    assert store.add_usage(MONTH, {subject: 4}, Batch("one", 2)) == {subject: 7}
+    assert store.add_usage(MONTH, {subject: 5}, Batch("one", 3)) == {subject: 12}
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -98,8 +98,8 @@ def test_store_and_ledger_in_threads(store: SqlStore) -> None:
     def work(number: int) -> int:
         for turn in range(20):
             assert store.find([api_key().fingerprint], MONTH)
-            store.add_usage({("key:cred_a", MONTH): 1}, Batch(f"w{number}", turn + 1))
-            store.touch({"cred_a": NOW + turn})
+            store.add_usage(MONTH, {"key:cred_a": 1}, Batch(f"w{number}", turn + 1))
+            store.add_usage(MONTH, {}, used={"cred_a": NOW + turn})
             assert ledger.take([MINUTE], 1, 0).granted == 1
             ledger.enlist(str(number))
         return 20
@@ -238,7 +238,7 @@ def test_options_that_are_the_default(postgres_url: str, option: str) -> None:
     [
         (lambda store: store.find([api_key().fingerprint], MONTH), 1),
         (lambda store: store.charge(ACCOUNT, 0, "one"), 3),
-        (lambda store: store.touch({"cred_a": NOW}), 3),
+        (lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}), 3),
     ],
     ids=["alone", "in a transaction", "many in a transaction"],
 )

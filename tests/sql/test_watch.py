@@ -100,11 +100,11 @@ NO_CHANGES: dict[str, Callable[[SqlStore], object]] = {
     "account": lambda store: store.add_account(account("acct_c")),
     "key": lambda store: store.add_keys([api_key("cred_b")]),
     "refingerprint": lambda store: store.refingerprint("cred_a", "e" * 64, "p2", None),
-    "touch": lambda store: store.touch({"cred_a": NOW}),
+    "touch": lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}),
     "grant to unknown": lambda store: store.grant("acct_x", 5),
     "charge": lambda store: store.charge("acct_a", 0, "one"),
     "reverse": lambda store: store.reverse("one"),
-    "usage": lambda store: store.add_usage({("key:cred_a", MONTH): 1}, Batch("one", 1)),
+    "usage": lambda store: store.add_usage(MONTH, {"key:cred_a": 1}, Batch("one", 1)),
     "revoke unknown": lambda store: store.revoke("cred_x", NOW),
     "replace unknown": lambda store: store.replace("cred_x", api_key("cred_b"), NOW),
     "limits of unknown": lambda store: store.set_key_limits("cred_x", ()),
@@ -281,7 +281,7 @@ def test_usage_of_others_is_no_news(tmp_path: Path) -> None:
     made = store.changes()
     made.poll()
     seen = statements(store, made)
-    store.add_usage({("key:cred_a", MONTH): 1})
+    store.add_usage(MONTH, {"key:cred_a": 1})
     del seen[:]
     assert [set(made.poll() or ()) for _ in range(3)] == [set()] * 3
     assert [statement.split()[0] for statement in seen] == ["PRAGMA", "SELECT", "PRAGMA", "PRAGMA"]

@@ -33,7 +33,7 @@ def test_found_with_what_it_takes(store: Store) -> None:
     assert store.find_link(ISSUER, "user-1", MONTH) is None
     assert store.add_link(link()) == "done"
     assert store.find_link(ISSUER, "user-1", MONTH) == FoundLink(link(), account("acct_a"), 0, 0)
-    store.add_usage({("key:sub_a", MONTH): 3, ("account:acct_a", MONTH): 5})
+    store.add_usage(MONTH, {"key:sub_a": 3, "account:acct_a": 5})
     found = store.find_link(ISSUER, "user-1", MONTH)
     assert found is not None
     assert (found.key_count, found.account_count) == (3, 5)
@@ -220,7 +220,7 @@ def test_overage(store: Store) -> None:
     """R13: what is above the quota of each link is counted, of those that have ended, too."""
     assert store.add_link(link()) == "done"
     assert store.add_keys([api_key("cred_a")]) == "done"
-    store.add_usage({("key:sub_a", MONTH): 7, ("key:cred_a", MONTH): 6})
+    store.add_usage(MONTH, {"key:sub_a": 7, "key:cred_a": 6})
     assert store.overage("acct_a", MONTH, 5) == 3
     assert store.end_link("sub_a", NOW)
     assert store.overage("acct_a", MONTH, 5) == 3

@@ -439,7 +439,7 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
         chosen = stores[number % len(stores)]
         calls: list[Callable[[], object]] = [
             lambda: chosen.revoke("cred_00", NOW + number, True),
-            lambda: chosen.touch(dict.fromkeys(names, NOW + number)),
+            lambda: chosen.add_usage(MONTH, {}, used=dict.fromkeys(names, NOW + number)),
             lambda: chosen.set_key_limits(names[number % 40], ()),
             lambda: chosen.reverse(f"b{number // 6}"),
             lambda: chosen.add_keys([api_key(f"cred_x{number}", created_by="cred_01")]),
@@ -549,7 +549,8 @@ def test_overage(store: Store, counts: list[tuple[int, int]], quota: int) -> Non
         used[key_subject(own), MONTH] = counted
         used[key_subject(own), "2026-12"] = used[key_subject(other), MONTH] = 99
     used[account_subject(owners[0]), MONTH] = 999
-    store.add_usage(used)
+    for month in (MONTH, "2026-12"):
+        store.add_usage(month, {subject: used[subject, of] for subject, of in used if of == month})
     mine = {f"cred_{run}_a{lineage}" for lineage, _ in counts}
     expected = sum(max(0, used[key_subject(own), MONTH] - quota) for own in mine)
     assert store.overage(owners[0], MONTH, quota) == expected

@@ -192,7 +192,7 @@ def test_no_such_key(store: Store) -> None:
     assert store.revoke("cred_x", NOW) == ("gone", ())
     assert store.set_key_limits("cred_x", ()) is False
     assert store.replace("cred_x", api_key(), NOW) == "gone"
-    store.touch({"cred_x": NOW})
+    store.add_usage(MONTH, {}, used={"cred_x": NOW})
     assert list(store.keys()) == list(store.keys("acct_x")) == []
     assert store.find([api_key().fingerprint], MONTH) is None
     assert store.find([], MONTH) is None
@@ -231,14 +231,15 @@ def test_find_brings_everything(store: Store) -> None:
     store.set_account_limits("acct_a", (Limit(5, 60),))
     store.grant("acct_a", 7)
     store.add_usage(
+        MONTH,
         {
-            (key_subject("cred_a"), MONTH): 3,
-            (key_subject("cred_b"), MONTH): 100,
-            (account_subject("acct_a"), MONTH): 9,
-            (account_subject("acct_b"), MONTH): 200,
-            (key_subject("cred_a"), "2026-12"): 1,
-        }
+            key_subject("cred_a"): 3,
+            key_subject("cred_b"): 100,
+            account_subject("acct_a"): 9,
+            account_subject("acct_b"): 200,
+        },
     )
+    store.add_usage("2026-12", {key_subject("cred_a"): 1})
     owner = account("acct_a", plan="pro", balance=7, limits=(Limit(5, 60),))
     fingerprint = api_key("cred_b").fingerprint
     key = api_key("cred_b", lineage="cred_a")
@@ -344,9 +345,9 @@ def test_touch_only_forwards(store: Store) -> None:
     """`last_used_at` is set for many keys at once, and never goes back."""
     for key_id in ("cred_a", "cred_b"):
         store.add_keys([api_key(key_id)])
-    store.touch({"cred_a": NOW + 5, "cred_b": NOW + 6, "cred_x": NOW})
-    store.touch({"cred_a": NOW + 4, "cred_b": NOW + 7})
-    store.touch({})
+    store.add_usage(MONTH, {}, used={"cred_a": NOW + 5, "cred_b": NOW + 6, "cred_x": NOW})
+    store.add_usage(MONTH, {}, used={"cred_a": NOW + 4, "cred_b": NOW + 7})
+    store.add_usage(MONTH, {}, used={})
     assert store.key("cred_a") == api_key("cred_a", last_used_at=NOW + 5)
     assert store.key("cred_b") == api_key("cred_b", last_used_at=NOW + 7)
 
@@ -356,7 +357,7 @@ def test_touch_never_unrevokes(store: Store) -> None:
     store.add_keys([api_key()])
     store.revoke("cred_a", NOW)
     store.set_key_limits("cred_a", ())
-    store.touch({"cred_a": NOW + 5})
+    store.add_usage(MONTH, {}, used={"cred_a": NOW + 5})
     assert store.key("cred_a") == api_key(revoked_at=NOW, limits=(), last_used_at=NOW + 5)
 
 
@@ -367,7 +368,8 @@ def test_concurrent_touches(store: Store) -> None:
         store.add_keys([api_key(key_id)])
 
     def work(number: int) -> None:
-        store.touch(dict.fromkeys(ids if number % 2 else reversed(ids), NOW + number))
+        used = dict.fromkeys(ids if number % 2 else reversed(ids), NOW + number)
+        store.add_usage(MONTH, {}, used=used)
 
     in_threads(work, 100)
     assert {key.last_used_at for key in store.keys("acct_a")} == {NOW + 99}
@@ -383,7 +385,8 @@ def test_touch_and_revoke_at_once(store: Store) -> None:
         if number < 20:
             store.revoke(key_id, NOW)
         else:
-            store.touch({key_id: NOW + number, f"cred_{(number + 7) % 20}": NOW + number})
+            used = dict.fromkeys([key_id, f"cred_{(number + 7) % 20}"], NOW + number)
+            store.add_usage(MONTH, {}, used=used)
 
     in_threads(work, 100)
     for key in store.keys("acct_a"):
@@ -397,70 +400,72 @@ def test_touch_and_revoke_at_once(store: Store) -> None:
 
 def test_add_usage(store: Store) -> None:
     """Increments add up, down too, and the totals of exactly these come back."""
-    a, b = ("key:cred_a", MONTH), ("key:cred_a", "2026-12")
-    assert store.add_usage({a: 3, b: 1}) == {a: 3, b: 1}
-    assert store.add_usage({a: 2}) == {a: 5}
-    assert store.add_usage({a: -1, b: 0}) == {a: 4, b: 1}
-    assert store.add_usage({}) == {}
-    assert store.usage(*a) == 4
-    assert store.usage(*b) == 1
+    a, b = "key:cred_a", "key:cred_b"
+    assert store.add_usage(MONTH, {a: 3, b: 1}) == {a: 3, b: 1}
+    assert store.add_usage(MONTH, {a: 2}) == {a: 5}
+    assert store.add_usage(MONTH, {a: -1, b: 0}) == {a: 4, b: 1}
+    assert store.add_usage(MONTH, {}) == {}
+    assert store.usage(a, MONTH) == 4
+    assert store.usage(b, MONTH) == 1
+    assert store.add_usage("2026-12", {a: 7}) == {a: 7}
+    assert store.usage(a, MONTH) == 4
     assert store.usage("key:cred_x", MONTH) == 0
 
 
 def test_add_usage_of_many(store: Store) -> None:
     """A flush of many keys is one step, however many."""
-    increments = {(f"key:cred_{number}", MONTH): number for number in range(12_345)}
-    assert store.add_usage(increments) == increments
+    increments = {f"key:cred_{number}": number for number in range(12_345)}
+    assert store.add_usage(MONTH, increments) == increments
     assert store.usage("key:cred_12344", MONTH) == 12_344
 
 
 def test_concurrent_usage(store: Store) -> None:
     """Increments of many processes and threads are never lost, in whatever order they name keys."""
-    subjects = [(f"key:cred_{number}", MONTH) for number in range(20)]
+    subjects = [f"key:cred_{number}" for number in range(20)]
 
     def work(number: int) -> int:
         chosen = subjects if number % 2 else reversed(subjects)
-        return len(store.add_usage(dict.fromkeys(chosen, 1)))
+        return len(store.add_usage(MONTH, dict.fromkeys(chosen, 1)))
 
     assert set(in_threads(work, 100)) == {20}
-    assert {store.usage(*subject) for subject in subjects} == {100}
+    assert {store.usage(subject, MONTH) for subject in subjects} == {100}
 
 
 def test_batch_is_added_once(store: Store) -> None:
     """A flush whose outcome was unknown, repeated: counted once, with the totals as they are."""
-    a, b = ("key:cred_a", MONTH), ("key:cred_b", MONTH)
-    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 3, b: 1}
-    store.add_usage({a: 10})
-    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 1}
-    assert store.add_usage({b: 1}, Batch("one", 2)) == {b: 2}
-    assert store.add_usage({a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 2}
-    assert store.add_usage({}, Batch("one", 3)) == {}
-    assert store.usage(*a) == 13
+    a, b = "key:cred_a", "key:cred_b"
+    assert store.add_usage(MONTH, {a: 3, b: 1}, Batch("one", 1)) == {a: 3, b: 1}
+    store.add_usage(MONTH, {a: 10})
+    assert store.add_usage(MONTH, {a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 1}
+    assert store.add_usage(MONTH, {b: 1}, Batch("one", 2)) == {b: 2}
+    assert store.add_usage(MONTH, {a: 3, b: 1}, Batch("one", 1)) == {a: 13, b: 2}
+    assert store.add_usage(MONTH, {}, Batch("one", 3)) == {}
+    assert store.usage(a, MONTH) == 13
 
 
 def test_batches_of_each_worker(store: Store) -> None:
     """Workers number their batches each on its own; numbers may be left out."""
-    a = ("key:cred_a", MONTH)
-    assert store.add_usage({a: 1}, Batch("one", 7)) == {a: 1}
-    assert store.add_usage({a: 1}, Batch("two", 1)) == {a: 2}
-    assert store.add_usage({a: 1}, Batch("one", 9)) == {a: 3}
-    assert store.add_usage({a: 1}, Batch("two", 1)) == {a: 3}
-    assert store.add_usage({a: 1}, Batch("one", 8)) == {a: 3}
+    a = "key:cred_a"
+    assert store.add_usage(MONTH, {a: 1}, Batch("one", 7)) == {a: 1}
+    assert store.add_usage(MONTH, {a: 1}, Batch("two", 1)) == {a: 2}
+    assert store.add_usage(MONTH, {a: 1}, Batch("one", 9)) == {a: 3}
+    assert store.add_usage(MONTH, {a: 1}, Batch("two", 1)) == {a: 3}
+    assert store.add_usage(MONTH, {a: 1}, Batch("one", 8)) == {a: 3}
 
 
 def test_batch_repeated_at_once(store: Store) -> None:
     """Calls at once with the same batch add it once, and all learn the same total."""
-    subject = ("key:cred_a", MONTH)
+    subject = "key:cred_a"
 
     def work(number: int) -> int:
-        return store.add_usage({subject: 1}, Batch(f"worker_{number % 4}", 1 + number // 32))[
-            subject
-        ]
+        return store.add_usage(
+            MONTH, {subject: 1}, Batch(f"worker_{number % 4}", 1 + number // 32)
+        )[subject]
 
     totals = in_threads(work, 128)
     # In the pool's order, a batch can come after the next one of its worker: then it is not added.
-    assert store.usage(*subject) == max(totals) <= 16
-    repeated = in_threads(lambda _: store.add_usage({subject: 5}, Batch("late", 1)), 32)
+    assert store.usage(subject, MONTH) == max(totals) <= 16
+    repeated = in_threads(lambda _: store.add_usage(MONTH, {subject: 5}, Batch("late", 1)), 32)
     assert [total[subject] for total in repeated] == [max(totals) + 5] * 32
 
 
@@ -470,11 +475,52 @@ def test_batch_that_fails_is_not_noted(sql_url: str) -> None:
     with connect(sql_url) as connection:
         connection.execute(sa.text("ALTER TABLE keyrush_usage RENAME TO elsewhere"))
     with pytest.raises(StoreError):
-        store.add_usage({("key:cred_a", MONTH): 3}, Batch("one", 1))
+        store.add_usage(MONTH, {"key:cred_a": 3}, Batch("one", 1))
     with connect(sql_url) as connection:
         connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO keyrush_usage"))
-    assert store.add_usage({("key:cred_a", MONTH): 3}, Batch("one", 1)) == {
-        ("key:cred_a", MONTH): 3
+    assert store.add_usage(MONTH, {"key:cred_a": 3}, Batch("one", 1)) == {"key:cred_a": 3}
+    store.close()
+
+
+def test_flush_is_one_transaction(sql_url: str) -> None:
+    """Counts and uses are one commit, of as many statements however many keys there are."""
+    store = SqlStore(Database(sql_url))
+    store.add_account(account())
+    keys = [api_key(f"cred_{number}") for number in range(200)]
+    store.add_keys(keys)
+    store.add_usage(MONTH, {}, Batch("one", 1))  # which looks for old ones, too
+    said: list[str] = []
+    engine = store.database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *call: said.append(call[2]))
+    sa.event.listen(engine, "commit", lambda _: said.append("COMMIT"))
+    costs = []
+    for number, some in enumerate((keys, keys[:2])):
+        said.clear()
+        counted = {key_subject(key.id): 1 for key in some}
+        used = {key.id: NOW + number for key in some}
+        store.add_usage(MONTH, counted, Batch("one", number + 2), used)
+        costs.append(len(said))
+        assert said.count("COMMIT") == 1
+        assert [store.key(key.id) for key in some] == [
+            api_key(key.id, last_used_at=NOW + number) for key in some
+        ]
+    # Its beginning and end, the batch, the counts, where SQLite reads the totals itself, the uses.
+    assert costs == [6, 6] if store.database.dialect == "sqlite" else [5, 5]
+    store.close()
+
+
+def test_flush_is_written_as_a_whole(sql_url: str) -> None:
+    """Where the uses can't be written, the counts are not either, and can be later."""
+    store = open_store(sql_url).store
+    with connect(sql_url) as connection:
+        connection.execute(sa.text("ALTER TABLE keyrush_keys RENAME TO elsewhere"))
+    with pytest.raises(StoreError):
+        store.add_usage(MONTH, {"key:cred_a": 3}, Batch("one", 1), {"cred_a": NOW})
+    assert store.usage("key:cred_a", MONTH) == 0
+    with connect(sql_url) as connection:
+        connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO keyrush_keys"))
+    assert store.add_usage(MONTH, {"key:cred_a": 3}, Batch("one", 1), {"cred_a": NOW}) == {
+        "key:cred_a": 3
     }
     store.close()
 
@@ -483,7 +529,7 @@ def test_batches_are_forgotten(sql_url: str) -> None:
     """Workers that have added nothing for a day leave nothing behind."""
     store = open_store(sql_url).store
     for worker in ("old", "new"):
-        store.add_usage({("key:cred_a", MONTH): 1}, Batch(worker, 1))
+        store.add_usage(MONTH, {"key:cred_a": 1}, Batch(worker, 1))
     with connect(sql_url) as connection:
         connection.execute(
             sa.text("UPDATE keyrush_batches SET added_at = added_at - :day WHERE worker = 'old'"),
@@ -491,7 +537,7 @@ def test_batches_are_forgotten(sql_url: str) -> None:
         )
     store.close()
     later = open_store(sql_url).store
-    later.add_usage({("key:cred_a", MONTH): 1}, Batch("later", 1))
+    later.add_usage(MONTH, {"key:cred_a": 1}, Batch("later", 1))
     later.close()
     with connect(sql_url) as connection:
         rows = connection.execute(sa.text("SELECT worker FROM keyrush_batches")).scalars().all()
@@ -505,7 +551,7 @@ def test_charges_are_forgotten(sql_url: str) -> None:
     store.grant("acct_a", 100)
     for name in ("a", "b", "c", "d", "new"):
         store.charge("acct_a", 1, name)
-    store.add_usage({})
+    store.add_usage(MONTH, {})
     with connect(sql_url) as connection:
         connection.execute(
             sa.text(
@@ -519,13 +565,13 @@ def test_charges_are_forgotten(sql_url: str) -> None:
             rows = connection.execute(sa.text("SELECT reference FROM keyrush_charges"))
             return sorted(rows.scalars())
 
-    store.add_usage({})
+    store.add_usage(MONTH, {})
     assert left() == ["a", "b", "c", "d", "new"]  # none has come, none goes
     store.charge("acct_a", 1, "newer")
-    store.add_usage({})
+    store.add_usage(MONTH, {})
     assert len(left()) == 4
     store.reverse("newest")
-    store.add_usage({})
+    store.add_usage(MONTH, {})
     assert left() == ["new", "newer", "newest"]
     store.close()
 
@@ -704,7 +750,7 @@ def test_older_schema(sql_url: str) -> None:
         connection.execute(sa.text("UPDATE keyrush_meta SET value = '1'"))
     store = open_store(sql_url).store
     assert store.set_plan("acct_a", "pro")
-    assert store.add_usage({("key:cred_a", MONTH): 1}, Batch("w", 1))
+    assert store.add_usage(MONTH, {"key:cred_a": 1}, Batch("w", 1))
     assert store.account("acct_a") == account(plan="pro")
     store.close()
     with connect(sql_url) as connection:
@@ -754,7 +800,7 @@ def test_failure_is_a_store_error(sql_url: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: store.find([api_key().fingerprint], MONTH),
         lambda: store.add_keys([api_key()]),
-        lambda: store.touch({"cred_a": NOW}),
+        lambda: store.add_usage(MONTH, {}, used={"cred_a": NOW}),
         lambda: store.revoke("cred_a", NOW),
         store.keys,
     ]

@@ -74,7 +74,11 @@ shared = wsgi.KeyrushMiddleware(wsgi_app, gate=Gate.open())
 def describe(caller: Principal) -> str:
     """All that an app may ask of its caller."""
     assert_type(caller.account_id, str)
-    assert_type(caller.key_id, str)
+    assert_type(caller.key_id, str | None)
+    assert_type(caller.subject, str | None)
+    assert_type(caller.session_id, str | None)
+    assert_type(caller.client_id, str | None)
+    assert_type(caller.source, str)
     assert_type(caller.name, str)
     assert_type(caller.environment, str | None)
     assert_type(caller.scopes, Scopes)

@@ -20,8 +20,8 @@ from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.logs import faults
 from keyrush.store.memory import MemoryStore
-from keyrush.store.protocol import Batch, Increments
-from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
+from keyrush.store.protocol import Batch
+from keyrush.usage.counting import FLUSH_INTERVAL, PORTION, MonthlyCounts
 from tests.support.scripts import run
 from tests.support.values import MONTH, NOW, account, verified
 
@@ -42,24 +42,28 @@ class FaultyStore(MemoryStore):
         self.afterwards: Callable[[], object] = int  # called there, too, when all is written
         self.flushed = threading.Event()
         self.touched: list[dict[str, int]] = []
+        self.sizes: list[int] = []  # rows of each write
         self.add_account(account())
 
-    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
+    def add_usage(
+        self,
+        month: str,
+        increments: Mapping[str, int],
+        batch: Batch | None = None,
+        used: Mapping[str, int] | None = None,
+    ) -> Mapping[str, int]:
         if self.meanwhile is not None:
             work, self.meanwhile = self.meanwhile, None
             work()
         if self.failing:
             raise OSError("away")
-        totals = super().add_usage(increments, batch)
+        totals = super().add_usage(month, increments, batch, used)
+        self.sizes.append(len(increments) + len(used or {}))
+        if used:
+            self.touched.append(dict(used))
         self.afterwards()
         self.flushed.set()
         return totals
-
-    def touch(self, used: Mapping[str, int]) -> None:
-        if self.failing:
-            raise OSError("away")
-        self.touched.append(dict(used))
-        self.flushed.set()
 
 
 @pytest.fixture
@@ -137,11 +141,11 @@ def test_unmetered_keys_count_nothing(usage: MonthlyCounts, store: FaultyStore) 
 def test_counts_of_other_processes_are_seen(usage: MonthlyCounts, store: FaultyStore) -> None:
     """What others have counted shows after a flush, and after a look-up."""
     who = caller(usage, store)
-    store.add_usage({(KEY, MONTH): 10, (ACCOUNT, MONTH): 20})
+    store.add_usage(MONTH, {KEY: 10, ACCOUNT: 20})
     usage.add(who, NOW)
     usage.flush()
     assert totals(who) == (11, 21)
-    store.add_usage({(KEY, MONTH): 5})
+    store.add_usage(MONTH, {KEY: 5})
     caller(usage, store)
     assert totals(who) == (16, 21)
 
@@ -197,6 +201,64 @@ def test_take_back_during_a_failing_flush(usage: MonthlyCounts, store: FaultySto
     store.failing = False
     usage.flush()
     assert stored(store) == (0, 0)
+
+
+# --- portions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(usage: MonthlyCounts, store: FaultyStore) -> list[Verified]:
+    """Keys of one account, as many as make six portions with when they were last used."""
+    return [caller(usage, store, f"cred_{number}") for number in range(3 * PORTION - 1)]
+
+
+def test_portions(usage: MonthlyCounts, store: FaultyStore, fleet: list[Verified]) -> None:
+    """However much is due, no write has more than `PORTION` rows; and what comes meanwhile is
+    counted at once, and written by the next flush at the latest.
+    """
+    for who in fleet:
+        usage.add(who, NOW)
+        usage.note_use(who.key_id, NOW)
+    store.afterwards = lambda: usage.add(fleet[0], NOW)
+    assert usage.flush()
+    assert store.sizes == [PORTION] * 5 + [PORTION - 1]
+    assert len(fleet) <= store.usage(ACCOUNT, MONTH) <= len(fleet) + 6
+    assert totals(fleet[0])[1] == len(fleet) + 6
+    assert len({key_id for some in store.touched for key_id in some}) == len(fleet)
+    store.afterwards = int
+    assert usage.flush()
+    assert store.sizes[6:] == [2]
+    assert store.usage(ACCOUNT, MONTH) == len(fleet) + 6
+
+
+def test_portions_that_fail(
+    usage: MonthlyCounts, store: FaultyStore, fleet: list[Verified]
+) -> None:
+    """Where one of several portions can't be written, it and those behind it are kept, and what
+    comes meanwhile with them: each is counted once, in its own month.
+    """
+    for who in fleet:
+        usage.add(who, NOW)
+
+    def fail_the_third() -> None:
+        store.failing = len(store.sizes) == 2
+
+    store.afterwards = fail_the_third
+    assert not usage.flush()
+    assert store.sizes == [PORTION] * 2
+    assert usage.unwritten + store.usage(ACCOUNT, MONTH) == len(fleet)
+    for who in fleet:
+        usage.add(who, DECEMBER)
+    assert not usage.flush()
+    assert usage.unwritten + store.usage(ACCOUNT, MONTH) == 2 * len(fleet)
+    store.failing = False
+    assert usage.flush()
+    assert max(store.sizes) == PORTION
+    assert usage.unwritten == 0
+    for month in (MONTH, NEXT):
+        counted = [store.usage(key_subject(who.key_id), month) for who in fleet]
+        assert counted == [1] * len(fleet)
+        assert store.usage(ACCOUNT, month) == len(fleet)
 
 
 # --- taking back ---------------------------------------------------------------------------------
@@ -284,7 +346,7 @@ def test_look_up_in_the_new_month(usage: MonthlyCounts, store: FaultyStore) -> N
     """R18: a look-up after midnight keeps what is pending from before it."""
     who = caller(usage, store)
     usage.add(who, DECEMBER - 1)
-    store.add_usage({(KEY, NEXT): 7})
+    store.add_usage(NEXT, {KEY: 7})
     assert totals(caller(usage, store, now=DECEMBER)) == (7, 0)
     usage.flush()
     assert (stored(store), stored(store, NEXT)) == ((1, 1), (7, 0))
@@ -295,7 +357,7 @@ def test_look_up_from_before_midnight_that_ends_after_it(
     usage: MonthlyCounts, store: FaultyStore, counted: int
 ) -> None:
     """R18: totals of the old month that arrive late are not taken for the new month's."""
-    store.add_usage({(KEY, MONTH): 100, (ACCOUNT, MONTH): 100})
+    store.add_usage(MONTH, {KEY: 100, ACCOUNT: 100})
     other = caller(usage, store, "cred_b", now=DECEMBER)
     for _ in range(counted):
         usage.add(other, DECEMBER)
@@ -421,6 +483,21 @@ def test_last_use_is_written_with_the_flush(usage: MonthlyCounts, store: FaultyS
     usage.flush()
     usage.flush()
     assert store.touched == [{"cred_a": NOW + 2, "cred_b": NOW + 1}]
+
+
+def test_last_use_and_counts_are_one_write(usage: MonthlyCounts, store: FaultyStore) -> None:
+    """Counts and uses are written together; where that fails, together again, each once."""
+    who = caller(usage, store)
+    usage.add(who, NOW)
+    usage.note_use("cred_a", NOW)
+    store.failing = True
+    assert not usage.flush()
+    store.failing = False
+    assert usage.flush()
+    assert usage.flush()
+    assert store.sizes == [3]
+    assert store.touched == [{"cred_a": NOW}]
+    assert stored(store) == (1, 1)
 
 
 def test_last_use_that_can_not_be_written(

@@ -1,7 +1,7 @@
 """What proves who calls: an authenticator for each kind of credential.
 
 Everything behind it is the same for all kinds: what is proved is cached for `CACHE_TTL`, by the
-SHA-256 of the credential, proved once however many requests wait for it, renewed ahead of need,
+BLAKE2b of the credential, proved once however many requests wait for it, renewed ahead of need,
 and good for `STALE_IF_ERROR` more while its authenticator can't say. What is refused is
 remembered, too, and every refusal reads alike.
 

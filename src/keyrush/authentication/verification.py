@@ -23,9 +23,6 @@ from keyrush.wire.request import INVALID, Credential
 #: Milliseconds for which a credential let in while nobody can say is not asked about again.
 _OUTAGE_PAUSE = 1000
 
-#: The part of its time to live after which a credential in use is renewed ahead of need.
-_AHEAD = 0.6
-
 #: Look-ups of one caller that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
 
@@ -48,8 +45,6 @@ class _Looked(NamedTuple):
 class Verification:
     """Verifies credentials, each once however many requests wait for it. The first of the
     `authenticators` that takes one for its own proves it.
-
-    `stale_for` is the milliseconds that an entry may still be good for where nobody can say.
     """
 
     def __init__(
@@ -61,7 +56,6 @@ class Verification:
         *,
         background: Background,
         clock: Callable[[], int],
-        stale_for: int,
     ) -> None:
         self.authenticators = tuple(authenticators)
         self._catalog = catalog
@@ -69,7 +63,6 @@ class Verification:
         self._usage = usage
         self._background = background
         self._clock = clock
-        self._stale_for = stale_for
 
     def rules_out(self, credential: Credential, now: int) -> bool:
         """True when the credential is good for nothing, for all that can be told without I/O."""
@@ -115,20 +108,25 @@ class Verification:
         verified = entry.verified
         if now >= verified.expires_at:
             return False
-        if now >= min(entry.refresh_at, entry.fresh_until):
-            if self._cache.is_vouched(entry, now):
-                entry.refresh_at = entry.fresh_until - int(self._cache.ttl * (1 - _AHEAD))
-            elif now >= entry.fresh_until:
+        if now >= min(entry.refresh_at, entry.fresh_until) and not self._cache.is_vouched(
+            entry, now
+        ):
+            if now >= entry.fresh_until:
                 return False
-            else:
-                entry.refresh_at = NEVER
-                self._background.soon(partial(self._refresh, entry))
-        if now >= entry.touch_due:
-            entry.touch_due = now + TOUCH_INTERVAL
-            if verified.source == KEY:  # of which it is stored when they were last used
-                self._usage.note_use(verified.key_id, now)
-        entry.schedule()
+            entry.refresh_at = NEVER
+            self._background.soon(partial(self._refresh, entry))
+        self._touch(entry, now)
         return True
+
+    def _touch(self, entry: Entry, now: int) -> None:
+        """Have it written that a key was used, unless that was done lately."""
+        if now >= entry.touch_due:
+            # Up to half of it sooner, each key at its own time: or all that were first seen
+            # together, as after a start, would come together for ever.
+            entry.touch_due = now + TOUCH_INTERVAL - TOUCH_INTERVAL * entry.digest[0] // 512
+            if entry.verified.source == KEY:  # of which it is stored when they were last used
+                self._usage.note_use(entry.verified.key_id, now)
+        entry.schedule()
 
     def _refresh(self, entry: Entry) -> None:
         """Look a caller up ahead of need, so that no request waits for it."""
@@ -208,6 +206,8 @@ class Verification:
         outcome: Entry | Refusal = UNAVAILABLE
         try:
             outcome = self._verified(digest, looked)
+            if isinstance(outcome, Entry):
+                self._touch(outcome, looked.at)
         except Exception as error:
             outcome = self._without_answer(digest, error)
         finally:
@@ -261,15 +261,12 @@ class Verification:
             looked.flushes,
             now,
         )
-        fresh_until = now + self._cache.ttl
         entry = Entry(
             verified(claims, account, self._catalog, counts),
             digest,
             looked.authenticator,
             proof.evidence,
-            refresh_at=now + int(self._cache.ttl * _AHEAD),
-            fresh_until=fresh_until,
-            stale_until=fresh_until + self._stale_for,
+            self._cache.lifetime(now),
         )
         entry.touch_due = looked.known.touch_due if looked.known else 0
         entry.schedule()

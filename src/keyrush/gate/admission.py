@@ -26,7 +26,7 @@ from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.runtime.bridge import result_of
-from keyrush.runtime.workers import Busy, Workers
+from keyrush.runtime.workers import Busy, Pool, Workers
 from keyrush.wire.request import (
     INVALID,
     MISSING,
@@ -192,7 +192,9 @@ class Pending:
         if not self._enter(address):
             return _TOO_MANY
         try:
-            came = await admission.workers.run("io", verify, undo=admission.deciding.undo)
+            came = await admission.workers.run(
+                admission.looks_up_in, verify, undo=admission.deciding.undo
+            )
         except Busy:
             self._leave(is_unknown=False)
             raise
@@ -201,10 +203,12 @@ class Pending:
         return came
 
     def _verify_and_decide(self) -> _Came:
-        """In one go, where no proof is needed and the limiter is not better awaited."""
+        """In one go, where no proof is needed, the limiter is not better awaited, and who waits
+        for it keeps nobody from a look-up.
+        """
         admission = self._admission
         entry = self._verify(admission.workers)
-        if isinstance(entry, Entry) and not admission.deciding.is_async:
+        if isinstance(entry, Entry) and admission.decides_there:
             return self._decide(entry.verified)
         return entry
 
@@ -238,7 +242,8 @@ class Pending:
 class Admission:
     """Lets requests through or refuses them. Safe to use from any thread or event loop.
 
-    `passes_preflights` lets a CORS preflight through to the app, as from nobody (S76).
+    Look-ups are made in the threads of `looks_up_in`. `passes_preflights` lets a CORS preflight
+    through to the app, as from nobody (S76).
     """
 
     def __init__(
@@ -252,6 +257,7 @@ class Admission:
         cache: Cache,
         verification: Verification,
         workers: Workers,
+        looks_up_in: Pool,
         strangers: Strangers,
         clock: Callable[[], int],
         passes_preflights: bool,
@@ -262,6 +268,8 @@ class Admission:
         self._metadata = metadata
         self.verification = verification
         self.workers = workers
+        self.looks_up_in = looks_up_in
+        self.decides_there = looks_up_in == "io" and not deciding.is_async
         self.strangers = strangers
         self._credential = credential_headers.credential
         self._vary = credential_headers.vary
@@ -302,7 +310,7 @@ class Admission:
             if self.verification.rules_out(credential, now):
                 return INVALID
         elif now < entry.due or self.verification.note_use(entry, now):
-            needs = policy.needs(method, path, root)
+            needs = policy.needs(method, path, root) if policy.has_rules else ANY_KEY
             answer = self._at_once(entry.verified, needs, query, now)
             if answer is not None:
                 return answer

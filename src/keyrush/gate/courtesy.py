@@ -40,7 +40,5 @@ class Courtesy:
         ]
         with self._lock:
             tally, changes = sliding.take(wanted, self._counters, 1, now)
-            self._counters.update(changes)
-            if len(self._counters) > len(self._counters.lengths):
-                self._counters.sweep(wanted, now)
+            self._counters.put(changes, wanted, now)
         return None if tally.admitted else tally

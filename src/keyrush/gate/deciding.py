@@ -120,6 +120,8 @@ class Deciding:
             refusal = self._refusal(verified, needs, query)
             cost = 0 if refusal else needs.weight
             tally = await self._awaited.take_async(verified.windows, cost, now)
+            if tally is None:
+                return None
             return self._answer(verified, needs, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)

@@ -147,7 +147,7 @@ class Keys:
             environment=checked_environment(environment, self._format.environments),
             expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
-            created_by=self._caller(by),
+            created_by=self._caller(by, issued_at),
         )
         account = self._accounts.get(account_id)
         most = self._max_keys(account)
@@ -251,7 +251,7 @@ class Keys:
         by: str | None,
         issued_at: int | None,
     ) -> Sequence[ApiKey]:
-        key, caller = self.get(key_id, account_id), self._caller(by)
+        key, caller = self.get(key_id, account_id), self._caller(by, issued_at)
         done = self._store.revoke(key.id, self._clock(), descendants, caller, issued_at)
         if done.outcome == "gone":
             raise NotFound("no such credential")
@@ -285,7 +285,7 @@ class Keys:
             BeyondCaller: The key `by` has been replaced.
         """
         refuse_keys(self._format, grace=grace, expires_at=expires_at)
-        ends_after = checked_grace(grace) * 1000
+        ends_after, caller = checked_grace(grace) * 1000, self._caller(by, issued_at)
         old = self.get(key_id, account_id)
         now = self._clock()
         if by == old.id:
@@ -305,10 +305,9 @@ class Keys:
             expires_at=checked_expiry(expires_at, now) or old.expires_at,
             limits=old.limits,
             lineage=old.lineage,
-            created_by=self._caller(by) or old.created_by,
+            created_by=caller or old.created_by,
         )
         retires_at = made.key.created_at + ends_after
-        caller = self._caller(by)
         outcome = self._store.replace(old.id, made.key, retires_at, most, caller, issued_at)
         if outcome == "gone":
             raise InvalidArgument("credential", _ROTATED)
@@ -369,13 +368,13 @@ class Keys:
         """
         return self._catalog.plans.get(account.plan, Plan(account.plan)).max_keys
 
-    def _caller(self, by: str | None) -> str | None:
+    def _caller(self, by: str | None, issued_at: int | None) -> str | None:
         """The id of the key or link that asks, None for the operator.
 
         Raises:
             CallerEnded: It can't be the id of a key.
         """
-        refuse_keys(self._format, by=by)
+        refuse_keys(self._format, by=by, issued_at=issued_at)
         if by is not None and not is_id(by):
             raise CallerEnded("no such key may ask")
         return by

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.checks import checked_plan
+from keyrush.core.checks import checked_plan, is_id
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.times import month_bounds, month_of
 from keyrush.operations.accounts import Accounts
@@ -71,7 +71,7 @@ class Usage:
         )
 
     def _lineage(self, key_id: str, account_id: str) -> str:
-        if key_id.startswith(f"{LINK}_"):
+        if is_id(key_id) and key_id.startswith(f"{LINK}_"):
             link = self._store.link(key_id)
             if link is not None and link.account_id == account_id:
                 return link.id

@@ -1,60 +1,66 @@
-"""Adding to the counts of a SQL store, each batch once."""
+"""What a flush writes to a SQL store: counts, each batch once, and when keys were last used."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.core.times import DAY, SECOND
 from keyrush.sql.schema import BATCHES
-from keyrush.store.protocol import Batch, Increments
-
-T = TypeVar("T")
+from keyrush.store.protocol import Batch
 
 #: Milliseconds between two looks for batches that can be forgotten.
 FORGET_INTERVAL = 3600 * SECOND
 
 
-# One statement for each batch, as text for the driver: made of expressions, a statement on many
-# rows is compiled anew whenever their number changes, which costs 40 us a row.
+# By the driver, and with all rows in one JSON object, as it is answered with one: neither a
+# statement that is compiled anew for each number of rows, nor a value, a row or a turn of the
+# interpreter for each row. All lock rows in one order, so that two processes never wait for each
+# other.
 
+#: The last of them gives the totals.
 _ADD = {
-    "sqlite": """
+    "sqlite": (
+        """
         INSERT INTO keyrush_usage (subject, month, counted)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
-        FROM json_each(?) WHERE true
+        SELECT key, ?1, value FROM json_each(?2) WHERE true
         ON CONFLICT (subject, month) DO UPDATE SET counted = counted + excluded.counted
-        RETURNING subject, month, counted
-    """,
-    "postgresql": """
-        INSERT INTO keyrush_usage AS found (subject, month, counted)
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[])
-        ON CONFLICT (subject, month) DO UPDATE SET counted = found.counted + excluded.counted
-        RETURNING subject, month, counted
-    """,
+        """,
+        """
+        SELECT json_group_object(found.subject, found.counted)
+        FROM json_each(?2) AS added
+        CROSS JOIN keyrush_usage AS found ON found.subject = added.key AND found.month = ?1
+        """,
+    ),
+    "postgresql": (
+        """
+        WITH added AS (
+            INSERT INTO keyrush_usage AS found (subject, month, counted)
+            SELECT key, %s, value::bigint FROM json_each_text(%s) ORDER BY key COLLATE "C"
+            ON CONFLICT (subject, month) DO UPDATE SET counted = found.counted + excluded.counted
+            RETURNING subject, counted
+        )
+        SELECT json_object_agg(subject, counted)::text FROM added
+        """,
+    ),
 }
 
 _TOUCH = {
     "sqlite": """
-        UPDATE keyrush_keys SET last_used_at = used.at
-        FROM (
-            SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS at
-            FROM json_each(?)
-        ) AS used
-        WHERE keyrush_keys.id = used.id
-        AND (keyrush_keys.last_used_at IS NULL OR keyrush_keys.last_used_at < used.at)
+        UPDATE keyrush_keys SET last_used_at = used.value
+        FROM json_each(?) AS used
+        WHERE keyrush_keys.id = used.key
+        AND (keyrush_keys.last_used_at IS NULL OR keyrush_keys.last_used_at < used.value)
     """,
-    # Locked in one order everywhere, so that two processes never wait for each other.
     "postgresql": """
         WITH earlier AS (
-            SELECT found.id, used.at
-            FROM unnest(%s::text[], %s::bigint[]) AS used (id, at)
-            JOIN keyrush_keys AS found ON found.id = used.id
-            WHERE found.last_used_at IS NULL OR found.last_used_at < used.at
+            SELECT found.id, used.value::bigint AS at
+            FROM json_each_text(%s) AS used
+            JOIN keyrush_keys AS found ON found.id = used.key
+            WHERE found.last_used_at IS NULL OR found.last_used_at < used.value::bigint
             ORDER BY found.id COLLATE "C"
             FOR UPDATE OF found
         )
@@ -63,6 +69,14 @@ _TOUCH = {
     """,
 }
 
+_NOTE = """
+    INSERT INTO keyrush_batches AS found (worker, number, added_at)
+    VALUES ({0}, {0}, {0})
+    ON CONFLICT (worker) DO UPDATE SET number = excluded.number, added_at = excluded.added_at
+    WHERE found.number < excluded.number
+    RETURNING number
+"""
+
 
 def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that knows ON CONFLICT, which the two dialects spell alike."""
@@ -70,37 +84,28 @@ def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Ins
 
 
 def add_counts(
-    connection: sa.Connection, increments: Increments, batch: Batch | None, now: int
-) -> Increments:
-    """`Store.add_usage`, in the transaction of `connection`."""
-    is_new = batch is None or _note(connection, batch, now)
-    # In one order everywhere, so that two processes never wait for each other. What has been
-    # added before is added as nothing, which brings the totals.
-    rows = [
-        (subject, month, increment if is_new else 0)
-        for (subject, month), increment in sorted(increments.items())
-    ]
-    totals: dict[tuple[str, str], int] = {}
-    for some in portions(rows):
-        returned = connection.exec_driver_sql(*statement_of(connection, _ADD, some)).fetchall()
-        totals.update({(subject, month): counted for subject, month, counted in returned})
+    connection: sa.Connection,
+    month: str,
+    increments: Mapping[str, int],
+    batch: Batch | None,
+    now: int,
+) -> Mapping[str, int]:
+    """`Store.add_usage`, but for `used`, in the transaction of `connection`."""
+    if not increments:
+        return {}
+    if batch is not None and not _note(connection, batch, now):
+        # What has been added before is added as nothing, which brings the totals.
+        increments = dict.fromkeys(increments, 0)
+    rows = json.dumps(increments)
+    for statement in _ADD[connection.dialect.name]:
+        answer = connection.exec_driver_sql(statement, (month, rows))
+    totals: dict[str, int] = json.loads(answer.scalar_one())
     return totals
 
 
 def touch(connection: sa.Connection, used: Mapping[str, int]) -> None:
-    """`Store.touch`, in the transaction of `connection`."""
-    for some in portions(sorted(used.items())):
-        connection.exec_driver_sql(*statement_of(connection, _TOUCH, some))
-
-
-def statement_of(
-    connection: sa.Connection, by_dialect: Mapping[str, str], rows: Sequence[tuple[object, ...]]
-) -> tuple[str, tuple[object, ...]]:
-    """A statement on many rows, with one parameter on SQLite, one for each column elsewhere."""
-    dialect = connection.dialect.name
-    if dialect == "sqlite":
-        return by_dialect[dialect], (json.dumps(rows),)
-    return by_dialect[dialect], tuple(list(column) for column in zip(*rows, strict=True))
+    """Set `last_used_at` of keys, in the transaction of `connection`."""
+    connection.exec_driver_sql(_TOUCH[connection.dialect.name], (json.dumps(used),))
 
 
 def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:
@@ -108,15 +113,9 @@ def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:
 
     Its row is locked from here on: a second call with the same batch waits for the first.
     """
-    insert = insert_into(BATCHES, connection.dialect.name).values(
-        worker=batch.worker, number=batch.number, added_at=now
-    )
-    upsert = insert.on_conflict_do_update(
-        index_elements=[BATCHES.c.worker],
-        set_={"number": insert.excluded.number, "added_at": insert.excluded.added_at},
-        where=BATCHES.c.number < insert.excluded.number,
-    )
-    return connection.execute(upsert.returning(BATCHES.c.number)).scalar() is not None
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    noted = connection.exec_driver_sql(_NOTE.format(mark), (*batch, now))
+    return noted.scalar() is not None
 
 
 def forget_batches(connection: sa.Connection, now: int) -> None:
@@ -125,9 +124,3 @@ def forget_batches(connection: sa.Connection, now: int) -> None:
     old = sa.select(BATCHES.c.worker).where(BATCHES.c.added_at < now - DAY)
     old = old.with_for_update(skip_locked=True)
     connection.execute(sa.delete(BATCHES).where(BATCHES.c.worker.in_(old)))
-
-
-def portions(rows: list[T], size: int = 500) -> Iterator[list[T]]:
-    """Bounded statements: to write one, or to read its answer, keeps other threads waiting."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

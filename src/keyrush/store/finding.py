@@ -6,9 +6,10 @@ By the driver, below SQLAlchemy, whose part in it would cost more than all the r
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.model import Account
@@ -24,6 +25,10 @@ _LINK = [column.name for column in LINKS.c]
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
 _COUNTS = ["key_count", "account_count"]
+
+#: What rows are read as.
+_KeyRow = namedtuple("_KeyRow", [*_KEY, *_OF_ACCOUNT, *_COUNTS])  # type: ignore[misc]  # noqa: PYI024  # as the tables have it
+_LinkRow = namedtuple("_LinkRow", [*_LINK, *_OF_ACCOUNT, *_COUNTS])  # type: ignore[misc]  # noqa: PYI024  # as the tables have it
 
 
 @cache
@@ -69,7 +74,7 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
     if not fingerprints:
         return None
     statement = _statement(_mark(database), len(fingerprints))
-    row = _row(database, statement, (month, month, *fingerprints), _KEY)
+    row = _row(database, statement, (month, month, *fingerprints), _KeyRow)
     if row is None:
         return None
     return Found(key_of(row), _account_of(row), row.key_count, row.account_count)
@@ -82,7 +87,7 @@ def find_link(database: Database, issuer: str, subject: str, month: str) -> Foun
         StoreError: The database can't answer.
     """
     statement = _link_statement(_mark(database))
-    row = _row(database, statement, (month, month, subject, issuer), _LINK)
+    row = _row(database, statement, (month, month, subject, issuer), _LinkRow)
     if row is None:
         return None
     return FoundLink(link_of(row), _account_of(row), row.key_count, row.account_count)
@@ -92,18 +97,15 @@ def _mark(database: Database) -> str:
     return "?" if database.dialect == "sqlite" else "%s"
 
 
-def _row(
-    database: Database, statement: str, values: Sequence[str], names: Sequence[str]
-) -> SimpleNamespace | None:
+def _row(database: Database, statement: str, values: Sequence[str], kind: Any) -> Any:
     with database.driver() as connection:
         found = connection.execute(statement, values).fetchone()
     if found is None:
         return None
-    columns = (*names, *_OF_ACCOUNT, *_COUNTS)
-    return SimpleNamespace(**dict(zip(columns, found, strict=True)))
+    return kind._make(found)
 
 
-def _account_of(row: SimpleNamespace) -> Account:
+def _account_of(row: Any) -> Account:
     return Account(
         row.account_id,
         row.plan,

@@ -184,7 +184,7 @@ def _made_by(key_id: str, account_id: str) -> sa.Select[Any]:
 
 
 def _lock_keys(connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
-    """Lock the rows in the order of `Store.touch`, so that the two don't wait for each other."""
+    """Lock the rows in the order of a flush, so that the two don't wait for each other."""
     if connection.dialect.name == "postgresql":
         ordered = sa.select(KEYS.c.id).where(where).order_by(sa.collate(KEYS.c.id, "C"))
         connection.execute(ordered.with_for_update())

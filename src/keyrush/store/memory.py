@@ -15,8 +15,6 @@ from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
 from keyrush.store.bindings_in_memory import Bindings
 from keyrush.store.decisions import (
-    MAX_LINKS,
-    NEW_LINKS_IN,
     KeyCount,
     LinkOutcome,
     Outcome,
@@ -27,7 +25,8 @@ from keyrush.store.decisions import (
     judge_session,
     may_be_replaced,
 )
-from keyrush.store.protocol import Batch, Increments, Proved
+from keyrush.store.memory_links import MemoryLinks
+from keyrush.store.protocol import Batch, Proved
 
 T = TypeVar("T", Account, ApiKey)
 
@@ -46,9 +45,7 @@ class MemoryStore:
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, ApiKey] = {}
         self._by_fingerprint: dict[str, str] = {}
-        self._links: dict[str, Link] = {}
-        #: The last link of each subject, by its issuer.
-        self._by_subject: dict[tuple[str, str], str] = {}
+        self._links = MemoryLinks()
         self._usage: dict[tuple[str, str], int] = {}
         self._batches: dict[str, int] = {}
         #: Accounts and credits of charges, by reference; None where the charge is reversed.
@@ -169,8 +166,8 @@ class MemoryStore:
     ) -> Outcome:
         if by is None:  # the operator
             return "done"
-        if by in self._links:
-            return judge_session(self._links[by], account_id, issued_at)
+        if by in self._links.by_id:
+            return judge_session(self._links.by_id[by], account_id, issued_at)
         return judge_caller(self._keys.get(by), account_id, now)
 
     def _count(self, account_id: str, now: int) -> KeyCount:
@@ -289,17 +286,10 @@ class MemoryStore:
                 if key is not None and key.hash == proved.hash:
                     self._keys[key.id] = replace(key, proof=proved.proof)
 
-    def touch(self, used: Mapping[str, int]) -> None:
-        with self._lock:
-            for key_id, at in used.items():
-                key = self._keys.get(key_id)
-                if key is not None and (key.last_used_at is None or key.last_used_at < at):
-                    self._keys[key_id] = replace(key, last_used_at=at)
-
     def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
         with self._lock:
-            link = self._links.get(self._by_subject.get((issuer, subject), ""))
-            if link is None or link.ended_at is not None:
+            link = self._links.find(issuer, subject)
+            if link is None:
                 return None
             return FoundLink(
                 link,
@@ -312,66 +302,45 @@ class MemoryStore:
         self, link: Link, account: Account | None = None, at_most: int | None = None
     ) -> LinkOutcome:
         with self._lock:
-            before = self._links.get(self._by_subject.get((link.issuer, link.subject), ""))
-            if before is not None and before.ended_at is None:
-                return "taken"
-            if account is not None:
-                if before is not None:
-                    return "ended"
-                if at_most is not None and self._new_links(link) >= at_most:
-                    return "too_many"
-                self._accounts[account.id] = account
-            if link.account_id not in self._accounts:
+            if account is None and link.account_id not in self._accounts:
                 return "gone"
-            self._links[link.id] = link
-            self._by_subject[link.issuer, link.subject] = link.id
-            return "done"
-
-    def _new_links(self, link: Link) -> int:
-        """How many of its issuer's have been added in the minute before."""
-        since = link.created_at - NEW_LINKS_IN
-        return sum(
-            other.issuer == link.issuer and other.created_at > since
-            for other in self._links.values()
-        )
+            outcome = self._links.add(link, at_most, is_new=account is not None)
+            if outcome == "done" and account is not None:
+                self._accounts[account.id] = account
+            return outcome
 
     def link(self, link_id: str) -> Link | None:
-        return self._links.get(link_id)
+        return self._links.by_id.get(link_id)
 
     def links(self, account_id: str | None = None, subject: str | None = None) -> Sequence[Link]:
         with self._lock:
-            found = [
-                link
-                for link in self._links.values()
-                if link.ended_at is None
-                and account_id in {None, link.account_id}
-                and subject in {None, link.subject}
-            ]
-        return heapq.nsmallest(MAX_LINKS, found, key=place_of)
+            return self._links.listed(account_id, subject)
 
     def end_link(self, link_id: str, at: int) -> bool:
         with self._lock:
-            link = self._links.get(link_id)
-            if link is None or link.ended_at is not None:
-                return False
-            self._links[link_id] = replace(link, ended_at=at)
-            return True
+            return self._links.end(link_id, at)
 
     def revoke_sessions(self, link_id: str, before: int) -> bool:
         with self._lock:
-            link = self._links.get(link_id)
-            if link is None or link.ended_at is not None:
-                return False
-            latest = max(before, link.revoked_before or 0)
-            self._links[link_id] = replace(link, revoked_before=latest)
-            return True
+            return self._links.revoke(link_id, before)
 
-    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
+    def add_usage(
+        self,
+        month: str,
+        increments: Mapping[str, int],
+        batch: Batch | None = None,
+        used: Mapping[str, int] | None = None,
+    ) -> Mapping[str, int]:
         with self._lock:
             if batch is None or self._is_new(batch):
                 for subject, increment in increments.items():
-                    self._usage[subject] = self._usage.get(subject, 0) + increment
-            return {subject: self._usage.get(subject, 0) for subject in increments}
+                    at = subject, month
+                    self._usage[at] = self._usage.get(at, 0) + increment
+            for key_id, used_at in (used or {}).items():
+                key = self._keys.get(key_id)
+                if key is not None and (key.last_used_at or 0) < used_at:
+                    self._keys[key_id] = replace(key, last_used_at=used_at)
+            return {subject: self._usage.get((subject, month), 0) for subject in increments}
 
     def _is_new(self, batch: Batch) -> bool:
         is_new = self._batches.get(batch.worker, 0) < batch.number
@@ -385,7 +354,7 @@ class MemoryStore:
     def overage(self, account_id: str, month: str, quota: int) -> int:
         with self._lock:
             lineages = {key.lineage for key in self._keys.values() if key.account_id == account_id}
-            lineages |= {link.id for link in self._links.values() if link.account_id == account_id}
+            lineages |= self._links.of_account(account_id)
             counts = [self._usage.get((key_subject(lineage), month), 0) for lineage in lineages]
         return sum(max(0, counted - quota) for counted in counts)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from keyrush.store.counts import portions, statement_of
 from keyrush.store.protocol import Proved
+
+#: Rows of a statement: to write one keeps other threads waiting.
+_PORTION = 500
 
 _RECORD = {
     "sqlite": """
@@ -38,5 +41,9 @@ _RECORD = {
 def record_proofs(connection: sa.Connection, proofs: Sequence[Proved]) -> None:
     """`Store.record_proofs`, in the transaction of `connection`."""
     rows = sorted((one.key_id, one.hash, one.proof) for one in proofs)
-    for some in portions(rows):
-        connection.exec_driver_sql(*statement_of(connection, _RECORD, some))
+    dialect = connection.dialect.name
+    for start in range(0, len(rows), _PORTION):
+        some = rows[start : start + _PORTION]
+        columns = tuple(list(column) for column in zip(*some, strict=True))
+        values = (json.dumps(some),) if dialect == "sqlite" else columns
+        connection.exec_driver_sql(_RECORD[dialect], values)

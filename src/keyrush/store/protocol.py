@@ -28,9 +28,6 @@ from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 
-#: A subject and a month, as in `("key:cred_…", "2026-11")`.
-Increments = Mapping[tuple[str, str], int]
-
 
 class Batch(NamedTuple):
     """The name of a set of increments, so that it can be added again without counting twice."""
@@ -199,10 +196,6 @@ class KeyStore(Protocol):
         """Set the proof of keys, of each only if it still has the hash; nothing else changes."""
         ...
 
-    def touch(self, used: Mapping[str, int]) -> None:
-        """Set `last_used_at` of keys, alone and only forwards; nothing else of the key changes."""
-        ...
-
     def peppers(self, now: int) -> Mapping[str, int]:
         """How many active keys were made under each pepper, by pepper id."""
         ...
@@ -272,14 +265,21 @@ class BindingStore(Protocol):
 
 
 class CountStore(Protocol):
-    """The requests of a month, by subject."""
+    """The requests of a month, by subject, and when keys were last used."""
 
-    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
-        """Add to counts, all or none; the new totals of exactly these.
+    def add_usage(
+        self,
+        month: str,
+        increments: Mapping[str, int],
+        batch: Batch | None = None,
+        used: Mapping[str, int] | None = None,
+    ) -> Mapping[str, int]:
+        """Add to the counts of a month, by subject, and set `last_used_at` of keys, by id and only
+        forwards: all or none. The new totals of exactly these subjects.
 
         A batch that has been added before is not added again, even by two calls at once; the
         totals are returned all the same. So a flush whose outcome is unknown can be repeated,
-        within a day.
+        within a day. Ids of keys that are not there are passed over.
         """
         ...
 

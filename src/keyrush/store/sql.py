@@ -30,7 +30,7 @@ from keyrush.store.credits import change_balance, charge, forget_charges, revers
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.finding import find, find_link
 from keyrush.store.proofs import record_proofs
-from keyrush.store.protocol import Batch, Increments, Proved
+from keyrush.store.protocol import Batch, Proved
 from keyrush.store.rows import key_of
 
 
@@ -210,11 +210,6 @@ class SqlStore:
             with self._run(atomic=True) as connection:
                 record_proofs(connection, proofs)
 
-    def touch(self, used: Mapping[str, int]) -> None:
-        if used:
-            with self._run(atomic=True) as connection:
-                touch(connection, used)
-
     def find_link(self, issuer: str, subject: str, month: str) -> FoundLink | None:
         return find_link(self._database, issuer, subject, month)
 
@@ -240,10 +235,18 @@ class SqlStore:
         with self._run(atomic=True) as connection:
             return links.change(connection, link_id, revoked_before=before)
 
-    def add_usage(self, increments: Increments, batch: Batch | None = None) -> Increments:
+    def add_usage(
+        self,
+        month: str,
+        increments: Mapping[str, int],
+        batch: Batch | None = None,
+        used: Mapping[str, int] | None = None,
+    ) -> Mapping[str, int]:
         now = now_ms()
         with self._run(atomic=True) as connection:
-            totals = add_counts(connection, increments, batch, now)
+            totals = add_counts(connection, month, increments, batch, now)
+            if used:
+                touch(connection, used)
             if came := self._charges:
                 # More than came, so that those that count no more never pile up.
                 self._charges = 0

@@ -1,14 +1,16 @@
 """Counts of requests per month, and of when keys were last used: buffered, then flushed.
 
-A request adds to numbers in memory. What has come together is written in batches of increments,
-every `FLUSH_INTERVAL` and at a normal stop. A batch whose outcome is unknown, because the
-connection was lost, is written again under its number, by which the store knows it.
+A request adds to numbers in memory. What has come together is written every `FLUSH_INTERVAL` and
+at a normal stop, in batches, each of which the store takes as a whole. A batch whose outcome is
+unknown, because the connection was lost, is written again under its number, by which the store
+knows it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from keyrush.core.identity import MonthlyCount, Verified, account_subject
@@ -22,8 +24,22 @@ from keyrush.store.protocol import Batch, Store
 #: Seconds between flushes: what a crash may lose.
 FLUSH_INTERVAL = 1.0
 
-#: Milliseconds between two writes of one key's `last_used_at`.
+#: Rows of a batch. What is done for one holds up requests, which share the interpreter and the
+#: lock: 0.5 ms for so many.
+PORTION = 500
+
+#: Milliseconds between two writes of one key's `last_used_at`, at most.
 TOUCH_INTERVAL = 60_000
+
+
+class _Portion(NamedTuple):
+    """What the store takes as a whole."""
+
+    month: str
+    increments: dict[str, int]  #: by subject
+    batch: Batch
+    used: dict[str, int]  #: when keys were last used, Unix milliseconds, by id
+    counts: list[MonthlyCount]  #: those of which the increments are
 
 
 class MonthlyCounts:
@@ -43,15 +59,16 @@ class MonthlyCounts:
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
         self._dirty: set[MonthlyCount] = set()
-        #: Increments by subject and month that are no longer, or never were, in a `MonthlyCount`.
-        self._late: Counter[tuple[str, str]] = Counter()
+        #: What was dirty when a flush began, and is to be written by it.
+        self._due: set[MonthlyCount] = set()
+        #: Increments that are no longer, or never were, in a `MonthlyCount`: by month and subject.
+        self._late: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._used: dict[str, int] = {}
         self._flushes = 0
         self._worker = process_name()
         self._number = 0  # of the last batch
-        #: The batch that is being written, or could not be.
-        self._batch: Counter[tuple[str, str]] = Counter()
-        self._flushed: set[MonthlyCount] = set()  # those with increments in it
+        #: What is being written, or could not be.
+        self._portion: _Portion | None = None
         for count in list(self._counts.values()):
             count.pending = count.flushing = 0
 
@@ -146,7 +163,7 @@ class MonthlyCounts:
                     count.pending -= requests
                     self._dirty.add(count)
                 else:
-                    self._late[count.subject, month] -= requests
+                    self._late[month][count.subject] -= requests
 
     def note_use(self, key_id: str, now: int) -> None:
         """Have the key's `last_used_at` written with the next flush."""
@@ -163,7 +180,7 @@ class MonthlyCounts:
         if count.month == self._month:
             return
         if count.pending:
-            self._late[count.subject, count.month] += count.pending
+            self._late[count.month][count.subject] += count.pending
         count.month = self._month
         count.pending = count.stored = count.flushing = 0
 
@@ -171,9 +188,12 @@ class MonthlyCounts:
     def unwritten(self) -> int:
         """Requests counted and not yet written."""
         with self._lock:
-            counts = sum(count.pending for count in self._dirty if _is_account(count.subject))
-            rest = (*self._batch.items(), *self._late.items())
-            return counts + sum(units for (subject, _), units in rest if _is_account(subject))
+            # One may be in both, where all of it has been taken back meanwhile.
+            kept = self._dirty | self._due
+            counts = sum(count.pending for count in kept if _is_account(count.subject))
+            for rest in (*self._late.values(), self._portion.increments if self._portion else {}):
+                counts += sum(rest[subject] for subject in filter(_is_account, rest))
+            return counts
 
     # --- flushing ---
 
@@ -181,14 +201,12 @@ class MonthlyCounts:
         """Write what is pending. False where the store can't: it is kept for the next time."""
         with self._flush_lock:
             try:
-                if self._batch:
-                    self._write()
-                if self._gather():
-                    self._write()
                 with self._lock:
-                    used, self._used = self._used, {}
-                if used:
-                    self._touch(used)
+                    if self._due:  # an earlier one has failed
+                        self._dirty |= self._due
+                    self._due, self._dirty = self._dirty, set()
+                while portion := self._portion or self._gather():
+                    self._write(portion)
                 if not self._circuit.is_closed:  # nothing was to be written; nobody else may ask
                     self._circuit.call(self._store.usage, "", self._month)
             except Away:
@@ -198,40 +216,54 @@ class MonthlyCounts:
                 return False
             return True
 
-    def _touch(self, used: dict[str, int]) -> None:
-        try:
-            self._circuit.call(self._store.touch, used)
-        except Away:
-            with self._lock:
-                self._used = used | self._used
-            raise
-
-    def _gather(self) -> bool:
-        """Make a batch of what is pending; False where nothing is."""
+    def _gather(self) -> _Portion | None:
+        """Take a portion of what is due, if anything is."""
+        increments: dict[str, int] = {}
+        counts: list[MonthlyCount] = []
         with self._lock:
-            self._batch, self._late = self._late, Counter()
-            self._flushed, self._dirty = self._dirty, set()
-            for count in self._flushed:
-                if count.pending:
-                    self._batch[count.subject, count.month] += count.pending
-                    count.flushing, count.pending = count.pending, 0
-            self._number += bool(self._batch)
-            return bool(self._batch)
+            month = self._month
+            while self._due and len(counts) < PORTION:
+                count = self._due.pop()
+                if count.month != month:
+                    self._turn(count)
+                elif count.pending:
+                    increments[count.subject] = count.flushing = count.pending
+                    count.pending = 0
+                    counts.append(count)
+            if self._late and not counts:
+                month, late = next(iter(self._late.items()))
+                increments = dict(_taken(late, PORTION))
+                if not late:
+                    del self._late[month]
+            used = dict(_taken(self._used, PORTION - len(increments)))
+            if not increments and not used:
+                return None
+            self._number += 1
+            batch = Batch(self._worker, self._number)
+            self._portion = _Portion(month, increments, batch, used, counts)
+            return self._portion
 
-    def _write(self) -> None:
-        """Write the batch.
+    def _write(self, portion: _Portion) -> None:
+        """Write a portion.
 
         Raises:
             Away: The store can't answer.
+            DataError: It can't take the portion.
         """
-        batch = Batch(self._worker, self._number)
-        totals = self._circuit.call(self._store.add_usage, self._batch, batch)
+        month, increments, batch, used, counts = portion
+        totals = self._circuit.call(self._store.add_usage, month, increments, batch, used)
         with self._lock:
             self._flushes += 1
-            for count in self._flushed:
-                count.stored = totals.get((count.subject, count.month), count.stored)
+            for count in counts:
+                if count.month == month:
+                    count.stored = totals.get(count.subject, count.stored)
                 count.flushing = 0
-            self._batch, self._flushed = Counter(), set()
+            self._portion = None
+
+
+def _taken(items: dict[str, int], most: int) -> list[tuple[str, int]]:
+    """At most so many items, which are no longer in the dictionary."""
+    return [items.popitem() for _ in range(min(len(items), most))]
 
 
 def _is_account(subject: str) -> bool:

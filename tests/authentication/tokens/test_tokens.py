@@ -200,7 +200,12 @@ def test_bounded_newcomers(issuer: Issuer, clock: Clock, monkeypatch: pytest.Mon
     assert statuses == [200] * 3
     added: list[Any] = []
     add_link = world.store.add_link
-    monkeypatch.setattr(world.store, "add_link", lambda *it: added.append(it) or add_link(*it))
+
+    def counted(*values: Any) -> Any:
+        added.append(values)
+        return add_link(*values)
+
+    monkeypatch.setattr(world.store, "add_link", counted)
     replies = [world.ask(world.token(sub=f"more-{n}")) for n in range(10)]
     assert {(reply.status, reply["retry-after"]) for reply in replies} == {(503, "5")}
     assert world.admits(world.token(sub="user-1", jti="2"))
@@ -243,15 +248,16 @@ def test_two_credentials(world: World) -> None:
     one, other = world.token(), world.token(jti="2" * 900)
     world.gate.accounts.create("acct_a")
     key = world.gate.keys.create("acct_a", "ci").text
-    bearer = ("Authorization", f"Bearer {one}")
-    for headers in (
+    bearer: tuple[str, str | bytes] = ("Authorization", f"Bearer {one}")
+    cases: list[list[tuple[str, str | bytes]]] = [
         [bearer, ("X-API-Key", key)],
         [bearer, ("X-API-Key", other)],
         [bearer, bearer],
         [("Authorization", f"Bearer {one}, Bearer {other}")],
         [("Authorization", f"Bearer {other}, Bearer {one}")],
         [("X-API-Key", f"{other}, {one}")],
-    ):
+    ]
+    for headers in cases:
         assert Wsgi(world.gate).send(Sent("/", headers)).status == 400
         assert Asgi(world.gate).send(Sent("/", headers)).status == 400
     assert Wsgi(world.gate).send(Sent("/", [bearer, ("X-API-Key", one)])).status == 200

@@ -40,8 +40,7 @@ class Key(NamedTuple):
 
     def has_signed(self, signed: bytes, signature: bytes) -> bool:
         """Whether the signature over `signed` is this key's."""
-        is_good: bool = self.material.Algorithm.verify(signed, self.material.key, signature)
-        return is_good
+        return self.material.Algorithm.verify(signed, self.material.key, signature) is True
 
 
 def usable(published: Iterable[Any], issuer: Issuer) -> list[Key]:
@@ -84,7 +83,8 @@ def _key(jwk: Any, issuer: Issuer) -> Key | None:
 
 def _verifies(jwk: Mapping[str, Any]) -> bool:
     """Whether the key is for verifying, by what it says itself (RFC 7517 §4.2, §4.3)."""
-    return jwk.get("use", "sig") == "sig" and jwk.get("key_ops", ["verify"]) == ["verify"]
+    use, operations = jwk.get("use", "sig"), jwk.get("key_ops", ["verify"])
+    return (use, operations) == ("sig", ["verify"])
 
 
 def _algorithm(jwk: Mapping[str, Any], issuer: Issuer) -> str | None:
