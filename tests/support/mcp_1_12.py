@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# It knows the newer version, which has other names.
 """A server and a client of mcp 1.12, each run by a Python of its own that has that.
 
     python -m uvicorn tests.support.mcp_1_12:app

@@ -88,7 +88,7 @@ class Deciding:
         try:
             refusal, cost = None, 1
             if needs is not ANY_KEY:
-                if needs.is_unread:
+                if needs.resource is not None and needs.is_unread:
                     return None
                 refusal = self._refusal(verified, needs, query)
                 if needs.credits and refusal is None:
@@ -162,10 +162,8 @@ class Deciding:
 
     def _refusal(self, verified: Verified, needs: Needs, query: bytes) -> Refusal | None:
         """Why the caller may not do what is asked for, or is known to be unable to pay it."""
-        if needs.refused is not None:
-            return needs.refused
-        if needs.is_unread:  # nobody knows what it is
-            return UNRULED
+        if needs.resource is not None and (needs.refused is not None or needs.is_unread):
+            return needs.refused or UNRULED  # of what is unread nobody knows what it is
         if refusal := self._policy.authorise(verified, needs, query):
             return refusal
         if needs.credits and self._charging.is_short(verified, needs.credits):
