@@ -59,6 +59,7 @@ chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, mapped windo
 	@$(BIN)/python -m tests.long.simulation --schedules 1000000
 	@$(BIN)/python -m tests.long.path_fuzz --paths 20000
 	@$(BIN)/python -m tests.long.mapped
+	@$(BIN)/python -m tests.long.mapped_growth
 	@$(BIN)/python -m tests.long.chaos $(CHAOS_FLAGS)
 
 dist: $(VENV)/.for-dist  ## the archives that are published

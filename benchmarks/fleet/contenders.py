@@ -89,7 +89,7 @@ def _keyrush(inner: Any) -> Contender:
     asked = Asked()
     asked.watch(gate.store, ["find"], "look_ups")
     if isinstance(gate.limiter, LeasedLimiter):
-        asked.watch(gate.limiter.client.ledger, ["take", "give_back"], "trips")
+        asked.watch(gate.limiter.client.ledger, ["message"], "trips")
     gate.background.start()
     while not gate.cache.good_until:  # the first news, after which nothing known is doubted
         time.sleep(0.01)

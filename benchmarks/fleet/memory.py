@@ -1,7 +1,9 @@
 """What a key that is known, and a window of it, take: `python -m benchmarks.fleet.memory`.
 
-Bytes on the heap of the process, as Python counts them; and where windows are kept outside, in
-the working folder or on a server, what that has grown by.
+All that is kept of a key counts, the digest that it is known by too, as it stands while the news
+come: bytes on the heap of the process, as Python counts them, and objects that its garbage
+collector goes through. Where windows are kept outside, in the working folder or on a server, it is
+what that has grown by.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 from benchmarks.fleet.contenders import HEADER, keys, open_gate
 from keyrush.authentication.cache import Entry
@@ -46,17 +49,26 @@ def main() -> None:
     """Have all keys known, and then take from a window of each."""
     files = _outside()
     gate = open_gate()
-    credentials = [gate.credential_headers.credential([(HEADER, key)]) for key in keys()]
-    gate.admission.verification.verify(credentials.pop())
-    count = len(credentials)
+    texts = keys()
+    count = len(texts) - 1
+    entries: list[Any] = [None] * count
+
+    def verify(text: bytes) -> Any:
+        return gate.admission.verification.verify(
+            gate.credential_headers.credential([(HEADER, text)])
+        )
+
+    verify(texts.pop())
+    gate.watch.poll()
+    gc.collect()
+    tracked = len(gc.get_objects())
     tracemalloc.start()
     before = _heap()
-    entries = []
-    for credential in credentials:
-        entry = gate.admission.verification.verify(credential)
-        assert isinstance(entry, Entry)  # noqa: S101  # they are good
-        entries.append(entry)
+    for number, text in enumerate(texts):
+        entries[number] = verify(text)
+        assert isinstance(entries[number], Entry)  # noqa: S101  # they are good
     known = _heap()
+    tracked = len(gc.get_objects()) - tracked
     if not os.environ["BENCH_LIMITER"].startswith("file:"):  # one is there from the beginning
         files = _outside()
     for entry in entries:
@@ -67,6 +79,7 @@ def main() -> None:
     taken, outside = _heap(), _outside() - files
     figures = {
         "key": (known - before) / count,
+        "tracked": tracked / count,
         "window": (taken - known) / count,
         "outside": outside / count,
     }

@@ -42,10 +42,11 @@ def render(figures: Figures) -> list[str]:
         lines.append("")
     if figures["server"]:
         lines += _on_server(made, figures["server"])
-    lines += ["| bytes | a known key | a window, in the process | outside it |"]
-    lines += ["|---|---:|---:|---:|"]
+    lines += ["| bytes | a known key | its objects | a window, in the process | outside it |"]
+    lines += ["|---|---:|---:|---:|---:|"]
     for name, found in figures["memory"].items():
-        values = " | ".join(f"{found[what]:,.0f}" for what in ("key", "window", "outside"))
+        what_of = ("key", "tracked", "window", "outside")
+        values = " | ".join(f"{found[what]:,.0f}" for what in what_of)
         lines.append(f"| {name} | {values} |")
     if figures["left out"]:
         lines += ["", f"Not installed: {', '.join(figures['left out'])}."]

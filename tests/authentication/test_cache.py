@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keyrush.authentication.cache import NEGATIVE_SIZE, Cache, Entry
+from keyrush.authentication.cache import _SPARED, NEGATIVE_SIZE, Cache, Entry, Lifetime
 from keyrush.core.refusal import Refusal
 from keyrush.wire.request import INVALID
 from tests.support.scripts import run
@@ -29,9 +29,7 @@ def entry(key_id: str = "cred_a", account_id: str = "acct_a") -> Entry:
         key_id.encode(),
         AUTHENTICATOR,
         "its evidence",
-        refresh_at=NOW + 3000,
-        fresh_until=NOW + 5000,
-        stale_until=NOW + 65_000,
+        Lifetime(NOW + 3000, NOW + 5000, NOW + 65_000),
     )
     made.schedule()
     return made
@@ -75,6 +73,28 @@ def test_bounded_under_churn() -> None:
     """However many keys come by, memory is bounded."""
     cache = filled(100, *(b"%d" % number for number in range(10_000)))
     assert len(cache) == 100
+
+
+def test_room_is_made_in_few_steps() -> None:
+    """Where every key has been used, one goes all the same, and few are looked at for it."""
+    digests = [b"%d" % number for number in range(1000)]
+    cache = filled(1000, *digests)
+    for digest in digests:
+        cache.get(digest)
+    put(cache, "new", "acct_a")
+    assert len(cache) == 1000
+    kept = [cache._entries.get(digest) for digest in digests]  # noqa: SLF001  # `get` is a use
+    assert sum(one is not None and not one.is_used for one in kept) <= _SPARED
+
+
+def test_nothing_is_left_of_keys_that_were_forgotten() -> None:
+    """Keys that are forgotten before the cache is full take no memory, however many."""
+    cache = Cache(100, 5000)
+    for number in range(1000):
+        put(cache, f"cred_{number}", "acct_a")
+        cache.forget(f"cred_{number}".encode())
+    assert len(cache) == 0
+    assert len(cache._order) <= 100  # noqa: SLF001  # nothing else tells
 
 
 def test_refreshing_an_entry_does_not_evict_another() -> None:

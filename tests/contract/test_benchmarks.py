@@ -40,7 +40,7 @@ def figures(*, added: float, look_ups: float = 0.0, trips: float = 0.0) -> dict[
     costs = {"bare ASGI app": 1.0, "Starlette route": 9.0, DEFAULT: 1 + added, "slowapi": 109.0}
     asked = {"p50": 1.0, "p99": 2.0, "max": 3.0, "look_ups": look_ups, "trips": trips}
     part = {name: {"cpu": cost, **asked} for name, cost in costs.items()}
-    memory = {DEFAULT: {"key": 600.0, "window": 80.0, "outside": 66.0}}
+    memory = {DEFAULT: {"key": 600.0, "tracked": 9.0, "window": 80.0, "outside": 66.0}}
     return {
         "keys": 10_000,
         "paced keys": 2_000,

@@ -75,7 +75,7 @@ OUTSIDE: dict[str, set[str]] = {
         "limiter.limits_library.adapter",
         "limiter.limits_library.storages",
     },
-    "psycopg": {"sql.patience"},
+    "psycopg": {"sql.awaited", "sql.patience"},
     "pydantic": {
         "apps.account_api.bodies",
         "apps.account_api.openapi",

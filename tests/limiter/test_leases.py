@@ -181,6 +181,33 @@ def test_blocks_follow_the_rate(clock: Clock, each: int) -> None:
     assert {asked.ahead for asked in ledger.asked[-4:]} == {HORIZON // each // 4}
 
 
+def test_slow_keys(ledger: MemoryLedger, clock: Clock) -> None:
+    """A key that comes by every second asks for a fifth of its requests, one on a plan of a hundred
+    for each: its last hundred are taken one by one. Others, asked for in between, change nothing.
+    """
+    limiter = LeasedLimiter(client_of(ledger, clock))
+    asked = {"key:pro": 0, "key:starter": 0}
+    for number in range(300):
+        for subject, amount in (("key:pro", 500), ("key:starter", 100)):
+            wanted = [window(amount, subject=subject)]
+            asked[subject] += calls_of(ledger, lambda: limiter.take(wanted, 1, clock()))  # noqa: B023  # called at once
+        limiter.take([window(100, subject=f"key:{number}")], 1, clock())
+        clock.advance(SECOND)
+        limiter.tick()
+    assert asked["key:starter"] == 300
+    assert asked["key:pro"] <= 70
+
+
+def test_short_windows_have_small_blocks(clock: Clock) -> None:
+    """Of a window of a second a block lasts no longer than 0.2 s, of one of ten a twelfth."""
+    for length, horizon in ((SECOND, 200), (10 * SECOND, 833)):
+        ledger = Recorder(clock)
+        limiter = LeasedLimiter(client_of(ledger, clock))
+        clock.advance(-clock() % length)
+        busy(limiter, [window(10**6, length)], clock, length // 2)
+        assert max(asked.ahead for asked in ledger.asked) == horizon
+
+
 def test_blocks_double_at_most(clock: Clock) -> None:
     """However fast requests come, a block is at most twice the last one, and one: a single pair
     of requests makes no large block.
@@ -391,13 +418,16 @@ def test_a_limit_below_the_count(
 def test_idle_units_are_given_back(
     limiter: LeasedLimiter, ledger: MemoryLedger, clock: Clock
 ) -> None:
-    """What was not used between two ticks is given back, at the second one."""
+    """What was not used for two fifths of what a block is meant to last is given back."""
     wanted = [window(10_000), window(100_000, HOUR)]
     passed = busy(limiter, wanted, clock, 500)
     held = counted(ledger, wanted[0])[0] - passed
     assert held
     limiter.tick()
+    clock.advance(HORIZON * 2 // 5 - 1)
+    limiter.tick()
     assert counted(ledger, *wanted) == [passed + held] * 2
+    clock.advance(1)
     limiter.tick()
     assert counted(ledger, *wanted) == [passed] * 2
     assert limiter.take_at_once(wanted, 1, clock()) is None
@@ -738,8 +768,9 @@ def test_units_that_lay_idle_are_no_use(clock: Clock) -> None:
     busy(limiter, wanted, clock, 500)
     assert ledger.asked[-1].ahead > 100
     limiter.tick()
+    clock.advance(HORIZON)
     limiter.tick()
-    clock.advance(10 * SECOND)
+    clock.advance(500 * HORIZON)
     ledger.asked.clear()
     limiter.take(wanted, 1, clock())
     assert [asked.ahead for asked in ledger.asked] == [0]

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush import Gate
+from keyrush.core import sliding
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.errors import ConfigurationError, DataError
+from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
@@ -302,6 +304,18 @@ def test_refused_strangers_take_no_memory() -> None:
     assert len(limiter) == 0
 
 
+def test_what_is_cleared_goes_in_its_turn() -> None:
+    """A window that is cleared counts nothing, and however often that is done it is kept once."""
+    known = WindowCounts()
+    one, other = Window("one", 60_000, 5, "minute"), Window("other", 60_000, 5, "minute")
+    for _ in range(100):
+        known.put([("one", (NOW // 60_000, 3, 0))], [one], NOW)
+        known.clear_of([one, other])
+    assert sliding.take([one], known, 0, NOW)[0].remaining == 5
+    known.put([("other", (NOW // 60_000, 1, 0))], [other], NOW)
+    assert list(known) == ["other"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90_000)), max_size=200))
 def test_forgetting_never_resets(requests: list[tuple[int, int]]) -> None:
     """However callers come and go, each is limited as if it were alone."""
@@ -475,6 +489,7 @@ def test_awaited_by_keyword(valkey_url: str) -> None:
     opened = open_limiter(valkey_url, mode="exact", clock=clocks.Clock.of(lambda: NOW))
     assert opened.awaited is not None
     tally = asyncio.run(opened.awaited.take_async(windows=[window(2)], cost=1, now=NOW))
+    assert tally is not None
     assert tally.remaining == 1
     opened.limiter.close()
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import logging
+import mmap
 import os
 import signal
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -37,9 +42,11 @@ from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import WELL, Outage
+from keyrush.runtime.background import Background, Job
 from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
-from tests.support.calls import Asgi, Sent, Wsgi
+from tests.support.calls import Asgi, Sent, Wsgi, asgi_call, scope_of
+from tests.support.calls import run as call
 from tests.support.mapped import (
     HOUR,
     MINUTE,
@@ -89,6 +96,29 @@ def make(path: Path, clock: Clock) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
+
+
+class Chores(Background):
+    """Work in the background, done when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Job] = []
+
+    def soon(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def work(self) -> None:
+        """Do what waits now."""
+        jobs, self.jobs = self.jobs, []
+        for job in jobs:
+            job()
+
+
+@pytest.fixture
+def background() -> Chores:
+    """Work that waits for the test."""
+    return Chores()
 
 
 @pytest.fixture
@@ -409,6 +439,59 @@ def test_held_by_one_that_was_stopped(  # noqa: PLR0917  # fixtures
     close_table(opened)
 
 
+def test_the_loop_goes_on_beside_one_that_was_stopped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S19: a request whose lock is held waits in a thread, and the loop serves others meanwhile."""
+    monkeypatch.setattr(mapped, "PATIENCE", 60.0)
+    monkeypatch.setattr(mapped, "LONGEST", 60.0)
+    subjects: list[str] = []
+    waited: set[threading.Thread] = set()
+    real_take, real_sleep = MappedLimiter.take_at_once, time.sleep
+
+    def take(self: MappedLimiter, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
+        subjects.append(windows[0].key.rpartition(":")[0])
+        return real_take(self, windows, cost, now)
+
+    def sleep(seconds: float) -> None:
+        waited.add(threading.current_thread())
+        real_sleep(seconds)
+
+    monkeypatch.setattr(MappedLimiter, "take_at_once", take)
+    gate = Gate.open(settings(limiter_url=f"file://{path}"))
+    middleware = Asgi(gate).middleware
+    sent = []
+    for account in ("acct_a", "acct_b"):
+        gate.accounts.create(account, limits="1000000/day")
+        sent.append(Sent("/", [("X-API-Key", gate.keys.create(account, "k").text)]))
+
+    async def ask(which: int) -> int:
+        return (await asgi_call(middleware, scope_of(sent[which]))).status
+
+    async def main() -> None:
+        for which in (0, 1, 0, 1):  # so that both are known
+            assert await ask(which) == 200
+        monkeypatch.setattr(time, "sleep", sleep)
+        with holding(path, subjects[-2]) as holder:
+            statuses: list[int] = []
+
+            async def held() -> None:
+                statuses.append(await ask(0))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(held)
+                while not waited:
+                    assert await ask(1) == 200
+                    await anyio.lowlevel.checkpoint()  # a warm request lets nobody else go on
+                assert statuses == []
+                holder.signal(signal.SIGKILL)
+            assert statuses == [200]
+
+    call(main())
+    assert threading.current_thread() not in waited
+    gate.close()
+
+
 @pytest.mark.parametrize("is_forked", [False, True], ids=["alone", "with a child"])
 def test_killed_while_it_held_a_lock(make: Make, path: Path, *, is_forked: bool) -> None:
     """The lock goes with the process, also where a child of it lives on."""
@@ -657,6 +740,151 @@ def test_it_grows(make: Make, opened: Table) -> None:
     assert [used(limiter, of(subject)[:1], NOW) for subject in subjects] == [[1]] * 40
 
 
+class Calls:
+    """What was called that reserves, extends or maps, and by which thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[threading.Thread] = []
+        for module, name in ((os, "posix_fallocate"), (os, "pwrite"), (os, "ftruncate")):
+            monkeypatch.setattr(module, name, self._noting(getattr(module, name)))
+        monkeypatch.setattr(mmap, "mmap", self._noting(mmap.mmap))
+
+    def _noting(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **named: Any) -> Any:
+            self.threads.append(threading.current_thread())
+            return real(*arguments, **named)
+
+        return noting
+
+
+def test_it_grows_ahead_of_need(
+    make: Make, opened: Table, monkeypatch: pytest.MonkeyPatch, background: Chores
+) -> None:
+    """S19: the next segment is made in the background, a megabyte at a time and by turns with what
+    else is done there, before a take needs it: none waits for it, or makes any of it.
+    """
+    limiter = make()
+    limiter.start(background)
+    calls = Calls(monkeypatch)
+    subjects = subjects_together(opened, 40)
+    for subject in subjects[:28]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert not background.jobs
+    for subject in subjects[28:32]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert calls.threads == []
+    assert len(background.jobs) == 1
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [1, 1]
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [2, 0]
+    made = len(calls.threads)
+    for subject in subjects[32:]:
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW)
+    assert made == len(calls.threads) == 5  # two megabytes are reserved and written, one map
+    assert not background.jobs
+
+
+def test_grown_by_who_needed_it(make: Make, opened: Table, background: Chores) -> None:
+    """What a take had to make by itself is not made once more ahead of the next need."""
+    limiter = make()
+    limiter.start(background)
+    for subject in subjects_together(opened, 33):
+        limiter.take_at_once(of(subject)[:1], 1, NOW) or limiter.take(of(subject)[:1], 1, NOW)
+    assert len(opened.file.segments) == 2
+    background.work()
+    assert [len(opened.file.segments), len(background.jobs)] == [2, 0]
+
+
+def test_growth_ahead_that_fails(
+    make: Make, opened: Table, monkeypatch: pytest.MonkeyPatch, background: Chores
+) -> None:
+    """S19: where there is no room yet, nobody is told, for nothing is wrong; it is tried again with
+    each look, and what was begun is gone on with.
+    """
+    limiter = make()
+    limiter.start(background)
+    real, calls = os.posix_fallocate, count()
+
+    def full(descriptor: int, at: int, size: int) -> None:
+        if next(calls) in {1, 2}:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, at, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for subject in subjects_together(opened, 32):
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    background.work()
+    background.work()
+    assert not background.jobs
+    limiter.look()
+    assert [len(opened.file.segments), limiter.state()] == [1, WELL]
+    limiter.look()
+    assert len(opened.file.segments) == 2
+    assert next(calls) == 4
+
+
+def test_grown_by_another_process(make: Make, opened: Table, path: Path) -> None:
+    """S19: a segment that another process has added is mapped by who may wait, and what has its
+    records there is found.
+    """
+    limiter = make()
+    subjects = subjects_together(opened, 33)
+    for subject in subjects[:32]:
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    code = """
+        import sys
+        from keyrush.limiter.mapped import MappedLimiter
+        from tests.support.mapped import NOW, of
+
+        MappedLimiter(sys.argv[1], clock=lambda: NOW).take(of(sys.argv[2])[:1], 2, NOW)
+        """
+    run(code, str(path), subjects[32])
+    assert len(opened.file.segments) == 1
+    assert limiter.take_at_once(of(subjects[0])[:1], 1, NOW)
+    assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW) is None
+    assert used(limiter, of(subjects[32])[:1], NOW) == [2]
+    assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW)
+
+
+def test_nothing_in_the_background_waits_for_who_enlarges_it(
+    make: Make, opened: Table, clock: Clock, background: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S19: where another process was stopped, or a thread waits, as it made the file larger, what
+    else is done in the background goes on.
+    """
+    limiter = make()
+    limiter.start(background)
+    subjects = subjects_together(opened, 33)
+    for subject in subjects[:32]:
+        limiter.take_at_once(of(subject)[:1], 1, NOW)
+    monkeypatch.setattr(opened.file.lock, "lock", lambda at: at != file.ENLARGING)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(file, "PATIENCE", 0.0)
+        with pytest.raises(Away):
+            limiter.take(of(subjects[32])[:1], 1, NOW)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    background.work()
+    limiter.look()
+    clock.advance(1001)  # when whoever could not be served is thought of again
+    limiter.look()
+    assert limiter.state().is_away
+    assert waits == []
+
+
+def test_a_part_that_was_left(opened: Table) -> None:
+    """Who was killed as it made the file larger leaves a part, which the next one goes on with."""
+    opened.filling = 1
+    assert not opened.enlarge_ahead()
+    half = Path(opened.file.path).stat().st_size
+    assert half == PAGE + 2 * 1024 * STRIPES
+    opened.file.check_whole()
+    opened.enlarge(1)
+    assert Path(opened.file.path).stat().st_size == PAGE + 3 * 1024 * STRIPES
+    assert not any(opened.file.segments[1])
+
+
 def test_processes_that_grow_it_together(path: Path) -> None:
     """Each subject is counted once and for all, whoever makes the file larger meanwhile."""
     out = run(
@@ -727,6 +955,48 @@ def test_what_is_remembered_is_bounded(
     for subject in subjects * 2:
         limiter.take_at_once(of(subject), 1, NOW)
     assert [used(limiter, of(subject), NOW) for subject in subjects] == [[2, 2]] * 10
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_window_takes_in_the_process(make: Make, opened: Table, count: int) -> None:
+    """Of a window that is known, no more than 80 bytes are kept: its text is the key's own."""
+    limiter = make()
+    fleet = [of(f"key:{number}")[:count] for number in range(2000)]
+    limiter.take(fleet[0], 1, NOW)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for windows in fleet:
+        limiter.take(windows, 1, NOW)
+    gc.collect()  # what is kept for objects to come is no window's
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / (2000 * count) <= 80
+    assert len(opened.file.segments) == 1
+
+
+def test_a_subject_beside_another_than_before(
+    locks: list[Counted], make: Make, opened: Table
+) -> None:
+    """O13: though places of both are remembered, the locks of both are held, not the first's."""
+    limiter = make()
+    (minute, hour), (other, _) = of("key:a"), of(subject_apart(opened, "key:a"))
+    for windows in ([minute, hour], [minute, hour], [other]):
+        limiter.take(windows, 1, NOW)
+    tried = locks[-1].tried
+    tried.clear()
+    limiter.take([minute, other], 1, NOW)
+    assert tried[-2:] == list(opened.stripes([minute, other]))
+    assert used(limiter, [minute, hour, other], NOW) == [3, 2, 2]
+
+
+def test_other_windows_of_a_subject(make: Make) -> None:
+    """R6: where a key's limits change, each of its windows is counted where it was."""
+    limiter = make()
+    minute, hour = of("key:a")
+    day = Window("key:a:86400", 24 * HOUR, 10**6, "day")
+    for windows in ([minute, hour], [minute], [hour, minute], [minute, day], [minute, hour]):
+        limiter.take(windows, 1, NOW)
+    assert used(limiter, [minute, hour, day], NOW) == [5, 3, 1]
 
 
 @pytest.mark.parametrize(("outage", "passes"), [("open", True), ("closed", False)])
@@ -920,7 +1190,7 @@ def test_a_file_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Nobody counts in a file that somebody else may write, or has laid there."""
     whole(path)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(Unusable, match="another user"):
+    with pytest.raises(Unusable, match=r"another user.*file:///"):
         open_table(str(path))
 
 

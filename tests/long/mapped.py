@@ -9,6 +9,7 @@ hold. What an instruction is, `steps` asks the kernel (ptrace, on Linux alone).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
 import mmap
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 from keyrush.core.sliding import Window
 from keyrush.errors import Away
+from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.runtime.clock import now_ms
@@ -37,8 +39,10 @@ from tests.support.mapped import (
     by_lockf,
     compete,
     content,
+    holding,
     in_children,
     of,
+    subject_apart,
     used,
     written,
 )
@@ -54,6 +58,10 @@ TIMED_FOR = 5
 
 #: Of a take beside busy threads, in seconds (p99).
 BOUND = 0.001
+
+#: How late a loop may be at most beside a process that was stopped, in seconds, beyond the most
+#: that the machine made of it without one.
+STALL = 0.005
 
 _PTRACE_TRACEME, _PTRACE_SINGLESTEP = 0, 9
 
@@ -352,6 +360,71 @@ def _burn(is_over: threading.Event) -> None:
         number = (number * 31 + 7) % 1_000_003
 
 
+# --- stopped --------------------------------------------------------------------------------------
+
+
+class Ticks:
+    """A loop that serves one key whose lock may be held and one that has another, and how late it
+    comes to what it wanted to do every half millisecond.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._limiter = MappedLimiter(path, clock=lambda: NOW)
+        self._others = of(subject_apart(self._table(path), "key:a"))
+        self.unanswered = 0
+
+    @staticmethod
+    def _table(path: str) -> Table:
+        table = open_table(path)
+        close_table(table)
+        return table
+
+    async def late(self, seconds: float) -> list[float]:
+        """In seconds, in order."""
+        late: list[float] = []
+        waiting: set[asyncio.Task[None]] = set()
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            before = time.perf_counter()
+            for windows in (of("key:a"), self._others):
+                with suppress(Away):
+                    if self._limiter.take_at_once(windows, 1, NOW) is None and len(waiting) < 4:
+                        waiting.add(asyncio.create_task(self._wait(windows)))
+            await asyncio.sleep(0.0005)
+            late.append(time.perf_counter() - before - 0.0005)
+            waiting = {task for task in waiting if not task.done()}
+        await asyncio.gather(*waiting)
+        return sorted(late)
+
+    async def _wait(self, windows: Sequence[Window]) -> None:
+        try:
+            await asyncio.to_thread(self._limiter.take, windows, 1, NOW)
+        except Away:
+            self.unanswered += 1
+
+
+def stopped(folder: Path) -> list[Row]:
+    """An event loop beside a process that was stopped while it had a lock, then killed."""
+    path, rows = folder / "stopped", []
+    ticks = Ticks(str(path))
+
+    def row(part: str, least: float) -> float:
+        late = asyncio.run(ticks.late(TIMED_FOR / 2))
+        p99, most = late[len(late) * 99 // 100], late[-1]
+        figures = f"late p99 {p99 * 1e6:.0f} us, max {most * 1e6:.0f} us; {ticks.unanswered} away"
+        rows.append(Row(f"stopped, {part}", figures, p99 < STALL and most < STALL + least))
+        return most
+
+    alone = row("nobody", 1.0)
+    for is_forked in (False, True):
+        how = "with a child" if is_forked else "alone"
+        with holding(path, "key:a", is_forked=is_forked) as holder:
+            row(f"{how}, stopped", alone)
+            holder.signal(signal.SIGKILL)
+            row(f"{how}, killed", alone)
+    return rows
+
+
 # --- all ------------------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[Path], list[Row]]] = {
@@ -360,6 +433,7 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "steps": steps,
     "grow": grow,
     "busy": busy,
+    "stopped": stopped,
 }
 
 

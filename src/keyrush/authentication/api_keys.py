@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from hashlib import blake2b
 
 from keyrush.authentication.keyring import Hashing, Keyring
 from keyrush.authentication.proofs import Proofs
@@ -19,12 +19,12 @@ from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import Store
 from keyrush.wire.request import Credential
 
+#: What a key was found by, and which hash it had when it was proved: its fingerprints one after
+#: another, and a digest of the hash. As bytes, because there is one for each key that is known.
+Evidence = bytes
 
-class Evidence(NamedTuple):
-    """What a key was found by, and the hash that it had when it was proved, perhaps none."""
-
-    fingerprints: Sequence[str]
-    hash: str
+#: Bytes of a fingerprint.
+_FINGERPRINT = 32
 
 
 class ApiKeys:
@@ -73,7 +73,7 @@ class ApiKeys:
         if self._is_proved(key, known):
             if known is None:
                 self._keep(key, text)
-            return _proof(found, fingerprints)
+            return _proof(found, _evidence(fingerprints, key))
         if self._hashing is None or not key.hash:
             return None  # without a hash and a proof it may be any key
         return partial(self._matched, self._hashing, found, fingerprints, text)
@@ -84,10 +84,11 @@ class ApiKeys:
         Raises:
             Away: The store can't answer.
         """
-        found = self._find(known.fingerprints, now)
+        fingerprints = _fingerprints(known)
+        found = self._find(fingerprints, now)
         if found is None or not self._is_proved(found.key, known):
             return None
-        return _proof(found, known.fingerprints)
+        return _proof(found, _evidence(fingerprints, found.key))
 
     def _find(self, fingerprints: Sequence[str], now: int) -> Found | None:
         """The key with one of the fingerprints, if it is active."""
@@ -98,7 +99,7 @@ class ApiKeys:
         """Whether a key that was found by its fingerprint needs no argon2, or no other one."""
         if self._hashing is None:
             return True
-        if known is not None and key.hash and known.hash == key.hash:
+        if known is not None and key.hash and known.endswith(_digest(key.hash)):
             return True
         return self._fingerprints.has_proof(key)
 
@@ -110,7 +111,7 @@ class ApiKeys:
             if not hashing.verify(found.key.hash, text):
                 return None
         self._keep(found.key, text, has_matched=True)
-        return _proof(found, fingerprints)
+        return _proof(found, _evidence(fingerprints, found.key))
 
     def _keep(self, key: ApiKey, text: bytes, *, has_matched: bool = False) -> None:
         """Have it kept what was found out of a key; `has_matched` where its hash just has."""
@@ -130,7 +131,21 @@ class ApiKeys:
             log_fault(f"the fingerprint of {key.id} stays under an old pepper", error)
 
 
-def _proof(found: Found, fingerprints: Sequence[str]) -> Proof[Evidence]:
+def _evidence(fingerprints: Sequence[str], key: ApiKey) -> Evidence:
+    return bytes.fromhex("".join(fingerprints)) + _digest(key.hash)
+
+
+def _fingerprints(known: Evidence) -> Sequence[str]:
+    many = len(known) // _FINGERPRINT  # the digest is shorter than one
+    return [known[_FINGERPRINT * n : _FINGERPRINT * (n + 1)].hex() for n in range(many)]
+
+
+def _digest(hash: str) -> bytes:
+    """What tells a hash from any other that somebody could have made."""
+    return blake2b(hash.encode(), digest_size=16).digest()
+
+
+def _proof(found: Found, evidence: Evidence) -> Proof[Evidence]:
     key = found.key
     claims = Claims(
         id=key.id,
@@ -142,5 +157,4 @@ def _proof(found: Found, fingerprints: Sequence[str]) -> Proof[Evidence]:
         limits=key.limits,
         ends_at=key.ends_at,
     )
-    evidence = Evidence(fingerprints, key.hash)
     return Proof(claims, found.account, found.key_count, found.account_count, evidence)

@@ -1,4 +1,4 @@
-"""Verified callers in memory: LRU with a time to live, and a small one for credentials that are
+"""Verified callers in memory: those used lately, with a time to live, and few credentials that are
 not valid.
 
 Credentials are known by their SHA-256 alone. Methods are safe to call from any thread; a hit takes
@@ -8,10 +8,10 @@ no lock.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyrush.authentication.protocol import Authenticator
 from keyrush.core.identity import Verified
@@ -21,16 +21,35 @@ from keyrush.runtime.forks import after_fork
 #: Refused keys remembered; small, because their number is in the hands of whoever sends them.
 NEGATIVE_SIZE = 4096
 
+#: The part of its time to live after which a credential in use is renewed ahead of need.
+_AHEAD = 0.6
 
-class Entry:
-    """A verified caller. Instants are Unix milliseconds.
+#: Keys that may stay in a full cache, because they were used, before one goes all the same: so
+#: that room for a new one is made in microseconds.
+_SPARED = 32
+
+
+class Lifetime(NamedTuple):
+    """For how long a caller is known, in Unix milliseconds.
 
     Until `fresh_until` it needs no look-up; until `stale_until` it may still be let in when its
-    authenticator can't say. From `refresh_at` on it is worth renewing ahead of need, by the
-    `evidence`, which only the `authenticator` reads. `touch_due` is when `last_used_at` is next
-    worth writing. `due` is the first of these, and of the credential's own end: before it, a
-    request need look at nothing else. `previous` and `next` are others of its account, for the
-    cache alone.
+    authenticator can't say. From `refresh_at` on it is worth renewing ahead of need.
+    """
+
+    refresh_at: int
+    fresh_until: int
+    stale_until: int
+
+
+class Entry:
+    """A verified caller. Instants are Unix milliseconds; three are those of a `Lifetime`.
+
+    It is renewed by the `evidence`, which only the `authenticator` reads. `touch_due` is when
+    `last_used_at` is next worth writing. `due` is the first of these, and of the credential's own
+    end: before it, a request need look at nothing else. `previous` and `next` are others of its
+    account, and `is_used` says that it was, for the cache alone.
+
+    There are as many as there are keys, so what many have in common is one object for all.
     """
 
     __slots__ = (
@@ -39,6 +58,7 @@ class Entry:
         "due",
         "evidence",
         "fresh_until",
+        "is_used",
         "next",
         "previous",
         "refresh_at",
@@ -53,21 +73,17 @@ class Entry:
         digest: bytes,
         authenticator: Authenticator[Any],
         evidence: object,
-        *,
-        refresh_at: int,
-        fresh_until: int,
-        stale_until: int,
+        lifetime: Lifetime,
     ) -> None:
         self.verified = verified
         self.digest = digest
         self.authenticator = authenticator
         self.evidence = evidence
-        self.refresh_at = refresh_at
-        self.fresh_until = fresh_until
-        self.stale_until = stale_until
+        self.refresh_at, self.fresh_until, self.stale_until = lifetime
         self.touch_due = self.due = 0
         self.previous: Entry | None = None
         self.next: Entry | None = None
+        self.is_used = False
 
     def distrust(self) -> None:
         """Let nothing in by this entry any more."""
@@ -87,17 +103,22 @@ Flight = Future[Entry | Refusal]
 
 class Cache:
     """At most `size` verified keys; each is fresh for `ttl` milliseconds after it was looked up,
-    and after the store's own news have last been complete.
+    and after the store's own news have last been complete, and good for `stale_for` more where
+    nobody can say. When it is full, keys go that were not used since they came, or were last
+    spared.
     """
 
-    def __init__(self, size: int, ttl: int) -> None:
+    def __init__(self, size: int, ttl: int, stale_for: int = 0) -> None:
         self.size = size
         self.ttl = ttl
-        #: Until when all that is kept, and not distrusted, is as the store has it (`vouch`).
-        self.good_until = 0
+        self._stale_for = stale_for
+        #: Of all that is kept, and not distrusted (`vouch`).
+        self._vouched = Lifetime(0, 0, 0)
         #: Changes with every `drop`, so that a look-up from before it is not kept after it.
         self.generation = 0
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._entries: dict[bytes, Entry] = {}
+        #: Their digests, and of some that were forgotten: who is at the left goes first.
+        self._order: deque[bytes] = deque()
         #: The first entry of each account, which knows the next: so a change finds those that it
         #: concerns. A set for each would take as much memory as all else of an entry.
         self._first: dict[str, Entry] = {}
@@ -117,10 +138,7 @@ class Cache:
         """The entry, fresh or stale: its reader looks at `fresh_until` and at the key's expiry."""
         entry = self._entries.get(digest)
         if entry is not None:
-            try:
-                self._entries.move_to_end(digest)
-            except KeyError:  # another thread has just dropped it
-                return None
+            entry.is_used = True
         return entry
 
     def put(self, digest: bytes, entry: Entry, generation: int) -> bool:
@@ -129,12 +147,27 @@ class Cache:
             if generation != self.generation:
                 return False
             if self.size:
-                self._unlink(self._entries.get(digest))
+                known = self._entries.get(digest)
+                if known is None:
+                    self._order.append(digest)
+                self._unlink(known)
                 self._entries[digest] = entry
                 self._link(entry)
-            if len(self._entries) > self.size:
-                self._unlink(self._entries.popitem(last=False)[1])
+                self._make_room()
             return True
+
+    def _make_room(self) -> None:
+        """Have no more digests than there may be entries."""
+        spared = 0
+        while len(self._order) > self.size:
+            digest = self._order.popleft()
+            entry = self._entries.get(digest)
+            if entry is not None and entry.is_used and spared < _SPARED:
+                entry.is_used = False
+                self._order.append(digest)
+                spared += 1
+            else:
+                self._unlink(self._entries.pop(digest, None))
 
     def _link(self, entry: Entry) -> None:
         """Make the entry the first of its account."""
@@ -180,20 +213,33 @@ class Cache:
 
     def vouch(self, as_of: int) -> None:
         """Whatever has changed in the store before `as_of`, Unix milliseconds, has been dropped."""
-        self.good_until = as_of + self.ttl
+        self._vouched = self._lifetime(as_of)
+
+    def _lifetime(self, as_of: int) -> Lifetime:
+        fresh_until = as_of + self.ttl
+        refresh_at = as_of + int(self.ttl * _AHEAD)
+        return Lifetime(refresh_at, fresh_until, fresh_until + self._stale_for)
+
+    @property
+    def good_until(self) -> int:
+        """Until when all that is kept, and not distrusted, is as the store has it."""
+        return self._vouched.fresh_until
+
+    def lifetime(self, now: int) -> Lifetime:
+        """The one of what is looked up at `now`: where it can be, everybody's."""
+        return self._vouched if now < self._vouched.refresh_at else self._lifetime(now)
 
     def is_vouched(self, entry: Entry, now: int) -> bool:
         """Whether the entry is as the store has it, for longer than it was known to be; it is
         fresh for as long, then. Needs no I/O.
         """
-        until = self.good_until
-        if until <= max(now, entry.fresh_until):
+        vouched = self._vouched
+        if vouched.fresh_until <= max(now, entry.fresh_until):
             return False
         with self._lock:
             if not entry.fresh_until:  # it has been dropped
                 return False
-            entry.stale_until += until - entry.fresh_until
-            entry.fresh_until = until
+            entry.refresh_at, entry.fresh_until, entry.stale_until = vouched
             return True
 
     def prolong(self, entry: Entry, until: int) -> None:

@@ -23,9 +23,6 @@ from keyrush.wire.request import INVALID, Credential
 #: Milliseconds for which a credential let in while nobody can say is not asked about again.
 _OUTAGE_PAUSE = 1000
 
-#: The part of its time to live after which a credential in use is renewed ahead of need.
-_AHEAD = 0.6
-
 #: Look-ups of one caller that changes meanwhile may overtake; more are answered without caching.
 _LOOK_UPS = 3
 
@@ -48,8 +45,6 @@ class _Looked(NamedTuple):
 class Verification:
     """Verifies credentials, each once however many requests wait for it. The first of the
     `authenticators` that takes one for its own proves it.
-
-    `stale_for` is the milliseconds that an entry may still be good for where nobody can say.
     """
 
     def __init__(
@@ -61,7 +56,6 @@ class Verification:
         *,
         background: Background,
         clock: Callable[[], int],
-        stale_for: int,
     ) -> None:
         self.authenticators = tuple(authenticators)
         self._catalog = catalog
@@ -69,7 +63,6 @@ class Verification:
         self._usage = usage
         self._background = background
         self._clock = clock
-        self._stale_for = stale_for
 
     def rules_out(self, credential: Credential, now: int) -> bool:
         """True when the credential is good for nothing, for all that can be told without I/O."""
@@ -115,14 +108,13 @@ class Verification:
         verified = entry.verified
         if now >= verified.expires_at:
             return False
-        if now >= min(entry.refresh_at, entry.fresh_until):
-            if self._cache.is_vouched(entry, now):
-                entry.refresh_at = entry.fresh_until - int(self._cache.ttl * (1 - _AHEAD))
-            elif now >= entry.fresh_until:
+        if now >= min(entry.refresh_at, entry.fresh_until) and not self._cache.is_vouched(
+            entry, now
+        ):
+            if now >= entry.fresh_until:
                 return False
-            else:
-                entry.refresh_at = NEVER
-                self._background.soon(partial(self._refresh, entry))
+            entry.refresh_at = NEVER
+            self._background.soon(partial(self._refresh, entry))
         self._touch(entry, now)
         return True
 
@@ -235,15 +227,12 @@ class Verification:
             looked.flushes,
             now,
         )
-        fresh_until = now + self._cache.ttl
         entry = Entry(
             verified(claims, account, self._catalog, counts),
             digest,
             looked.authenticator,
             proof.evidence,
-            refresh_at=now + int(self._cache.ttl * _AHEAD),
-            fresh_until=fresh_until,
-            stale_until=fresh_until + self._stale_for,
+            self._cache.lifetime(now),
         )
         entry.touch_due = looked.known.touch_due if looked.known else 0
         entry.schedule()

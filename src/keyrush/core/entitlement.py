@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from keyrush.core.catalog import Catalog
 from keyrush.core.identity import Claims, MonthlyCount, Verified, account_subject, key_subject
 from keyrush.core.model import Account, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
+
+#: Texts and sets of scopes that many callers have in common are kept once; so many of each.
+_SHARED = 1024
 
 
 def verified(
@@ -32,11 +37,11 @@ def verified(
         subject = account_subject(account.id)
     return Verified(
         key_id=claims.id,
-        account_id=account.id,
-        name=claims.name,
+        account_id=_one(account.id),
+        name=_one(claims.name),
         prefix=claims.prefix,
-        environment=claims.environment,
-        scopes=Scopes(claims.scopes),
+        environment=None if claims.environment is None else _one(claims.environment),
+        scopes=_scopes(tuple(claims.scopes)),
         plan=plan,
         windows=tuple(
             Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
@@ -47,3 +52,14 @@ def verified(
         counts=() if claims.environment in catalog.unmetered else counts,
         source=claims.source,
     )
+
+
+@lru_cache(_SHARED)
+def _one(text: str) -> str:
+    """The text, the same object for all who have it in common."""
+    return text
+
+
+@lru_cache(_SHARED)
+def _scopes(granted: tuple[str, ...]) -> Scopes:
+    return Scopes(granted)

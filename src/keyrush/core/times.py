@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from keyrush.errors import InvalidArgument
 
@@ -29,7 +30,12 @@ def iso(instant: int | None) -> str | None:
 
 def month_of(now: int) -> str:
     """The calendar month of an instant in UTC, as `"2026-11"` (contract R18)."""
-    return datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m")
+    return _month_of_hour(now // 3_600_000)
+
+
+@lru_cache(16)  # asked by every look-up, and hours change seldom
+def _month_of_hour(hour: int) -> str:
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m")
 
 
 def month_bounds(now: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.runtime.bridge import result_of
-from keyrush.runtime.workers import Busy, Workers
+from keyrush.runtime.workers import Busy, Pool, Workers
 from keyrush.wire.request import (
     INVALID,
     MISSING,
@@ -125,7 +125,7 @@ class Pending:
             return _TOO_MANY
         try:
             came = await admission.workers.run(
-                "io", self._verify_and_decide, undo=admission.deciding.undo
+                admission.looks_up_in, self._verify_and_decide, undo=admission.deciding.undo
             )
         except Busy:
             self._leave(is_unknown=False)
@@ -135,10 +135,12 @@ class Pending:
         return came
 
     def _verify_and_decide(self) -> Entry | Admitted | Refusal | Future[Entry | Refusal]:
-        """In one go, where no proof is needed and the limiter is not better awaited."""
+        """In one go, where no proof is needed, the limiter is not better awaited, and who waits
+        for it keeps nobody from a look-up.
+        """
         admission = self._admission
         entry = self._verify(admission.workers)
-        if isinstance(entry, Entry) and not admission.deciding.is_async:
+        if isinstance(entry, Entry) and admission.decides_there:
             return self._decide(entry.verified)
         return entry
 
@@ -172,7 +174,8 @@ class Pending:
 class Admission:
     """Lets requests through or refuses them. Safe to use from any thread or event loop.
 
-    `passes_preflights` lets a CORS preflight through to the app, as from nobody (S76).
+    Look-ups are made in the threads of `looks_up_in`. `passes_preflights` lets a CORS preflight
+    through to the app, as from nobody (S76).
     """
 
     def __init__(
@@ -184,6 +187,7 @@ class Admission:
         cache: Cache,
         verification: Verification,
         workers: Workers,
+        looks_up_in: Pool,
         strangers: Strangers,
         clock: Callable[[], int],
         passes_preflights: bool,
@@ -192,6 +196,8 @@ class Admission:
         self.policy = policy
         self.verification = verification
         self.workers = workers
+        self.looks_up_in = looks_up_in
+        self.decides_there = looks_up_in == "io" and not deciding.is_async
         self.strangers = strangers
         self._credential = credential_headers.credential
         self._vary = credential_headers.vary
@@ -232,7 +238,7 @@ class Admission:
             if self.verification.rules_out(credential, now):
                 return INVALID
         elif now < entry.due or self.verification.note_use(entry, now):
-            needs = policy.needs(method, path, root)
+            needs = policy.needs(method, path, root) if policy.has_rules else ANY_KEY
             answer = self._at_once(entry.verified, needs, query, now)
             if answer is not None:
                 return answer

@@ -112,6 +112,8 @@ class Deciding:
         try:
             refusal = self._refusal(verified, needs, query)
             tally = await self._awaited.take_async(verified.windows, 0 if refusal else 1, now)
+            if tally is None:
+                return None
             return self._answer(verified, refusal, tally, now)
         except Exception as error:
             return _unavailable(error)

@@ -117,7 +117,11 @@ class Gate:
         #: Who hears of refusals: the log, and what is added.
         self.events = Events(log_refusal)
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
-        self.cache = Cache(settings.cache_size, int(settings.cache_ttl * 1000))
+        self.cache = Cache(
+            settings.cache_size,
+            int(settings.cache_ttl * 1000),
+            int(settings.stale_if_error * 1000),
+        )
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
         slots = hashing_slots(settings.argon2_slots)
@@ -135,7 +139,6 @@ class Gate:
             self.counts,
             background=self.background,
             clock=clock,
-            stale_for=int(settings.stale_if_error * 1000),
         )
         self.limiter = limiter.limiter
         self.deciding = Deciding(
@@ -157,6 +160,7 @@ class Gate:
             cache=self.cache,
             verification=verification,
             workers=self.workers,
+            looks_up_in="file" if store.database and store.database.file else "io",
             strangers=Strangers(monotonic),
             clock=clock,
             passes_preflights=settings.preflight == "pass",

@@ -48,9 +48,7 @@ class Tolerance:
         ]
         with self._lock:
             tally, changes = sliding.take(wanted, self._counters, 1, now)
-            self._counters.update(changes)
-            if len(self._counters) > len(self._counters.lengths):
-                self._counters.sweep(wanted, now)
+            self._counters.put(changes, wanted, now)
             if tally.remaining == 0:
                 still = {key: it for key, it in self.exceeded.items() if now < it.ready_at}
                 self.exceeded = still | {(by, verified.key_id): tally}

@@ -11,6 +11,7 @@ from contextlib import suppress
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
 from keyrush.errors import Away
+from keyrush.limiter.ledgers.mapped.file import NoRoom
 from keyrush.limiter.ledgers.mapped.table import Held, NoPlace, Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.protocol import WELL, LimiterState, Outage
@@ -62,12 +63,14 @@ class MappedLimiter:
         self._uncounted: dict[int, int] = {}  # when takes passed last that nothing has counted
         self._table: Table | None = None
         self._opened_at = 0
+        self._background: Background | None = None
         self._renew_lock()
         after_fork(self._renew_lock)
         self._open()
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+        self._is_growing = False  # what was queued in the parent is the parent's
 
     def __repr__(self) -> str:
         return f"the file {self.path}"
@@ -88,11 +91,14 @@ class MappedLimiter:
         if table is None:
             return self._without(windows, now) if self._circuit.is_open else None
         try:
-            return table.take(windows, cost, now, self._clock)
+            tally = table.take(windows, cost, now, self._clock)
         except Held as held:
             return self._without(windows, now) if held.stripe in table.stuck else None
         except NoPlace:
             return self._without(windows, now) if self._room.is_open else None
+        if table.filling:
+            self._grow_soon()
+        return tally
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         """`take_at_once`, where one may wait: for a lock, or until the file is larger."""
@@ -102,7 +108,7 @@ class MappedLimiter:
         while True:
             try:
                 table = self._table or self._circuit.call(self._open)
-                return table.take(windows, cost, now, self._clock)
+                tally = table.take(windows, cost, now, self._clock)
             except Held as held:
                 if held.stripe not in table.stuck and waiting.goes_on(table, held.stripe):
                     time.sleep(pause)
@@ -115,6 +121,10 @@ class MappedLimiter:
                     continue
             except Away:
                 pass
+            else:
+                if table.filling:
+                    self._grow_soon()
+                return tally
             return self._without(windows, now)
 
     def _without(self, windows: Sequence[Window], now: int) -> Tally:
@@ -149,7 +159,25 @@ class MappedLimiter:
     # --- in the background ---
 
     def start(self, background: Background) -> None:
+        self._background = background
         background.every(LOOK_INTERVAL, self.look)
+
+    def _grow_soon(self) -> None:
+        if self._background is not None and not self._is_growing:
+            self._is_growing = True
+            self._background.soon(self._grow)
+
+    def _grow(self) -> None:
+        """Have the next segment before one is needed: a part, and then whatever else is to be done
+        in the background. Where there is no room now, it is tried again with the next look; who
+        needs it meanwhile finds out, and says so.
+        """
+        table = self._table
+        with suppress(NoRoom, OSError):
+            if table is None or table.enlarge_ahead():
+                self._is_growing = False
+            elif self._background is not None:
+                self._background.soon(self._grow)
 
     def look(self) -> None:
         """See whether the file is the one that it was, and whether what failed is well again."""
@@ -163,6 +191,8 @@ class MappedLimiter:
         if table is not None:
             table.try_stuck()
             self._try_room(table)
+            if self._is_growing:
+                self._grow()
             self._settle()
 
     def _lose(self, table: Table) -> None:
@@ -179,7 +209,8 @@ class MappedLimiter:
     def _try_room(self, table: Table) -> None:
         if not self._room.is_closed:
             with suppress(Away):
-                self._room.call(table.enlarge, len(table.file.segments))
+                while not self._room.call(table.enlarge_ahead):
+                    pass
 
     def state(self) -> LimiterState:
         table = self._table

@@ -40,10 +40,10 @@ class MemoryLimiter:
         with self._lock:
             known = self._counters
             tally, changes = sliding.take(windows, known, cost, now, self._clock)
-            for key, counter in changes:
-                known[key] = counter
-            if len(known) > len(known.lengths):  # here, because a call costs more
-                known.sweep(windows, now)
+            before = len(known)
+            known.update(changes)
+            if len(known) > before:  # `put`, written out because a call costs more
+                known.sweep(len(known) - before, windows, now)
             return tally
 
     def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
@@ -51,10 +51,12 @@ class MemoryLimiter:
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:
-            for key, length, _, _ in windows:
-                counter = sliding.give_back(self._counters.get(key), length, cost, taken_at)
-                if counter is not None:
-                    self._counters[key] = counter
+            known = self._counters
+            after = [
+                (key, sliding.give_back(known.get(key), length, cost, taken_at))
+                for key, length, _, _ in windows
+            ]
+            known.put([(key, it) for key, it in after if it is not None], windows, taken_at)
 
     def start(self, background: Background) -> None:
         """Nothing to be done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -64,7 +65,10 @@ def open_limiter(
         if database is not None and database.dialect == "postgresql":
             from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 
-            return _over(PostgresqlLedger(database, stand_in), mode, outage, clock)
+            in_database = PostgresqlLedger(database, stand_in)
+            # Loops on Windows watch no sockets of libpq's.
+            awaited = None if sys.platform == "win32" else in_database
+            return _over(in_database, mode, outage, clock, awaited)
         path = windows_file(url, database)
         return _in_memory(clock) if path is None else _in_file(path, outage, clock)
     if not separator:
@@ -158,12 +162,12 @@ def _over(
 ) -> Opened:
     """What asks a ledger; `awaited` is the same, where event loops may await it."""
     from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
-    from keyrush.limiter.shared.leased import LeasedLimiter
+    from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
 
     client = LedgerClient(ledger, outage, clock)
-    if mode == "leased":
-        return Opened(LeasedLimiter(client), ledger=ledger)
     if awaited is None:
-        return Opened(ExactLimiter(client), ledger=ledger)
-    limiter = AwaitedExactLimiter(client, awaited)
-    return Opened(limiter, limiter, ledger)
+        limiter = LeasedLimiter(client) if mode == "leased" else ExactLimiter(client)
+        return Opened(limiter, ledger=ledger)
+    kind = AwaitedLeasedLimiter if mode == "leased" else AwaitedExactLimiter
+    either: AwaitedLimiter = kind(client, awaited)
+    return Opened(either, either, ledger)

@@ -81,6 +81,6 @@ class Limiter(SmallLimiter, Protocol):
 class AwaitedLimiter(Limiter, Protocol):
     """One that is better awaited than called from a thread."""
 
-    async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        """`take`, on the event loop."""
+    async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
+        """`take`, on the event loop; None where only what blocks can tell."""
         ...

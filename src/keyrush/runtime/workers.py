@@ -1,7 +1,9 @@
 """Worker threads for what may block, so that an event loop never does.
 
-There are two pools, because a storm of new keys, each worth milliseconds of argon2, must not
-make a request wait whose key is already known, nor a look-up. Their queues are bounded.
+There are several pools, because a storm of new keys, each worth milliseconds of argon2, must not
+make a request wait whose key is already known, nor a look-up; and because look-ups in a file of
+this machine wait for nothing but the interpreter, of which threads that want it together make less
+than one. Their queues are bounded.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from keyrush.runtime.logs import log_fault
 
 T = TypeVar("T")
 
-Pool = Literal["hash", "io"]
+Pool = Literal["hash", "io", "file"]
 
 _IO_THREADS = 16
 
@@ -56,14 +58,14 @@ class Workers:
     """
 
     def __init__(self, hashing: int = 1) -> None:
-        self._sizes: dict[Pool, int] = {"hash": hashing, "io": _IO_THREADS}
+        self._sizes: dict[Pool, int] = {"hash": hashing, "io": _IO_THREADS, "file": 1}
         self._forget()
         after_fork(self._forget)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._pools: dict[Pool, _Executor] = {}
-        self._calls: dict[Pool, int] = {"hash": 0, "io": 0}
+        self._calls: dict[Pool, int] = dict.fromkeys(self._sizes, 0)
 
     async def run(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,12 @@ class Database:
         """
         found = file_at(self._engine.url)
         return found and found.resolve()
+
+    @property
+    def connecting(self) -> tuple[Sequence[Any], dict[str, Any]]:
+        """What PostgreSQL's driver connects with: its arguments, and those that have a name."""
+        args, options = self._engine.dialect.create_connect_args(self._engine.url)
+        return args, {**_POSTGRESQL_OPTIONS, "autocommit": True, **options}
 
     @contextmanager
     def driver(self) -> Iterator[Any]:

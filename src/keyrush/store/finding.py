@@ -5,9 +5,10 @@ By the driver, below SQLAlchemy, whose part in it would cost more than all the r
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 from keyrush.core.identity import Found, account_subject, key_subject
 from keyrush.core.model import Account
@@ -21,6 +22,9 @@ _KEY = [column.name for column in KEYS.c]
 _OF_ACCOUNT = ["plan", "account_limits", "balance", "account_created_at"]
 
 _COLUMNS = [*_KEY, *_OF_ACCOUNT, "key_count", "account_count"]
+
+#: What a row is read as.
+_Row = namedtuple("_Row", _COLUMNS)  # type: ignore[misc]  # noqa: PYI024  # as the tables have it
 
 
 @cache
@@ -58,7 +62,7 @@ def find(database: Database, fingerprints: Sequence[str], month: str) -> Found |
         found = connection.execute(statement, (month, month, *fingerprints)).fetchone()
     if found is None:
         return None
-    row = SimpleNamespace(**dict(zip(_COLUMNS, found, strict=True)))
+    row: Any = _Row._make(found)
     account = Account(
         row.account_id,
         row.plan,

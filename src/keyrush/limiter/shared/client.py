@@ -57,12 +57,13 @@ class LedgerClient:
         take: Callable[[Sequence[Window], int, int], Awaitable[Taken]],
         windows: Sequence[Window],
         cost: int,
+        extra: int,
     ) -> Answer:
-        """`ask`, by the ledger's own `take_async`."""
+        """`ask`, by the ledger's own `take_async`; it is told nothing that it is owed."""
         self.circuit.enter()
         try:
             asked_at = self._monotonic()
-            taken = await take(windows, cost, 0)
+            taken = await take(windows, cost, extra)
         except Exception as error:
             raise self._lost(error) from error
         return self._heard(windows, taken, asked_at)

@@ -81,6 +81,7 @@ class AwaitedExactLimiter(ExactLimiter):
         if self.client.books.owes(windows):  # until that is counted, the outage is not over
             return self.client.books.answer_in_outage(windows, cost, now)
         try:
-            return (await self.client.ask_async(self._ask, windows, cost)).tally(windows, cost)
+            answer = await self.client.ask_async(self._ask, windows, cost, 0)
+            return answer.tally(windows, cost)
         except Away:
             return self._answer_in_outage(windows, cost)

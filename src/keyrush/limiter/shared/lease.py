@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.core.sliding import SHARE, UNLIMITED, Tally, Window
 from keyrush.limiter.shared.ledger_clock import Answer
 
-#: Milliseconds of a process's own use that a block is meant to last.
-HORIZON = 200
+#: Milliseconds of a process's own use that a block is meant to last, for a window of a minute and
+#: more: a slow key, which comes by every few seconds, gets one too. It is the same part of one that
+#: is shorter, but no less than the second figure.
+HORIZON, SHORTEST = 5_000, 200
+
+#: The part of a minute that `HORIZON` is, and the part of the horizon after which units that nobody
+#: has used lie idle.
+_OF_WINDOW, _IDLE = 12, 0.4
+
+#: Milliseconds for which the rate of a subject is known that asks for nothing.
+KEPT = 10_000
 
 #: A block is asked for ahead of need when this part of the last one is left.
 _LOW = 4
@@ -27,7 +36,9 @@ class Lease:
         "asking",
         "ends_at",
         "filled",
+        "horizon",
         "idle",
+        "idle_since",
         "left",
         "low",
         "out_until",
@@ -53,7 +64,9 @@ class Lease:
         self.left = 0  # units
         self.filled = 0  # units there were after the last answer
         self.low = -1  # units at which more are asked for ahead; -1: not ahead
+        self.horizon = HORIZON
         self.idle = -1  # units there were at the last look
+        self.idle_since = 0  # the instant of the first look at which there were as many
         self.since = self.until = 0  # when the units are good
         self.taken_at = 0  # on the ledger's clock
         # For the tally: the most constrained window, what others leave in it, and the ends.
@@ -70,6 +83,13 @@ class Lease:
         """True when its units may be used."""
         return self.since <= instant < self.until
 
+    def is_of_use(self, instant: int) -> bool:
+        """True while it saves a call, or may: it has units, or a refusal, or its rate is known and
+        there is room for a block.
+        """
+        is_known = self.room >= SHARE and 0 <= instant - self.asked_at < KEPT
+        return self.left > 0 or instant < self.out_until or is_known
+
     def ahead(self, cost: int, instant: int) -> int:
         """How many units to ask for ahead: what `HORIZON` needs at the rate since the last time,
         in steps that double at most, so that a single pair of requests makes no block.
@@ -78,10 +98,16 @@ class Lease:
             return 0
         used = self.filled - self.left + cost
         elapsed = max(1, instant - self.asked_at)
-        horizon = HORIZON
+        horizon = self.horizon
         if self.is_good(instant):
             horizon = min(horizon, self.until - instant)
         return max(0, min(used * horizon // elapsed, 2 * self.filled + 1))
+
+    def is_idle(self, instant: int) -> bool:
+        """True when no unit has been used for long; to be called now and then."""
+        if self.left != self.idle:
+            self.idle, self.idle_since = self.left, instant
+        return abs(instant - self.idle_since) >= self.horizon * _IDLE
 
     def lose(self) -> int:
         """Hold nothing any more: how many units that leaves to be given back."""
@@ -97,16 +123,28 @@ class Lease:
     def turn_to(self, windows: Sequence[Window], answer: Answer) -> None:
         """Be of the windows and periods of an answer from now on. It must hold nothing."""
         self.windows, self.periods = windows, answer.periods
+        shortest = min(window.length for window in windows)
+        self.horizon = max(SHORTEST, min(HORIZON, shortest // _OF_WINDOW))
         self.since = answer.earliest
 
-    def absorb(self, answer: Answer, cost: int, asked_at: int) -> Tally:
-        """Make an answer of its windows and periods part of it, and take `cost` of that."""
-        self.asked_at, self.stale = asked_at, False
+    def absorb(self, answer: Answer, cost: int, asked_at: int | None) -> Tally:
+        """Make an answer of its windows and periods part of it, and take `cost` of that. Without
+        `asked_at` only that was asked for, beside somebody who holds `asking`.
+        """
+        self.stale = False
         self._date(answer)
         self._prepare_tally(answer)
         if answer.taken.granted < cost:
+            self.asked_at = asked_at or self.asked_at
             return self._refuse(answer, cost)
-        return self._fill(answer.taken.granted - cost)
+        self.out_until = 0
+        if asked_at is None:
+            self.filled += cost  # it counts as used since the last block
+        else:
+            self.asked_at = asked_at
+            self._fill(answer.taken.granted - cost)
+        remaining = self.room + self.left
+        return Tally(True, self.window, remaining, self.ends_at if remaining else self.ready_at)
 
     def _date(self, answer: Answer) -> None:
         """Note when the units are good: until the first of the windows turns."""
@@ -130,12 +168,9 @@ class Lease:
         self.low = -1
         return self.refusal
 
-    def _fill(self, units: int) -> Tally:
-        self.out_until = 0
+    def _fill(self, units: int) -> None:
         self.left += units
         self.filled = self.left
         self.low = self.left // _LOW or -1
         if self.left:
             self.idle = -1
-        remaining = self.room + self.left
-        return Tally(True, self.window, remaining, self.ends_at if remaining else self.ready_at)

@@ -5,7 +5,7 @@ so they are good until the first of their windows turns to its next period, and 
 later, they would have been counted too early. So never more is admitted than the ledger allows,
 whatever happens to a process; what it holds when it is killed stays counted as used.
 
-A block follows what the process itself uses in `HORIZON`, and the ledger grants no more than
+A block follows what the process itself uses in some seconds, and the ledger grants no more than
 one part in `sliding.SHARE` of what is left: near the limit, units are taken one by one. What
 lies idle is given back.
 """
@@ -19,6 +19,7 @@ from functools import partial
 
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.errors import Away
+from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.lease import Lease
@@ -116,7 +117,7 @@ class LeasedLimiter:
                 instant = self._clock.instant()
                 for _ in range(_SWEPT):
                     oldest, its = next(iter(self._leases.items()))
-                    if its is lease or its.left or its.asking.locked() or instant < its.out_until:
+                    if its is lease or its.asking.locked() or its.is_of_use(instant):
                         self._leases.move_to_end(oldest)
                     else:
                         del self._leases[oldest]
@@ -129,15 +130,24 @@ class LeasedLimiter:
             Away: It can't answer.
         """
         asked_at = self._clock.instant()
-        if lease.windows != windows:  # before the ledger is asked, which then counts them no more
-            with self._lock:
-                self._let_go(lease)
+        self._prepare(lease, windows)
         answer = self.client.ask(windows, cost, lease.ahead(cost, asked_at) if cost else 0)
         with self._lock:
             return self._absorb(lease, windows, answer, cost, asked_at)
 
+    def _prepare(self, lease: Lease, windows: Sequence[Window]) -> None:
+        """Have units of other windows given back: the ledger, asked next, counts them no more."""
+        if lease.windows != windows:
+            with self._lock:
+                self._let_go(lease)
+
     def _absorb(
-        self, lease: Lease, windows: Sequence[Window], answer: Answer, cost: int, asked_at: int
+        self,
+        lease: Lease,
+        windows: Sequence[Window],
+        answer: Answer,
+        cost: int,
+        asked_at: int | None,
     ) -> Tally:
         """Make the answer part of the lease, and take `cost` of it. The lock is held."""
         if not lease.is_of(windows, answer.periods):
@@ -172,13 +182,12 @@ class LeasedLimiter:
                     self._absorb(lease, windows, answer, 0, asked_at)
 
     def tick(self) -> None:
-        """Give back what has not been used since the last tick or can't be any more."""
+        """Give back what lies idle or can't be used any more."""
         with self._lock:
             instant = self._clock.instant()
             for lease in list(self._held):
-                if lease.left == lease.idle or not lease.is_good(instant):
+                if lease.is_idle(instant) or not lease.is_good(instant):
                     self._let_go(lease)
-                lease.idle = lease.left
         self.client.settle()
 
     def _let_go(self, lease: Lease) -> None:
@@ -227,3 +236,45 @@ class LeasedLimiter:
     def close(self) -> None:
         self.flush()
         self.client.close()
+
+
+class AwaitedLeasedLimiter(LeasedLimiter):
+    """The same over a ledger that can be awaited: who has to ask needs no thread.
+
+    One of a subject's requests asks for a block, as in threads; those beside it don't wait for
+    what it brings, but ask for their own cost, which the ledger sends along with the block.
+    """
+
+    def __init__(self, client: LedgerClient, ledger: AsyncLedger) -> None:
+        super().__init__(client)
+        self._take = ledger.take_async
+
+    async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
+        """`take`, on the event loop; None where the ledger has to be told something before."""
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
+        tally = self.take_at_once(windows, cost, now)
+        if tally is not None:
+            return tally
+        lease = self._lease(windows)
+        is_first = lease.asking.acquire(blocking=False)
+        try:
+            if is_first:
+                self._prepare(lease, windows)
+            if self._books.slots(windows):
+                return None
+            return await self._ask_async(lease, windows, cost, is_first=is_first)
+        except Away:
+            return self._books.answer_in_outage(windows, cost, self._clock.wall())
+        finally:
+            if is_first:
+                lease.asking.release()
+
+    async def _ask_async(
+        self, lease: Lease, windows: Sequence[Window], cost: int, *, is_first: bool
+    ) -> Tally:
+        asked_at = self._clock.instant()
+        extra = lease.ahead(cost, asked_at) if is_first and cost else 0
+        answer = await self.client.ask_async(self._take, windows, cost, extra)
+        with self._lock:
+            return self._absorb(lease, windows, answer, cost, asked_at if is_first else None)

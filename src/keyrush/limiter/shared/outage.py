@@ -43,12 +43,9 @@ class Books:
         """Note how the ledger has the windows."""
         with self._lock:
             if self._own and not self._owed.adds_to(windows):  # the ledger counts it all
-                for window in windows:
-                    self._own.pop(window.key, None)
-            for window, counter in zip(windows, taken.counters, strict=True):
-                self._known[window.key] = counter
-            if len(self._known) > len(self._known.lengths):
-                self._known.sweep(windows, taken.now)
+                self._own.clear_of(windows)
+            keys = (window.key for window in windows)
+            self._known.put(zip(keys, taken.counters, strict=True), windows, taken.now)
 
     # --- in an outage ---
 
@@ -80,9 +77,8 @@ class Books:
             at = self._clock.ledger_time(now)  # never in its future, where counts would begin anew
             mine = [self._share(window, place, at) for window in windows]
             tally, changes = sliding.take(mine, self._own, cost, at)
-            self._own.update(changes)
+            self._own.put(changes, windows, at)
             if changes:
-                self._own.sweep(windows, at)
                 self._owed.owe(tuple(windows), cost, at)
         part = tally.window
         whole = next((window for window in windows if part and window.key == part.key), None)

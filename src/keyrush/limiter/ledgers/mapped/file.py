@@ -57,7 +57,8 @@ MOST = 12
 #: one, for the kernel makes one lock of neighbours); of the first stripe.
 ENLARGING, PROOF, STRIPE = 0, 2, 1 << 20
 
-#: Bytes that are reserved in one go, so that nothing waits long for the file system.
+#: Bytes that are reserved in one go, so that nothing waits long for the file system, nor for the
+#: thread that does it.
 _CHUNK = 1 << 20
 
 #: Seconds that another process may take to make or enlarge the file.
@@ -120,7 +121,10 @@ class WindowsFile:
         if not stat.S_ISREG(found.st_mode):
             raise self._unusable("it is no regular file")
         if found.st_uid != os.geteuid():
-            raise self._unusable("it belongs to another user")
+            raise self._unusable(
+                "it belongs to another user, whose processes alone may count in it; name one of "
+                "this user's by KEYRUSH_LIMITER_URL=file:///…"
+            )
         if found.st_mode & 0o077:
             raise self._unusable("others than its owner may use it: its mode must be 0600")
         #: Of which file this is, whatever its name.
@@ -134,12 +138,12 @@ class WindowsFile:
             self.header = self._mapped(PAGE, 0)
             self.check_whole()
             self.lock: KernelLock = kernel_lock(self._descriptor, PROOF)
+            self.seed = self.header[SEED : SEED + 2].tobytes()
+            #: The words of each segment, as far as they are mapped.
+            self.segments: list[memoryview] = []
+            self._map_segments()
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, ENLARGING)
-        self.seed = self.header[SEED : SEED + 2].tobytes()
-        #: The words of each segment, as far as they are mapped.
-        self.segments: list[memoryview] = []
-        self.map_segments()
 
     def _lock_to_open(self) -> None:
         ends = time.monotonic() + PATIENCE
@@ -191,8 +195,8 @@ class WindowsFile:
     def _mapped(self, size: int, at: int) -> memoryview:
         return memoryview(mmap.mmap(self._descriptor, size, offset=at)).cast("Q")
 
-    def map_segments(self) -> None:
-        """Map those that other processes have added."""
+    def _map_segments(self) -> None:
+        """Map those that are not yet; under the lock for enlarging."""
         while (number := len(self.segments)) < self.header[SEGMENTS]:
             size = _start(number + 1) - _start(number)
             self.segments.append(self._mapped(size, _start(number)))
@@ -200,7 +204,7 @@ class WindowsFile:
     # --- larger ---
 
     def enlarge(self, seen: int, mutex: threading.Lock) -> None:
-        """Add a segment where there are no more than `seen`; blocks, for milliseconds.
+        """Have more than `seen` segments, mapped; blocks, for milliseconds.
 
         `mutex` is held, briefly, at each use of the locks.
 
@@ -208,23 +212,44 @@ class WindowsFile:
             NoRoom: There is none, or another process has been at it for too long.
             OSError: The file system gives none.
         """
-        with self._enlarging:  # the locks know no threads: another would take part in this one's
-            if not self._lock_to_enlarge(mutex):
+        while not self.enlarge_a_little(seen, mutex, PATIENCE):
+            pass
+
+    def enlarge_a_little(self, seen: int, mutex: threading.Lock, patience: float) -> bool:
+        """Do one part of `enlarge`, wherever it was left by anyone; True where all is done.
+        `patience` is how long to wait for another process, in seconds.
+        """
+        # The locks know no threads: another would take part in this one's.
+        if not self._enlarging.acquire(timeout=patience):
+            raise NoRoom("another thread has been enlarging it for too long")
+        try:
+            if not self._lock_to_enlarge(mutex, patience):
                 raise NoRoom("another process has been enlarging it for too long")
             try:
-                number = self.header[SEGMENTS]
-                if number > seen:
-                    return
-                if number >= MOST:
-                    raise NoRoom("it is as large as it can be")
-                self._reserve(_start(number), _start(number + 1))
-                self.header[SEGMENTS] = number + 1
+                if self.header[SEGMENTS] <= seen:
+                    self._add_a_part()
+                if self.header[SEGMENTS] > seen:
+                    self._map_segments()
+                return len(self.segments) > seen
             finally:
                 with mutex:
                     self.lock.unlock(ENLARGING)
+        finally:
+            self._enlarging.release()
 
-    def _lock_to_enlarge(self, mutex: threading.Lock) -> bool:
-        ends = time.monotonic() + PATIENCE
+    def _add_a_part(self) -> None:
+        """Reserve what comes next of a segment, which is one when it is whole."""
+        number = self.header[SEGMENTS]
+        if number >= MOST:
+            raise NoRoom("it is as large as it can be")
+        at, end = os.fstat(self._descriptor).st_size, _start(number + 1)
+        if at < end:
+            at += self._reserve(at, min(_CHUNK, end - at))
+        if at >= end:
+            self.header[SEGMENTS] = number + 1
+
+    def _lock_to_enlarge(self, mutex: threading.Lock, patience: float) -> bool:
+        ends = time.monotonic() + patience
         while True:
             with mutex:
                 if self._descriptor < 0:
@@ -235,16 +260,15 @@ class WindowsFile:
                 return False
             time.sleep(0.001)
 
-    def _reserve(self, start: int, end: int) -> None:
+    def _reserve(self, at: int, size: int) -> int:
         """Have blocks, not holes: a page that a full disk can't give would be a SIGBUS. And have
         them written, or the first take that touches a page would wait for the file system.
         """
-        for at in range(start, end, _CHUNK):
-            size = min(_CHUNK, end - at)
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(self._descriptor, at, size)
-            if os.pwrite(self._descriptor, bytes(size), at) < size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(self._descriptor, at, size)
+        if os.pwrite(self._descriptor, bytes(size), at) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return size
 
     # --- the end ---
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
-from typing import NamedTuple
 
 from keyrush.core import sliding
 from keyrush.core.sliding import UNLIMITED, Tally, Window, WindowCount
 from keyrush.limiter.ledgers.mapped.file import (
     BUCKET,
     RECORD,
+    SEGMENTS,
     STRIPE,
     STRIPES,
     WORD,
@@ -36,15 +37,16 @@ TAG, EXPIRES, EVEN, ODD = 0, 1, 2, 3
 #: How often a lock is tried, about 100 µs; and where it has been held for long.
 TRIES, FEW_TRIES = 60, 2
 
-#: Subjects whose records' places are remembered, as many as keys in a gate's cache by default.
-REMEMBERED = 65_536
+#: Windows whose records' places are remembered: two for each key in a gate's cache by default.
+REMEMBERED = 2 * 65_536
 
 #: Reads a record. For reading alone: what packs a structure writes zeros first, and a slice is
 #: copied in parts.
 _UNPACK = struct.Struct("4Q").unpack_from
 
-#: Words of a bucket.
-_BUCKET = BUCKET * RECORD
+#: Words of a bucket, and the first of those of its last eighth: when any bucket of the last segment
+#: has a record there, one is full after a twentieth to a quarter more windows.
+_BUCKET, _LAST_EIGHTH = BUCKET * RECORD, BUCKET * RECORD * 7 // 8
 
 
 class Held(Exception):
@@ -63,25 +65,18 @@ class NoPlace(Exception):
         self.segments = segments
 
 
-# Plain tuples of texts and numbers, unlike named ones, are nothing to the garbage collector: what
-# is remembered of a fleet is not looked through by it while somebody has a lock.
-
 #: What tells where a window's record may be, and which it is: its subject, whose windows share a
 #: lock, and in each segment a bucket; and its tag, never 0, which is no tag.
 Hash = tuple[int, int]
 
-#: Where a window is counted, or can be: its key and length, in milliseconds; the segment, and the
-#: first word in it; and the tag that this has while it is the window's.
-Record = tuple[str, int, int, int, int]
+#: Where a window is counted, or can be: the tag that the record has while it is the window's; the
+#: first word in its segment; the segment; and the number of the stripe that locks it.
+Place = tuple[int, int, int, int]
 
-
-class Known(NamedTuple):
-    """What is known of the windows of a request."""
-
-    windows: tuple[Window, ...]
-    stripes: tuple[int, ...]  #: what locks them, in order
-    hashes: tuple[Hash, ...] = ()  #: of each; none where they would only take up memory
-    records: tuple[Record, ...] = ()  #: as last found; none where they have not been looked for
+#: A place as it is remembered: there are as many as windows, and tuples of numbers take several
+#: times the memory, each of them a miss of the CPU's cache.
+_PLACE = struct.Struct("=QIBH")
+_place = _PLACE.unpack
 
 
 class Table:
@@ -94,9 +89,11 @@ class Table:
         self.file = file
         #: Since when, in monotonic seconds, locks have been held for longer than anyone waits.
         self.stuck: dict[int, float] = {}
+        #: How many segments there were when the next was seen to be needed before long; else 0.
+        self.filling = 0
         self._lock = file.lock
         self._segments = file.segments
-        self._known: dict[str, Known] = {}
+        self._places: dict[str, bytes] = {}  # where records were last found, by window key
         self._renew()
         after_fork(self._renew)
 
@@ -117,59 +114,88 @@ class Table:
         if not windows:
             return UNLIMITED
         with self._mutex:
-            known = self._known.get(windows[0][0])
-            if known is None or (known[0] is not windows and known[0] != tuple(windows)):
-                known = self._unplaced(windows)
-            stripes, lock = known.stripes, self._lock
-            try:
-                for stripe in stripes:
-                    if not lock.lock(stripe):
-                        self._insist(stripe)
-                if self.stuck:
-                    self._free(stripes)
-                return self._take(known, cost, now, clock)
-            finally:
-                for stripe in stripes:
-                    lock.unlock(stripe)
-
-    def _take(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
-        """`take` under the locks. Here `_counter` and `_write` are written out: what every request
-        does is to cost no call a window.
-        """
-        windows, _, _, records = known
-        counters: dict[str, WindowCount] = {}
-        segments = self._segments
-        for key, length, segment, at, tag in records:
-            found, expires, even, odd = _UNPACK(segments[segment], at * WORD)
-            if found != tag:
-                return self._take_anywhere(known, cost, now, clock)
-            last = expires // length - 2
-            counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
-        if not records:
-            return self._take_anywhere(known, cost, now, clock)
-        tally, changes = sliding.take(windows, counters, cost, now, clock)
-        for number, (key, after) in enumerate(changes):
-            record, index = records[number], after[0]
-            if index == counters[key][0]:
-                segments[record[2]][record[3] + EVEN + (index & 1)] = after[1]
+            known = self._places
+            places: list[Place] = []
+            for window in windows:
+                packed = known.get(window[0])
+                if packed is None:
+                    break
+                places.append(_place(packed))
             else:
-                _write(segments, record, counters[key], after)
-        return tally
+                tally = self._take(windows, places, cost, now, clock)
+                if tally is not None:
+                    return tally
+            hashes = self._hashes(windows)
+            with self._locked(_stripes(hashes)):
+                return self._take_anywhere(windows, hashes, cost, now, clock)
 
-    def _take_anywhere(self, known: Known, cost: int, now: int, clock: Callable[[], int]) -> Tally:
-        """`take` under the locks, of windows whose records have to be looked for."""
-        if not known.hashes:
-            known = self._unplaced(known.windows)
-        now = max(now, clock())  # by which records are free: whoever had them must not come late
-        found = self._find(known)
-        counters = {key: _counter(self._segments, record) for key, record in found.items()}
-        tally, changes = sliding.take(known.windows, counters, cost, now, clock)
-        if changes:
-            found = self._with_free(known, found, now)
+    def _take(
+        self,
+        windows: Sequence[Window],
+        places: Sequence[Place],
+        cost: int,
+        now: int,
+        clock: Callable[[], int],
+    ) -> Tally | None:
+        """`take` of windows of one subject where they were last found; None where they are not.
+        Here `_locked`, `_counter` and `_write` are written out: what every request does is to cost
+        no call a window.
+        """
+        number = places[0][3]
+        stripe, lock = STRIPE + number, self._lock
+        try:
+            if not lock.lock(stripe):
+                self._insist(stripe)
+            if self.stuck:
+                self.stuck.pop(stripe, None)
+            counters: dict[str, WindowCount] = {}
+            segments = self._segments
+            nth = 0
+            for key, length, _, _ in windows:
+                tag, at, segment, its_number = places[nth]
+                found, expires, even, odd = _UNPACK(segments[segment], at * WORD)
+                if found != tag or its_number != number:
+                    return None
+                last = expires // length - 2
+                counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
+                nth += 1  # noqa: SIM113  # `enumerate` would cost as much as what it counts
+            tally, changes = sliding.take(windows, counters, cost, now, clock)
+            nth = 0
             for key, after in changes:
-                _write(self._segments, found[key], counters.get(key), after)
-        if len(found) == len(known.windows):
-            self._remember(known._replace(hashes=(), records=tuple(found.values())))
+                place, index = places[nth], after[0]
+                if index == counters[key][0]:
+                    segments[place[2]][place[1] + EVEN + (index & 1)] = after[1]
+                else:
+                    _write(segments, place, windows[nth].length, counters[key], after)
+                nth += 1  # noqa: SIM113  # as above
+            return tally
+        finally:
+            lock.unlock(stripe)
+
+    def _take_anywhere(
+        self,
+        windows: Sequence[Window],
+        hashes: Sequence[Hash],
+        cost: int,
+        now: int,
+        clock: Callable[[], int],
+    ) -> Tally:
+        """`take` under the locks, of windows whose records have to be looked for."""
+        now = max(now, clock())  # by which records are free: whoever had them must not come late
+        found = self._find(windows, hashes)
+        if len(found) < len(windows) and self.file.header[SEGMENTS] > len(self._segments):
+            raise NoPlace(len(self._segments))  # that is known: another process has added one
+        counters = {
+            window.key: _counter(self._segments, found[window.key], window.length)
+            for window in windows
+            if window.key in found
+        }
+        tally, changes = sliding.take(windows, counters, cost, now, clock)
+        if changes:
+            found = self._with_free(windows, hashes, found, now)
+            for window, (key, after) in zip(windows, changes, strict=True):
+                _write(self._segments, found[key], window.length, counters.get(key), after)
+        self._remember(found)
         return tally
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -179,28 +205,33 @@ class Table:
             Held: The lock of a subject is held.
         """
         with self._mutex:
-            known = self._unplaced(windows)
-            try:
-                for stripe in known.stripes:
-                    if not self._lock.lock(stripe):
-                        self._insist(stripe)
-                for record in self._find(known).values():
-                    _give_back(self._segments, record, cost, taken_at)
-            finally:
-                for stripe in known.stripes:
-                    self._lock.unlock(stripe)
+            hashes = self._hashes(windows)
+            with self._locked(_stripes(hashes)):
+                found = self._find(windows, hashes)
+                for window in windows:
+                    if place := found.get(window.key):
+                        _give_back(self._segments, place, window.length, cost, taken_at)
 
     # --- locks ---
+
+    @contextmanager
+    def _locked(self, stripes: Sequence[int]) -> Iterator[None]:
+        try:
+            for stripe in stripes:
+                if not self._lock.lock(stripe):
+                    self._insist(stripe)
+            for stripe in stripes:
+                self.stuck.pop(stripe, None)
+            yield
+        finally:
+            for stripe in stripes:
+                self._lock.unlock(stripe)
 
     def _insist(self, stripe: int) -> None:
         for _ in range(1, FEW_TRIES if stripe in self.stuck else TRIES):
             if self._lock.lock(stripe):
                 return
         raise Held(stripe)
-
-    def _free(self, stripes: Sequence[int]) -> None:
-        for stripe in stripes:
-            self.stuck.pop(stripe, None)
 
     def give_up(self, stripe: int) -> None:
         """Say of a lock that it is held for longer than anyone waits."""
@@ -218,19 +249,11 @@ class Table:
 
     def stripes(self, windows: Sequence[Window]) -> tuple[int, ...]:
         """What locks windows, in order: one for all of a subject."""
-        return self._unplaced(windows).stripes
+        return _stripes(self._hashes(windows))
 
-    def _unplaced(self, windows: Sequence[Window]) -> Known:
-        subjects = {_subject(window.key): 0 for window in windows}
-        for subject in subjects:
-            subjects[subject] = self._hash(subject)
-        return Known(
-            tuple(windows),
-            tuple(sorted({STRIPE + number % STRIPES for number in subjects.values()})),
-            tuple(
-                (subjects[_subject(window.key)], self._hash(window.key) or 1) for window in windows
-            ),
-        )
+    def _hashes(self, windows: Sequence[Window]) -> Sequence[Hash]:
+        subjects = {subject: self._hash(subject) for subject in map(_subject, windows)}
+        return [(subjects[_subject(window)], self._hash(window.key) or 1) for window in windows]
 
     def _hash(self, text: str) -> int:
         digest = blake2b(text.encode(), digest_size=WORD, key=self.file.seed).digest()
@@ -241,35 +264,38 @@ class Table:
         for segment in range(len(self._segments)):
             yield segment, subject % (STRIPES << segment) * _BUCKET
 
-    def _find(self, known: Known) -> dict[str, Record]:
-        """The records of those windows that have one, by key in their order; under their locks."""
-        self.file.map_segments()
-        found: dict[str, Record] = {}
-        for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
+    def _find(self, windows: Sequence[Window], hashes: Sequence[Hash]) -> dict[str, Place]:
+        """Where those windows are counted that have a record, by key; under their locks."""
+        found: dict[str, Place] = {}
+        for window, (subject, tag) in zip(windows, hashes, strict=True):
             for segment, start in self._buckets(subject):
                 tags = self._segments[segment][start : start + _BUCKET : RECORD].tolist()
                 if tag in tags:
                     at = start + tags.index(tag) * RECORD
-                    found[window.key] = (window.key, window.length, segment, at, tag)
+                    found[window.key] = (tag, at, segment, subject % STRIPES)
                     break
         return found
 
-    def _with_free(self, known: Known, found: Mapping[str, Record], now: int) -> dict[str, Record]:
-        """The records of all windows: free ones for those that have none, no two the same.
+    def _with_free(
+        self,
+        windows: Sequence[Window],
+        hashes: Sequence[Hash],
+        found: Mapping[str, Place],
+        now: int,
+    ) -> dict[str, Place]:
+        """Where all windows are counted: in free records those that have none, no two the same.
 
         Raises:
             NoPlace: There is none.
         """
-        used = {(segment, at) for _, _, segment, at, _ in found.values()}
-        records: dict[str, Record] = {}
-        for window, (subject, tag) in zip(known.windows, known.hashes, strict=True):
-            record = records.get(window.key) or found.get(window.key)
-            if record is None:
+        used = {(segment, at) for _, at, segment, _ in found.values()}
+        places = dict(found)
+        for window, (subject, tag) in zip(windows, hashes, strict=True):
+            if window.key not in places:
                 segment, at = self._free_record(subject, now, used)
-                record = (window.key, window.length, segment, at, tag)
+                places[window.key] = (tag, at, segment, subject % STRIPES)
                 used.add((segment, at))
-            records[window.key] = record
-        return records
+        return places
 
     def _free_record(
         self, subject: int, now: int, used: Collection[tuple[int, int]]
@@ -279,13 +305,17 @@ class Table:
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
                 if is_free and (segment, start + at) not in used:
+                    if at >= _LAST_EIGHTH and segment == len(self._segments) - 1:
+                        self.filling = len(self._segments)
                     return segment, start + at
-        raise NoPlace(len(self._segments))
+        self.filling = len(self._segments)
+        raise NoPlace(self.filling)
 
-    def _remember(self, known: Known) -> None:
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[known.windows[0].key] = known
+    def _remember(self, found: Mapping[str, Place]) -> None:
+        for key, place in found.items():
+            self._places[key] = _PLACE.pack(*place)
+            if len(self._places) > REMEMBERED:  # the oldest goes: to let go of all takes long
+                del self._places[next(iter(self._places))]
 
     # --- larger, and the end ---
 
@@ -293,28 +323,49 @@ class Table:
         """`WindowsFile.enlarge`."""
         self.file.enlarge(seen, self._mutex)
 
+    def enlarge_ahead(self) -> bool:
+        """Do a part of what the next segment needs, for a millisecond; True where it is there.
+
+        Raises:
+            NoRoom: There is none, or another process is at it.
+            OSError: The file system gives none.
+        """
+        seen = self.filling
+        if seen and not self.file.enlarge_a_little(seen, self._mutex, 0.0):
+            return False
+        self.filling = 0
+        return True
+
     def close(self) -> None:
         """Let go of the file. Whoever takes afterwards finds all locks held."""
         self.file.close(self._mutex)
 
 
-def _subject(key: str) -> str:
+def _subject(window: Window) -> str:
     """Whose window it is: the windows of a subject share a lock."""
-    return key.rpartition(":")[0]
+    return window.key.rpartition(":")[0]
 
 
-def _counter(segments: Sequence[memoryview], record: Record) -> WindowCount:
-    _, length, segment, at, _ = record
+def _stripes(hashes: Iterable[Hash]) -> tuple[int, ...]:
+    return tuple(sorted({STRIPE + subject % STRIPES for subject, _ in hashes}))
+
+
+def _counter(segments: Sequence[memoryview], place: Place, length: int) -> WindowCount:
+    _, at, segment, _ = place
     _, expires, even, odd = _UNPACK(segments[segment], at * WORD)
     last = expires // length - 2
     return (last, odd, even) if last & 1 else (last, even, odd)
 
 
 def _write(
-    segments: Sequence[memoryview], record: Record, before: WindowCount | None, after: WindowCount
+    segments: Sequence[memoryview],
+    place: Place,
+    length: int,
+    before: WindowCount | None,
+    after: WindowCount,
 ) -> None:
     """Store what a take has made of a counter."""
-    _, length, segment, at, tag = record
+    tag, at, segment, _ = place
     words = segments[segment]
     index, current, previous = after
     odd = index & 1
@@ -331,9 +382,11 @@ def _write(
         words[at + TAG] = tag
 
 
-def _give_back(segments: Sequence[memoryview], record: Record, cost: int, taken_at: int) -> None:
-    _, length, segment, at, _ = record
-    before = _counter(segments, record)
+def _give_back(
+    segments: Sequence[memoryview], place: Place, length: int, cost: int, taken_at: int
+) -> None:
+    _, at, segment, _ = place
+    before = _counter(segments, place, length)
     after = sliding.give_back(before, length, cost, taken_at)
     if after is not None and after != before:
         index, current, previous = after

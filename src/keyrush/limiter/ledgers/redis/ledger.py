@@ -7,21 +7,21 @@ wait; what is sent, and what an answer means, is written once.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from keyrush.core.sliding import Taken, Window
+from keyrush.limiter.ledgers.calls import Call
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
+from keyrush.limiter.ledgers.redis.awaited import AwaitedCluster, AwaitedServer
 from keyrush.limiter.ledgers.redis.changes import RedisChanges
 from keyrush.limiter.ledgers.redis.script import (
     CLUSTER,
     ESCAPES,
     TAKE,
+    TOGETHER,
     WORKERS,
-    Call,
     Script,
     decode,
     encode,
@@ -39,8 +39,8 @@ from keyrush.limiter.ledgers.redis.server import (
     parse,
     redis,
 )
-from keyrush.limiter.ledgers.redis.tasks import TaskBatches
-from keyrush.limiter.ledgers.redis.threads import ThreadBatches
+from keyrush.limiter.ledgers.tasks import Line, Loops
+from keyrush.limiter.ledgers.threads import ThreadBatches
 from keyrush.runtime.forks import after_fork
 
 
@@ -61,6 +61,7 @@ class RedisLedger:
         self._prefix = self._server.prefix.translate(ESCAPES)
         self._clock = clock
         self.has_own_clock = clock is None
+        self._loops = Loops(self._line, TOGETHER)
         self._inherited: Any = None
         self._begin()
         after_fork(self._begin_anew)
@@ -68,11 +69,10 @@ class RedisLedger:
     def _begin(self) -> None:
         self._client: Any = None
         self._threads: dict[int, ThreadBatches] = {}
-        self._tasks: dict[asyncio.AbstractEventLoop, TaskBatches] = {}
 
     def _begin_anew(self) -> None:
         """As in a new process. What was the parent's is kept, lest it be closed here."""
-        self._inherited = (self._inherited, self._client, self._tasks)
+        self._inherited = (self._inherited, self._client)
         self._begin()
 
     # --- windows ---
@@ -82,15 +82,11 @@ class RedisLedger:
 
     async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         """`take`. What is granted to a task that has been cancelled meanwhile is given back."""
-        running = asyncio.get_running_loop()
-        tasks = self._tasks.get(running)
-        if tasks is None:
-            self.forget()
-            tasks = self._tasks[running] = TaskBatches(
-                open_client(self._server, redis.asyncio), self._send_async, self.forget
-            )
-            await tasks.open()
-        return await tasks.ask(self._slot(windows), Call("take", windows, cost, extra))
+        return await self._loops.ask(self._slot(windows), Call("take", windows, cost, extra))
+
+    def _line(self) -> Line:
+        kind = AwaitedCluster if self._server.kind == "cluster" else AwaitedServer
+        return kind(self._server, self.message)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         self._ask(Call("give", windows, cost, taken_at))
@@ -99,7 +95,7 @@ class RedisLedger:
         slot = self._slot(call.windows)
         threads = self._threads.get(slot)
         if threads is None:
-            threads = self._threads.setdefault(slot, ThreadBatches(self._send))
+            threads = self._threads.setdefault(slot, ThreadBatches(self._send, TOGETHER))
         return threads.ask(call)
 
     def _slot(self, windows: Sequence[Window]) -> int:
@@ -113,25 +109,12 @@ class RedisLedger:
         return "" if self._clock is None else self._clock()
 
     def _send(self, calls: Sequence[Call]) -> list[Taken]:
-        keys, arguments = encode(self._prefix, calls, self._now())
+        keys, arguments = self.message(calls)
         return decode(self._run(TAKE, keys, arguments), calls)
 
-    async def _send_async(self, client: Any, calls: Sequence[Call]) -> list[Taken]:
-        """`_send`, by a client of the running event loop."""
-        keys, arguments = encode(self._prefix, calls, self._now())
-        values = (len(keys), *keys, *arguments)
-        try:
-            try:
-                answer = await client.execute_command("EVALSHA", TAKE.digest, *values)
-            except RedisError as error:
-                if not not_executed(error):
-                    raise
-                if is_by_replica(error) and hasattr(client, "connection_pool"):
-                    await client.connection_pool.disconnect(inuse_connections=False)
-                answer = await client.execute_command("EVAL", TAKE.source, *values)
-        except ERRORS as error:
-            raise fault(error) from None
-        return decode(answer, calls)
+    def message(self, calls: Sequence[Call]) -> tuple[list[str], list[Any]]:
+        """What is sent for calls, in one round trip: keys and arguments of the script."""
+        return encode(self._prefix, calls, self._now())
 
     def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         values = (len(keys), *keys, *arguments)
@@ -211,13 +194,4 @@ class RedisLedger:
         if client is not None:
             for one in and_sentinels(client):
                 one.close()
-        for running, tasks in list(self._tasks.items()):
-            self.forget(tasks)
-            with suppress(RuntimeError):  # it has ended
-                running.call_soon_threadsafe(tasks.close)
-
-    def forget(self, gone: TaskBatches | None = None) -> None:
-        """Have nothing more to do with what belongs to an event loop, or to any that has ended."""
-        for running, tasks in list(self._tasks.items()):
-            if tasks is gone or running.is_closed():
-                self._tasks.pop(running, None)
+        self._loops.close()

@@ -6,25 +6,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from keyrush.core.sliding import SHARE, Taken, Window, WindowCount
+from keyrush.core.sliding import SHARE, Taken
 from keyrush.errors import LimiterError, NotTold, Unavailable
+from keyrush.limiter.ledgers.calls import Call, NoReply, taken_of
 from keyrush.limiter.ledgers.redis.server import (
     NoPermissionError,
     NoScriptError,
     ResponseError,
     redis,
 )
-
-
-class Call(NamedTuple):
-    """What one caller wants."""
-
-    operation: str  #: "take" or "give"
-    windows: Sequence[Window]
-    cost: int
-    other: int  #: of "take": extra; of "give": taken_at
 
 
 class Script:
@@ -37,6 +29,9 @@ class Script:
 
 TAKE = Script("take.lua")
 WORKERS = Script("workers.lua")
+
+#: Calls that go together in one script at most, which holds the server for about 2 ms.
+TOGETHER = 128
 
 ESCAPES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
@@ -59,25 +54,24 @@ def encode(prefix: str, calls: Sequence[Call], now: int | str) -> tuple[list[str
     return keys, arguments
 
 
+def packed(command: Sequence[object]) -> bytes:
+    """A command as servers read it, in a fifth of the time of redis-py's packer for event loops."""
+    parts = [b"*%d\r\n" % len(command)]
+    for word in command:
+        text = str(word).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"".join(parts)
+
+
 def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[Taken]:
     """What the script answers to each call; to a "give", that nothing is granted."""
     numbers = iter(answer)
     now = next(numbers)
     taken = []
     for call in calls:
-        if call.operation == "give":
-            taken.append(Taken(0, now, []))
-            continue
-        granted = next(numbers)
-        counters: list[WindowCount] = [
-            (next(numbers), next(numbers), next(numbers)) for _ in call.windows
-        ]
-        taken.append(Taken(granted, now, counters))
+        is_take = call.operation == "take"
+        taken.append(taken_of(call, now, numbers) if is_take else Taken(0, now, []))
     return taken
-
-
-class NoReply(LimiterError):
-    """Nothing was heard for as long as there is patience."""
 
 
 #: What is said of a server that is but a part of one.

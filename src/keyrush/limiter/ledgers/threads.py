@@ -6,11 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from keyrush.core.sliding import Taken
-from keyrush.errors import LimiterError
-from keyrush.limiter.ledgers.redis.script import Call, NoReply
-
-#: Calls that go together in one script at most, which holds the server for about 2 ms.
-TOGETHER = 128
+from keyrush.errors import KeyrushError, LimiterError
+from keyrush.limiter.ledgers.calls import Call, NoReply, again
 
 
 class _Waiter:
@@ -21,7 +18,7 @@ class _Waiter:
         #: Of one that does not come alone: it is answered, or may call now.
         self.turn: threading.Event | None = None
         self.answer: Taken | None = None
-        self.error: str | None = None
+        self.error: Exception | None = None
 
     def wake(self) -> None:
         if self.turn is not None:
@@ -31,11 +28,13 @@ class _Waiter:
 class ThreadBatches:
     """Threads that ask: one calls for all that wait, and then the first of those that came since.
 
-    Who comes alone calls at once.
+    Who comes alone calls at once. `together` calls are sent at most; what `send` raises where it
+    can't be answered is an error of keyrush's.
     """
 
-    def __init__(self, send: Callable[[Sequence[Call]], list[Taken]]) -> None:
+    def __init__(self, send: Callable[[Sequence[Call]], list[Taken]], together: int) -> None:
         self._send = send
+        self._together = together
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._is_busy = False
@@ -52,7 +51,8 @@ class ThreadBatches:
         if waiter.answer is None and waiter.error is None:
             self._lead()
         if waiter.answer is None:
-            raise LimiterError(waiter.error)
+            assert waiter.error is not None  # noqa: S101  # one of the two has come
+            raise again(waiter.error) from waiter.error.__cause__
         return waiter.answer
 
     def _wait(self, waiter: _Waiter, turn: threading.Event) -> None:
@@ -74,14 +74,14 @@ class ThreadBatches:
 
     def _lead(self) -> None:
         with self._lock:
-            batch = self._take_along(TOGETHER)
-        error = "a call to the limiter's server was broken off"
+            batch = self._take_along(self._together)
+        error: Exception = LimiterError("a call to the limiter's server was broken off")
         try:
             answers = self._send([waiter.call for waiter in batch])
             for waiter, answer in zip(batch, answers, strict=True):
                 waiter.answer = answer
-        except LimiterError as fault:
-            error = str(fault)
+        except KeyrushError as fault:
+            error = fault
             if isinstance(fault, NoReply):  # nor would those that wait get one
                 with self._lock:
                     batch += self._take_along(len(self._waiting))

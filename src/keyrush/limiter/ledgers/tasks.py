@@ -1,0 +1,168 @@
+"""Tasks of an event loop that ask a server together; `threads` does the same for threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from keyrush.core.sliding import Taken
+from keyrush.errors import KeyrushError, LimiterError
+from keyrush.limiter.ledgers.calls import Call, NoReply, again
+from keyrush.runtime.forks import after_fork
+from keyrush.runtime.logs import log_fault
+
+#: Calls, each with the future of its answer.
+_Asked = list[tuple[Call, "asyncio.Future[Taken]"]]
+
+
+class Line(Protocol):
+    """What belongs to one event loop: by it calls are sent. It opens itself when used first."""
+
+    async def send(self, calls: Sequence[Call]) -> list[Taken]:
+        """The answers. Raises an error of keyrush where there can be none."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections."""
+        ...
+
+
+class TaskBatches:
+    """The calls of a loop's tasks, by slot: those of one go together, `together` at most."""
+
+    def __init__(self, line: Line, together: int, forget: Callable[[TaskBatches], object]) -> None:
+        self._line = line
+        self._together = together
+        self._forget = forget
+        self._waiting: dict[int, _Asked] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._life = self._live()
+
+    async def open(self) -> None:
+        """Have everything closed when the loop ends."""
+        await anext(self._life)
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        # Loops close their generators before they end, and tell nobody else that they do.
+        try:
+            yield
+        finally:
+            self._forget(self)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await self._line.close()
+
+    def close(self) -> None:
+        """Close everything soon. To be called in the loop."""
+        self._closing = asyncio.ensure_future(self._life.aclose())
+
+    async def ask(self, slot: int, call: Call) -> Taken:
+        """The answer. What is granted to a task that is cancelled meanwhile is given back."""
+        answer = self._join(slot, call)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and not answer.exception():
+                self._undo(slot, call, answer.result())
+            raise
+
+    def _join(self, slot: int, call: Call) -> asyncio.Future[Taken]:
+        answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.get(slot)
+        if waiting is None:
+            waiting = self._waiting[slot] = []
+            # It begins when all that are ready to run now have asked, too.
+            task = asyncio.create_task(self._serve(slot, waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        waiting.append((call, answer))
+        return answer
+
+    async def _serve(self, slot: int, waiting: _Asked) -> None:
+        batch: _Asked = []
+        try:
+            while waiting:
+                batch = [asked for asked in waiting[: self._together] if not asked[1].done()]
+                del waiting[: self._together]
+                await self._answer(slot, batch)
+        finally:
+            del self._waiting[slot]
+            _fail(batch + waiting, LimiterError("a call to the limiter's server was broken off"))
+
+    async def _answer(self, slot: int, batch: _Asked) -> None:
+        calls = [call for call, _ in batch]
+        try:
+            answers = await self._line.send(calls) if calls else []
+        except KeyrushError as error:
+            if isinstance(error, NoReply):  # nor would those that wait get one
+                waiting = self._waiting[slot]
+                batch += waiting
+                waiting.clear()
+            _fail(batch, error)
+            return
+        for (call, answer), taken in zip(batch, answers, strict=True):
+            if answer.done():  # cancelled meanwhile
+                self._undo(slot, call, taken)
+            else:
+                answer.set_result(taken)
+
+    def _undo(self, slot: int, call: Call, taken: Taken) -> None:
+        """Give back what was granted to a task that is no longer there to use it."""
+        if taken.granted:
+            back = Call("give", call.windows, taken.granted, taken.now)
+            self._join(slot, back).add_done_callback(_log_lost)
+
+
+def _fail(batch: _Asked, error: Exception) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            answer.set_exception(again(error))
+
+
+def _log_lost(answer: asyncio.Future[Taken]) -> None:
+    if isinstance(error := answer.exception(), Exception):
+        log_fault("units of a cancelled request stay taken", error)
+
+
+class Loops:
+    """The batches of each event loop that asks: made when it asks first, by a `line` of its own,
+    gone when it ends. Nothing of a parent process is used, nor closed.
+    """
+
+    def __init__(self, line: Callable[[], Line], together: int) -> None:
+        self._line = line
+        self._together = together
+        self._inherited: object = None
+        self._batches: dict[asyncio.AbstractEventLoop, TaskBatches] = {}
+        after_fork(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._inherited = (self._inherited, self._batches)  # kept, lest it be closed here
+        self._batches = {}
+
+    async def ask(self, slot: int, call: Call) -> Taken:
+        """`TaskBatches.ask`, on the running event loop."""
+        running = asyncio.get_running_loop()
+        batches = self._batches.get(running)
+        if batches is None:
+            self._forget()
+            batches = self._batches[running] = TaskBatches(
+                self._line(), self._together, self._forget
+            )
+            await batches.open()
+        return await batches.ask(slot, call)
+
+    def close(self) -> None:
+        """Have everything closed soon, when the loops come to it."""
+        for running, batches in list(self._batches.items()):
+            self._forget(batches)
+            with suppress(RuntimeError):  # it has ended
+                running.call_soon_threadsafe(batches.close)
+
+    def _forget(self, gone: TaskBatches | None = None) -> None:
+        """Have nothing more to do with what belongs to an event loop, or to any that has ended."""
+        for running, batches in list(self._batches.items()):
+            if batches is gone or running.is_closed():
+                self._batches.pop(running, None)
