@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer mcp-1.12 clean
+.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer mcpold clean
 
 # One venv for everything; made anew when the dependencies change.
 $(VENV)/.for-%: pyproject.toml
@@ -65,7 +65,7 @@ chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, mapped windo
 dist: $(VENV)/.for-dist  ## the archives that are published
 	@$(BIN)/python -m hatchling build
 
-mcp-1.12:  ## what tests of older MCP need: a version of the SDK that does not go with the newer one
+mcpold:  ## what tests of older MCP need: a version of the SDK that does not go with the newer one
 	@$(PYTHON) -m venv .venv-mcp-1.12
 	@.venv-mcp-1.12/bin/python -m pip install --quiet --disable-pip-version-check \
 	    . 'mcp==1.12.4' 'pydantic<2.12' 'uvicorn>=0.37'
