@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-mcp-1.12" / "bin" / "python"
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_1_12.py"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="mcp 1.12 has an environment of its own: make test")
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="mcp 1.12 is missing: make test")
 
 
 def talk(url: str, key: str) -> Any:
