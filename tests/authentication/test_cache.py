@@ -325,6 +325,37 @@ def test_different_keys_do_not_wait_for_each_other() -> None:
     assert not cache.flight(b"a")[1]
 
 
+def test_fork_while_something_is_kept() -> None:
+    """Of a cache that a thread changes while its process forks the child uses nothing, for a
+    revocation might not find what is half kept; otherwise it goes on with all.
+    """
+    out = run(
+        """
+        import os
+        from keyrush.authentication.cache import Cache
+        from tests.authentication.test_cache import entry
+        from tests.support.scripts import fork_while_held
+
+        cache = Cache(10, 5000)
+        cache.put(b"a", entry("a"), cache.generation)
+        if child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            print(len(cache), flush=True)
+            os._exit(0)
+        cache._entries[b"b"] = entry("b")  # as `put` does first
+
+        def in_child():
+            cache.drop(["acct_a"])
+            known = map(cache.get, (b"a", b"b"))
+            print([one for one in known if one is not None and one.fresh_until], flush=True)
+
+        fork_while_held(cache._lock, in_child)
+        """
+    )
+    assert out == "1\n[]\n"
+
+
 def test_fork_while_loading() -> None:
     """A child forked while a thread loads a key, or holds the lock, does not wait for it."""
     out = run(

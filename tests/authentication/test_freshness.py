@@ -170,6 +170,36 @@ def test_last_use_of_a_fleet(fleet: Fleet) -> None:
     assert max(fleet.clock.now - (key.last_used_at or 0) for key in kept) < 60_000
 
 
+def test_an_idle_fleet_costs_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no request comes the store is asked nothing but for news, however many keys are known;
+    and when there was one, one write follows.
+    """
+    fleet.gate.flush()
+    asked: list[str] = []
+    store = fleet.gate.store
+    for name in [name for name in dir(type(store)) if not name.startswith("_")]:
+        method = getattr(store, name)
+        if callable(method):
+
+            def counted(*args: Any, name: str = name, method: Any = method) -> Any:
+                asked.append(name)
+                return method(*args)
+
+            monkeypatch.setattr(store, name, counted)
+    jobs = [job for _, job in fleet.gate.background._jobs]  # noqa: SLF001  # as its thread does
+    for _ in range(3):
+        fleet.clock.advance(1000)
+        for job in jobs:
+            job()
+    assert asked == []
+    fleet.clock.advance(60_000)
+    fleet.gate.watch.poll()
+    fleet.come()
+    for job in jobs:
+        job()
+    assert asked == ["add_usage"]
+
+
 def test_end_of_a_key_needs_no_news(fleet: Fleet) -> None:
     """O4: a key that expires is refused from that instant on, however fresh it is."""
     ends = fleet.clock.now + 3000

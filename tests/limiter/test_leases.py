@@ -5,6 +5,7 @@ Instants are Unix milliseconds. A request a millisecond is a busy key: 1,000 a s
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 
 from keyrush.core.sliding import SHARE, Taken, Tally, Window
 from keyrush.limiter.shared.lease import HORIZON
-from keyrush.limiter.shared.leased import LeasedLimiter
+from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
 from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
 from tests.support.faults import PATIENCE
@@ -524,6 +525,39 @@ def test_threads_on_one_lease(ledger: MemoryLedger, clock: Clock, amount: int) -
     assert counted(ledger, *wanted) == [amount] * 2
 
 
+class Awaited(MemoryLedger):
+    """One that may be awaited, and answers when it is let."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.answers = asyncio.Event()
+
+    async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
+        await self.answers.wait()
+        return self.take(windows, cost, extra)
+
+
+def test_a_take_on_the_event_loop_itself(clock: Clock) -> None:
+    """What is done on the event loop, because no thread can be started, waits for none of its
+    tasks: they would wait for it.
+    """
+    answered: list[int | None] = []
+
+    async def ask() -> None:
+        ledger = Awaited(clock)
+        limiter = AwaitedLeasedLimiter(client_of(ledger, clock), ledger)
+        first = asyncio.create_task(limiter.take_async([window(50)], 1, clock()))
+        await asyncio.sleep(0)  # it asks
+        beside = limiter.take([window(50)], 1, clock())
+        ledger.answers.set()
+        answered.extend(tally and tally.remaining for tally in (beside, await first))
+
+    asking = threading.Thread(target=asyncio.run, args=[ask()], daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    assert answered == [49, 48]
+
+
 def test_threads_that_give_back(ledger: MemoryLedger, clock: Clock) -> None:
     """A refused request consumes nothing, also when others take and give back at once."""
     limiter, background = LeasedLimiter(client_of(ledger, clock)), Refilling()
@@ -555,7 +589,7 @@ def test_fork() -> None:
     """
     out = run(
         """
-        from keyrush.limiter.shared.leased import LeasedLimiter
+        from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
         from keyrush.core.sliding import Window
         from tests.support.ledgers import MemoryLedger, client_of
         from tests.support.scripts import fork_while_held

@@ -17,7 +17,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -847,6 +847,42 @@ def test_grown_by_another_process(make: Make, opened: Table, path: Path) -> None
     assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW)
 
 
+def test_a_segment_mapped_while_a_window_is_looked_for(
+    make: Make, opened: Table, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O13: a window that another process has in a segment that a thread maps just now is not begun
+    once more where a record has become free before that.
+    """
+    limiter = make()
+    *others, subject = subjects_together(opened, 33)
+    clock.now = NOW - 2 * MINUTE
+    for other in others:
+        limiter.take_at_once(of(other)[:1], 1, clock.now)
+    code = """
+        import sys
+        from keyrush.limiter.mapped import MappedLimiter
+        from tests.support.mapped import MINUTE, NOW, of
+
+        MappedLimiter(sys.argv[1], clock=lambda: NOW - MINUTE).take(
+            of(sys.argv[2])[:1], 4, NOW - MINUTE
+        )
+        """
+    run(code, str(path), subject)
+    clock.now = NOW
+    find = Table._find  # noqa: SLF001  # between it and what follows is what this is about
+
+    def find_and_map(its: Table, *wanted: Any) -> Any:
+        found = find(its, *wanted)
+        its.file.enlarge(1, threading.Lock())
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Table, "_find", find_and_map)
+        assert limiter.take_at_once(of(subject)[:1], 1, NOW) is None
+    limiter.take(of(subject)[:1], 1, NOW)
+    assert used(limiter, of(subject)[:1], NOW) == [4 // 2 + 1]
+
+
 def test_nothing_in_the_background_waits_for_who_enlarges_it(
     make: Make, opened: Table, clock: Clock, background: Chores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -950,11 +986,26 @@ def test_what_is_remembered_is_bounded(
 ) -> None:
     """Where records are is remembered of so many subjects; the others are found again."""
     monkeypatch.setattr(table, "REMEMBERED", 3)
+    monkeypatch.setattr(table, "FORGOTTEN", 1)
     limiter = make()
     subjects = [f"key:{number}" for number in range(10)]
     for subject in subjects * 2:
         limiter.take_at_once(of(subject), 1, NOW)
     assert [used(limiter, of(subject), NOW) for subject in subjects] == [[2, 2]] * 10
+
+
+def test_to_forget_the_oldest_costs_little(opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that is one too many costs no more where many have been forgotten before it."""
+    monkeypatch.setattr(table, "REMEMBERED", 20_000)
+    numbers = count()
+    spent = []
+    for _ in range(60):
+        began = time.thread_time()
+        for number in islice(numbers, 1_000):
+            opened._remember({f"key:{number}:60": (1, 0, 0, 0)})  # noqa: SLF001  # it alone
+        spent.append(time.thread_time() - began)
+    typical = sorted(spent[:20])[10]  # while there is room
+    assert sorted(spent[20:])[20] < 5 * typical
 
 
 @pytest.mark.parametrize("count", [1, 2])

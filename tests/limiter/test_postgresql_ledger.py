@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -21,6 +22,7 @@ from keyrush.errors import StoreError
 from keyrush.limiter.ledgers import postgresql as sql
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
+from keyrush.sql import patience
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
@@ -43,6 +45,21 @@ def store(postgres_url: str) -> Iterator[SqlStore]:
 def ledger(store: SqlStore, clock: Clock) -> PostgresqlLedger:
     """A ledger in the store's database that goes by `clock`."""
     return PostgresqlLedger(store.database, clock)
+
+
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
+    monkeypatch.setattr(patience, "ANSWER", 60.0)
+    monkeypatch.setattr(sql, "FIRST", sql.FIRST.replace("1800", "60000"))
+
+
+@contextmanager
+def holding(store: SqlStore) -> Iterator[sa.Connection]:
+    """A transaction that may stand still, for as long as a busy machine needs."""
+    with store.database.engine.begin() as other:
+        other.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield other
 
 
 def rows(store: SqlStore, table: str = "windows") -> list[tuple[Any, ...]]:
@@ -171,13 +188,14 @@ def test_idle_counters_are_deleted_in_bounded_numbers(
     assert left == [6, 2, 0, 0]
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_counter_deleted_while_it_is_taken_from(store: SqlStore, clock: Clock) -> None:
     """A take that has seen an idle counter is kept, though another process deletes that."""
     ledger = PostgresqlLedger(store.database, clock)
     ledger.take([MINUTE], 1, 0)
     clock.advance(120_000)
     with ThreadPoolExecutor(1) as pool:
-        with store.database.engine.begin() as other:
+        with holding(store) as other:
             other.exec_driver_sql("DELETE FROM keyrush_windows")
             taking = pool.submit(ledger.take, [MINUTE], 2, 0)
             until(lambda: waiting(store) == 1)
@@ -259,7 +277,7 @@ def test_processes_admit_exactly_the_limit(
 def test_a_look_waits_for_nobody(store: SqlStore, ledger: PostgresqlLedger) -> None:
     """A look is answered while another process writes, with what was there before."""
     ledger.take([MINUTE], 1, 0)
-    with store.database.engine.begin() as other:
+    with holding(store) as other:
         other.exec_driver_sql("UPDATE keyrush_windows SET current = 9")
         assert ledger.take([MINUTE], 0, 0).counters[0][1] == 1
 
@@ -291,11 +309,12 @@ def test_a_clock_of_ones_own(ledger: PostgresqlLedger, clock: Clock) -> None:
     assert ledger.take([MINUTE], 1, 0).now == clock.now
 
 
+@pytest.mark.usefixtures("_patient")
 def test_time_is_read_when_it_counts_on_postgresql(store: SqlStore) -> None:
     """A take that had to wait is of the time when it was its turn, so that time never runs back."""
     ledger = PostgresqlLedger(store.database)
     with ThreadPoolExecutor(1) as pool:
-        with store.database.engine.begin() as other:
+        with holding(store) as other:
             other.exec_driver_sql("SELECT keyrush_lock(%s)", ([MINUTE.key],))
             taking = pool.submit(ledger.take, [MINUTE], 1, 0)
             until(lambda: waiting(store) == 1)
@@ -401,6 +420,7 @@ def test_failure_is_a_store_error(store: SqlStore, ledger: PostgresqlLedger) -> 
     assert store.database.engine.pool.status().count("Current Checked out connections: 0") == 1
 
 
+@pytest.mark.usefixtures("_patient")
 def test_connections_that_the_server_has_ended(store: SqlStore, clock: Clock) -> None:
     """After a restart of the server the next take works; one under way says that it failed."""
     ledger = PostgresqlLedger(store.database, clock)

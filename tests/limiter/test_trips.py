@@ -17,6 +17,7 @@ import pytest
 from keyrush import Gate, KeyrushMiddleware
 from keyrush.core.sliding import Tally, Window
 from keyrush.errors import DataError, LimiterError, StoreError
+from keyrush.limiter.ledgers import postgresql
 from keyrush.limiter.ledgers.calls import Call
 from keyrush.limiter.ledgers.postgresql import TOGETHER, PostgresqlLedger
 from keyrush.limiter.opening import open_limiter
@@ -177,7 +178,7 @@ class Fleet:
         )
 
 
-FLEET = 10
+FLEET = 20
 
 
 def test_no_thread_on_asyncio(server: Server) -> None:
@@ -202,6 +203,36 @@ def test_no_thread_on_asyncio(server: Server) -> None:
     assert fleet.admitted == 7 * FLEET
 
 
+def test_what_is_written_a_second(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PostgreSQL is told and asked each second beside the windows does not grow with the keys:
+    counts of all are one transaction, last uses another, and news one message at most.
+    """
+    fleet = Fleet(Server("store", postgres_url))
+    waits: list[object] = []
+    wait = patience.PatientConnection.wait
+
+    def counting(self: patience.PatientConnection, *steps: Any, **more: Any) -> Any:
+        waits.append(self)
+        return wait(self, *steps, **more)
+
+    async def come() -> None:
+        await asyncio.gather(*map(fleet.come, fleet.keys))
+
+    def waits_of(work: Callable[[], object]) -> int:
+        waits.clear()
+        work()
+        return len(waits)
+
+    monkeypatch.setattr(patience.PatientConnection, "wait", counting)
+    asyncio.run(come())
+    for _ in range(3):
+        assert waits_of(lambda: asyncio.run(come())) == 0
+        # A transaction waits for its begin, two statements at most, its end, and the pool.
+        assert waits_of(fleet.gate.counts.flush) <= 2 * 5 < FLEET
+        assert waits_of(fleet.gate.watch.poll) <= 1
+    fleet.gate.close()
+
+
 # --- PostgreSQL on an event loop ------------------------------------------------------------------
 
 
@@ -211,6 +242,13 @@ def database(postgres_url: str) -> Iterator[Database]:
     made = Database(postgres_url)
     yield made
     made.close()
+
+
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
+    monkeypatch.setattr(patience, "ANSWER", 60.0)
+    monkeypatch.setattr(postgresql, "FIRST", postgresql.FIRST.replace("1800", "60000"))
 
 
 def on_loop(database: Database, work: Callable[[PostgresqlLedger], Any]) -> None:
@@ -263,6 +301,7 @@ def test_whatever_a_name_has(database: Database) -> None:
     on_loop(database, work)
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_connection_that_the_server_has_ended(database: Database, postgres_url: str) -> None:
     """After a restart of the server the next take on the loop works; one under way has failed."""
 
@@ -338,6 +377,7 @@ def test_what_fails_in_the_database(database: Database, postgres_url: str) -> No
     on_loop(database, work)
 
 
+@pytest.mark.usefixtures("_patient")
 def test_cancelled_on_postgresql(database: Database, postgres_url: str) -> None:
     """S35: what is granted to a task that no longer waits is given back; others keep theirs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -129,6 +130,40 @@ def test_a_job_that_comes_late() -> None:
     background.every(0.001, second)
     assert second.reached.wait(PATIENCE)
     background.close()
+
+
+def test_wakes_up_for_many_jobs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of different intervals fall in with the one that is the most frequent: the thread wakes
+    up no more often than for that alone, and none runs late.
+    """
+    now, waits, ended = [0.0], [0], threading.Event()
+    background = Background(lambda: now[0])
+
+    def wait(seconds: float) -> bool:
+        if now[0] >= 10:
+            ended.set()
+            return background.thread is None or threading.Event().wait(0.001)
+        waits[0] += 1
+        now[0] += seconds
+        return False
+
+    monkeypatch.setattr(background._wake, "wait", wait)  # noqa: SLF001  # time goes by in it
+    runs: list[list[float]] = [[], [], [], []]
+    for seconds, ran, took in zip((0.05, 0.25, 1, 1), runs, (0.0002, 0, 0.03, 0.0001), strict=True):
+
+        def job(ran: list[float] = ran, took: float = took) -> None:
+            ran.append(now[0])
+            now[0] += took
+
+        background.every(seconds, job)
+    background.start()
+    assert ended.wait(PATIENCE)
+    background.close()
+    assert waits[0] <= len(runs[0]) <= 210
+    assert [len(ran) for ran in runs[1:]] == [pytest.approx(42, abs=3), 10, 10]
+    for seconds, ran in zip((0.05, 0.25, 1, 1), runs, strict=True):
+        longest = max(later - earlier for earlier, later in itertools.pairwise(ran))
+        assert longest <= seconds + 0.031
 
 
 def test_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

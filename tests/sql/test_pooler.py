@@ -233,14 +233,18 @@ def test_options_that_are_the_default(postgres_url: str, option: str) -> None:
 # --- what it costs -------------------------------------------------------------------------------
 
 
+ONE = Batch("one", 1)
+
+
 @pytest.mark.parametrize(
     ("call", "round_trips"),
     [
         (lambda store: store.find([api_key().fingerprint], MONTH), 1),
         (lambda store: store.charge(ACCOUNT, 0, "one"), 3),
         (lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}), 3),
+        (lambda store: store.add_usage(MONTH, {"key:cred_a": 1}, ONE, {"cred_a": NOW}), 5),
     ],
-    ids=["alone", "in a transaction", "many in a transaction"],
+    ids=["alone", "in a transaction", "many in a transaction", "a whole flush"],
 )
 def test_round_trips(
     postgres_url: str, call: Callable[[SqlStore], object], round_trips: int

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -340,6 +341,23 @@ def test_each_key_turns_the_account_once(usage: MonthlyCounts, store: FaultyStor
     assert (totals(a), totals(b)) == ((1, 2), (1, 2))
     usage.flush()
     assert (stored(store), stored(store, NEXT)) == ((1, 2), (1, 2))
+
+
+def test_each_key_begins_the_month_itself(usage: MonthlyCounts, store: FaultyStore) -> None:
+    """R18: where the quota is the account's, a key whose account another has brought into the new
+    month is counted in it, too.
+    """
+    a, b = (
+        replace(who, quota_count=who.counts[1])
+        for who in (caller(usage, store), caller(usage, store, "cred_b"))
+    )
+    for now in (DECEMBER - 1, DECEMBER):
+        usage.add(a, now)
+        usage.add(b, now)
+    usage.flush()
+    for month in (MONTH, NEXT):
+        assert stored(store, month) == (1, 2)
+        assert store.usage(key_subject("cred_b"), month) == 1
 
 
 def test_look_up_in_the_new_month(usage: MonthlyCounts, store: FaultyStore) -> None:

@@ -128,6 +128,9 @@ class Cache:
         after_fork(self._after_fork)
 
     def _after_fork(self) -> None:
+        if self._lock.locked():  # a thread was at it that is not in the child: what it left half
+            self._entries, self._first = {}, {}  # done, a change might not find
+            self._order, self._refused = deque(), OrderedDict()
         self._lock = threading.Lock()
         self._in_flight = {}
 

@@ -47,7 +47,9 @@ class Background:
         self._retry_at = -math.inf
 
     def every(self, seconds: float, job: Job) -> None:
-        """Run `job` when the thread starts, and from then on every so many seconds."""
+        """Run `job` when the thread starts, and from then on every so many seconds, or up to half
+        the shortest interval of all sooner.
+        """
         self._jobs.append((seconds, job))
 
     def soon(self, job: Job) -> None:
@@ -99,8 +101,11 @@ class Background:
         due: dict[int, float] = {}
         while self.thread is me:  # there may be another by the time that this one ends
             self._run_queued(me)
+            # What is due soon is done at once, so that it falls in with what is done most often:
+            # to wake up costs more than most jobs.
+            soon = min((seconds for seconds, _ in self._jobs), default=0.0) / 2
             for number, (seconds, job) in enumerate(self._jobs):
-                if self.thread is me and self._monotonic() >= due.get(number, -math.inf):
+                if self.thread is me and self._monotonic() + soon >= due.get(number, -math.inf):
                     _safely(job)
                     due[number] = self._monotonic() + seconds
             now = self._monotonic()

@@ -26,11 +26,11 @@ _KEPT = 3600 * SECOND  # for how long a change can be read
 
 _LOCK = 0x6B657972757369  # the advisory lock of who writes a change: the one after `prepare`'s
 
-_SINCE = (
-    sa.select(CHANGES.c.mark, CHANGES.c.account_id)
-    .where(CHANGES.c.mark >= sa.bindparam("mark"))
-    .order_by(CHANGES.c.mark)
-)
+# By the driver: asked whenever anybody has written anything, as each process does with its flush.
+_SINCE = {
+    "sqlite": "SELECT mark, account_id FROM keyrush_changes WHERE mark >= ? ORDER BY mark",
+    "postgresql": "SELECT mark, account_id FROM keyrush_changes WHERE mark >= %s ORDER BY mark",
+}
 
 _NEWEST = sa.select(sa.func.coalesce(sa.func.max(CHANGES.c.mark), 0))
 
@@ -77,7 +77,7 @@ class SqlChanges:
             if self._connection is None:
                 self._open()
                 return None
-            return self._read(self._connection) if self._has_news(self._connection) else ()
+            return self._read() if self._has_news(self._connection) else ()
         except Exception as error:
             self.close()
             raise told(error, self._engine) from error
@@ -100,14 +100,14 @@ class SqlChanges:
         self._mark = connection.execute(_NEWEST).scalar_one()
         self._connection = connection
 
-    def _read(self, connection: sa.Connection) -> Collection[str] | None:
+    def _read(self) -> Collection[str] | None:
         place = self._mark
-        rows = connection.execute(_SINCE, {"mark": place}).all()
-        self._mark = rows[-1].mark if rows else 0
-        oldest = rows[0].mark if rows else 0
+        rows = self._driver.execute(_SINCE[self._engine.dialect.name], (place,)).fetchall()
+        self._mark = rows[-1][0] if rows else 0
+        oldest = rows[0][0] if rows else 0
         if oldest > place + 1 or oldest < place:
             return None  # changes have been deleted, perhaps such as were not read
-        return {row.account_id for row in rows if row.mark > place}
+        return {account_id for mark, account_id in rows if mark > place}
 
     @abstractmethod
     def _listen(self, connection: sa.Connection) -> None:

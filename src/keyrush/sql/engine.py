@@ -122,6 +122,22 @@ class Database:
                 give_up(self._engine)  # those that are idle are no better
             raise told(error, self._engine) from error
 
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """A connection of the driver's, in a transaction that takes SQLite's write lock at its
+        beginning, and is committed at the end.
+
+        Raises:
+            StoreError: The database can't answer.
+            DataError: It can't take what it was given.
+        """
+        with self.driver() as connection:
+            if isinstance(connection, Writer):
+                connection.await_turn()
+            connection.execute("BEGIN IMMEDIATE" if self.dialect == "sqlite" else _BEGIN)
+            yield connection
+            connection.commit()
+
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)
 

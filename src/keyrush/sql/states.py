@@ -66,7 +66,8 @@ def told(error: Exception, engine: Any) -> KeyrushError:
     cause = getattr(error, "orig", None) or error
     # Integrity and data are SQLSTATE's classes 23 and 22, or what SQLite's driver takes for such;
     # lone surrogates and numbers beyond 64 bits it says by Python's own errors.
-    about_data = (IntegrityError, SqlDataError, UnicodeError, OverflowError)
+    driver = engine.dialect.loaded_dbapi
+    about_data = (IntegrityError, SqlDataError, driver.IntegrityError, driver.DataError)
     if isinstance(error, about_data) or isinstance(cause, UnicodeError | OverflowError):
         state = getattr(cause, "sqlstate", None)
         return DataError(f"{text}: {state} {type(cause).__name__}" if state else text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -84,38 +85,40 @@ def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Ins
 
 
 def add_counts(
-    connection: sa.Connection,
+    connection: Any,
+    dialect: str,
     month: str,
     increments: Mapping[str, int],
+    *,
     batch: Batch | None,
     now: int,
 ) -> Mapping[str, int]:
-    """`Store.add_usage`, but for `used`, in the transaction of `connection`."""
+    """`Store.add_usage`, but for `used`, in the transaction of the driver's `connection`."""
     if not increments:
         return {}
-    if batch is not None and not _note(connection, batch, now):
+    if batch is not None and not _note(connection, dialect, batch, now):
         # What has been added before is added as nothing, which brings the totals.
         increments = dict.fromkeys(increments, 0)
     rows = json.dumps(increments)
-    for statement in _ADD[connection.dialect.name]:
-        answer = connection.exec_driver_sql(statement, (month, rows))
-    totals: dict[str, int] = json.loads(answer.scalar_one())
+    for statement in _ADD[dialect]:
+        answer = connection.execute(statement, (month, rows))
+    totals: dict[str, int] = json.loads(answer.fetchone()[0])
     return totals
 
 
-def touch(connection: sa.Connection, used: Mapping[str, int]) -> None:
-    """Set `last_used_at` of keys, in the transaction of `connection`."""
-    connection.exec_driver_sql(_TOUCH[connection.dialect.name], (json.dumps(used),))
+def touch(connection: Any, dialect: str, used: Mapping[str, int]) -> None:
+    """Set `last_used_at` of keys, in the transaction of the driver's `connection`."""
+    connection.execute(_TOUCH[dialect], (json.dumps(used),))
 
 
-def _note(connection: sa.Connection, batch: Batch, now: int) -> bool:
+def _note(connection: Any, dialect: str, batch: Batch, now: int) -> bool:
     """Note the batch; False where it has been added before.
 
     Its row is locked from here on: a second call with the same batch waits for the first.
     """
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    noted = connection.exec_driver_sql(_NOTE.format(mark), (*batch, now))
-    return noted.scalar() is not None
+    mark = "?" if dialect == "sqlite" else "%s"
+    noted = connection.execute(_NOTE.format(mark), (*batch, now))
+    return noted.fetchone() is not None
 
 
 def forget_batches(connection: sa.Connection, now: int) -> None:

@@ -242,19 +242,25 @@ class SqlStore:
         batch: Batch | None = None,
         used: Mapping[str, int] | None = None,
     ) -> Mapping[str, int]:
-        now = now_ms()
-        with self._run(atomic=True) as connection:
-            totals = add_counts(connection, month, increments, batch, now)
+        now, dialect = now_ms(), self._database.dialect
+        with self._database.transaction() as driver:
+            totals = add_counts(driver, dialect, month, increments, batch=batch, now=now)
             if used:
-                touch(connection, used)
-            if came := self._charges:
-                # More than came, so that those that count no more never pile up.
-                self._charges = 0
-                forget_charges(connection, now, 2 * came)
-            if batch is not None and now >= self._forget_at:
-                forget_batches(connection, now)
-                self._forget_at = now + FORGET_INTERVAL
+                touch(driver, dialect, used)
+        self._forget(now)
         return totals
+
+    def _forget(self, now: int) -> None:
+        """Delete what nobody will ask about any more."""
+        if came := self._charges:
+            # More than came, so that those that count no more never pile up.
+            self._charges = 0
+            with self._run(atomic=True) as connection:
+                forget_charges(connection, now, 2 * came)
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_INTERVAL
+            with self._run(atomic=True) as connection:
+                forget_batches(connection, now)
 
     def bind(self, name: str, account_id: str, now: int, ends_at: int) -> str:
         with self._run(atomic=True) as connection:

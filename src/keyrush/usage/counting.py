@@ -131,6 +131,8 @@ class MonthlyCounts:
             ):
                 return False
             for count in counts:
+                if count.month != self._month:  # another key of the account has turned that's
+                    self._turn(count)
                 if not count.pending:
                     self._dirty.add(count)
                 count.pending += requests

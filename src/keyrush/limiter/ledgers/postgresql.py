@@ -36,14 +36,10 @@ TOGETHER = 32
 #: Before each call, in the same message, and so in the same transaction: what the functions rely
 #: on, whatever the database's default is; and a server that is well ends what takes too long
 #: before the client does, which would not know whether it was done.
-_FIRST = (
+FIRST = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
     "SET LOCAL statement_timeout = 1800; "  # milliseconds
 )
-
-#: The same before what only counts: nobody waits for a disk. A server that crashes forgets what was
-#: counted in its last half second; no process that is killed makes it forget anything.
-_COUNTING = f"{_FIRST}SET LOCAL synchronous_commit = off; "
 
 _ENLIST = "SELECT keyrush_enlist(%s::text, %s::bigint, %s::bigint, %s::bigint)"
 
@@ -73,7 +69,7 @@ class PostgresqlLedger:
         Several statements in one message have their values written into them, by the driver.
         """
         with self._database.driver() as connection, connection.literal_cursor() as cursor:
-            cursor.execute(_FIRST + statement, values)
+            cursor.execute(FIRST + statement, values)
             while cursor.nextset():
                 pass
             (answer,) = cursor.fetchone() or (None,)
@@ -115,7 +111,7 @@ class PostgresqlLedger:
             keys = [window.key for call in calls for window in call.windows]
             parts.insert(0, f"SELECT keyrush_lock({_texts(keys)})")
         try:
-            return (_COUNTING + "; ".join(parts)).encode()
+            return (FIRST + "; ".join(parts)).encode()
         except UnicodeError:
             raise DataError("the name of a window is no text that PostgreSQL holds") from None
 

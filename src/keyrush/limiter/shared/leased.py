@@ -26,6 +26,7 @@ from keyrush.limiter.shared.lease import Lease
 from keyrush.limiter.shared.ledger_clock import Answer
 from keyrush.limiter.shared.membership import SIGN_OF_LIFE
 from keyrush.runtime.background import Background
+from keyrush.runtime.bridge import in_event_loop
 from keyrush.runtime.forks import after_fork
 
 #: Seconds between two looks at what lies idle.
@@ -97,15 +98,20 @@ class LeasedLimiter:
         if tally is not None:
             return tally
         lease = self._lease(windows)
-        with lease.asking:
+        # Where no thread could be started this is the event loop's own, and who asks may be one of
+        # its tasks, which goes on when this is over.
+        is_first = lease.asking.acquire(blocking=not in_event_loop())
+        try:
             now = self._clock.wall()
             tally = self.take_at_once(windows, cost, now)  # of what another has brought meanwhile
             if tally is not None:
                 return tally
-            try:
-                return self._ask(lease, windows, cost)
-            except Away:
-                return self._books.answer_in_outage(windows, cost, self._clock.wall())
+            return self._ask(lease, windows, cost, is_first=is_first)
+        except Away:
+            return self._books.answer_in_outage(windows, cost, self._clock.wall())
+        finally:
+            if is_first:
+                lease.asking.release()
 
     def _lease(self, windows: Sequence[Window]) -> Lease:
         """The lease of the windows; a new one makes others go that are of no use any more."""
@@ -123,17 +129,19 @@ class LeasedLimiter:
                         del self._leases[oldest]
             return lease
 
-    def _ask(self, lease: Lease, windows: Sequence[Window], cost: int) -> Tally:
-        """Ask the ledger, holding `lease.asking`.
+    def _ask(self, lease: Lease, windows: Sequence[Window], cost: int, *, is_first: bool) -> Tally:
+        """Ask the ledger; who `is_first` holds `lease.asking`, and asks for a block.
 
         Raises:
             Away: It can't answer.
         """
         asked_at = self._clock.instant()
-        self._prepare(lease, windows)
-        answer = self.client.ask(windows, cost, lease.ahead(cost, asked_at) if cost else 0)
+        if is_first:
+            self._prepare(lease, windows)
+        extra = lease.ahead(cost, asked_at) if is_first and cost else 0
+        answer = self.client.ask(windows, cost, extra)
         with self._lock:
-            return self._absorb(lease, windows, answer, cost, asked_at)
+            return self._absorb(lease, windows, answer, cost, asked_at if is_first else None)
 
     def _prepare(self, lease: Lease, windows: Sequence[Window]) -> None:
         """Have units of other windows given back: the ledger, asked next, counts them no more."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import islice
 
 from keyrush.core import sliding
 from keyrush.core.sliding import UNLIMITED, Tally, Window, WindowCount
@@ -39,6 +40,10 @@ TRIES, FEW_TRIES = 60, 2
 
 #: Windows whose records' places are remembered: two for each key in a gate's cache by default.
 REMEMBERED = 2 * 65_536
+
+#: How many of the oldest are forgotten where there are more: not one by one, for to find its first
+#: a dictionary passes over all that it has let go of; nor all, which would take milliseconds.
+FORGOTTEN = 256
 
 #: Reads a record. For reading alone: what packs a structure writes zeros first, and a slice is
 #: copied in parts.
@@ -182,9 +187,10 @@ class Table:
     ) -> Tally:
         """`take` under the locks, of windows whose records have to be looked for."""
         now = max(now, clock())  # by which records are free: whoever had them must not come late
+        mapped = len(self._segments)  # before the look: another thread may map one meanwhile
         found = self._find(windows, hashes)
-        if len(found) < len(windows) and self.file.header[SEGMENTS] > len(self._segments):
-            raise NoPlace(len(self._segments))  # that is known: another process has added one
+        if len(found) < len(windows) and self.file.header[SEGMENTS] > mapped:
+            raise NoPlace(mapped)  # another process has added one, where the windows may be
         counters = {
             window.key: _counter(self._segments, found[window.key], window.length)
             for window in windows
@@ -314,8 +320,9 @@ class Table:
     def _remember(self, found: Mapping[str, Place]) -> None:
         for key, place in found.items():
             self._places[key] = _PLACE.pack(*place)
-            if len(self._places) > REMEMBERED:  # the oldest goes: to let go of all takes long
-                del self._places[next(iter(self._places))]
+        if len(self._places) > REMEMBERED:
+            for oldest in tuple(islice(self._places, FORGOTTEN)):
+                del self._places[oldest]
 
     # --- larger, and the end ---
 

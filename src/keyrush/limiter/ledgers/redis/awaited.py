@@ -68,20 +68,24 @@ class AwaitedServer(AwaitedCluster):
     """One server, or one behind Sentinels, by one connection of redis-py's that is kept.
 
     Timeouts are kept here, one for a call: redis-py's own cost more than all the rest of it, and
-    so do its pool, retries and statistics.
+    so do its pool, retries and statistics. Who connects may have to ask several Sentinels, of which
+    each has its own.
     """
 
     def __init__(self, server: Server, encoded: Encoded) -> None:
         self._patience = server.options.get("socket_timeout")
         without = {**server.options, "socket_timeout": None}
         super().__init__(replace(server, options=without), encoded)
+        sentinels = len(server.places) if server.kind == "sentinel" else 0
+        # Of a Sentinel both the connection and its answer are waited for.
+        self._to_connect = self._patience and self._patience * (1 + 2 * sentinels)
         self._connection: Any = None
 
     async def _execute(self, *command: Any) -> Any:
         connection = self._connection
         try:
             if connection is None or not connection.is_connected:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._to_connect):
                     connection = await self._connected()
             async with asyncio.timeout(self._patience):
                 # Which makes anew what the server has ended meanwhile.
