@@ -341,6 +341,8 @@ def forged(world: World) -> dict[str, str | bytes]:
         "S46: another audience": mine.sign(good | {"aud": ["web", "mobile"]}),
         "S47: an end that PyJWT takes": mine.sign(good | {"exp": "9_999_999_999"}),
         "S47: true": mine.sign(good | {"exp": True}),
+        "S47: beyond all time": mine.sign(good | {"exp": 1e306}),
+        "S47: begins beyond all time": mine.sign(good | {"nbf": 1e306}),
         "S47: NaN": mine.over(segment({"alg": "ES256", "kid": "k1"}) + b"." + segment(
             json.dumps(good).replace(str(good["exp"]), "NaN").encode()
         )),
