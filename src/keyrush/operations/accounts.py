@@ -122,7 +122,8 @@ class Accounts:
         return self.get(account_id)
 
     def link(self, account_id: str, *, issuer: str, subject: str) -> Link:
-        """Have tokens of an issuer's subject act for the account (contract O8, O9).
+        """Have tokens of an issuer's subject act for the account (contract O8, O9). What was
+        revoked of the subject while it was linked before stays so.
 
         Raises:
             NotFound: There is no such account.
@@ -141,7 +142,7 @@ class Accounts:
         if outcome == "gone":
             raise NotFound(f"no account {account_id!r}")
         if outcome == "done":
-            return link
+            return self._store.link(link.id) or link
         known = [it for it in self._store.links(subject=subject) if it.issuer == issuer]
         if known and known[0].account_id == account_id:
             return known[0]

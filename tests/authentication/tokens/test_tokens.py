@@ -579,6 +579,22 @@ def test_revoked(world: World) -> None:
     assert world.accounts == 2
 
 
+def test_revoked_and_linked_again(world: World) -> None:
+    """O17: no token that was revoked comes back with a new link of its subject."""
+    old = world.token()
+    account_id = world.ask(old).body.split()[0].decode()
+    world.clock.advance(5000)
+    world.gate.sessions.revoke("user-1")
+    whom = {"issuer": world.issuer.url, "subject": "user-1"}
+    world.gate.accounts.unlink(account_id, **whom)
+    linked = world.gate.accounts.link(account_id, **whom)
+    assert world.gate.accounts.links(account_id) == [linked]
+    world.clock.advance(20_000)
+    assert not world.admits(old)
+    assert not world.admits(world.token(jti="2", iat=world.clock() // 1000 - 21))
+    assert world.admits(world.token(jti="3"))
+
+
 def test_revoked_elsewhere(clock: Clock, url: str) -> None:
     """O17: in other processes, too, as fast as a key's revocation, over each database."""
     with served() as issuer:
