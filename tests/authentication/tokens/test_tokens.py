@@ -28,9 +28,16 @@ RULES = [{"path": "/admin", "scopes": ["admin"]}, {"path": "/paid", "credits": 2
 
 
 class World:
-    """A gate that knows an issuer; `values` are the issuer's settings."""
+    """A gate that knows an issuer; `values` are the issuer's settings, `given` are others."""
 
-    def __init__(self, issuer: Issuer, clock: Clock, store: Any = None, **values: Any) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        clock: Clock,
+        store: Any = None,
+        given: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> None:
         self.issuer = issuer
         self.clock = clock
         said = {
@@ -43,7 +50,13 @@ class World:
         self.store = store or MemoryStore()
         self.gate = still(
             Gate.open(
-                settings(issuers=[said | values], plans=PLANS, rules=RULES, pepper="p" * 32),
+                settings(
+                    issuers=[said | values],
+                    plans=PLANS,
+                    rules=RULES,
+                    pepper="p" * 32,
+                    **given or {},
+                ),
                 store=self.store,
                 clock=clock,
             )
@@ -144,6 +157,32 @@ def test_one_key_for_a_subject(issuer: Issuer, clock: Clock) -> None:
     account_id = replies[0].body.split()[0].decode()
     key = world.gate.keys.create(account_id, "ci").text
     assert world.ask(key)["x-ratelimit-remaining"] == "499"
+    world.gate.close()
+
+
+@pytest.mark.parametrize(
+    ("environments", "sandboxes", "answer"),
+    [
+        (["test", "live", "eu"], ["test"], ("live", 402)),
+        (["live", "test"], ["test"], ("live", 402)),
+        (["test", "dev"], ["test", "dev"], ("test", 200)),
+        ([], [], ("None", 402)),
+    ],
+)
+def test_no_sandbox(
+    issuer: Issuer,
+    clock: Clock,
+    environments: list[str],
+    sandboxes: list[str],
+    answer: tuple[str, int],
+) -> None:
+    """O8, R2: whoever comes with a token is counted and charged, in whichever order the
+    environments are, unless all of them are sandboxes.
+    """
+    given = {"key_environments": environments, "unmetered_environments": sandboxes}
+    world = World(issuer, clock, given=given)
+    environment = world.ask(world.token()).body.split()[1].decode()
+    assert (environment, world.ask(world.token(), "/paid").status) == answer
     world.gate.close()
 
 
