@@ -11,10 +11,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from keyrush import Gate
+from keyrush.authentication.tokens.issuer_keys import REFRESH
 from keyrush.core.issuers import MIN_SECRET
+from keyrush.gate import gate as gate_module
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Reply, Sent, Wsgi, asgi_call, run, scope_of, together
+from tests.support.faults import until
 from tests.support.issuer import Issuer, Signer, b64, secret_signer, segment, served, signer
 
 both = pytest.mark.parametrize("adapter", [Asgi, Wsgi])
@@ -572,6 +575,36 @@ def test_rotated(world: World) -> None:
     world.clock.advance(60_000)
     assert world.admits(world.token())
     assert not world.admits(old)
+
+
+def test_taken_back(world: World) -> None:
+    """S51: who is known by a key that the issuer has taken back is so no more once that is known,
+    however fresh.
+    """
+    old = world.token()
+    assert world.admits(old)
+    world.issuer.rotate("k2")
+    world.clock.advance(60_000)
+    assert world.admits(old)
+    assert world.admits(world.token())
+    assert not world.admits(old)
+
+
+def test_keys_in_the_background(
+    issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S54: keys are fetched again though no token asks for one, by a gate that is running."""
+    monkeypatch.setattr(gate_module, "LOOK_AT_KEYS", 0.01)
+    world = World(issuer, clock)
+    old = world.token()
+    assert world.admits(old)
+    issuer.rotate("k2")
+    clock.advance(int(REFRESH * 1000))
+    del world.gate.background.start  # `still` has set it
+    world.gate.background.start()
+    until(lambda: world.fetches == 2)
+    until(lambda: not world.admits(old))
+    world.gate.close()
 
 
 def test_verified_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
