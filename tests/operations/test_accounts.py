@@ -22,6 +22,7 @@ from keyrush.operations.documents import credential_json
 from keyrush.operations.keys import Keys
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
+from keyrush.store import memory_links
 from tests.conftest import Clock, settings
 from tests.support.values import HIDINGS, api_key
 
@@ -637,6 +638,22 @@ def test_link(gate: Gate) -> None:
     ended = gate.accounts.unlink("acct_a", **named)
     assert (ended.id, ended.ended_at) == (link.id, gate.clock())
     assert gate.accounts.link("acct_b", **named).account_id == "acct_b"
+
+
+def test_unlink_one_of_many(gate: Gate, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O8: a subject can be unlinked however many others act for the account, and nothing that can
+    be none's is looked for.
+    """
+    monkeypatch.setattr(memory_links, "MAX_LINKS", 2)
+    for number in range(4):
+        gate.accounts.link("acct_a", issuer="https://i", subject=f"user-{number}")
+        clock.advance(1)
+    ended = gate.accounts.unlink("acct_a", issuer="https://i", subject="user-3")
+    assert ended.subject == "user-3"
+    assert gate.store.find_link("https://i", "user-3", month_of(clock())) is None
+    for subject in ("user-3", "user-4", "\x00", "", 7):
+        with pytest.raises(NotFound, match="no such link"):
+            gate.accounts.unlink("acct_a", issuer="https://i", subject=subject)  # type: ignore[arg-type]
 
 
 def test_link_needs_what_there_is(gate: Gate) -> None:

@@ -167,6 +167,33 @@ def test_secrets_are_masked() -> None:
         assert SECRET not in text
 
 
+def test_one_preset() -> None:
+    """S53: where an issuer has sessions and clients, a preset is for both: what is no session by it
+    would else be a client's.
+    """
+    session = {"issuer": "https://i", "kind": "session", "preset": "supabase", "scopes": []}
+    client = {"issuer": "https://i", "kind": "oauth"}
+    with pytest.raises(ConfigurationError, match="the same preset for both kinds"):
+        settings(issuers=[session, client])
+    another = client | {"issuer": "https://j"}
+    assert len(settings(issuers=[session, client | {"preset": "supabase"}, another]).issuers) == 3
+
+
+@pytest.mark.parametrize("audience", ["https://api.example.com/mcp", "HTTPS://API.example.com/mcp"])
+def test_audience_of_a_resource(audience: str) -> None:
+    """S59, S86: an audience that is a resource's is no issuer's: it would be good everywhere."""
+    resource = {
+        "path": "/mcp",
+        "resource": "https://api.example.com/mcp",
+        "authorization_servers": ["https://i"],
+    }
+    client = {"issuer": "https://i", "kind": "oauth", "audience": ["https://api", audience]}
+    with pytest.raises(ConfigurationError, match="is that of a resource"):
+        settings(issuers=[client], resources=[resource])
+    client["audience"] = ["https://api", audience + "2"]
+    assert settings(issuers=[client], resources=[resource]).issuers
+
+
 def test_one_issuer_once_for_each_kind() -> None:
     """S53: an issuer may have sessions and clients, but not two tables for one."""
     client = {"issuer": "https://i", "kind": "oauth"}

@@ -182,6 +182,19 @@ def test_revoked_sessions(store: Store) -> None:
     assert not store.revoke_sessions("sub_a", NOW)
 
 
+def test_revoked_and_linked_again(store: Store) -> None:
+    """O17: what was revoked of a subject stays so when it is linked again, with whomever."""
+    assert store.add_link(link()) == "done"
+    assert store.revoke_sessions("sub_a", NOW + 5)
+    assert store.end_link("sub_a", NOW + 6)
+    for name in ("sub_b", "sub_c"):
+        assert store.add_link(link(name, account_id="acct_b")) == "done"
+        assert store.link(name) == link(name, account_id="acct_b", revoked_before=NOW + 5)
+        assert store.end_link(name, NOW + 7)
+    assert store.add_link(link("sub_d", subject="user-2")) == "done"
+    assert store.link("sub_d") == link("sub_d", subject="user-2")
+
+
 def test_caller(store: Store) -> None:
     """O17: whether a session may change keys is decided with the change: not once it is revoked or
     its link has ended, nor in another account.

@@ -338,7 +338,6 @@ class Gate:
                 "KEYRUSH_ISSUERS: the store can't keep whom issuers know; see "
                 "keyrush.store.protocol.LinkStore"
             )
-        environments = settings.key_environments
         newcomers = Newcomers(self.store, self.circuit, new_id, self.catalog.default_plan)
         tokens = open_tokens(
             settings.issuer_values,
@@ -346,7 +345,7 @@ class Gate:
             self.circuit,
             newcomers,
             resources={name for one in self.catalog.resources for name in one.audiences},
-            environment=environments[0] if environments else None,
+            environment=_environment(settings.key_environments, self.catalog.unmetered),
             removed=lambda: self._drop(None),
             monotonic=monotonic,
         )
@@ -446,6 +445,14 @@ def _policies(
     )
     plain = Policy((), catalog.rules, unruled=settings.unruled, root_path=root_path)
     return policy, CallPolicy(catalog.rules, resources, plain, root_path)
+
+
+def _environment(environments: Sequence[str], unmetered: Collection[str]) -> str | None:
+    """The environment of those who come without a key: a person is no sandbox, where there is
+    anything else.
+    """
+    metered = [name for name in environments if name not in unmetered]
+    return next(iter(metered or environments), None)
 
 
 def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:

@@ -15,6 +15,7 @@ from keyrush.core.checks import (
     checked_issuer,
     checked_plan,
     checked_subject,
+    is_subject,
     refuse_keys,
 )
 from keyrush.core.key_text import KeyFormat
@@ -122,7 +123,8 @@ class Accounts:
         return self.get(account_id)
 
     def link(self, account_id: str, *, issuer: str, subject: str) -> Link:
-        """Have tokens of an issuer's subject act for the account (contract O8, O9).
+        """Have tokens of an issuer's subject act for the account (contract O8, O9). What was
+        revoked of the subject while it was linked before stays so.
 
         Raises:
             NotFound: There is no such account.
@@ -141,7 +143,7 @@ class Accounts:
         if outcome == "gone":
             raise NotFound(f"no account {account_id!r}")
         if outcome == "done":
-            return link
+            return self._store.link(link.id) or link
         known = [it for it in self._store.links(subject=subject) if it.issuer == issuer]
         if known and known[0].account_id == account_id:
             return known[0]
@@ -156,8 +158,10 @@ class Accounts:
             NotFound: There is no such link with this account.
         """
         refuse_keys(self._format, account=account_id, issuer=issuer, subject=subject)
-        for link in self.links(account_id):
-            is_it = (link.issuer, link.subject) == (issuer, subject)
+        # Not those of the account, of which there may be more than are listed.
+        of_subject = self._store.links(subject=subject) if is_subject(subject) else ()
+        for link in of_subject:
+            is_it = (link.account_id, link.issuer) == (account_id, issuer)
             if is_it and self._store.end_link(link.id, self._clock()):
                 self._changed(account_id)
                 return self._store.link(link.id) or link

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
+from keyrush.core.audience import canonical
 from keyrush.core.issuers import (
     ALGORITHMS,
     HS256,
@@ -136,3 +138,30 @@ class IssuerTable(Table):
             plan=self.plan,
             new_accounts=self.new_accounts,
         )
+
+
+def check_issuers(
+    issuers: Sequence[IssuerTable], resources: Collection[str], plans: Collection[str]
+) -> None:
+    """Look at issuers beside each other, and beside `resources`, by their URIs, and `plans`.
+
+    Raises:
+        ValueError: They don't go together; says which settings.
+    """
+    presets: dict[str, Preset | None] = {}
+    for table in issuers:
+        if table.plan is not None and table.plan not in plans:
+            allowed = ", ".join(plans)
+            raise ValueError(
+                f"KEYRUSH_ISSUERS: the plan {table.plan!r} is not in the table ({allowed})"
+            )
+        if presets.setdefault(table.issuer, table.preset) != table.preset:
+            raise ValueError(
+                f"KEYRUSH_ISSUERS: {table.issuer} needs the same preset for both kinds: what is no "
+                "session by it might be taken for a client's"
+            )
+        if good := sorted(name for name in table.audience if canonical(name) in resources):
+            raise ValueError(
+                f"KEYRUSH_ISSUERS: the audience {good[0]} is that of a resource, whose tokens are "
+                "worth nothing elsewhere; audience is for all other paths"
+            )

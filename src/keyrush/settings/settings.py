@@ -34,7 +34,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.limiter.protocol import Mode, Outage
 from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
-from keyrush.settings.issuers import IssuerTable
+from keyrush.settings.issuers import IssuerTable, check_issuers
 from keyrush.settings.mistakes import explained, look_for_typing_errors
 from keyrush.settings.resources import ResourceTable, check_together
 from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
@@ -344,13 +344,8 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _check_plans_of_issuers(self) -> Settings:
-        for table in self.issuers:
-            if table.plan is not None and table.plan not in self.plans:
-                allowed = ", ".join(self.plans)
-                raise ValueError(
-                    f"KEYRUSH_ISSUERS: the plan {table.plan!r} is not in the table ({allowed})"
-                )
+    def _check_issuers_together(self) -> Settings:
+        check_issuers(self.issuers, [one.resource for one in self.resources], self.plans)
         return self
 
     # --- what follows from them ---

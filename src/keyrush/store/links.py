@@ -28,19 +28,22 @@ def add(
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     of_subject = sa.and_(LINKS.c.issuer == link.issuer, LINKS.c.subject == link.subject)
-    ends = connection.execute(sa.select(LINKS.c.ended_at).where(of_subject)).scalars().all()
-    if None in ends:
+    columns = LINKS.c.ended_at, LINKS.c.revoked_before
+    earlier = connection.execute(sa.select(*columns).where(of_subject)).all()
+    if any(one.ended_at is None for one in earlier):
         return "taken"
     if account is None:
         if not lock(connection, link.account_id):
             return "gone"
-    elif ends:
+    elif earlier:
         return "ended"
     elif at_most is not None and _new_links(connection, link) >= at_most:
         return "too_many"
     else:
         connection.execute(sa.insert(ACCOUNTS).values(row_of_account(account)))
+    revoked = [at for one in earlier if (at := one.revoked_before) is not None]
     values = {column.name: getattr(link, column.name) for column in LINKS.c}
+    values["revoked_before"] = max(revoked, default=None)
     connection.execute(sa.insert(LINKS).values(values))
     return "done"
 

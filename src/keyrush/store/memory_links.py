@@ -33,7 +33,9 @@ class MemoryLinks:
             return "ended"
         if is_new and at_most is not None and self._new(link) >= at_most:
             return "too_many"
-        self.by_id[link.id] = link
+        before = self.by_id.get(self._last.get(place, ""))
+        revoked = None if before is None else before.revoked_before
+        self.by_id[link.id] = replace(link, revoked_before=revoked)
         self._last[place] = link.id
         return "done"
 

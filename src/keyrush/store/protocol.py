@@ -218,7 +218,8 @@ class LinkStore(Protocol):
         ids are new. Calls at once add one link of a subject, and one account.
 
         With an account, none is added for a subject that has been linked before, nor where
-        `at_most` links of the issuer have been added in the minute before this one.
+        `at_most` links of the issuer have been added in the minute before this one. Of a subject
+        that has been linked before, the latest `Link.revoked_before` holds for this one, too.
         """
         ...
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -392,6 +395,39 @@ def test_no_set_of_keys(issuer: Issuer, body: Any, headers: dict[str, str]) -> N
     """S51: more than 256 KiB, what is compressed, and what is no set of keys are no keys."""
     with pytest.raises(FetchError):
         asked_for(issuer, answering(KEYS, 200, body, **headers))
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 200 OK\r\n\r\n{",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\nX: ",
+    ],
+)
+def test_drop_by_drop(begins: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S51: an answer that comes a byte at a time ends with the patience, its header, too."""
+    monkeypatch.setattr(fetching, "PATIENCE", 0.3)
+    is_over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):  # whoever has asked has given up
+            connection.recv(4096)
+            connection.sendall(begins)
+            while not is_over.wait(0.01):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        dripping = pool.submit(drip, server)
+        try:
+            asked = pool.submit(fetch_keys, known(url, jwks_url=url + KEYS))
+            with pytest.raises(FetchError):
+                asked.result(30)
+        finally:
+            is_over.set()
+        dripping.result(30)
 
 
 def test_nobody_there() -> None:

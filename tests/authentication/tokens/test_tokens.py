@@ -12,10 +12,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from keyrush import Gate
+from keyrush.authentication.tokens.issuer_keys import REFRESH
 from keyrush.core.issuers import MIN_SECRET
+from keyrush.gate import gate as gate_module
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Reply, Sent, Wsgi, asgi_call, run, scope_of, together
+from tests.support.faults import until
 from tests.support.issuer import Issuer, Signer, b64, secret_signer, segment, served, signer
 
 both = pytest.mark.parametrize("adapter", [Asgi, Wsgi])
@@ -29,9 +32,16 @@ RULES = [{"path": "/admin", "scopes": ["admin"]}, {"path": "/paid", "credits": 2
 
 
 class World:
-    """A gate that knows an issuer; `values` are the issuer's settings."""
+    """A gate that knows an issuer; `values` are the issuer's settings, `given` are others."""
 
-    def __init__(self, issuer: Issuer, clock: Clock, store: Any = None, **values: Any) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        clock: Clock,
+        store: Any = None,
+        given: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> None:
         self.issuer = issuer
         self.clock = clock
         said = {
@@ -44,7 +54,13 @@ class World:
         self.store = store or MemoryStore()
         self.gate = still(
             Gate.open(
-                settings(issuers=[said | values], plans=PLANS, rules=RULES, pepper="p" * 32),
+                settings(
+                    issuers=[said | values],
+                    plans=PLANS,
+                    rules=RULES,
+                    pepper="p" * 32,
+                    **given or {},
+                ),
                 store=self.store,
                 clock=clock,
             )
@@ -145,6 +161,32 @@ def test_one_key_for_a_subject(issuer: Issuer, clock: Clock) -> None:
     account_id = replies[0].body.split()[0].decode()
     key = world.gate.keys.create(account_id, "ci").text
     assert world.ask(key)["x-ratelimit-remaining"] == "499"
+    world.gate.close()
+
+
+@pytest.mark.parametrize(
+    ("environments", "sandboxes", "answer"),
+    [
+        (["test", "live", "eu"], ["test"], ("live", 402)),
+        (["live", "test"], ["test"], ("live", 402)),
+        (["test", "dev"], ["test", "dev"], ("test", 200)),
+        ([], [], ("None", 402)),
+    ],
+)
+def test_no_sandbox(
+    issuer: Issuer,
+    clock: Clock,
+    environments: list[str],
+    sandboxes: list[str],
+    answer: tuple[str, int],
+) -> None:
+    """O8, R2: whoever comes with a token is counted and charged, in whichever order the
+    environments are, unless all of them are sandboxes.
+    """
+    given = {"key_environments": environments, "unmetered_environments": sandboxes}
+    world = World(issuer, clock, given=given)
+    environment = world.ask(world.token()).body.split()[1].decode()
+    assert (environment, world.ask(world.token(), "/paid").status) == answer
     world.gate.close()
 
 
@@ -342,6 +384,8 @@ def forged(world: World) -> dict[str, str | bytes]:
         "S46: another audience": mine.sign(good | {"aud": ["web", "mobile"]}),
         "S47: an end that PyJWT takes": mine.sign(good | {"exp": "9_999_999_999"}),
         "S47: true": mine.sign(good | {"exp": True}),
+        "S47: beyond all time": mine.sign(good | {"exp": 1e306}),
+        "S47: begins beyond all time": mine.sign(good | {"nbf": 1e306}),
         "S47: NaN": mine.over(segment({"alg": "ES256", "kid": "k1"}) + b"." + segment(
             json.dumps(good).replace(str(good["exp"]), "NaN").encode()
         )),
@@ -534,6 +578,36 @@ def test_rotated(world: World) -> None:
     assert not world.admits(old)
 
 
+def test_taken_back(world: World) -> None:
+    """S51: who is known by a key that the issuer has taken back is so no more once that is known,
+    however fresh.
+    """
+    old = world.token()
+    assert world.admits(old)
+    world.issuer.rotate("k2")
+    world.clock.advance(60_000)
+    assert world.admits(old)
+    assert world.admits(world.token())
+    assert not world.admits(old)
+
+
+def test_keys_in_the_background(
+    issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S54: keys are fetched again though no token asks for one, by a gate that is running."""
+    monkeypatch.setattr(gate_module, "LOOK_AT_KEYS", 0.01)
+    world = World(issuer, clock)
+    old = world.token()
+    assert world.admits(old)
+    issuer.rotate("k2")
+    clock.advance(int(REFRESH * 1000))
+    del world.gate.background.start  # `still` has set it
+    world.gate.background.start()
+    until(lambda: world.fetches == 2)
+    until(lambda: not world.admits(old))
+    world.gate.close()
+
+
 def test_verified_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token is verified once: what changes in the account is looked up, and nothing more."""
     verified: list[bytes] = []
@@ -576,6 +650,22 @@ def test_revoked(world: World) -> None:
     world.clock.advance(1000)
     assert world.admits(world.token())
     assert world.accounts == 2
+
+
+def test_revoked_and_linked_again(world: World) -> None:
+    """O17: no token that was revoked comes back with a new link of its subject."""
+    old = world.token()
+    account_id = world.ask(old).body.split()[0].decode()
+    world.clock.advance(5000)
+    world.gate.sessions.revoke("user-1")
+    whom = {"issuer": world.issuer.url, "subject": "user-1"}
+    world.gate.accounts.unlink(account_id, **whom)
+    linked = world.gate.accounts.link(account_id, **whom)
+    assert world.gate.accounts.links(account_id) == [linked]
+    world.clock.advance(20_000)
+    assert not world.admits(old)
+    assert not world.admits(world.token(jti="2", iat=world.clock() // 1000 - 21))
+    assert world.admits(world.token(jti="3"))
 
 
 def test_revoked_elsewhere(clock: Clock, url: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -85,13 +84,12 @@ def _name(claim: object) -> str | None:
 
 def _instant(claim: object) -> int | None:
     """A NumericDate (RFC 7519 §2), Unix milliseconds: a number, which a bool is not."""
-    if type(claim) is float and math.isfinite(claim):
-        claim = int(claim * SECOND)
-    elif type(claim) is int:
-        claim *= SECOND
-    else:
+    if type(claim) is not int and type(claim) is not float:
         return None
-    return claim if 0 < claim <= LATEST else None
+    if not 0 < claim <= LATEST:  # nor is NaN; what is far beyond has no milliseconds
+        return None
+    instant = int(claim * SECOND)
+    return instant if 0 < instant <= LATEST else None
 
 
 def _is_early(payload: Mapping[str, object], now: int) -> bool:
