@@ -72,7 +72,7 @@ class Outcomes:
             if not isinstance(one, dict) or "method" in one:
                 continue
             number = one.get("id")
-            if number is None and "error" in one and self._is_alone:
+            if number is None and "error" in one and self._is_alone and one is found:
                 failed += self._waiting.values()
                 self._waiting.clear()
             elif isinstance(number, str | int) and (type(number), number) in self._waiting:
