@@ -114,6 +114,36 @@ def test_the_client_leaves_during_the_answer(mcp_gate: Gate, key: str) -> None:
     assert mcp_gate.credits.balance("acct_a") == 90
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_client_leaves_before_the_answer(mcp_gate: Gate, key: str, is_cancelled: bool) -> None:
+    """O11: who leaves while the call is at work, of which nothing has been said, pays for it,
+    whether the server says so to the app or cancels it.
+    """
+    waiting = [part(json.dumps(call("audit_site")).encode()), {"type": "http.disconnect"}]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if is_cancelled:
+            scope["server"].cancel()
+            await anyio.sleep_forever()
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def receive() -> Any:
+        return waiting.pop(0)
+
+    async def send(_: Any) -> None:
+        raise AssertionError
+
+    async def serve() -> None:
+        with anyio.CancelScope() as server:
+            scope = {**sent(key), "server": server}
+            await KeyrushMiddleware(app, gate=mcp_gate)(scope, receive, send)
+
+    run(serve())
+    mcp_gate.close()  # what is to be given back is done
+    assert mcp_gate.credits.balance("acct_a") == 90
+
+
 def test_the_app_fails(mcp_gate: Gate, key: str) -> None:
     """O11: where the app breaks down before its answer is whole, nothing is charged."""
 

@@ -14,6 +14,7 @@ from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Caller
+from keyrush.runtime.bridge import is_cancellation
 from keyrush.wire.outcomes import Outcomes
 from keyrush.wire.request import Header
 
@@ -80,6 +81,18 @@ class CallPassage(Passage):
             if failed and self._caller.charges and not self._is_shut:
                 return self._without(failed, message)
         return super().send(message)
+
+    # --- how it ends ---
+
+    def _is_kept(self, error: BaseException | None = None) -> bool:
+        """As of any response, and where the client has left before it began: the call may have
+        been at work all the while.
+        """
+        return self._has_left(error) or super()._is_kept(error)
+
+    def _has_left(self, error: BaseException | None = None) -> bool:
+        has_left = self._is_gone or self._is_ended or is_cancellation(error)
+        return has_left and self._status < REDIRECT
 
     async def _opened(self, session: str, message: Message) -> None:
         """Note whose session it is, before the client is told of it."""
