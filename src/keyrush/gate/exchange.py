@@ -43,6 +43,7 @@ SESSION_ID = b"mcp-session-id"
 _SESSION = re.compile(rb"[\x21-\x7e]{1,1024}").fullmatch
 
 NO_SESSION = Refusal("not_found")
+ID_IN_USE = Refusal("id_in_use")
 
 
 class Exchange:
@@ -62,6 +63,7 @@ class Exchange:
         self._prices: tuple[int, ...] = ()
         self._session: str | None = None  # what stands for the one that it names
         self._is_foreign: bool | None = None  # the session is not the caller's
+        self._taken: tuple[str, ...] = ()  # the ids of its calls, in the session
         self.reads_body = method.upper() not in BODILESS
         self.max_body = gate.settings.mcp_max_body
 
@@ -140,18 +142,31 @@ class Exchange:
     def decide(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """The answer, by the body, or by why there is none; may block."""
         needs = self._read(body)
-        return self._let_go().decide(self._caller, needs)
+        answer = None
+        try:
+            answer = self._let_go().decide(self._caller, needs)
+        finally:
+            self._unless_admitted(answer)
+        return answer
 
     async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """`decide`, awaited."""
-        if isinstance(body, bytes) and len(body) > _AT_ONCE:
-            try:
+        answer = None
+        try:
+            if isinstance(body, bytes) and len(body) > _AT_ONCE:
                 needs = await self._gate.workers.run("io", self._read, body)
-            except Busy:
-                return BUSY
-        else:
-            needs = self._read(body)
-        return await self._let_go().decide_async(self._caller, needs)
+            else:
+                needs = self._read(body)
+            answer = await self._let_go().decide_async(self._caller, needs)
+        except Busy:
+            return BUSY
+        finally:
+            self._unless_admitted(answer)
+        return answer
+
+    def _unless_admitted(self, answer: Admitted | Refusal | None) -> None:
+        if not isinstance(answer, tuple):
+            self.end(is_answered=True)  # by the gate
 
     @property
     def _caller(self) -> Verified:
@@ -183,7 +198,20 @@ class Exchange:
             return not_taken(resource, wrong)
         needs = self._way.needs_of(resource, asked)
         self._prices = needs.prices or ()
+        if needs.refused is None and not self._take_ids(asked):
+            return not_taken(resource, ID_IN_USE)
         return needs
+
+    def _take_ids(self, asked: Calls) -> bool:
+        """Whether no other call of the session has one of these ids, whatever its type."""
+        if self._session is None:
+            return True
+        ids = [call.id for call in asked.calls if call.method is not None and call.id is not None]
+        names = tuple(dict.fromkeys(f"{self._session} {one}" for one in ids))
+        if not self._gate.unanswered.take(names):
+            return False
+        self._taken = names
+        return True
 
     def _is_utf_8(self) -> bool:
         """Whether the headers call the body what it is read as: other readers go by them."""
@@ -223,11 +251,20 @@ class Exchange:
         given back; None where nothing is.
         """
         ids = [call.id for call in self._asking if call.id is not None]
-        return Outcomes.of(ids, headers) if ids else None
+        return Outcomes.of(ids, headers, sees_all=bool(self._taken)) if ids else None
 
     @property
     def _asking(self) -> list[Call]:
-        return [call for call in self._asked.calls if not call.is_free] if self._asked else []
+        calls = self._asked.calls if self._asked else ()
+        if self._taken:  # whatever they cost, it is to be known when they are answered
+            return [call for call in calls if call.method is not None]
+        return [call for call in calls if not call.is_free]
+
+    def end(self, *, is_answered: bool) -> None:
+        """Nobody waits for an answer any more; whether it has been seen."""
+        if self._taken:
+            self._gate.unanswered.end(self._taken, are_answered=is_answered)
+            self._taken = ()
 
     def give_back(self, caller: Caller, failed: list[str | int]) -> None:
         """Give back what was charged for calls that have come to nothing; may block.

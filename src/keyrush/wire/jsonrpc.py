@@ -104,6 +104,7 @@ _CODES: dict[Reason, int] = {
     "not_json_rpc": -32600,
     "batch_refused": -32600,
     "call_without_id": -32600,
+    "id_in_use": -32600,
     "header_mismatch": -32020,  # S83
 }
 

@@ -107,6 +107,10 @@ class Passage:
             self._gate.connections.remove(self)
         if not self._is_over and not self._called:
             self._gate.charging.uncharge(self._caller)
+        if self._exchange is not None:
+            is_known = self._outcomes is None or self._outcomes.are_known
+            is_over = self._refused is not None or (self._is_over and is_known)
+            self._exchange.end(is_answered=is_over)
         if close := getattr(self._inner, "close", None):
             close()
 
