@@ -15,6 +15,7 @@ from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.resources import AMBIGUOUS, Resource
+from keyrush.core.times import SECOND
 from keyrush.errors import Away
 from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
 from keyrush.gate.deciding import Admitted
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # which makes no exchange, but whoever has one has a gate
 #: Bytes of a body that is read on the event loop itself; longer ones are in a thread.
 _AT_ONCE = 32_768
 
+#: Milliseconds for which it holds who asks: a body may take hours, and its key end meanwhile.
+_HOLDS = SECOND
+
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?([^\s;"',]*)""")
 
 #: What UTF-8 is called, and what is a part of it.
@@ -41,6 +45,11 @@ _PLAIN = frozenset({b"", b"identity"})
 #: The header that names a session, and how one may be spelled (visible ASCII).
 SESSION_ID = b"mcp-session-id"
 _SESSION = re.compile(rb"[\x21-\x7e]{1,1024}").fullmatch
+
+
+def _nowhere() -> str | None:
+    return None
+
 
 NO_SESSION = Refusal("not_found")
 ID_IN_USE = Refusal("id_in_use")
@@ -59,6 +68,8 @@ class Exchange:
         self._resource = resource
         self._headers = headers
         self._verified: Verified | None = None
+        self._verified_at = 0
+        self._address: Address = _nowhere
         self._asked: Calls | None = None  # by the body, once it is read
         self._prices: tuple[int, ...] = ()
         self._session: str | None = None  # what stands for the one that it names
@@ -73,6 +84,7 @@ class Exchange:
         """Why nothing of the body is read, for what the headers say; may block."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
+        self._address = address
         refusal = self._known(self._way.identify(address))
         if refusal is None and self._session is not None and self._is_foreign is None:
             refusal = self._look_up()
@@ -82,6 +94,7 @@ class Exchange:
         """`identify`, awaited."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
+        self._address = address
         refusal = self._known(await self._way.identify_async(address))
         if refusal is None and self._session is not None and self._is_foreign is None:
             try:
@@ -93,7 +106,7 @@ class Exchange:
     def _known(self, verified: Verified | Refusal) -> Refusal | None:
         if isinstance(verified, Refusal):
             return verified
-        self._verified = verified
+        self._verified, self._verified_at = verified, self._gate.clock()
         refusal = self._gate.deciding.come_to_resource(verified)
         if refusal is None:
             self._name_session()
@@ -141,6 +154,11 @@ class Exchange:
 
     def decide(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """The answer, by the body, or by why there is none; may block."""
+        if self._is_old():
+            verified = self._way.identify(self._address)
+            if isinstance(verified, Refusal):
+                return verified
+            self._verified = verified
         needs = self._read(body)
         answer = None
         try:
@@ -151,6 +169,11 @@ class Exchange:
 
     async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """`decide`, awaited."""
+        if self._is_old():
+            verified = await self._way.identify_async(self._address)
+            if isinstance(verified, Refusal):
+                return verified
+            self._verified = verified
         answer = None
         try:
             if isinstance(body, bytes) and len(body) > _AT_ONCE:
@@ -167,6 +190,15 @@ class Exchange:
     def _unless_admitted(self, answer: Admitted | Refusal | None) -> None:
         if not isinstance(answer, tuple):
             self.end(is_answered=True)  # by the gate
+
+    def _is_old(self) -> bool:
+        """Whether it is to be verified anew who asks, as it took long to read what for."""
+        now = self._gate.clock()
+        if now - self._verified_at < _HOLDS:
+            return False
+        verified = self._way.known(now)
+        self._verified = verified or self._verified
+        return verified is None
 
     @property
     def _caller(self) -> Verified:
