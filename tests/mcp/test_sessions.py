@@ -168,6 +168,44 @@ def test_an_id_is_of_one_call(clock: Clock, kind: Any) -> None:
     assert door.post(call("x", 1), mine, ID).status == 200
 
 
+#: What a client does while its call waits, and what is left of 100 credits where that has failed.
+MEANWHILE: list[tuple[str, Any, int]] = [
+    ("POST", message("notifications/cancelled", None, params={"requestId": 1}), 90),
+    ("POST", message("notifications/cancelled", None, params={"requestId": "1"}), 90),
+    ("POST", message("notifications/cancelled", None, params={"requestId": 2}), 100),
+    ("POST", message("notifications/cancelled", None, params={"requestId": [1]}), 100),
+    ("DELETE", b"", 90),
+    ("GET", b"", 100),
+]
+
+
+@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize(("method", "body", "left"), MEANWHILE)
+def test_who_ends_a_call_pays_for_it(  # noqa: PLR0917  # all that there is of a call
+    clock: Clock, kind: Any, method: str, body: Any, left: int, status: int
+) -> None:
+    """S60, O11: a call that its own client ends, or its session, is no failed one."""
+    app = App()
+    rules = [{"path": "/mcp", "mcp": "tools/call", "credits": 10}]
+    gate = still(Gate.open(settings(resources=[RESOURCE], rules=rules), clock=clock))
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 100)
+    door, key = kind(gate, app), gate.keys.create("acct_a", "k").text
+    opened(door, key)
+    app.answers(result(1, isError=True))
+    other = kind(gate, App())
+
+    def meanwhile() -> None:
+        in_a_thread(lambda: other.send(method, body, key, ID))
+        app.status = status
+
+    app.before = meanwhile
+    assert door.post(call("x"), key, ID).status == status
+    gate.close()
+    assert gate.credits.balance("acct_a") == left
+
+
 #: What a server answers in a session, and whether the id is free then.
 ANSWERED: list[tuple[int, bool, list[Any], bool]] = [
     (200, True, [result(1)], True),

@@ -90,14 +90,19 @@ class CallPassage(Passage):
     # --- how it ends ---
 
     def _is_kept(self, error: BaseException | None = None) -> bool:
-        """As of any response, and where the client has left before it began: the call may have
-        been at work all the while.
+        """As of any response, and where the client has left before it began, or has ended the call
+        itself: it may have been at work all the while.
         """
-        return self._has_left(error) or super()._is_kept(error)
+        if self._exchange.is_given_up or self._has_left(error):
+            return True
+        return super()._is_kept(error)
 
     def _has_left(self, error: BaseException | None = None) -> bool:
         has_left = self._is_gone or self._is_ended or is_cancellation(error)
         return has_left and self._status < REDIRECT
+
+    async def _uncharge(self, message: Message) -> None:
+        await (self._send(message) if self._exchange.is_given_up else super()._uncharge(message))
 
     async def failed(self, error: BaseException) -> bool:
         """See `Passage.failed`."""

@@ -75,6 +75,8 @@ class Exchange:
         self._session: str | None = None  # what stands for the one that it names
         self._is_foreign: bool | None = None  # the session is not the caller's
         self._taken: tuple[str, ...] = ()  # the ids of its calls, in the session
+        self._is_given_up = False  # by the client, while it waited
+        self._ends_session = method.upper() == "DELETE"
         self.reads_body = method.upper() not in BODILESS
         self.max_body = gate.settings.mcp_max_body
 
@@ -164,7 +166,7 @@ class Exchange:
         try:
             answer = self._let_go().decide(self._caller, needs)
         finally:
-            self._unless_admitted(answer)
+            self._decided(answer)
         return answer
 
     async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
@@ -184,12 +186,24 @@ class Exchange:
         except Busy:
             return BUSY
         finally:
-            self._unless_admitted(answer)
+            self._decided(answer)
         return answer
 
-    def _unless_admitted(self, answer: Admitted | Refusal | None) -> None:
+    def _decided(self, answer: Admitted | Refusal | None) -> None:
         if not isinstance(answer, tuple):
             self.end(is_answered=True)  # by the gate
+        elif self._session is not None:
+            self._give_up(self._session)
+
+    def _give_up(self, session: str) -> None:
+        """Note which calls this request ends."""
+        unanswered = self._gate.unanswered
+        if self._ends_session:
+            unanswered.give_up_session(session)
+        elif self._asked is not None:
+            ids = [call.cancels for call in self._asked.calls if call.cancels is not None]
+            if ids:
+                unanswered.give_up(f"{session} {one}" for one in ids)
 
     def _is_old(self) -> bool:
         """Whether it is to be verified anew who asks, as it took long to read what for."""
@@ -295,8 +309,16 @@ class Exchange:
     def end(self, *, is_answered: bool) -> None:
         """Nobody waits for an answer any more; whether it has been seen."""
         if self._taken:
+            self._is_given_up = self.is_given_up
             self._gate.unanswered.end(self._taken, are_answered=is_answered)
             self._taken = ()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the client has ended the call itself, so that its charge stays: the work may have
+        been done by then, and the server calls it an error.
+        """
+        return self._is_given_up or self._gate.unanswered.are_given_up(self._taken)
 
     def give_back(self, caller: Caller, failed: list[str | int]) -> None:
         """Give back what was charged for calls that have come to nothing; may block.
@@ -305,7 +327,7 @@ class Exchange:
         """
         charging = self._gate.charging
         asked = self._asked
-        if asked is None or not isinstance(caller, Principal):
+        if asked is None or not isinstance(caller, Principal) or self.is_given_up:
             return
         if not asked.is_batch:
             charging.uncharge(caller)

@@ -32,7 +32,8 @@ class Unanswered:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: set[str] = set()  # somebody waits for the answer
+        #: For whose answer somebody waits, and whether the client has given them up.
+        self._waiting: dict[str, bool] = {}
         self._left: OrderedDict[str, int] = OrderedDict()  # nobody does; until when they are taken
 
     def take(self, names: Collection[str]) -> bool:
@@ -41,17 +42,32 @@ class Unanswered:
         with self._lock:
             if any(one in self._waiting or self._left.get(one, 0) > now for one in names):
                 return False
-            self._waiting.update(names)
+            self._waiting.update(dict.fromkeys(names, False))
             for one in names:
                 self._left.pop(one, None)
             return True
+
+    def give_up(self, names: Iterable[str]) -> None:
+        """The client has ended these calls."""
+        with self._lock:
+            self._waiting.update({one: True for one in names if one in self._waiting})
+
+    def give_up_session(self, session: str) -> None:
+        """The same of all that begin with its name."""
+        with self._lock:
+            names = [one for one in self._waiting if one.startswith(f"{session} ")]
+        self.give_up(names)
+
+    def are_given_up(self, names: Iterable[str]) -> bool:
+        """Whether the client has ended one of these calls, while it waited for the answer."""
+        return any(self._waiting.get(one, False) for one in names)
 
     def end(self, names: Iterable[str], *, are_answered: bool) -> None:
         """Nobody waits any more for the answers, which have been seen or not."""
         now = self._clock()
         with self._lock:
             for one in names:
-                self._waiting.discard(one)
+                self._waiting.pop(one, None)
                 if not are_answered:
                     self._left[one] = now + LASTS
             while self._left:  # in the order in which they end
