@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer mcp-1.12 clean
+.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer clean
 
 # One venv for everything; made anew when the dependencies change.
 $(VENV)/.for-%: pyproject.toml
@@ -19,6 +19,14 @@ $(VENV)/.for-lint: INSTALL = -e '.[demo,api,postgres,redis,tokens]' --group test
 $(VENV)/.for-bench: INSTALL = -e '.[demo,postgres,redis]' --group peers
 $(VENV)/.for-dist: INSTALL = 'hatchling>=1.26'
 
+# What tests of older MCP need: a version of the SDK that does not go together with the newer one.
+MCP_1_12 := .venv-mcp-1.12
+$(MCP_1_12)/.made: pyproject.toml
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    . 'mcp>=1.12.4,<1.13' 'pydantic<2.12' 'uvicorn>=0.37'
+	@touch $@
+
 demo: $(VENV)/.for-demo  ## the main job, on the embedded default
 	@$(BIN)/keyrush demo
 
@@ -28,10 +36,10 @@ test coverage: export PYTHONDONTWRITEBYTECODE =
 # Each worker has servers of its own; more than four gain nothing.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
-test: $(VENV)/.for-test  ## every test, with real servers; WORKERS=0 for one process alone
+test: $(VENV)/.for-test $(MCP_1_12)/.made  ## every test, with real servers; WORKERS=0 for one process alone
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(TEST_FLAGS)
 
-coverage: $(VENV)/.for-test  ## the same, and which lines they run; takes half as long again
+coverage: $(VENV)/.for-test $(MCP_1_12)/.made  ## the same, and which lines they run; takes half as long again
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
@@ -64,11 +72,6 @@ chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, mapped windo
 
 dist: $(VENV)/.for-dist  ## the archives that are published
 	@$(BIN)/python -m hatchling build
-
-mcp-1.12:  ## what tests of older MCP need: a version of the SDK that does not go with the newer one
-	@$(PYTHON) -m venv .venv-mcp-1.12
-	@.venv-mcp-1.12/bin/python -m pip install --quiet --disable-pip-version-check \
-	    . 'mcp==1.12.4' 'pydantic<2.12' 'uvicorn>=0.37'
 
 pgbouncer:  ## what tests of poolers need and no Python package brings; on Debian and its kin
 	@command -v pgbouncer > /dev/null || { $(SUDO) apt-get update -qq && \

@@ -11,7 +11,7 @@ from benchmarks.apps import HEADERS
 from benchmarks.fleet.contenders import HEADER
 
 #: Seconds after which no more is asked.
-_LONGEST = 10.0
+_LONGEST = 6.0
 
 _OK, _END = b"HTTP/1.1 200 ", b"\r\n\r\nok"
 

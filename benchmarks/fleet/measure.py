@@ -65,7 +65,7 @@ class Extent(NamedTuple):
 QUICK = Extent(1_000, paced(1_000, 1_000, 1.5), fast(1_000, 10_000), 2, _IN_QUICK)
 WHOLE = Extent(
     10_000,
-    paced(10_000, 2_000, 5),
+    paced(10_000, 2_000, 4),
     fast(10_000, 30_000),
     3,
     (

@@ -21,7 +21,7 @@ from benchmarks.turns import serve
 _SHORTEST = 0.0005
 
 #: How much longer than its pace a round may take, and seconds for one as fast as possible.
-_LATE, _LONGEST = 1.5, 5.0
+_LATE, _LONGEST = 1.5, 3.0
 
 MICROSECONDS = 1e6
 

@@ -1,7 +1,7 @@
 """mcp 1.12, which speaks revision 2025-06-18 alone, as server and as client, over sockets.
 
-It does not go together with the newer one, so it has an environment of its own, which
-`make mcp-1.12` makes; where there is none, these are skipped.
+It does not go together with the newer one, so it has an environment of its own, which `make test`
+makes; where there is none, these are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-mcp-1.12" / "bin" / "python"
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_1_12.py"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make mcp-1.12")
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="mcp 1.12 is missing: make test")
 
 
 def talk(url: str, key: str) -> Any:

@@ -406,6 +406,21 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
         "The request body has more than 65,536 bytes.",
         None,
     ),
+    (
+        Refusal("not_json"),
+        400,
+        "The request body must be JSON in UTF-8, in which no member comes twice.",
+        None,
+    ),
+    (
+        Refusal("not_json_rpc"),
+        400,
+        "The request body must be a message of JSON-RPC 2.0.",
+        None,
+    ),
+    (Refusal("batch_refused"), 400, "JSON-RPC batches are not taken here.", None),
+    (Refusal("call_without_id"), 400, "A call that is paid for needs an id.", None),
+    (Refusal("header_mismatch"), 400, "The MCP headers and the request body differ.", None),
     (Refusal("not_found"), 404, "Not found.", None),
     (
         Refusal("unavailable", retry_after=5),

@@ -181,6 +181,25 @@ class Deciding:
             self._tolerance.note(verified, "rules", now)
             fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
+        if needs.resource is not None:
+            return self._answer_calls(verified, needs, tally, now)
+        if not tally.admitted:
+            return self._rate_limited(verified, tally, now)
+        if not self._usage.add(verified, now):
+            self.limiter.give_back(verified.windows, 1, now)
+            return self._quota_exceeded(verified, now)
+        if self.counts_at_once and (lost := self._count_at_once(verified, now, 1)):
+            return lost
+        if self._background.thread is None:
+            self._background.start()
+        headers = self._fields.of(verified, tally, now)
+        headers.append(self._vary)
+        return Principal(verified, self._policy, self._charging, now), headers
+
+    def _answer_calls(
+        self, verified: Verified, needs: Needs, tally: Tally, now: int
+    ) -> Admitted | Refusal:
+        """The same for a request to a resource, which is as many as it has calls, or none."""
         weight = needs.weight
         if not weight:
             self._usage.start_month(verified, now)
@@ -193,15 +212,15 @@ class Deciding:
             return lost
         if self._background.thread is None:
             self._background.start()
-        headers = self._fields.of(verified, tally, now)
-        headers.append(self._vary)
-        resource = needs.resource
-        if resource is None:
-            return Principal(verified, self._policy, self._charging, now), headers
         caller = Calling(
-            verified, self._policy, self._charging, now, resource=resource, taken=weight
+            verified,
+            self._policy,
+            self._charging,
+            now,
+            resource=needs.resource,
+            taken=weight,
         )
-        return caller, headers
+        return caller, [*self._fields.of(verified, tally, now), self._vary]
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
         """429 for a caller that comes to resources too often, whatever for, or that has been
