@@ -141,6 +141,7 @@ def test_every_reason_has_a_status() -> None:
         "not_json_rpc": 400,
         "batch_refused": 400,
         "call_without_id": 400,
+        "id_in_use": 400,
         "header_mismatch": 400,
         "unavailable": 503,
     }

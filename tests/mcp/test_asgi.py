@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from keyrush import Gate, KeyrushMiddleware
+from tests.conftest import Clock
 from tests.support.calls import Sent, run, scope_of
 from tests.support.resources import App, AsgiDoor, call, message, result
 
@@ -111,6 +112,63 @@ def test_the_client_leaves_during_the_answer(mcp_gate: Gate, key: str) -> None:
 
     body = part(json.dumps(call("audit_site")).encode())
     through(mcp_gate, app, sent(key), body, {"type": "http.disconnect"})
+    assert mcp_gate.credits.balance("acct_a") == 90
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_client_leaves_before_the_answer(mcp_gate: Gate, key: str, is_cancelled: bool) -> None:
+    """O11: who leaves while the call is at work, of which nothing has been said, pays for it,
+    whether the server says so to the app or cancels it.
+    """
+    waiting = [part(json.dumps(call("audit_site")).encode()), {"type": "http.disconnect"}]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if is_cancelled:
+            scope["server"].cancel()
+            await anyio.sleep_forever()
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def receive() -> Any:
+        return waiting.pop(0)
+
+    async def send(_: Any) -> None:
+        raise AssertionError
+
+    async def serve() -> None:
+        with anyio.CancelScope() as server:
+            scope = {**sent(key), "server": server}
+            await KeyrushMiddleware(app, gate=mcp_gate)(scope, receive, send)
+
+    run(serve())
+    mcp_gate.close()  # what is to be given back is done
+    assert mcp_gate.credits.balance("acct_a") == 90
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_the_key_ends_during_the_body(mcp_gate: Gate, clock: Clock, is_known: bool) -> None:
+    """S60, S71: whose key has ended by the end of the body calls nothing, however long it took."""
+    app = App().answers(result())
+    made = mcp_gate.keys.create("acct_a", "ends")
+    if is_known:
+        assert AsgiDoor(mcp_gate, app).post(message("ping"), made.text).status == 200
+    body = json.dumps(call("audit_site")).encode()
+    for end, status, bodies in ((False, 200, 1), (True, 401, 0)):
+        app.bodies.clear()
+        waiting, messages = [part(body[:9], more=True), part(body[9:])], list[Any]()
+
+        async def receive() -> Any:
+            if len(waiting) == 1:  # noqa: B023  # it is called in this very turn
+                clock.advance(2000)
+                if end:  # noqa: B023
+                    mcp_gate.keys.revoke(made.key.id)
+            return waiting.pop(0)  # noqa: B023
+
+        async def send(sent: Any) -> None:
+            messages.append(sent)  # noqa: B023
+
+        run(KeyrushMiddleware(app.asgi, gate=mcp_gate)(sent(made.text), receive, send))
+        assert (messages[0]["status"], len(app.bodies)) == (status, bodies)
     assert mcp_gate.credits.balance("acct_a") == 90
 
 

@@ -216,6 +216,12 @@ def test_wrong_resources(values: dict[str, Any], says: str) -> None:
     assert says in str(caught.value)
 
 
+#: A resource of an app that strips a prefix itself.
+UNDER_A_PREFIX: dict[str, Any] = {
+    "resources": [RESOURCE | {"path": "/api/mcp"}],
+    "root_path": "/api",
+}
+
 TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"resources": [RESOURCE, RESOURCE | {"resource": "https://b/c"}]}, "two have the path /mcp"),
     ({"resources": [RESOURCE, RESOURCE | {"path": "/b"}]}, "two have the resource https://"),
@@ -229,6 +235,9 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"public_paths": ["GET /mcp"]}, "KEYRUSH_PUBLIC_PATHS"),
     ({"public_paths": ["/{any}"]}, "KEYRUSH_PUBLIC_PATHS"),
     ({"public_paths": ["/mcp/*"]}, "KEYRUSH_PUBLIC_PATHS"),
+    ({"public_paths": ["PUT /mcp"]}, "KEYRUSH_PUBLIC_PATHS"),
+    (UNDER_A_PREFIX | {"public_paths": ["/mcp"]}, "KEYRUSH_PUBLIC_PATHS"),
+    (UNDER_A_PREFIX | {"optional_paths": ["/mcp"]}, "KEYRUSH_OPTIONAL_PATHS"),
     ({"optional_paths": ["POST /mcp"]}, "KEYRUSH_OPTIONAL_PATHS"),
     ({"mcp_max_body": 0}, "KEYRUSH_MCP_MAX_BODY"),
 ]

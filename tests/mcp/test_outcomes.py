@@ -167,6 +167,16 @@ def test_batches_cost_the_sum(summing: Gate, kind: Any, answer: list[Any], left:
 
 
 @pytest.mark.parametrize("kind", DOORS)
+def test_an_error_of_nobody_in_a_batch(summing: Gate, kind: Any) -> None:
+    """O11: an error without an id, among other answers, is not that of the one call of a batch."""
+    answer = [message(None, None, id=None, error={"code": -32600}), result(2)]
+    door = kind(summing, App().answers(answer))
+    key = summing.keys.create("acct_a", "all").text
+    door.post([message(None, 1, result={}), call("audit_site", 2)], key)
+    assert summing.credits.balance("acct_a") == 90
+
+
+@pytest.mark.parametrize("kind", DOORS)
 def test_batches_are_let_in_whole(summing: Gate, kind: Any) -> None:
     """O11, O12: a batch that can't be paid, or is beyond the limit, takes nothing at all."""
     app = App().answers([])

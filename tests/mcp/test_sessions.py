@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from keyrush.store.opening import open_store
 from keyrush.store.protocol import MAX_BINDINGS, BindingStore
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Reply
-from tests.support.resources import DOORS, RESOURCE, App, Door, call, message
+from tests.support.resources import DOORS, RESOURCE, App, Door, call, message, result
 
 PEPPER = "p" * 32
 
@@ -52,6 +53,13 @@ def keys(door: Door) -> tuple[str, str]:
     gate: Gate = door.middleware.gate  # type: ignore[attr-defined]  # of both kinds
     first, second = (gate.keys.create(account, "k").text for account in ("acct_a", "acct_b"))
     return first, second
+
+
+def in_a_thread(function: Callable[[], object]) -> None:
+    """Call it where no event loop runs."""
+    thread = Thread(target=function)
+    thread.start()
+    thread.join()
 
 
 def opened(door: Door, key: str) -> Reply:
@@ -130,6 +138,100 @@ def test_guesses_have_an_end(clock: Clock, kind: Any) -> None:
     assert {reply.status for reply in guesses} == {404}
     store.bound = None  # type: ignore[method-assign, assignment]  # to be called by nobody
     assert door.post(message("ping"), mine, ("mcp-session-id", "more")).status == 429
+
+
+@pytest.mark.parametrize("kind", DOORS)
+def test_an_id_is_of_one_call(clock: Clock, kind: Any) -> None:
+    """S60, O11: while a call of a session waits, no other has its id, of whatever type: servers
+    would take the answer to one for the other's. In other sessions, and afterwards, it is free.
+    """
+    app = App()
+    door = workers([MemoryStore()], clock, kind, app)[0]
+    mine, _ = keys(door)
+    opened(door, mine)
+    replies: list[Reply] = []
+
+    def meanwhile() -> None:
+        app.during = lambda: None
+        for number in (1, "1"):
+            replies.append(door.post(call("x", number), mine, ID))
+            replies.append(door.post(message("ping", number), mine, ID))
+        replies.append(door.post(call("x", "2"), mine, ID))
+        replies.append(door.post(call("x", 1), mine))
+
+    app.answers(result(1))
+    app.during = lambda: in_a_thread(meanwhile)
+    assert door.post(call("x", 1), mine, ID).status == 200
+    assert [reply.status for reply in replies] == [400] * 4 + [200] * 2
+    error = replies[0].json["error"]
+    assert (replies[0].json["id"], error["code"]) == (1, -32600)
+    assert door.post(call("x", 1), mine, ID).status == 200
+
+
+#: What a client does while its call waits, and what is left of 100 credits where that has failed.
+MEANWHILE: list[tuple[str, Any, int]] = [
+    ("POST", message("notifications/cancelled", None, params={"requestId": 1}), 90),
+    ("POST", message("notifications/cancelled", None, params={"requestId": "1"}), 90),
+    ("POST", message("notifications/cancelled", None, params={"requestId": 2}), 100),
+    ("POST", message("notifications/cancelled", None, params={"requestId": [1]}), 100),
+    ("DELETE", b"", 90),
+    ("GET", b"", 100),
+]
+
+
+@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize(("method", "body", "left"), MEANWHILE)
+def test_who_ends_a_call_pays_for_it(  # noqa: PLR0917  # all that there is of a call
+    clock: Clock, kind: Any, method: str, body: Any, left: int, status: int
+) -> None:
+    """S60, O11: a call that its own client ends, or its session, is no failed one."""
+    app = App()
+    rules = [{"path": "/mcp", "mcp": "tools/call", "credits": 10}]
+    gate = still(Gate.open(settings(resources=[RESOURCE], rules=rules), clock=clock))
+    gate.accounts.create("acct_a")
+    gate.credits.grant("acct_a", 100)
+    door, key = kind(gate, app), gate.keys.create("acct_a", "k").text
+    opened(door, key)
+    app.answers(result(1, isError=True))
+    other = kind(gate, App())
+
+    def meanwhile() -> None:
+        in_a_thread(lambda: other.send(method, body, key, ID))
+        app.status = status
+
+    app.before = meanwhile
+    assert door.post(call("x"), key, ID).status == status
+    gate.close()
+    assert gate.credits.balance("acct_a") == left
+
+
+#: What a server answers in a session, and whether the id is free then.
+ANSWERED: list[tuple[int, bool, list[Any], bool]] = [
+    (200, True, [result(1)], True),
+    (200, True, [message(None, 1, error={})], True),
+    (200, True, [message("notifications/progress", None, params={"result": 1})], False),
+    (200, True, [result("1")], False),
+    (200, True, [], False),
+    (200, False, [{}], True),
+    (500, True, [], True),
+]
+
+
+@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize(("status", "events", "answer", "is_free"), ANSWERED)
+def test_an_id_is_taken_until_the_answer(  # noqa: PLR0917  # all that there is of an answer
+    clock: Clock, kind: Any, status: int, events: bool, answer: list[Any], is_free: bool
+) -> None:
+    """S60, O11: where a stream ends without the answer, it comes elsewhere: the id stays taken."""
+    app = App()
+    door = workers([MemoryStore()], clock, kind, app)[0]
+    mine, _ = keys(door)
+    opened(door, mine)
+    app.answers(*answer, events=events).status = status
+    assert door.post(message("ping"), mine, ID).status == status
+    app.answers(result(1)).status = 200
+    assert door.post(call("x"), mine, ID).status == (200 if is_free else 400)
 
 
 @pytest.mark.parametrize("kind", DOORS)

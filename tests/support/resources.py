@@ -58,6 +58,7 @@ class App:
     bodies: list[bytes] = field(default_factory=list)
     seen: list[dict[str, str]] = field(default_factory=list)
     during: Callable[[], object] = lambda: None
+    before: Callable[[], object] = lambda: None
 
     def answers(self, *messages: Any, events: bool = False) -> App:
         """The app, which answers with these messages from now on."""
@@ -79,6 +80,7 @@ class App:
             has_more = received.get("more_body", False)
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
         self._note(body, headers)
+        self.before()
         sent = [(name.encode(), value.encode()) for name, value in self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": sent})
         for chunk in self.chunks:
@@ -95,6 +97,7 @@ class App:
             if name.startswith("HTTP_")
         }
         self._note(body, headers)
+        self.before()
         start_response(f"{self.status} Said", list(self.headers))
         for chunk in self.chunks:
             self.during()

@@ -420,6 +420,12 @@ REFUSED: list[tuple[Refusal, int, str, str | None]] = [
     ),
     (Refusal("batch_refused"), 400, "JSON-RPC batches are not taken here.", None),
     (Refusal("call_without_id"), 400, "A call that is paid for needs an id.", None),
+    (
+        Refusal("id_in_use"),
+        400,
+        "A call of this session with the same id has not been answered.",
+        None,
+    ),
     (Refusal("header_mismatch"), 400, "The MCP headers and the request body differ.", None),
     (Refusal("not_found"), 404, "Not found.", None),
     (

@@ -14,6 +14,7 @@ from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Caller
+from keyrush.runtime.bridge import is_cancellation
 from keyrush.wire.outcomes import Outcomes
 from keyrush.wire.request import Header
 
@@ -49,6 +50,7 @@ class CallPassage(Passage):
     """The response to calls: what they were charged is given back where they come to nothing."""
 
     _outcomes: Outcomes | None = None
+    _is_cancelled = False  #: the app, in the middle of it
 
     def __init__(  # noqa: PLR0917  # as the one of all requests, with the exchange
         self,
@@ -74,12 +76,48 @@ class CallPassage(Passage):
                 self._outcomes = self._exchange.outcomes(headers)
                 if (session := self._exchange.opens(headers)) is not None:
                     return self._opened(session, {**message, "headers": headers})
+            else:
+                self._exchange.end(is_answered=True)
         elif kind == "http.response.body" and self._outcomes is not None:
             is_last = not message.get("more_body", False)
             failed = self._outcomes.feed(bytes(message.get("body", b"")), is_last=is_last)
+            if self._outcomes.are_known:  # by the client, who may go on with the same id
+                self._exchange.end(is_answered=True)
             if failed and self._caller.charges and not self._is_shut:
                 return self._without(failed, message)
         return super().send(message)
+
+    # --- how it ends ---
+
+    def _is_kept(self, error: BaseException | None = None) -> bool:
+        """As of any response, and where the client has left before it began, or has ended the call
+        itself: it may have been at work all the while.
+        """
+        if self._exchange.is_given_up or self._has_left(error):
+            return True
+        return super()._is_kept(error)
+
+    def _has_left(self, error: BaseException | None = None) -> bool:
+        has_left = self._is_gone or self._is_ended or is_cancellation(error)
+        return has_left and self._status < REDIRECT
+
+    async def _uncharge(self, message: Message) -> None:
+        await (self._send(message) if self._exchange.is_given_up else super()._uncharge(message))
+
+    async def failed(self, error: BaseException) -> bool:
+        """See `Passage.failed`."""
+        self._is_cancelled = is_cancellation(error)
+        return await super().failed(error)
+
+    def conclude(self) -> None:
+        """The app has returned, or raised: whether its answer has been seen by anybody."""
+        if self._is_refused:
+            is_answered = True
+        elif self._outcomes is not None:
+            is_answered = self._outcomes.are_known  # else it may come on another stream
+        else:
+            is_answered = self._is_complete or not (self._has_left() or self._is_cancelled)
+        self._exchange.end(is_answered=is_answered)
 
     async def _opened(self, session: str, message: Message) -> None:
         """Note whose session it is, before the client is told of it."""

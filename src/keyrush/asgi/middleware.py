@@ -114,11 +114,12 @@ class KeyrushMiddleware:
 
         if OFFERED in scope:
             send = answering(scope[OFFERED], send)
-        inner = scope
+        inner, calling = scope, None
         if exchange is not None:
             # What was sent to get in is for nobody further on (S61).
             inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
-            passage: Passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
+            calling = CallPassage(gate, scope, receive, send, caller, headers, exchange)
+            passage: Passage = calling
         else:
             if gate.hides_credentials:
                 inner, send = without_credentials(gate, scope, send)
@@ -137,6 +138,8 @@ class KeyrushMiddleware:
                 share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
+            if calling is not None:
+                calling.conclude()
             if passage.is_open:
                 gate.connections.remove(passage)
 

@@ -31,6 +31,9 @@ FREE = frozenset(
     }
 )
 
+#: By which a client gives a call up.
+CANCELLED = "notifications/cancelled"
+
 #: How the methods of messages begin that ask for no answer.
 NOTIFICATIONS = "notifications/"
 
@@ -41,12 +44,14 @@ BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 @dataclass(frozen=True, slots=True)
 class Call:
     """One message of JSON-RPC. `method` is None of an answer to the server, `id` of a
-    notification; `name` is the tool's, the prompt's, or the URI of what is read.
+    notification; `name` is the tool's, the prompt's, or the URI of what is read. `cancels` is the
+    id of a call that the client gives up.
     """
 
     method: str | None
     id: str | int | None = None
     name: str | None = None
+    cancels: str | int | None = None
 
     @property
     def is_free(self) -> bool:

@@ -28,6 +28,7 @@ Reason = Literal[
     "not_json_rpc",
     "batch_refused",
     "call_without_id",
+    "id_in_use",
     "header_mismatch",
     "unavailable",
 ]
@@ -98,6 +99,7 @@ MEANINGS: dict[Reason, Meaning] = {
     "not_json_rpc": Meaning(400, "The request body must be a message of JSON-RPC 2.0."),
     "batch_refused": Meaning(400, "JSON-RPC batches are not taken here."),
     "call_without_id": Meaning(400, "A call that is paid for needs an id."),
+    "id_in_use": Meaning(400, "A call of this session with the same id has not been answered."),
     "header_mismatch": Meaning(400, "The MCP headers and the request body differ."),
     "unavailable": Meaning(503, "Service unavailable. Try again in {wait} seconds."),
 }

@@ -126,6 +126,13 @@ class Pending:
         policy = self._admission.policy
         return self._needs().resource if policy.has_resources else None
 
+    def known(self, now: int) -> Verified | None:
+        """Who calls, as memory has it by now; None where that is to be verified anew."""
+        admission = self._admission
+        entry = admission.entry_of(self._credential, now)
+        self._entry, self._is_known = entry, True
+        return None if entry is None else entry.verified
+
     def identify(self, address: Address) -> Verified | Refusal:
         """Who calls, whatever for; may block."""
         entry: object = self._entry
@@ -278,6 +285,12 @@ class Admission:
         self._passes_preflights = passes_preflights
         self._advises_on_cors = not passes_preflights
         self._at_once = deciding.at_once
+
+    def entry_of(self, credential: Credential, now: int) -> Entry | None:
+        """What is known of a credential, and holds."""
+        entry = self._cache.get(credential.digest)
+        holds = entry is not None and (now < entry.due or self.verification.note_use(entry, now))
+        return entry if holds else None
 
     def begin(  # noqa: PLR0917  # called for every request: a value to hold them would cost
         self,

@@ -15,6 +15,7 @@ from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.resources import AMBIGUOUS, Resource
+from keyrush.core.times import SECOND
 from keyrush.errors import Away
 from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
 from keyrush.gate.deciding import Admitted
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # which makes no exchange, but whoever has one has a gate
 #: Bytes of a body that is read on the event loop itself; longer ones are in a thread.
 _AT_ONCE = 32_768
 
+#: Milliseconds for which it holds who asks: a body may take hours, and its key end meanwhile.
+_HOLDS = SECOND
+
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?([^\s;"',]*)""")
 
 #: What UTF-8 is called, and what is a part of it.
@@ -42,7 +46,13 @@ _PLAIN = frozenset({b"", b"identity"})
 SESSION_ID = b"mcp-session-id"
 _SESSION = re.compile(rb"[\x21-\x7e]{1,1024}").fullmatch
 
+
+def _nowhere() -> str | None:
+    return None
+
+
 NO_SESSION = Refusal("not_found")
+ID_IN_USE = Refusal("id_in_use")
 
 
 class Exchange:
@@ -58,10 +68,15 @@ class Exchange:
         self._resource = resource
         self._headers = headers
         self._verified: Verified | None = None
+        self._verified_at = 0
+        self._address: Address = _nowhere
         self._asked: Calls | None = None  # by the body, once it is read
         self._prices: tuple[int, ...] = ()
         self._session: str | None = None  # what stands for the one that it names
         self._is_foreign: bool | None = None  # the session is not the caller's
+        self._taken: tuple[str, ...] = ()  # the ids of its calls, in the session
+        self._is_given_up = False  # by the client, while it waited
+        self._ends_session = method.upper() == "DELETE"
         self.reads_body = method.upper() not in BODILESS
         self.max_body = gate.settings.mcp_max_body
 
@@ -71,6 +86,7 @@ class Exchange:
         """Why nothing of the body is read, for what the headers say; may block."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
+        self._address = address
         refusal = self._known(self._way.identify(address))
         if refusal is None and self._session is not None and self._is_foreign is None:
             refusal = self._look_up()
@@ -80,6 +96,7 @@ class Exchange:
         """`identify`, awaited."""
         if self._resource is AMBIGUOUS:
             return MALFORMED_PATH
+        self._address = address
         refusal = self._known(await self._way.identify_async(address))
         if refusal is None and self._session is not None and self._is_foreign is None:
             try:
@@ -91,7 +108,7 @@ class Exchange:
     def _known(self, verified: Verified | Refusal) -> Refusal | None:
         if isinstance(verified, Refusal):
             return verified
-        self._verified = verified
+        self._verified, self._verified_at = verified, self._gate.clock()
         refusal = self._gate.deciding.come_to_resource(verified)
         if refusal is None:
             self._name_session()
@@ -139,19 +156,63 @@ class Exchange:
 
     def decide(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """The answer, by the body, or by why there is none; may block."""
+        if self._is_old():
+            verified = self._way.identify(self._address)
+            if isinstance(verified, Refusal):
+                return verified
+            self._verified = verified
         needs = self._read(body)
-        return self._let_go().decide(self._caller, needs)
+        answer = None
+        try:
+            answer = self._let_go().decide(self._caller, needs)
+        finally:
+            self._decided(answer)
+        return answer
 
     async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
         """`decide`, awaited."""
-        if isinstance(body, bytes) and len(body) > _AT_ONCE:
-            try:
+        if self._is_old():
+            verified = await self._way.identify_async(self._address)
+            if isinstance(verified, Refusal):
+                return verified
+            self._verified = verified
+        answer = None
+        try:
+            if isinstance(body, bytes) and len(body) > _AT_ONCE:
                 needs = await self._gate.workers.run("io", self._read, body)
-            except Busy:
-                return BUSY
-        else:
-            needs = self._read(body)
-        return await self._let_go().decide_async(self._caller, needs)
+            else:
+                needs = self._read(body)
+            answer = await self._let_go().decide_async(self._caller, needs)
+        except Busy:
+            return BUSY
+        finally:
+            self._decided(answer)
+        return answer
+
+    def _decided(self, answer: Admitted | Refusal | None) -> None:
+        if not isinstance(answer, tuple):
+            self.end(is_answered=True)  # by the gate
+        elif self._session is not None:
+            self._give_up(self._session)
+
+    def _give_up(self, session: str) -> None:
+        """Note which calls this request ends."""
+        unanswered = self._gate.unanswered
+        if self._ends_session:
+            unanswered.give_up_session(session)
+        elif self._asked is not None:
+            ids = [call.cancels for call in self._asked.calls if call.cancels is not None]
+            if ids:
+                unanswered.give_up(f"{session} {one}" for one in ids)
+
+    def _is_old(self) -> bool:
+        """Whether it is to be verified anew who asks, as it took long to read what for."""
+        now = self._gate.clock()
+        if now - self._verified_at < _HOLDS:
+            return False
+        verified = self._way.known(now)
+        self._verified = verified or self._verified
+        return verified is None
 
     @property
     def _caller(self) -> Verified:
@@ -183,7 +244,20 @@ class Exchange:
             return not_taken(resource, wrong)
         needs = self._way.needs_of(resource, asked)
         self._prices = needs.prices or ()
+        if needs.refused is None and not self._take_ids(asked):
+            return not_taken(resource, ID_IN_USE)
         return needs
+
+    def _take_ids(self, asked: Calls) -> bool:
+        """Whether no other call of the session has one of these ids, whatever its type."""
+        if self._session is None:
+            return True
+        ids = [call.id for call in asked.calls if call.method is not None and call.id is not None]
+        names = tuple(dict.fromkeys(f"{self._session} {one}" for one in ids))
+        if not self._gate.unanswered.take(names):
+            return False
+        self._taken = names
+        return True
 
     def _is_utf_8(self) -> bool:
         """Whether the headers call the body what it is read as: other readers go by them."""
@@ -223,11 +297,28 @@ class Exchange:
         given back; None where nothing is.
         """
         ids = [call.id for call in self._asking if call.id is not None]
-        return Outcomes.of(ids, headers) if ids else None
+        return Outcomes.of(ids, headers, sees_all=bool(self._taken)) if ids else None
 
     @property
     def _asking(self) -> list[Call]:
-        return [call for call in self._asked.calls if not call.is_free] if self._asked else []
+        calls = self._asked.calls if self._asked else ()
+        if self._taken:  # whatever they cost, it is to be known when they are answered
+            return [call for call in calls if call.method is not None]
+        return [call for call in calls if not call.is_free]
+
+    def end(self, *, is_answered: bool) -> None:
+        """Nobody waits for an answer any more; whether it has been seen."""
+        if self._taken:
+            self._is_given_up = self.is_given_up
+            self._gate.unanswered.end(self._taken, are_answered=is_answered)
+            self._taken = ()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the client has ended the call itself, so that its charge stays: the work may have
+        been done by then, and the server calls it an error.
+        """
+        return self._is_given_up or self._gate.unanswered.are_given_up(self._taken)
 
     def give_back(self, caller: Caller, failed: list[str | int]) -> None:
         """Give back what was charged for calls that have come to nothing; may block.
@@ -236,7 +327,7 @@ class Exchange:
         """
         charging = self._gate.charging
         asked = self._asked
-        if asked is None or not isinstance(caller, Principal):
+        if asked is None or not isinstance(caller, Principal) or self.is_given_up:
             return
         if not asked.is_batch:
             charging.uncharge(caller)

@@ -35,6 +35,7 @@ from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
+from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
 from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
@@ -180,6 +181,8 @@ class Gate:
         bindings = store_opening.bindings_of(self.store)
         #: Who has opened which session of an MCP server.
         self.mcp_sessions = McpSessions(bindings, self.circuit, clock)
+        #: Their calls that have not been answered.
+        self.unanswered = Unanswered(clock)
         #: What is open, and ends when its key does.
         self.connections = Connections(
             self.store,

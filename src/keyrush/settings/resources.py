@@ -105,6 +105,7 @@ def check_together(
     rules: Sequence[Rule],
     public: Iterable[str],
     optional: Iterable[str],
+    root_path: str,
 ) -> None:
     """Look at resources beside each other, and beside the paths that need no key.
 
@@ -123,9 +124,9 @@ def check_together(
             raise ValueError(
                 f"rules.{number}: {rule.path} has mcp, and is the path of no [[resources]]"
             )
-    open_paths = Policy(public, optional_paths=optional)
+    open_paths = Policy(public, optional_paths=optional, root_path=root_path)
     for path in sorted(paths):
-        for method in ("GET", "POST", "DELETE"):
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             for form in (path, f"{path.rstrip('/')}/x"):
                 if open_paths.is_public(method, form, None):
                     raise ValueError(f"KEYRUSH_PUBLIC_PATHS: opens {path}, which is a resource")

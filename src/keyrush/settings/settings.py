@@ -314,7 +314,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_resources(self) -> Settings:
         rules = [table.rule() for table in self.rules]
-        check_together(self.resources, rules, self.public_paths, self.optional_paths)
+        check_together(
+            self.resources, rules, self.public_paths, self.optional_paths, self.root_path
+        )
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from keyrush.core.calls import TOOLS_CALL, Call, Calls
+from keyrush.core.calls import CANCELLED, TOOLS_CALL, Call, Calls
 from keyrush.core.refusal import Reason, Refusal
 from keyrush.core.strict_json import parse
 
@@ -66,7 +66,8 @@ def _call(found: object) -> Call | None:
     if not _is_text(method) or not isinstance(params, dict) or {"result", "error"} & set(found):
         return None
     if (member := _NAMED_BY.get(method)) is None:
-        return Call(method, number)
+        given_up = params.get("requestId") if method == CANCELLED else None
+        return Call(method, number, cancels=given_up if _is_id(given_up) else None)
     name = params.get(member)
     if not _is_text(name) or _hides(params, _NAMES):
         return None
@@ -104,6 +105,7 @@ _CODES: dict[Reason, int] = {
     "not_json_rpc": -32600,
     "batch_refused": -32600,
     "call_without_id": -32600,
+    "id_in_use": -32600,
     "header_mismatch": -32020,  # S83
 }
 

@@ -20,6 +20,9 @@ MAX_LOOKED_AT = 1_048_576
 #: What stands in every message that says of a call that it has failed, or that it needs more.
 _SUSPECT = re.compile(rb'"error"|"isError"\s*:\s*true|"input_required"').search
 
+#: What stands in every answer.
+_ANSWER = re.compile(rb'"error"|"result"').search
+
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 #: Types of the events that clients take for messages.
@@ -35,14 +38,23 @@ class _Reader(Protocol):
 class Outcomes:
     """The calls with these ids, of which no answer has been seen yet."""
 
-    def __init__(self, ids: Sequence[str | int], reader: _Reader) -> None:
+    def __init__(
+        self, ids: Sequence[str | int], reader: _Reader, *, sees_all: bool = False
+    ) -> None:
         self._waiting = {(type(one), one): one for one in ids}
         self._reader = reader
-        self._is_alone = isinstance(reader, _Whole) and len(ids) == 1
+        self._is_whole = isinstance(reader, _Whole)
+        self._has_ended = False
+        self._is_alone = self._is_whole and len(ids) == 1
+        self._may_matter = _ANSWER if sees_all else _SUSPECT
 
     @classmethod
-    def of(cls, ids: Sequence[str | int], headers: Iterable[Header]) -> Outcomes | None:
-        """For an answer with these headers; None where nothing can be read in it."""
+    def of(
+        cls, ids: Sequence[str | int], headers: Iterable[Header], *, sees_all: bool = False
+    ) -> Outcomes | None:
+        """For an answer with these headers; None where nothing can be read in it. With `sees_all`
+        it is also known of calls that have come to something (`are_known`).
+        """
         kind = b""
         for name, value in headers:
             lower = name.lower()
@@ -51,16 +63,24 @@ class Outcomes:
             elif lower == b"content-encoding":
                 return None
         if kind == b"application/json":
-            return cls(ids, _Whole())
-        return cls(ids, _Events()) if kind == b"text/event-stream" else None
+            return cls(ids, _Whole(), sees_all=sees_all)
+        return cls(ids, _Events(), sees_all=sees_all) if kind == b"text/event-stream" else None
 
     def feed(self, data: bytes, *, is_last: bool = False) -> list[str | int]:
         """The next part of the body: the calls that are known now to have come to nothing."""
+        self._has_ended = is_last and self._is_whole
         failed: list[str | int] = []
         for message in self._reader.feed(data, is_last=is_last):
-            if self._waiting and _SUSPECT(message):
+            if self._waiting and self._may_matter(message):
                 failed += self._failed(message)
         return failed
+
+    @property
+    def are_known(self) -> bool:
+        """True once the answer has said of all calls what came of them, or that is no stream, and
+        has ended.
+        """
+        return not self._waiting or self._has_ended
 
     def _failed(self, message: bytes) -> list[str | int]:
         try:
@@ -72,7 +92,7 @@ class Outcomes:
             if not isinstance(one, dict) or "method" in one:
                 continue
             number = one.get("id")
-            if number is None and "error" in one and self._is_alone:
+            if number is None and "error" in one and self._is_alone and one is found:
                 failed += self._waiting.values()
                 self._waiting.clear()
             elif isinstance(number, str | int) and (type(number), number) in self._waiting:

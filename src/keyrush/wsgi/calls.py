@@ -86,6 +86,11 @@ class Watch:
         length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
         return None if outcomes is None else cls(exchange, caller, outcomes, length)
 
+    @property
+    def are_known(self) -> bool:
+        """See `Outcomes.are_known`."""
+        return self._outcomes.are_known
+
     def feed(self, data: bytes) -> None:
         """The next part; may block."""
         if self._left is not None:
@@ -99,5 +104,7 @@ class Watch:
 
     def _look(self, data: bytes, *, is_last: bool) -> None:
         failed = self._outcomes.feed(data, is_last=is_last)
+        if self._outcomes.are_known:  # by the client, who may go on with the same id
+            self._exchange.end(is_answered=True)
         if failed and self._caller.charges:
             self._exchange.give_back(self._caller, failed)

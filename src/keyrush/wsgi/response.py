@@ -72,7 +72,7 @@ class Passage:
             except StopIteration:
                 self._end()
                 if not self._called:  # it has not answered at all
-                    self._gate.charging.uncharge(self._caller)
+                    self._uncharge()
                 raise
             except BaseException as error:
                 self._failed(error)
@@ -98,6 +98,11 @@ class Passage:
         if self._outcomes is not None:
             self._outcomes.end()
 
+    def _uncharge(self) -> None:
+        """Give back what was charged, unless the client itself has ended the call."""
+        if self._exchange is None or not self._exchange.is_given_up:
+            self._gate.charging.uncharge(self._caller)
+
     def close(self) -> None:
         """Close the app's iterable, as the server would (S72).
 
@@ -106,7 +111,11 @@ class Passage:
         if self._is_open:
             self._gate.connections.remove(self)
         if not self._is_over and not self._called:
-            self._gate.charging.uncharge(self._caller)
+            self._uncharge()
+        if self._exchange is not None:
+            is_known = self._outcomes is None or self._outcomes.are_known
+            is_over = self._refused is not None or (self._is_over and is_known)
+            self._exchange.end(is_answered=is_over)
         if close := getattr(self._inner, "close", None):
             close()
 
@@ -114,14 +123,14 @@ class Passage:
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Write:
         """The app's `start_response`; may be called again, with `exc_info` (S73, S75)."""
-        gate, caller, code = self._gate, self._caller, int(status[:3])
+        caller, code = self._caller, int(status[:3])
         if lost := caller.lost_refusal(code):
             self._answer(lost, exc_info)
             return _discard
         self._called = True
         self._outcomes = None
         if code >= HTTPStatus.MULTIPLE_CHOICES:
-            gate.charging.uncharge(caller)
+            self._uncharge()
         elif self._exchange is not None:
             self._outcomes = Watch.of(self._exchange, caller, headers)
         exc = () if exc_info is None else (exc_info,)
@@ -172,7 +181,7 @@ class Passage:
         refused = refused_in(error)
         if self._sent or refused is None:
             if not (self._called and (self._has_left or self._is_ended)):
-                self._gate.charging.uncharge(self._caller)
+                self._uncharge()
             raise error
         if self._refused is None:
             exc_info = (Refused, refused, refused.__traceback__) if self._called else None
