@@ -304,12 +304,19 @@ def test_the_issuer_signs_by_another_key() -> None:
 
 
 def test_the_issuer_is_away() -> None:
-    """S19, S51: while an issuer is away, who is known goes on, and metadata is told as ever."""
+    """S19, S51: while an issuer is away, who is known goes on, who comes with a key that is not
+    is asked to come again, and metadata is told as ever.
+    """
 
     async def main(at: Site) -> None:
         async with agent(at) as client:
             assert not (await client.call_tool("inspect_page", {"url": "x"})).is_error
+            at.issuer.rotate()
+            newer = at.issuer.token(f"{at.url}/mcp", ["tools"])
             await anyio.to_thread.run_sync(at.stop_issuer)
+            at.clock.ahead += int(COOL_DOWN * 1000)
+            reply = await anyio.to_thread.run_sync(lambda: posted(at, newer, call("inspect_page")))
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
             assert not (await client.call_tool("inspect_page", {"url": "x"})).is_error
             assert at.balance == 96
         assert httpx2.get(f"{at.url}/.well-known/oauth-protected-resource/mcp").status_code == 200

@@ -164,6 +164,25 @@ def test_beneath_more_is_needed() -> None:
     assert needs(asks("tools/call", "other"), path="/mcp/x").credits == 7
 
 
+@pytest.mark.parametrize("root", ["", "/api"])
+def test_beneath_nothing_is_free(root: str) -> None:
+    """O11, O13: beneath a resource an app may serve anything, so that neither a message which is
+    free at the resource itself nor a method without one has it for nothing.
+    """
+    rules = [Rule("/mcp/export", credits=5)]
+    policy = CallPolicy(rules, [MCP], Policy((), rules, root_path=root), root)
+    ping = Calls((asks("ping"),))
+    for path, credits in (("/mcp/export", 5), ("/mcp/export/", 5), ("/mcp/other", 0)):
+        for found in (
+            policy.needs(MCP, "GET", root + path, ""),
+            policy.needs_of(MCP, "POST", root + path, "", ping),
+        ):
+            assert (found.credits, found.prices, found.weight) == (credits, (credits,), 1)
+    for path in ("/mcp", "/mcp/"):
+        assert policy.needs(MCP, "GET", root + path, "").weight == 0
+        assert policy.needs_of(MCP, "POST", root + path, "", ping).weight == 0
+
+
 def test_batches() -> None:
     """S84, S87: a batch needs all that is in it, and is named where all of it is."""
     both = asks("tools/call", "dear"), asks("tools/list", number=2)

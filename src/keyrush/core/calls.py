@@ -81,10 +81,12 @@ class CallPolicy:
 
     def needs(self, resource: Resource, method: str, path: str, root: str) -> Needs:
         """What a request needs that brings no messages: a stream that is opened, a session that
-        is ended. It costs nothing.
+        is ended. It costs nothing, but beneath the resource, where an app may serve anything.
         """
-        found = self._plain.needs(method, path, root)
-        return replace(found, credits=0, is_named=True, resource=resource, prices=(), weight=0)
+        found = replace(self._plain.needs(method, path, root), resource=resource)
+        if not self._is_at(resource, path, root):
+            return replace(found, prices=(found.credits,))
+        return replace(found, credits=0, is_named=True, prices=(), weight=0)
 
     def needs_of(
         self, resource: Resource, method: str, path: str, root: str, asked: Calls
@@ -98,16 +100,19 @@ class CallPolicy:
             beneath = self._plain.needs(method, path, root)
         together: Needs | None = None
         prices: list[int] = []
+        weight = 0
         for call in asked.calls:
             found = table.find(call)
-            if beneath is not None:
-                found = found | beneath
-            price = 0 if call.is_free else found.credits
+            is_free = call.is_free
+            if beneath is not None:  # where an app may serve anything, whatever the message is
+                found, is_free = found | beneath, False
+            price = 0 if is_free else found.credits
             if price and call.id is None:
                 return not_taken(resource, WITHOUT_ID)
-            if call.is_free:
+            if is_free:
                 found = replace(found, is_named=True)
             prices.append(price)
+            weight += not is_free
             if together is None:
                 together = found
             else:
@@ -119,7 +124,7 @@ class CallPolicy:
             credits=sum(prices),
             resource=resource,
             prices=tuple(prices),
-            weight=sum(not call.is_free for call in asked.calls),
+            weight=weight,
         )
 
     def _is_at(self, resource: Resource, path: str, root: str) -> bool:
