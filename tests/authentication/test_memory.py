@@ -95,10 +95,23 @@ def test_the_hash_is_not_kept(gate: Gate) -> None:
     assert text not in entry.evidence
 
 
-def test_a_storm_of_look_ups_in_a_file_is_one_thread_s(gate: Gate) -> None:
-    """Keys that come together for the first time are looked up in a file by one thread: more
-    would only wait for each other.
+@pytest.fixture(params=["sqlite", "postgresql"])
+def over_sql(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gate]:
+    """A gate over a file, or over a server."""
+    url = f"sqlite:///{tmp_path}/keyrush.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    gate = still(Gate.open(settings(store_url=url, limiter_url="memory://", pepper="p" * 32)))
+    yield gate
+    gate.close()
+
+
+def test_a_storm_of_look_ups_has_few_threads(over_sql: Gate) -> None:
+    """Keys that come together for the first time are looked up by one thread in a file, by four
+    on a server: more would only wait for each other.
     """
+    gate = over_sql
+    most = 1 if gate.store.database.file else 4  # type: ignore[attr-defined]  # of SQL
     made, threads = texts(gate, 20), set[str]()
     find = gate.store.find
 
@@ -115,4 +128,4 @@ def test_a_storm_of_look_ups_in_a_file_is_one_thread_s(gate: Gate) -> None:
         return (await asgi_call(app, scope_of(sent))).status
 
     assert run(together(ask, len(made))) == [200] * len(made)
-    assert len(threads) == 1
+    assert 1 <= len(threads) <= most

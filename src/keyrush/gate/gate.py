@@ -136,7 +136,7 @@ class Gate:
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
         slots = hashing_slots(settings.argon2_slots)
-        self.workers = Workers(slots)
+        self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
@@ -173,7 +173,7 @@ class Gate:
             cache=self.cache,
             verification=verification,
             workers=self.workers,
-            looks_up_in="file" if store.database and store.database.file else "io",
+            looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
             clock=clock,
             passes_preflights=settings.preflight == "pass",
@@ -456,6 +456,13 @@ def _environment(environments: Sequence[str], unmetered: Collection[str]) -> str
     """
     metered = [name for name in environments if name not in unmetered]
     return next(iter(metered or environments), None)
+
+
+def _looking_up(store: store_opening.Opened) -> int:
+    """How many threads look up in a database: one in a file, where nothing is waited for, a few
+    on a server, which is as far away as the network is slow.
+    """
+    return 1 if store.database is None or store.database.file else 4
 
 
 def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:

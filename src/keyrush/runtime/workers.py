@@ -1,9 +1,9 @@
 """Worker threads for what may block, so that an event loop never does.
 
 There are several pools, because a storm of new keys, each worth milliseconds of argon2, must not
-make a request wait whose key is already known, nor a look-up; and because look-ups in a file of
-this machine wait for nothing but the interpreter, of which threads that want it together make less
-than one. Their queues are bounded.
+make a request wait whose key is already known, nor a look-up; and because look-ups in a database
+wait for little but the interpreter, of which threads that want it together make less than a few.
+Their queues are bounded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keyrush.runtime.logs import log_fault
 
 T = TypeVar("T")
 
-Pool = Literal["hash", "io", "file"]
+Pool = Literal["hash", "io", "look-up"]
 
 _IO_THREADS = 16
 
@@ -54,11 +54,11 @@ class _Executor(ThreadPoolExecutor):
 class Workers:
     """Threads, started when first needed and again after a fork. Belongs to no event loop.
 
-    `hashing` is how many proofs run at once.
+    `hashing` is how many proofs run at once, `looking_up` how many look-ups in a database.
     """
 
-    def __init__(self, hashing: int = 1) -> None:
-        self._sizes: dict[Pool, int] = {"hash": hashing, "io": _IO_THREADS, "file": 1}
+    def __init__(self, hashing: int = 1, looking_up: int = 1) -> None:
+        self._sizes: dict[Pool, int] = {"hash": hashing, "io": _IO_THREADS, "look-up": looking_up}
         self._forget()
         after_fork(self._forget)
 
