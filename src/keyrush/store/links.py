@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from keyrush.core.model import Account, Link
-from keyrush.core.notation import format_limits
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import tell
 from keyrush.sql.schema import ACCOUNTS, LINKS
 from keyrush.store.decisions import MAX_LINKS, NEW_LINKS_IN, LinkOutcome
 from keyrush.store.keys import lock, read_link
-from keyrush.store.rows import link_of
+from keyrush.store.rows import link_of, row_of_account
 
 _LOCK = 0x6B65797275736A  # the advisory lock of who adds a link: the one after that of changes
 
@@ -54,17 +53,6 @@ def _new_links(connection: sa.Connection, link: Link) -> int:
         LINKS.c.issuer == link.issuer, LINKS.c.created_at > link.created_at - NEW_LINKS_IN
     )
     return connection.execute(select).scalar_one()
-
-
-def row_of_account(account: Account) -> dict[str, object]:
-    """The row of an account."""
-    return {
-        "id": account.id,
-        "plan": account.plan,
-        "limits": format_limits(account.limits),
-        "balance": account.balance,
-        "created_at": account.created_at,
-    }
 
 
 def listed(

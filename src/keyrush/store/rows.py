@@ -1,12 +1,23 @@
-"""Keys and links as rows of their tables."""
+"""Accounts, keys and links as rows of their tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from keyrush.core.model import ApiKey, Link
+from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.sql.schema import KEYS
+
+
+def row_of_account(account: Account) -> dict[str, Any]:
+    """The row of an account."""
+    return {
+        "id": account.id,
+        "plan": account.plan,
+        "limits": format_limits(account.limits),
+        "balance": account.balance,
+        "created_at": account.created_at,
+    }
 
 
 def key_of(row: Any) -> ApiKey:

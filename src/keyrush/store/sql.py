@@ -31,7 +31,7 @@ from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.finding import find, find_link
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
-from keyrush.store.rows import key_of
+from keyrush.store.rows import key_of, row_of_account
 
 
 class SqlStore:
@@ -71,7 +71,7 @@ class SqlStore:
         return find(self._database, fingerprints, month)
 
     def add_account(self, account: Account) -> bool:
-        values = links.row_of_account(account)
+        values = row_of_account(account)
         insert = insert_into(ACCOUNTS, self._database.dialect).values(values)
         with self._run() as connection:
             # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
