@@ -79,6 +79,7 @@ OUTSIDE: dict[str, set[str]] = {
         "limiter.limits_library.adapter",
         "limiter.limits_library.storages",
     },
+    "markupsafe": {"apps.dashboard.charts"},
     "psycopg": {"sql.awaited", "sql.patience"},
     "pydantic": {
         "apps.account_api.bodies",
