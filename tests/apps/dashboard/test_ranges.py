@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrush.apps.dashboard.ranges import SPANS, Range, folded, named, own
-from keyrush.core.activity import BUCKETS, Total
+from keyrush.apps.dashboard.ranges import SPANS, named, own
 from keyrush.core.times import DAY
 from keyrush.errors import InvalidArgument
 
@@ -43,7 +42,8 @@ def test_spans(name: str, since: str, until: str, bins: int) -> None:
 def test_any_moment_is_in_the_last_bin(name: str, now: int) -> None:
     """Now is in the running bin, bins are of one step, and marks are few and among them."""
     span = named(name, now)
-    assert span.place(now) == len(span.bins) - 1 == SPANS[name][0] - 1
+    assert span.bins[-1] <= now < span.until
+    assert len(span.bins) == SPANS[name][0]
     assert span.since % span.step == span.until % span.step == 0
     assert span.is_running
     assert 1 <= len(span.marks) <= 8
@@ -53,18 +53,33 @@ def test_any_moment_is_in_the_last_bin(name: str, now: int) -> None:
 
 @given(st.sampled_from(sorted(SPANS)), instants)
 def test_what_went_before_is_as_long(name: str, now: int) -> None:
-    """The period before ends where this one begins, less what has not been yet of it, to the
-    minute or hour that totals are kept in; totals of minutes are there for it.
+    """The span before is as long, and kept by the minute where it is asked for by less than an
+    hour.
     """
     span = named(name, now)
-    since, until = span.before
-    length = span.until - span.since
-    unit = MINUTE if length <= DAY else HOUR
-    assert since == span.since - length
-    assert until % unit == 0
-    assert now - length <= until < now - length + unit or until == span.since
-    assert until <= span.since
-    assert since >= now - 2 * DAY or unit == HOUR
+    assert span.before == 2 * span.since - span.until
+    assert span.before > now - 2 * DAY or span.step >= HOUR
+    assert span.whole == len(span.bins) - 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "whole", "has_before"),
+    [
+        ("2026-11-26", "2026-11-26", 46, True),
+        ("2026-11-25", "2026-11-25", 48, False),
+        ("2026-11-24", "2026-11-24", 24, True),
+        ("2026-11-26T23:00", "2026-11-26T23:59", 20, True),
+        ("2026-11-25T22:30", "2026-11-25T23:29", 60, True),
+        ("2025-10-25", "2025-11-25", 32, False),
+        ("2026-02-25", "2026-11-25", 39, False),
+        ("2026-11-26", "2026-12-24", 0, True),
+    ],
+)
+def test_what_is_compared(first: str, last: str, whole: int, has_before: bool) -> None:
+    """Bins that have ended are compared, with what is kept of the span before."""
+    span = own(first, last, NOW)
+    assert span.whole == whole
+    assert (span.before is not None) == has_before
 
 
 @pytest.mark.parametrize(
@@ -128,15 +143,3 @@ def test_any_span_has_few_bins(ago: int, days: int, now: int) -> None:
     assert 1 <= len(span.bins) <= 60
     assert span.since <= at(str(first)) < at(str(last)) + DAY <= span.until
     assert len(span.marks) <= 8
-
-
-def total(when: int, value: str | None, requests: int) -> Total:
-    return Total(when, value, requests, 0, 0, 0, (0,) * (len(BUCKETS) + 1))
-
-
-def test_totals_are_put_into_their_bins() -> None:
-    """Bins without totals are empty; totals of days add up to weeks; what is outside is in none."""
-    span = Range("own", 0, 14 * DAY, 7 * DAY, 14 * DAY)
-    days = [total(n * DAY, "ok", 1) for n in range(-2, 16)] + [total(8 * DAY, "error", 5)]
-    assert folded(days, span) == [{"ok": 7}, {"ok": 7, "error": 5}]
-    assert folded([], span) == [{}, {}]

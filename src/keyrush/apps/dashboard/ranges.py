@@ -1,17 +1,16 @@
 """Spans of time that a page is about, cut into the bins of its chart.
 
-Bins begin on the clock in UTC; the last one is running, so that it is not whole. What went before
-is compared up to the same moment of it.
+Bins begin on the clock in UTC. The last one may be running, so that it is not whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from keyrush.core.activity import COARSE, FINE, Total
+from keyrush.core.activity import COARSE, FINE
 from keyrush.core.times import DAY, LATEST
 from keyrush.errors import InvalidArgument
 
@@ -68,12 +67,23 @@ class Range(NamedTuple):
         return range(self.since, self.until, self.step)
 
     @property
-    def before(self) -> tuple[int, int]:
-        """The span of the same length that went before, as far as this one has got."""
-        length = self.until - self.since
-        unit = FINE if self.now - self.since + length <= FINE_KEPT else COARSE
-        got = min(self.until, -(-self.now // unit) * unit)
-        return self.since - length, got - length
+    def before(self) -> int | None:
+        """When the span of the same length began that went before; None where its totals are kept
+        no more.
+        """
+        since = self.since - (self.until - self.since)
+        kept = FINE_KEPT if self.asked % COARSE else LONGEST * DAY
+        return since if since >= (self.now - kept) // self.asked * self.asked else None
+
+    @property
+    def asked(self) -> int:
+        """The step of the totals that the bins are made of: a week is of days."""
+        return min(self.step, DAY)
+
+    @property
+    def whole(self) -> int:
+        """How many of the bins have ended."""
+        return min(len(self.bins), max(0, (self.now - self.since) // self.step))
 
     @property
     def marks(self) -> frozenset[int]:
@@ -82,10 +92,6 @@ class Range(NamedTuple):
         """
         every = next(n for n in _EVERY if -(-len(self.bins) // n) <= _MARKS)
         return frozenset(at for at in self.bins if at // self.step % every == 0)
-
-    def place(self, at: int) -> int | None:
-        """Which bin an instant is in, None where it is in none."""
-        return (at - self.since) // self.step if self.since <= at < self.until else None
 
 
 def named(name: str, now: int) -> Range:
@@ -130,13 +136,3 @@ def _instant(text: str, field: str) -> int:
         if 0 <= at < LATEST - LONGEST * DAY:
             return at
     raise InvalidArgument(field, "is no day; write 2026-11-26")
-
-
-def folded(totals: Iterable[Total], of: Range) -> list[dict[str | None, int]]:
-    """Requests of each bin by what they have in common; of bins without any, nothing."""
-    bins: list[dict[str | None, int]] = [{} for _ in of.bins]
-    for total in totals:
-        place = of.place(total.at)
-        if place is not None:
-            bins[place][total.value] = bins[place].get(total.value, 0) + total.requests
-    return bins
