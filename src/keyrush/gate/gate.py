@@ -142,6 +142,10 @@ class Gate:
         self._is_by_settings = False
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
         keyring = _keyring(settings, peppers)
+        #: What keys look like here.
+        self.key_format = keyring.format
+        #: Secrets for a purpose, derived from the peppers, newest first.
+        self.secrets = keyring.fingerprints.derived
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(

@@ -122,6 +122,10 @@ class Formats:
         """`23:19:42 UTC`."""
         return self._written("seconds", at)
 
+    def day_and_seconds(self, at: int) -> str:
+        """`26 Nov, 23:19:42 UTC`."""
+        return self._written("day_and_seconds", at)
+
     def _written(self, form: str, at: int) -> str:
         moment = datetime.fromtimestamp(at // 1000, UTC)
         return self._t(
