@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 6
+SCHEMA = 7
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -130,6 +130,37 @@ BINDINGS = sa.Table(
     sa.Index("ix_keyrush_bindings_of_account", "account_id", "ends_at"),
 )
 
+#: Links to the dashboard that were not used, and the sessions of those that were, by hashes.
+PORTAL_LINKS = sa.Table(
+    "keyrush_portal_links",
+    _metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("write", sa.Boolean, nullable=False),
+)
+
+PORTAL_SESSIONS = sa.Table(
+    "keyrush_portal_sessions",
+    _metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("write", sa.Boolean, nullable=False),
+    sa.Index("ix_keyrush_portal_sessions_of_account", "account_id", "created_at"),
+)
+
+#: Forms of the dashboard that may be sent once, and were.
+SPENT_FORMS = sa.Table(
+    "keyrush_spent_forms",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+)
+
 #: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
 CHANGES = sa.Table(
     "keyrush_changes",
@@ -186,7 +217,7 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
     is_postgresql = connection.dialect.name == "postgresql"
     tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
-    _metadata.create_all(connection, tables)  # what is missing; 2, 4 and 6 only add tables
+    _metadata.create_all(connection, tables)  # what is missing; 2, 4, 6 and 7 only add tables
     if is_older and not is_postgresql:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:

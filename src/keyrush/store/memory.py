@@ -28,6 +28,7 @@ from keyrush.store.decisions import (
     may_be_replaced,
 )
 from keyrush.store.memory_links import MemoryLinks
+from keyrush.store.portal_in_memory import PortalInMemory
 from keyrush.store.protocol import Batch, Proved
 
 T = TypeVar("T", Account, ApiKey)
@@ -36,13 +37,14 @@ T = TypeVar("T", Account, ApiKey)
 _REMEMBERED = 100_000
 
 
-class MemoryStore:
+class MemoryStore(PortalInMemory):
     """`memory://`. Thread-safe; gone with the process."""
 
     #: Its keys outlive no pepper, so that a random one will do.
     is_ephemeral = True
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, ApiKey] = {}

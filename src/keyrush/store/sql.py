@@ -29,12 +29,13 @@ from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, in
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.finding import find, find_link
+from keyrush.store.portal import PortalInSql
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
 from keyrush.store.rows import key_of, row_of_account
 
 
-class SqlStore:
+class SqlStore(PortalInSql):
     """A store in a database, SQLite or PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
