@@ -45,12 +45,13 @@ class Listed(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Listed)
+T = TypeVar("T")
+L = TypeVar("L", bound=Listed)
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Sequence[T]):
-    """Some of a list, oldest first. `cursor` names where the next page begins; None on the last."""
+    """Some of a list, in its order. `cursor` names where the next page begins; None on the last."""
 
     items: tuple[T, ...]
     cursor: str | None = None
@@ -68,7 +69,7 @@ class Page(Sequence[T]):
         return self.items[index]
 
 
-def page_of(found: Sequence[T], limit: int) -> Page[T]:
+def page_of(found: Sequence[L], limit: int) -> Page[L]:
     """The page of `limit` items, out of one more than that where there are more."""
     items = tuple(found[:limit])
     return Page(items, cursor_of(items[-1]) if len(found) > limit else None)
