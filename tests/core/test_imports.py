@@ -120,7 +120,6 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.url",
         "store.bindings",
         "store.counts",
-        "store.credits",
         "store.keys",
         "store.links",
         "store.proofs",
