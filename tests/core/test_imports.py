@@ -84,6 +84,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.charting",
         "apps.dashboard.charts",
         "apps.dashboard.pages.activity",
+        "apps.dashboard.pages.billing",
         "apps.dashboard.texts",
         "apps.dashboard.visit",
     },

@@ -444,8 +444,8 @@ class ActivityStore(Protocol):
         milliseconds, told apart by `group`, by bin and value; bins of nothing are left out.
 
         `step` is a multiple of a minute, `where.since` and `where.until` are given and multiples
-        of `step`. Of more than `at_most` values those with the most requests are told apart;
-        the rest is together, as the value None.
+        of `step`, or of a minute where one step is all of time. Of more than `at_most` values
+        those with the most requests are told apart; the rest is together, as the value None.
         """
         ...
 
