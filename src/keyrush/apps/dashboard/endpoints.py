@@ -91,11 +91,12 @@ def look_whence(frame: Frame, request: Request) -> None:
         if site != "same-origin":
             raise Stop("elsewhere", 403)
         return
-    origin = urlsplit(request.headers.get("origin", ""))
-    own = {request.headers.get("host", "")}
+    own = {request.headers.get("host")}
     if public := frame.gate.settings.public_url:
         own.add(urlsplit(public).netloc)
-    if origin.scheme not in {"http", "https"} or origin.netloc not in own:
+    # Of either scheme: a proxy may speak https to the browser, and http to us.
+    origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in own if host}
+    if request.headers.get("origin") not in origins:
         raise Stop("elsewhere", 403)
 
 
