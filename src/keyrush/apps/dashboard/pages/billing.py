@@ -144,9 +144,9 @@ class _Words:
         """What the plan includes, in sentences."""
         t, account = self._t, self._visit.account
         limits = plan.limits if account.limits is None else account.limits
-        said: list[str] = [t(f"billing.limit_{plan.per}", limit=self.limit(limit)) for limit in limits] or [
-            t("billing.no_limit")
-        ]
+        said: list[str] = [
+            t(f"billing.limit_{plan.per}", limit=self.limit(limit)) for limit in limits
+        ] or [t("billing.no_limit")]
         if plan.quota is None:
             said.append(t("billing.no_quota"))
         else:
