@@ -29,7 +29,7 @@ def opened(url: str, clock: Clock) -> Gate:
     """A gate with plans that give credits each month, and an account on each."""
     made = still(
         Gate.open(
-            settings(store_url=url, plans=PLANS, default_plan="starter", pepper="p" * 32),
+            settings(store_url=url, plans=PLANS, pepper="p" * 32),
             clock=clock,
         )
     )
