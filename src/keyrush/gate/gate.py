@@ -41,9 +41,11 @@ from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.activity import ActivityLog
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
 from keyrush.operations.keys import Keys
+from keyrush.operations.portal import Portal
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
@@ -91,9 +93,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `sessions`, `credits` and `usage` are the operations. What is changed
-    through them holds at once in this gate, in other processes as soon as they hear of it, at the
-    latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `sessions`, `credits`, `usage` and `activity` are the operations. What is
+    changed through them holds at once in this gate, in other processes as soon as they hear of it,
+    at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -139,8 +141,12 @@ class Gate:
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
-        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
+        #: What keys look like here.
+        self.key_format = keyring.format
+        #: Secrets for a purpose, derived from the peppers, newest first.
+        self.secrets = keyring.fingerprints.derived
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
         verification = Verification(
@@ -207,6 +213,13 @@ class Gate:
             changed=changed,
             clock=clock,
         )
+        self.portal = Portal(
+            self.store,
+            store_opening.portal_of(self.store),
+            self.accounts,
+            key_format=key_format,
+            clock=clock,
+        )
         self.keys = Keys(
             self.catalog,
             self.store,
@@ -215,8 +228,17 @@ class Gate:
             changed=changed,
             clock=clock,
         )
-        self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
+        self.credits = Credits(
+            self.catalog,
+            self.store,
+            self.accounts,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
+        )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
+        activity = store_opening.activity_of(self.store)
+        self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]
         lag = store.lag
         self.watch = Watch(
@@ -305,6 +327,16 @@ class Gate:
         if self is other:
             return True
         return self._is_by_settings and other._is_by_settings and self.settings == other.settings
+
+    def portal_link(self, account_id: str, *, write: bool = True) -> str:
+        """A URL that signs whoever opens it in to the account's dashboard, once, within 10
+        minutes, and for 24 hours. Without `write` they may look, and change nothing.
+
+        Raises:
+            NotFound: There is no such account.
+            ConfigurationError: The store can't keep it.
+        """
+        return f"{self.settings.dashboard_at}/link/{self.portal.link(account_id, write=write)}"
 
     def address(self, peer: str | None, forwarded_for: Sequence[bytes]) -> str | None:
         """The client's address, as far as the trusted proxies tell it."""
