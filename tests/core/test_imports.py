@@ -108,6 +108,7 @@ OUTSIDE: dict[str, set[str]] = {
         "store.bindings",
         "store.counts",
         "store.credits",
+        "store.key_events",
         "store.keys",
         "store.links",
         "store.proofs",

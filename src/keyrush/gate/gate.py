@@ -43,6 +43,7 @@ from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
+from keyrush.operations.key_records import KeyRecords
 from keyrush.operations.keys import Keys
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
@@ -91,9 +92,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `sessions`, `credits` and `usage` are the operations. What is changed
-    through them holds at once in this gate, in other processes as soon as they hear of it, at the
-    latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `key_records`, `sessions`, `credits` and `usage` are the operations. What
+    is changed through them holds at once in this gate, in other processes as soon as they hear of
+    it, at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -215,6 +216,7 @@ class Gate:
             changed=changed,
             clock=clock,
         )
+        self.key_records = KeyRecords(self.store, self.keys, key_format=key_format, clock=clock)
         self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]

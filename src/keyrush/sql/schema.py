@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 6
+SCHEMA = 7
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -59,6 +59,19 @@ KEYS = sa.Table(
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
+)
+
+#: What was done to keys, `changes` as JSON (`keyrush.store.edits`), in the order of `number`.
+EVENTS = sa.Table(
+    "keyrush_key_events",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("what", sa.String(16), nullable=False),
+    sa.Column("by", sa.String(80)),
+    sa.Column("changes", sa.Text, nullable=False),
+    sa.Index("ix_keyrush_key_events_of_key", "key_id", "number"),
 )
 
 #: Whom issuers of tokens know, and for which account each acts; those that have ended stay, with
@@ -186,7 +199,7 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
     is_postgresql = connection.dialect.name == "postgresql"
     tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
-    _metadata.create_all(connection, tables)  # what is missing; 2, 4 and 6 only add tables
+    _metadata.create_all(connection, tables)  # what is missing; 2, 4, 6 and 7 only add tables
     if is_older and not is_postgresql:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
+from keyrush.core.key_search import Outline
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
@@ -23,11 +24,12 @@ from keyrush.sql.changes import changes_in, tell
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
-from keyrush.store import keys, links
+from keyrush.store import key_events, keys, links
 from keyrush.store.bindings import bind, bound
 from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
 from keyrush.store.credits import change_balance, charge, forget_charges, reverse
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
+from keyrush.store.edits import Edit, KeyEvent
 from keyrush.store.finding import find, find_link
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
@@ -193,6 +195,17 @@ class SqlStore:
                 by=by,
                 issued_at=issued_at,
             )
+
+    def edit_key(self, key_id: str, edit: Edit) -> Outcome:
+        with self._run(atomic=True) as connection:
+            return keys.edit(connection, key_id, edit)
+
+    def key_events(self, key_id: str) -> Sequence[KeyEvent]:
+        with self._run() as connection:
+            return key_events.listed(connection, key_id)
+
+    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
+        return key_events.outlines(self._database, account_id, limit)
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
