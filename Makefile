@@ -14,8 +14,8 @@ $(VENV)/.for-%: pyproject.toml
 	@touch $@
 
 $(VENV)/.for-demo: INSTALL = -e '.[demo]'
-$(VENV)/.for-test: INSTALL = -e '.[demo,api,postgres,redis,tokens]' --group test
-$(VENV)/.for-lint: INSTALL = -e '.[demo,api,postgres,redis,tokens]' --group test --group lint --group peers
+$(VENV)/.for-test: INSTALL = -e '.[demo,api,dashboard,postgres,redis,tokens]' --group test
+$(VENV)/.for-lint: INSTALL = -e '.[demo,api,dashboard,postgres,redis,tokens]' --group test --group lint --group peers
 $(VENV)/.for-bench: INSTALL = -e '.[demo,postgres,redis]' --group peers
 $(VENV)/.for-dist: INSTALL = 'hatchling>=1.26'
 

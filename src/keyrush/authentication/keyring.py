@@ -40,6 +40,12 @@ class Fingerprints:
         """The fingerprint under every pepper, newest first."""
         return tuple(_hmac(pepper, text).hex() for pepper in self._peppers)
 
+    def derived(self, purpose: str) -> tuple[bytes, ...]:
+        """Secrets for something else than keys, one of each pepper, newest first: 32 bytes that say
+        nothing of it, and that all processes with the pepper have.
+        """
+        return tuple(_hmac(pepper, f"keyrush for {purpose}".encode()) for pepper in self._peppers)
+
     def proof(self, key_id: str, fingerprint: str, hash: str) -> str:
         """What says that a fingerprint, made under the newest pepper, and a hash are of one key:
         `ApiKey.proof`, 64 hexadecimal digits.

@@ -34,6 +34,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.limiter.protocol import Mode, Outage
 from keyrush.runtime.plugins import attribute
 from keyrush.settings import sources
+from keyrush.settings.dashboard import DashboardSettings
 from keyrush.settings.issuers import IssuerTable, check_issuers
 from keyrush.settings.mistakes import explained, look_for_typing_errors
 from keyrush.settings.resources import ResourceTable, check_together
@@ -56,7 +57,7 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class Settings(BaseSettings):
+class Settings(DashboardSettings):
     """All settings. Each may be given as `KEYRUSH_NAME`, in the TOML file, or as an argument.
 
     Raises:

@@ -1,0 +1,80 @@
+"""What is the same for all requests to a dashboard: its gate, texts, templates and files."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from starlette.requests import Request
+
+from keyrush.apps.dashboard.assets import Assets
+from keyrush.apps.dashboard.brand import brand_of
+from keyrush.apps.dashboard.formats import Formats
+from keyrush.apps.dashboard.forms import Opened, Tokens
+from keyrush.apps.dashboard.texts import texts_in
+from keyrush.gate.gate import Gate
+
+#: Says which account somebody has signed in to in the app around, None where nobody has.
+AccountOf = Callable[[Request], "str | Awaitable[str | None] | None"]
+
+#: Where the scope has the frame.
+FRAME = "keyrush.dashboard"
+
+
+class Frame:
+    """All that a visit needs beside its request."""
+
+    def __init__(
+        self, gate: Gate, account_of: AccountOf | None = None, sign_in_url: str | None = None
+    ) -> None:
+        settings = gate.settings
+        self.gate = gate
+        self.account_of = account_of
+        self.sign_in_url = sign_in_url or settings.dashboard_sign_in_url
+        self.assets = Assets(settings)
+        self.brand = brand_of(settings, self.assets)
+        self.texts = texts_in(settings.dashboard_language, settings.dashboard_texts)
+        self.formats = Formats(self.texts)
+        self.forms = Tokens(gate.secrets("forms of the dashboard"))
+        self.templates = _templates(settings.dashboard_templates)
+        self.policy = _content_policy(settings.dashboard_frame_ancestors)
+
+        self._spent: set[str] = set()
+
+    def spend(self, token: Opened) -> bool:
+        """Whether a token is spent here for the first time."""
+        is_first = token.nonce not in self._spent
+        self._spent.add(token.nonce)
+        return is_first
+
+
+def _templates(own: Path | None) -> jinja2.Environment:
+    """The templates; of one's own each stands in for the dashboard's, which is there still as
+    `keyrush/NAME`, to be extended.
+    """
+    built_in = jinja2.FunctionLoader(_built_in)
+    loaders: list[jinja2.BaseLoader] = [jinja2.PrefixLoader({"keyrush": built_in}), built_in]
+    if own is not None:
+        loaders.insert(0, jinja2.FileSystemLoader(own))
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _built_in(name: str) -> str | None:
+    file = files("keyrush.apps.dashboard") / "templates" / name
+    return file.read_text("utf-8") if file.is_file() else None
+
+
+def _content_policy(ancestors: tuple[str, ...]) -> str:
+    return (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        f"frame-ancestors {' '.join(ancestors)}"
+    )

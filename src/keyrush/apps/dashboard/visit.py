@@ -1,0 +1,275 @@
+"""A visit: one request of somebody who is signed in, with all that a page needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from keyrush.apps.dashboard import forms
+from keyrush.apps.dashboard.brand import Brand
+from keyrush.apps.dashboard.frame import Frame
+from keyrush.core.model import Account, Scopes
+from keyrush.errors import KeyrushError, Unavailable
+from keyrush.gate.gate import Gate
+from keyrush.runtime.workers import Pool
+
+T = TypeVar("T")
+
+#: How somebody has signed in.
+Way = Literal["host", "session", "link"]
+
+#: Of a cookie: what a browser is to remember for a year at most, or a minute.
+YEAR, MINUTE = 365 * 86_400, 60
+
+_SAID = "keyrush-said"
+_THEME = "keyrush-theme"
+
+#: The themes that can be chosen, with none for the system's.
+THEMES = ("", "light", "dark")
+
+
+@dataclass(frozen=True, slots=True)
+class May:
+    """Who is signed in, and what they may do on the account."""
+
+    way: Way
+    #: Names who is signed in for as long as they are, for tokens of forms alone.
+    mark: str = field(repr=False)
+    scopes: Scopes = field(default_factory=lambda: Scopes(["*"]))
+    #: False of a link that only shows.
+    write: bool = True
+    #: The link of an issuer's subject, which keys are `created_by`; None of the account's owner.
+    by: str | None = None
+    subject: str | None = None
+    issued_at: int | None = None
+
+
+class Stop(Exception):
+    """Answer with this page, and go no further."""
+
+    def __init__(self, name: str, status: int, **values: object) -> None:
+        super().__init__(name)
+        self.name, self.status, self.values = name, status, values
+
+
+class Visit:
+    """One request of somebody who is signed in. `may` and `account` are None on the pages that
+    say that nobody is.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        request: Request,
+        *,
+        may: May | None = None,
+        account: Account | None = None,
+    ) -> None:
+        self.frame = frame
+        self.request = request
+        self.now = frame.gate.clock()  #: Unix milliseconds, the same for the whole page
+        self.locale = frame.gate.settings.dashboard_language
+        self.t = frame.texts
+        self.formats = frame.formats
+        self._may = may
+        self._account = account
+        self._fields: forms.Fields | None = None
+        self._token: forms.Opened | None = None
+
+    @property
+    def gate(self) -> Gate:
+        """The gate, with its operations."""
+        return self.frame.gate
+
+    @property
+    def may(self) -> May:
+        """What who is signed in may do."""
+        assert self._may is not None  # noqa: S101  # no page is reached without
+        return self._may
+
+    @property
+    def account(self) -> Account:
+        """The account, as it was when the request came."""
+        assert self._account is not None  # noqa: S101  # no page is reached without
+        return self._account
+
+    @property
+    def account_id(self) -> str:
+        """The account that is looked at, whatever else the request says."""
+        return self.account.id
+
+    @property
+    def is_signed_in(self) -> bool:
+        """Whether somebody is: False on the pages that say so."""
+        return self._may is not None
+
+    @property
+    def brand(self) -> Brand:
+        """Name, logo and links."""
+        return self.frame.brand
+
+    # --- where things are ---
+
+    @property
+    def back(self) -> str:
+        """The path within the dashboard with its query, to come back to."""
+        query = self.request.url.query
+        return _quoted(self.here) + (f"?{query}" if query else "")
+
+    @property
+    def here(self) -> str:
+        """The path within the dashboard, as in `/keys`."""
+        root: str = self.request.scope["root_path"]
+        path: str = self.request.scope["path"]
+        return path.removeprefix(root) or "/"
+
+    def path(self, to: str = "/", /, **query: object) -> str:
+        """A path for links, under the dashboard's mount, of no host; with what is not None of
+        `query`.
+        """
+        root: str = self.request.scope["root_path"]
+        given = {name: value for name, value in query.items() if value is not None}
+        return f"{_quoted(root)}{to}" + (f"?{urlencode(given)}" if given else "")
+
+    def asset(self, name: str) -> str:
+        """The path of a file that is served as it is."""
+        return self.path(f"/static/{self.frame.assets.name(name)}")
+
+    # --- what is asked of the store ---
+
+    async def run(self, function: Callable[..., T], *args: Any, pool: Pool = "io") -> T:
+        """`function(*args)` in a worker thread. Hashing is for the pool `hash`.
+
+        Raises:
+            KeyrushError: Whatever the operation says.
+            Unavailable: The store can't answer; the frame says so.
+        """
+        try:
+            return await self.gate.workers.run(pool, function, *args)
+        except KeyrushError:
+            raise
+        except Exception as error:  # a store of a user's own may raise anything
+            raise Unavailable(f"the store can't answer: {type(error).__name__}") from error
+
+    # --- forms ---
+
+    def token(self, form: str | None = None) -> Markup:
+        """The hidden field of a form that is posted to a path within the dashboard, or here."""
+        token = self.frame.forms.make(self._mark, form or self.here, self.now)
+        return Markup('<input type="hidden" name="{}" value="{}">').format(forms.TOKEN, token)
+
+    async def form(self) -> forms.Fields:
+        """The fields that were posted, now that the form is known to be ours."""
+        if self._fields is None:
+            fields = await self._read()
+            if self._may is not None and not self.may.write:
+                raise Stop("read_only", 403)
+            token = fields.get(forms.TOKEN, "")
+            self._token = self.frame.forms.open(token, self._mark, self.here, self.now)
+            if self._token is None:
+                raise Stop("form_too_old", 403, fields=kept(self.gate, fields))
+            self._fields = fields
+        return self._fields
+
+    async def spend(self) -> bool:
+        """True the first time that this very form is sent; from then on False, as for a page that
+        is loaded again.
+        """
+        await self.form()
+        assert self._token is not None  # noqa: S101  # without it there is no form
+        return self.frame.spend(self._token)
+
+    @property
+    def _mark(self) -> str:
+        return self._may.mark if self._may is not None else ""
+
+    async def _read(self) -> forms.Fields:
+        body = b""
+        async for part in self.request.stream():
+            body += part
+            if len(body) > forms.MAX_FORM:
+                raise Stop("too_large", 413)
+        try:
+            return forms.parse(body, self.request.headers.get("content-type", ""))
+        except forms.NoForm:
+            raise Stop("no_form", 415) from None
+
+    # --- answers ---
+
+    def render(self, template: str, *, status: int = 200, **context: object) -> Response:
+        """A page, with all its headers."""
+        said = self._said()
+        html = self.frame.templates.get_template(template).render(
+            visit=self,
+            t=self.t,
+            formats=self.formats,
+            path=self.path,
+            asset=self.asset,
+            said=said,
+            **context,
+        )
+        response = HTMLResponse(html, status)
+        if said is not None:
+            response.delete_cookie(_SAID, path=self._root)
+        return response
+
+    def redirect(self, to: str, *, said: str | None = None, **query: object) -> Response:
+        """On to another page of ours (303), which says `said`, once."""
+        response = RedirectResponse(self.path(to, **query), 303)
+        if said is not None:
+            sealed = self.frame.forms.seal(self._mark, said[:500])
+            self._set(response, _SAID, sealed, MINUTE)
+        return response
+
+    @property
+    def theme(self) -> str:
+        """The theme that was chosen, empty for the system's."""
+        chosen = self.request.cookies.get(_THEME, "")
+        return chosen if chosen in THEMES else ""
+
+    def set_theme(self, response: Response, theme: str) -> None:
+        """Have the browser remember a theme."""
+        self._set(response, _THEME, theme if theme in THEMES else "", YEAR)
+
+    def _said(self) -> str | None:
+        sealed = self.request.cookies.get(_SAID)
+        if not sealed or self._may is None or self.request.method == "POST":
+            return None
+        return self.frame.forms.unseal(self._mark, sealed)
+
+    def _set(self, response: Response, name: str, value: str, seconds: int) -> None:
+        response.set_cookie(
+            name,
+            value,
+            max_age=seconds,
+            path=self._root,
+            secure=self.request.url.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+
+    @property
+    def _root(self) -> str:
+        return _quoted(self.request.scope["root_path"]) or "/"
+
+
+def kept(gate: Gate, fields: forms.Fields) -> list[tuple[str, str]]:
+    """The fields that a page may carry along until they can be sent again: never a token, nor what
+    may be a key.
+    """
+    format_ = gate.key_format
+    return [
+        (name, value)
+        for name, value in fields.pairs
+        if name != forms.TOKEN and not format_.is_in(value) and not format_.is_in(name)
+    ]
+
+
+def _quoted(path: str) -> str:
+    return quote(path, safe="/:@!$&'()*+,;=~-._")

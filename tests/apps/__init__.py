@@ -1,0 +1,1 @@
+"""Apps to mount in one's own."""
