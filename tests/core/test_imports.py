@@ -80,7 +80,13 @@ OUTSIDE: dict[str, set[str]] = {
         "limiter.limits_library.adapter",
         "limiter.limits_library.storages",
     },
-    "markupsafe": {"apps.dashboard.charts", "apps.dashboard.texts", "apps.dashboard.visit"},
+    "markupsafe": {
+        "apps.dashboard.charting",
+        "apps.dashboard.charts",
+        "apps.dashboard.pages.activity",
+        "apps.dashboard.texts",
+        "apps.dashboard.visit",
+    },
     "psycopg": {"sql.awaited", "sql.patience"},
     "pydantic": {
         "apps.account_api.bodies",

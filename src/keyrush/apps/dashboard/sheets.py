@@ -7,7 +7,7 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from keyrush.core.paging import Page
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 #: What spreadsheets begin formulas with, also the full-width forms, and what moves a cell's
 #: beginning on (OWASP, CSV Injection).
 _FORMULA = "=+-@\t\r\n|%\uff1d\uff0b\uff0d\uff20"
+
+_KIND = "text/csv; charset=utf-8"
 
 #: A mark of the byte order, by which spreadsheets know UTF-8.
 _MARK = "\ufeff"
@@ -46,14 +48,20 @@ async def streamed(
     header: Sequence[str],
     page: Callable[[str | None], Awaitable[Page[T]]],
     row: Callable[[T], Sequence[object]],
-) -> StreamingResponse:
+    *,
+    is_asked: bool = True,
+) -> Response:
     """The answer with all that `page` gives for one cursor after another, as `name`.csv. No more
     than a page is held at any time; a reader who is slow is waited for.
 
     The first page is read before the answer begins, so that what is wrong with it is still said.
-    What goes wrong later breaks the answer off, so that no half of it passes for the whole.
+    What goes wrong later breaks the answer off, so that no half of it passes for the whole. With
+    `is_asked` false there is no body, as for HEAD.
     """
     first = await page(None)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    if not is_asked:
+        return Response(None, 200, headers, _KIND)
 
     async def parts() -> AsyncIterator[bytes]:
         yield _MARK.encode() + lines([header])
@@ -64,6 +72,4 @@ async def streamed(
                 return
             found = await page(found.cursor)
 
-    disposition = f'attachment; filename="{name}.csv"'
-    headers = {"Content-Disposition": disposition}
-    return StreamingResponse(parts(), 200, headers, "text/csv; charset=utf-8")
+    return StreamingResponse(parts(), 200, headers, _KIND)

@@ -15,6 +15,7 @@ from keyrush.apps.dashboard import forms
 from keyrush.apps.dashboard.brand import Brand
 from keyrush.apps.dashboard.frame import Frame
 from keyrush.core.model import Account, Scopes
+from keyrush.core.times import iso
 from keyrush.errors import KeyrushError, Unavailable
 from keyrush.gate.gate import Gate
 from keyrush.runtime.workers import Pool
@@ -209,6 +210,7 @@ class Visit:
             visit=self,
             t=self.t,
             formats=self.formats,
+            iso=iso,
             path=self.path,
             asset=self.asset,
             said=said,
