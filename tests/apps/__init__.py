@@ -1,1 +1,1 @@
-"""Apps to mount in one's own."""
+"""Tests of the apps that are mounted."""

@@ -10,7 +10,7 @@ import pytest
 from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.model import ApiKey, Link
 from keyrush.core.times import NEVER
-from keyrush.store.edits import MAX_EVENTS, Edit, KeyEvent
+from keyrush.store.edits import MAX_EVENTS, Edit, KeyEvent, Value
 from keyrush.store.protocol import Store
 from tests.store.test_store_keys import CALLERS
 from tests.support.stores import empty, in_threads, store
@@ -26,6 +26,11 @@ def with_key(store: Store, **values: Any) -> ApiKey:
     key = replace(KEY, **values)
     assert store.add_keys([key]) == "done"
     return key
+
+
+def _json(value: Any) -> Value:
+    """The value of a field as events have it."""
+    return [*value] if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize(
@@ -57,10 +62,7 @@ def test_what_an_edit_changes(
     found = store.find([key.fingerprint], MONTH)
     assert found is not None
     assert found.key == after == store.key(key.id)
-    changed = {
-        name: tuple([*v] if isinstance(v, tuple) else v for v in (getattr(key, name), value))
-        for name, value in becomes.items()
-    }
+    changed = {name: (_json(getattr(key, name)), _json(becomes[name])) for name in becomes}
     expected = [KeyEvent(NOW + 1, "edited", by, changed)] if changed else []
     assert list(store.key_events(key.id)) == expected
 
@@ -126,10 +128,9 @@ def test_bounds_of_a_key_that_edits(
 def test_a_key_that_edits_itself(store: Store) -> None:
     """O17: a key may take from itself, and never get it back."""
     key = with_key(store)
-    mine = {"by": key.id}
-    assert store.edit_key(key.id, Edit(NOW, scopes=("read:a",), **mine)) == "done"
-    assert store.edit_key(key.id, Edit(NOW, scopes=("read:*",), **mine)) == "beyond_caller"
-    assert store.edit_key(key.id, Edit(NOW, expires_at=NEVER, **mine)) == "beyond_caller"
+    assert store.edit_key(key.id, Edit(NOW, scopes=("read:a",), by=key.id)) == "done"
+    assert store.edit_key(key.id, Edit(NOW, scopes=("read:*",), by=key.id)) == "beyond_caller"
+    assert store.edit_key(key.id, Edit(NOW, expires_at=NEVER, by=key.id)) == "beyond_caller"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,10 @@ def test_what_is_kept_of_a_key(store: Store) -> None:
     for _ in range(2):
         assert store.revoke("cred_b", NOW + 5, True, "cred_b").outcome in {"done", "caller_ended"}
     revoked = KeyEvent(NOW + 5, "revoked", "cred_b", {})
-    ends = {"retires_at": (None, NOW + 99), "successor": (None, "cred_b")}
+    ends: dict[str, tuple[Value, Value]] = {
+        "retires_at": (None, NOW + 99),
+        "successor": (None, "cred_b"),
+    }
     assert list(store.key_events("cred_a")) == [KeyEvent(NOW + 3, "replaced", "owner:me", ends)]
     created = KeyEvent(NOW + 3, "created", "owner:me", {"predecessor": (None, "cred_a")})
     assert list(store.key_events("cred_b")) == [revoked, created]

@@ -46,6 +46,7 @@ from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
 from keyrush.operations.key_records import KeyRecords
 from keyrush.operations.keys import Keys
+from keyrush.operations.portal import Portal
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
 from keyrush.runtime.background import Background
@@ -213,6 +214,13 @@ class Gate:
             changed=changed,
             clock=clock,
         )
+        self.portal = Portal(
+            self.store,
+            store_opening.portal_of(self.store),
+            self.accounts,
+            key_format=key_format,
+            clock=clock,
+        )
         self.keys = Keys(
             self.catalog,
             self.store,
@@ -314,6 +322,16 @@ class Gate:
         if self is other:
             return True
         return self._is_by_settings and other._is_by_settings and self.settings == other.settings
+
+    def portal_link(self, account_id: str, *, write: bool = True) -> str:
+        """A URL that signs whoever opens it in to the account's dashboard, once, within 10
+        minutes, and for 24 hours. Without `write` they may look, and change nothing.
+
+        Raises:
+            NotFound: There is no such account.
+            ConfigurationError: The store can't keep it.
+        """
+        return f"{self.settings.dashboard_at}/link/{self.portal.link(account_id, write=write)}"
 
     def address(self, peer: str | None, forwarded_for: Sequence[bytes]) -> str | None:
         """The client's address, as far as the trusted proxies tell it."""

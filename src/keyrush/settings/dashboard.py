@@ -25,6 +25,9 @@ LOGOS = {
     ".jpeg": "image/jpeg",
 }
 
+#: Where servers listen that are told nothing else.
+_HERE = "http://127.0.0.1:8000"
+
 _COLOUR = re.compile(
     r"#(?:[0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})"
     r"|oklch\([0-9.]{1,8}%? [0-9.]{1,8} [0-9.]{1,8}\)"
@@ -74,6 +77,9 @@ class DashboardSettings(BaseSettings):
     public_url: str | None = Field(
         None, description="where your API is reached, for examples and links to sign in"
     )
+    dashboard_url: str | None = Field(
+        None, description="where the dashboard is mounted; else at /dashboard of public_url"
+    )
     dashboard_name: str = Field(
         "API", min_length=1, max_length=60, description="name of your product"
     )
@@ -94,6 +100,7 @@ class DashboardSettings(BaseSettings):
     dashboard_sign_in_url: Linked = Field(
         None, description="where people sign in; {next} in it is the page they came from"
     )
+    dashboard_sign_out_url: Linked = Field(None, description="where people sign out")
     dashboard_cookie: str | None = Field(
         None, description="cookie in which browsers send a session token of an issuer"
     )
@@ -101,7 +108,7 @@ class DashboardSettings(BaseSettings):
         ("'none'",), description="who may show the dashboard in a frame: 'self', or origins"
     )
 
-    @field_validator("public_url")
+    @field_validator("public_url", "dashboard_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
         if value and (not is_safe(value) or "?" in value):
@@ -109,6 +116,13 @@ class DashboardSettings(BaseSettings):
                 "must be an https URL without login, query and fragment; http for this machine"
             )
         return value.rstrip("/") if value else None
+
+    @property
+    def dashboard_at(self) -> str:
+        """Where the dashboard is, without a slash at its end; where nothing says so, at the place
+        that a server on this machine has.
+        """
+        return self.dashboard_url or f"{self.public_url or _HERE}/dashboard"
 
     @field_validator("dashboard_name")
     @classmethod

@@ -143,6 +143,37 @@ BINDINGS = sa.Table(
     sa.Index("ix_keyrush_bindings_of_account", "account_id", "ends_at"),
 )
 
+#: Links to the dashboard that were not used, and the sessions of those that were, by hashes.
+PORTAL_LINKS = sa.Table(
+    "keyrush_portal_links",
+    _metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("write", sa.Boolean, nullable=False),
+)
+
+PORTAL_SESSIONS = sa.Table(
+    "keyrush_portal_sessions",
+    _metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("write", sa.Boolean, nullable=False),
+    sa.Index("ix_keyrush_portal_sessions_of_account", "account_id", "created_at"),
+)
+
+#: Forms of the dashboard that may be sent once, and were.
+SPENT_FORMS = sa.Table(
+    "keyrush_spent_forms",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
+)
+
 #: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
 CHANGES = sa.Table(
     "keyrush_changes",

@@ -42,6 +42,7 @@ from keyrush.store.edits import (
 )
 from keyrush.store.memory_events import MemoryEvents
 from keyrush.store.memory_links import MemoryLinks
+from keyrush.store.portal_in_memory import PortalInMemory
 from keyrush.store.protocol import Batch, Proved
 
 T = TypeVar("T", Account, ApiKey)
@@ -50,13 +51,14 @@ T = TypeVar("T", Account, ApiKey)
 _REMEMBERED = 100_000
 
 
-class MemoryStore:
+class MemoryStore(PortalInMemory):
     """`memory://`. Thread-safe; gone with the process."""
 
     #: Its keys outlive no pepper, so that a random one will do.
     is_ephemeral = True
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, ApiKey] = {}

@@ -9,7 +9,14 @@ from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
 from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
-from keyrush.store.protocol import ActivityStore, BindingStore, EditStore, LinkStore, Store
+from keyrush.store.protocol import (
+    ActivityStore,
+    BindingStore,
+    EditStore,
+    LinkStore,
+    PortalStore,
+    Store,
+)
 
 if TYPE_CHECKING:  # a store in memory needs no database
     from keyrush.sql.engine import Database
@@ -90,6 +97,14 @@ def activity_of(store: Store) -> ActivityStore:
     """
     kept: Any = store
     return kept if _has(store, ActivityStore) else ActivityInMemory()
+
+
+def portal_of(store: Store) -> PortalStore | None:
+    """Where links to the dashboard are kept: in the store, with one of a user's own that can't do
+    it nowhere.
+    """
+    kept: Any = store
+    return kept if _has(store, PortalStore) else None
 
 
 def _has(store: object, protocol: type) -> bool:

@@ -15,6 +15,7 @@ A store may also have, and `opening` alone looks for it:
   the process alone that they were opened in;
 - the methods of `ActivityStore`, all of them, without which activity is kept in each process
   alone, as far as its memory is for that;
+- the methods of `PortalStore`, all of them, without which there are no links to the dashboard;
 - `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
   it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
 - `database`, the `sql.engine.Database` it is kept in, so that windows may be counted there;
@@ -32,6 +33,7 @@ from keyrush.core.identity import Found, FoundLink
 from keyrush.core.key_search import Outline
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
+from keyrush.core.portal import PortalLink, PortalSession
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.edits import Edit, KeyEvent
 
@@ -288,6 +290,51 @@ class BindingStore(Protocol):
 
     def bound(self, name: str, now: int) -> str | None:
         """The account that has the session, None where nobody has."""
+        ...
+
+
+#: Sessions of the dashboard that are listed.
+MAX_SESSIONS = 1000
+
+
+class PortalStore(Protocol):
+    """Links to the dashboard, and sessions of those who have used one. Each is known by a hash of
+    64 characters. What has ended is let go of, sooner or later.
+    """
+
+    def add_portal_link(self, link: PortalLink) -> None:
+        """Add a link, whose hash is new."""
+        ...
+
+    def portal_link(self, hash: str, now: int) -> PortalLink | None:
+        """The link, None where it has been used or has ended."""
+        ...
+
+    def open_portal_session(self, hash: str, session: PortalSession) -> bool:
+        """Use the link and add a session of its account, whose id and hash are new, in one step.
+        False, and nothing added, where the link has been used, had ended when the session is made,
+        or is of another account. Of calls at once one uses it.
+        """
+        ...
+
+    def portal_session(self, hash: str, now: int) -> PortalSession | None:
+        """The session, None where it has ended."""
+        ...
+
+    def portal_sessions(self, now: int, account_id: str | None = None) -> Sequence[PortalSession]:
+        """The sessions that have not ended, of an account or of all, oldest first; `MAX_SESSIONS`
+        at most.
+        """
+        ...
+
+    def end_portal_session(self, session_id: str, now: int) -> bool:
+        """End the session for good; False where there is none, or it has ended."""
+        ...
+
+    def spend_form(self, name: str, now: int, ends_at: int) -> bool:
+        """True for the first call with a name of 64 characters at most, until `ends_at`; False for
+        all after, and all but one at once.
+        """
         ...
 
 

@@ -31,12 +31,13 @@ from keyrush.store.credits import change_balance, charge, forget_charges, revers
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.edits import Edit, KeyEvent
 from keyrush.store.finding import find, find_link
+from keyrush.store.portal import PortalInSql
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
 from keyrush.store.rows import key_of, row_of_account
 
 
-class SqlStore:
+class SqlStore(PortalInSql):
     """A store in a database, SQLite or PostgreSQL."""
 
     def __init__(self, database: Database) -> None:

@@ -20,8 +20,11 @@ class Acting(NamedTuple):
 
 
 def acting(may: May) -> Acting:
-    """The link that a session's token stands for; else the account's owner, by the way they came."""
-    return Acting(may.by or f"{OWNER}{may.way}", may.issued_at)
+    """The link that a session's token stands for; else the account's owner, by the way they came,
+    and by which session of a link.
+    """
+    way = may.way if may.session_id is None else f"{may.way}.{may.session_id}"
+    return Acting(may.by or f"{OWNER}{way}", may.issued_at)
 
 
 def who(visit: Visit, by: str | None, names: Mapping[str, str]) -> Markup:
@@ -29,7 +32,7 @@ def who(visit: Visit, by: str | None, names: Mapping[str, str]) -> Markup:
     if by is None:
         return visit.t("key.by_operator")
     if by.startswith(OWNER):
-        name = by.removeprefix(OWNER)
+        name = by.removeprefix(OWNER).partition(".")[0]
         return visit.t(f"key.by_{name}" if f"key.by_{name}" in visit.t else "key.by_owner")
     if by.startswith(f"{LINK}_"):
         return visit.t("key.by_session", name=_isolated(names.get(by, by)))

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketClose
 from keyrush.apps.dashboard.endpoints import state
 from keyrush.apps.dashboard.frame import FRAME, AccountOf, Frame
 from keyrush.apps.dashboard.pages import ROUTES as PAGES
+from keyrush.apps.dashboard.portal import ROUTES as SIGNING_IN
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.gate.gate import GATE, Gate
 
@@ -65,7 +66,7 @@ def _wrong_methods(routes: list[Route]) -> list[Route]:
     ]
 
 
-ROUTES = [*PAGES, Route("/static/{name}", _asset, methods=["GET"])]
+ROUTES = [*SIGNING_IN, *PAGES, Route("/static/{name}", _asset, methods=["GET"])]
 
 _ROUTER = Router(
     [*ROUTES, *_wrong_methods(ROUTES)],

@@ -17,6 +17,7 @@ class Brand(NamedTuple):
     icon: str
     css: str | None
     top_up_url: str | None
+    sign_out_url: str | None
 
 
 def brand_of(settings: DashboardSettings, assets: Assets) -> Brand:
@@ -28,4 +29,5 @@ def brand_of(settings: DashboardSettings, assets: Assets) -> Brand:
         assets.logo or "icon.svg",
         "own.css" if assets.has_own_css else None,
         settings.dashboard_top_up_url,
+        settings.dashboard_sign_out_url,
     )

@@ -36,8 +36,14 @@ def base_url(visit: Visit) -> str:
 def header_of(visit: Visit) -> tuple[str, str]:
     """The header that a key is sent in, and what is before the key in it."""
     names = visit.gate.settings.credential_headers
-    own = [name for name in names if name.lower() != "authorization"]
-    return (own[0], "") if own else ("Authorization", "Bearer ")
+    own = [name for name in names if name != "authorization"]
+    return (written(own[0]), "") if own else ("Authorization", "Bearer ")
+
+
+def written(header: str) -> str:
+    """The name of a header as people write it."""
+    parts = ("API" if part == "api" else part.capitalize() for part in header.split("-"))
+    return "-".join(parts)
 
 
 def path_of(visit: Visit) -> str:

@@ -12,17 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from keyrush.apps.dashboard.cookies import Cookies
 from keyrush.apps.dashboard.frame import FRAME, Frame
 from keyrush.apps.dashboard.signing_in import signed_in
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.errors import NotFound, Unavailable
+from keyrush.gate.principal import Principal
 from keyrush.runtime.logs import log_fault
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
-def page(path: str, get: Handler | None = None, *, post: Handler | None = None) -> Route:
-    """The route of a page, which is for those who are signed in."""
+def page(
+    path: str, get: Handler | None = None, *, post: Handler | None = None, is_open: bool = False
+) -> Route:
+    """The route of a page, for those who are signed in, or with `is_open` for everybody."""
     handlers = {"GET": get, "HEAD": get, "POST": post}
     known = {method: handler for method, handler in handlers.items() if handler is not None}
 
@@ -31,10 +35,11 @@ def page(path: str, get: Handler | None = None, *, post: Handler | None = None) 
         visit = Visit(frame, request)
         try:
             look_whence(frame, request)
-            found = await signed_in(frame, request)
-            if found is None:
-                return visit.render("signed_out.html", status=401)
-            visit = Visit(frame, request, may=found.may, account=found.account)
+            if not is_open:
+                found = await signed_in(frame, request)
+                if found is None:
+                    return await _signed_out(visit)
+                visit = Visit(frame, request, may=found.may, account=found.account)
             return await known[request.method](visit)
         except Stop as stop:
             return state(visit, stop.name, stop.status, **stop.values)
@@ -50,6 +55,19 @@ def page(path: str, get: Handler | None = None, *, post: Handler | None = None) 
             return state(visit, "error", 500, reference=reference)
 
     return Route(path, endpoint, methods=sorted(known))
+
+
+async def _signed_out(visit: Visit) -> Response:
+    """What is said to who is not signed in: what they have posted is kept."""
+    request = visit.request
+    if isinstance(request.scope.get("keyrush"), Principal):
+        visit.frame.warn_of_key(request)
+        return visit.signed_out("with_key")
+    fields = await visit.posted() if request.method == "POST" else None
+    had = Cookies.of(request).session or request.cookies.get(
+        visit.gate.settings.dashboard_cookie or ""
+    )
+    return visit.signed_out("over" if had or fields is not None else "none", fields)
 
 
 def state(visit: Visit, name: str, status: int, **values: object) -> Response:
@@ -73,11 +91,12 @@ def look_whence(frame: Frame, request: Request) -> None:
         if site != "same-origin":
             raise Stop("elsewhere", 403)
         return
-    origin = urlsplit(request.headers.get("origin", ""))
-    own = {request.headers.get("host", "")}
+    own = {request.headers.get("host")}
     if public := frame.gate.settings.public_url:
         own.add(urlsplit(public).netloc)
-    if origin.scheme not in {"http", "https"} or origin.netloc not in own:
+    # Of either scheme: a proxy may speak https to the browser, and http to us.
+    origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in own if host}
+    if request.headers.get("origin") not in origins:
         raise Stop("elsewhere", 403)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -12,12 +13,14 @@ from starlette.requests import Request
 from keyrush.apps.dashboard.assets import Assets
 from keyrush.apps.dashboard.brand import brand_of
 from keyrush.apps.dashboard.formats import Formats
-from keyrush.apps.dashboard.forms import Opened, Tokens
+from keyrush.apps.dashboard.forms import Tokens
 from keyrush.apps.dashboard.texts import texts_in
 from keyrush.gate.gate import Gate
 
 #: Says which account somebody has signed in to in the app around, None where nobody has.
 AccountOf = Callable[[Request], "str | Awaitable[str | None] | None"]
+
+_log = logging.getLogger("keyrush")
 
 #: Where the scope has the frame.
 FRAME = "keyrush.dashboard"
@@ -41,13 +44,19 @@ class Frame:
         self.templates = _templates(settings.dashboard_templates)
         self.policy = _content_policy(settings.dashboard_frame_ancestors)
 
-        self._spent: set[str] = set()
+        self._warns_of_key = True
 
-    def spend(self, token: Opened) -> bool:
-        """Whether a token is spent here for the first time."""
-        is_first = token.nonce not in self._spent
-        self._spent.add(token.nonce)
-        return is_first
+    def warn_of_key(self, request: Request) -> None:
+        """Say once, to the operator, that the way here needs a key, which no browser has."""
+        scope = request.scope
+        place = scope["method"], scope["path"], scope.get("raw_path"), scope["root_path"]
+        if self._warns_of_key and not self.gate.policy.is_optional(*place):
+            self._warns_of_key = False
+            _log.warning(
+                "the dashboard is behind a path that needs an API key: add %s, %s/ and %s/* to "
+                "KEYRUSH_PUBLIC_PATHS; it has sign-ins of its own",
+                *[scope["root_path"]] * 3,
+            )
 
 
 def _templates(own: Path | None) -> jinja2.Environment:

@@ -42,7 +42,7 @@ def read_name(fields: Fields, keys: KeyFormat) -> str | Wrong:
         return Wrong("name", "keys.wrong_name_characters")
 
 
-def read_end(fields: Fields, now: int) -> int | None | Wrong:
+def read_end(fields: Fields, now: int) -> int | Wrong | None:
     """When the key is to end, None for never; or what is wrong with that."""
     chosen = fields.get("expires", "")
     if chosen == "never":

@@ -13,6 +13,8 @@ from keyrush.core.model import ApiKey
 from keyrush.core.times import DAY, SECOND
 from keyrush.gate.gate import Gate
 
+_HOUR = 3600 * SECOND
+
 #: A key was in use where its last request is no longer ago.
 _IN_USE = 7 * DAY
 
@@ -49,11 +51,8 @@ def _read(
     key = gate.keys.get(key_id, account_id)
     of_key = Where(credential_id=key.id)
     rows = gate.activity.page(account_id, of_key, limit=1)
-    day = gate.activity.summary(account_id, of_key._replace(since=now - DAY + HOUR), by="hour")
+    day = gate.activity.summary(account_id, of_key._replace(since=now - DAY + _HOUR), by="hour")
     return key, rows[0] if rows else None, sum(total.requests for total in day)
-
-
-HOUR = 3600 * SECOND
 
 
 def unable(visit: Visit, of: Known, reason: str) -> Response:

@@ -41,6 +41,13 @@ def pill(visit: Visit, key: ApiKey | Outline) -> Pill:
     return Pill(*_MARKS[status], visit.t(f"keys.status_{status}", when=when))
 
 
+def why_not_revoke(visit: Visit, key: ApiKey) -> Markup | None:
+    """Why a key can't be revoked; None where it can."""
+    if key.revoked_at is not None:
+        return visit.t("key.not_revoked")
+    return None if visit.may.write else visit.t("key.not_read_only")
+
+
 def why_not(visit: Visit, key: ApiKey, *, rotating: bool = False) -> Markup | None:
     """Why a key can't be changed, or with `rotating` replaced; None where it can."""
     status = status_of(key, visit.now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -13,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from keyrush.apps.dashboard import forms
 from keyrush.apps.dashboard.brand import Brand
+from keyrush.apps.dashboard.cookies import Cookies
 from keyrush.apps.dashboard.frame import Frame
 from keyrush.core.model import Account, Scopes
 from keyrush.core.times import iso
@@ -27,6 +30,10 @@ Way = Literal["host", "session", "link"]
 
 #: Of a cookie: what a browser is to remember for a year at most, or a minute.
 YEAR, MINUTE = 365 * 86_400, 60
+
+#: A path within the dashboard, as it stands in a URL, and characters of one that is gone back to.
+_OURS = re.compile(r"/(?!/)[A-Za-z0-9/:@!$&'()*+,;=~._?%-]*")
+_LONGEST = 2000
 
 _SAID = "keyrush-said"
 _THEME = "keyrush-theme"
@@ -48,6 +55,8 @@ class May:
     #: The link of an issuer's subject, which keys are `created_by`; None of the account's owner.
     by: str | None = None
     subject: str | None = None
+    #: The session that a link has become.
+    session_id: str | None = None
     issued_at: int | None = None
 
 
@@ -121,7 +130,12 @@ class Visit:
     def back(self) -> str:
         """The path within the dashboard with its query, to come back to."""
         query = self.request.url.query
-        return _quoted(self.here) + (f"?{query}" if query else "")
+        return self.here_quoted + (f"?{query}" if query else "")
+
+    @property
+    def here_quoted(self) -> str:
+        """`here`, as it stands in a URL."""
+        return _quoted(self.here)
 
     @property
     def here(self) -> str:
@@ -151,32 +165,42 @@ class Visit:
             KeyrushError: Whatever the operation says.
             Unavailable: The store can't answer; the frame says so.
         """
-        try:
-            return await self.gate.workers.run(pool, function, *args)
-        except KeyrushError:
-            raise
-        except Exception as error:  # a store of a user's own may raise anything
-            raise Unavailable(f"the store can't answer: {type(error).__name__}") from error
+        return await asked(self.gate, function, *args, pool=pool)
 
     # --- forms ---
 
-    def token(self, form: str | None = None) -> Markup:
-        """The hidden field of a form that is posted to a path within the dashboard, or here."""
-        token = self.frame.forms.make(self._mark, form or self.here, self.now)
+    def token(self, form: str | None = None, *, mark: str | None = None) -> Markup:
+        """The hidden field of a form that is posted to a path within the dashboard, or here: for
+        who is signed in, or for another `mark`, as for everybody the empty one.
+        """
+        mark = self._mark if mark is None else mark
+        token = self.frame.forms.make(mark, form or self.here, self.now)
         return Markup('<input type="hidden" name="{}" value="{}">').format(forms.TOKEN, token)
 
-    async def form(self) -> forms.Fields:
-        """The fields that were posted, now that the form is known to be ours."""
+    async def form(self, *, write: bool = True) -> forms.Fields:
+        """The fields that were posted, now that the form is known to be ours, and by one who may
+        change something, unless it is none that does (`write`).
+
+        Raises:
+            Stop: It is not, or they may not: nothing is to be changed.
+        """
         if self._fields is None:
-            fields = await self._read()
-            if self._may is not None and not self.may.write:
+            fields = await self.posted()
+            if write and self._may is not None and not self._may.write:
                 raise Stop("read_only", 403)
-            token = fields.get(forms.TOKEN, "")
-            self._token = self.frame.forms.open(token, self._mark, self.here, self.now)
+            self._token = self._opened(fields.get(forms.TOKEN, ""))
             if self._token is None:
                 raise Stop("form_too_old", 403, fields=kept(self.gate, fields))
             self._fields = fields
         return self._fields
+
+    def _opened(self, token: str) -> forms.Opened | None:
+        """The token, if it was made for who is signed in, or for this browser while nobody was."""
+        marks = [self._mark]
+        if again := Cookies.of(self.request).again:
+            marks.append(_again(again))
+        found = (self.frame.forms.open(token, mark, self.here, self.now) for mark in marks)
+        return next((one for one in found if one is not None), None)
 
     async def spend(self) -> bool:
         """True the first time that this very form is sent; from then on False, as for a page that
@@ -184,13 +208,18 @@ class Visit:
         """
         await self.form()
         assert self._token is not None  # noqa: S101  # without it there is no form
-        return self.frame.spend(self._token)
+        return await self.run(self.gate.portal.spend, *self._token)
 
     @property
     def _mark(self) -> str:
         return self._may.mark if self._may is not None else ""
 
-    async def _read(self) -> forms.Fields:
+    async def posted(self) -> forms.Fields:
+        """What was posted, whoever has made the form.
+
+        Raises:
+            Stop: It is no form, or more than any has.
+        """
         body = b""
         async for part in self.request.stream():
             body += part
@@ -229,6 +258,36 @@ class Visit:
             self._set(response, _SAID, sealed, MINUTE)
         return response
 
+    def redirect_back(self, to: str) -> Response:
+        """On to where a page of ours says that it was; to the first page, where it can't have."""
+        is_ours = len(to) <= _LONGEST and _OURS.fullmatch(to) is not None
+        return RedirectResponse(self.path(to if is_ours else "/"), 303)
+
+    def signed_out(self, name: str, fields: forms.Fields | None = None) -> Response:
+        """The page that says that nobody is signed in, with what was posted, to be sent again by
+        this very browser once somebody is.
+        """
+        again = Cookies.of(self.request).again or secrets.token_urlsafe(16)
+        response = self.render(
+            "signed_out.html",
+            status=401,
+            name=name,
+            sign_in=self._sign_in_url(),
+            fields=None if fields is None else kept(self.gate, fields),
+            again=self.token(mark=_again(again)),
+        )
+        if fields is not None:
+            Cookies.of(self.request).remember_again(response, again)
+        return response
+
+    def _sign_in_url(self) -> str | None:
+        """Where people sign in, and come back from to where they are."""
+        url = self.frame.sign_in_url
+        if url is None:
+            return None
+        here = self.path("/") if self.request.method == "POST" else self.path(self.back)
+        return url.replace("{next}", quote(here, safe=""))
+
     @property
     def theme(self) -> str:
         """The theme that was chosen, empty for the system's."""
@@ -259,6 +318,25 @@ class Visit:
     @property
     def _root(self) -> str:
         return _quoted(self.request.scope["root_path"]) or "/"
+
+
+async def asked(gate: Gate, function: Callable[..., T], *args: Any, pool: Pool = "io") -> T:
+    """`function(*args)` in a worker thread of the gate.
+
+    Raises:
+        KeyrushError: Whatever the operation says.
+        Unavailable: The store can't answer.
+    """
+    try:
+        return await gate.workers.run(pool, function, *args)
+    except KeyrushError:
+        raise
+    except Exception as error:  # a store of a user's own may raise anything
+        raise Unavailable(f"the store can't answer: {type(error).__name__}") from error
+
+
+def _again(nonce: str) -> str:
+    return f"again {nonce}"
 
 
 def kept(gate: Gate, fields: forms.Fields) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from keyrush.apps.dashboard.charts import share
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.figures import Figures, figures, ranked
 from keyrush.apps.dashboard.key_page import known
-from keyrush.apps.dashboard.key_status import why_not
+from keyrush.apps.dashboard.key_status import why_not, why_not_revoke
 from keyrush.apps.dashboard.ranges import named
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.core.activity import Activity, Where
@@ -56,9 +56,8 @@ def _read(gate: Gate, key: ApiKey, now: int) -> _Found:
     month = Where(credential_id=key.id, since=span.since, until=span.until)
     week = Where(credential_id=key.id, since=now - _REFUSED_FOR)
     refused = [
-        row
-        for outcome in ("limited", "refused")
-        for row in log.page(account_id, week._replace(outcome=outcome), limit=MAX_LIMIT)  # type: ignore[arg-type]  # it is one of them
+        *log.page(account_id, week._replace(outcome="limited"), limit=MAX_LIMIT),
+        *log.page(account_id, week._replace(outcome="refused"), limit=MAX_LIMIT),
     ]
     history = gate.key_records.history(key.id, account_id)
     account = gate.accounts.get(account_id)
@@ -106,29 +105,26 @@ async def show(visit: Visit) -> Response:
     of = await known(visit)
     found = await visit.run(_read, visit.gate, of.key, visit.now)
     top = found.rules[0][1] if found.rules else 0
-    t = visit.t
     return visit.render(
         "key.html",
         of=of,
         chart=chart(visit, found.figures, named("30d", visit.now)),
         figures=found.figures,
-        rules=[
-            (t("activity.rest") if rule is None else rule or t("activity.no_rule"), n, share(n, top))
-            for rule, n in found.rules[:_RULES]
-        ],
+        rules=[(_rule(visit, rule), n, share(n, top)) for rule, n in found.rules[:_RULES]],
         refusals=grouped(found.refused)[:_REFUSALS],
         most=MAX_LIMIT,
         history=[_event(visit, record, found.names) for record in found.history],
         limits=[str(limit).replace("/", " / ") for limit in found.limits],
-        quota=None,
         why_edit=why_not(visit, of.key),
         why_rotate=why_not(visit, of.key, rotating=True),
-        why_revoke=t("key.not_revoked")
-        if of.key.revoked_at is not None
-        else None
-        if visit.may.write
-        else t("key.not_read_only"),
+        why_revoke=why_not_revoke(visit, of.key),
     )
+
+
+def _rule(visit: Visit, rule: str | None) -> str:
+    if rule is None:
+        return visit.t("activity.rest")
+    return rule or visit.t("activity.no_rule")
 
 
 class _Event(NamedTuple):

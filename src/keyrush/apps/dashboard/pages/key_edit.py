@@ -66,7 +66,7 @@ async def edit(visit: Visit) -> Response:
         raise Stop("ended", 401) from None
     except InvalidArgument:
         return unable(visit, of, visit.t("key.not_as_it_was"))
-    return visit.redirect(f"/keys/{key.id}", said=visit.t("key.edited").format(name))
+    return visit.redirect(f"/keys/{key.id}", said=visit.t("key.edited", name=name).unescape())
 
 
 def _fields(key: ApiKey) -> Fields:

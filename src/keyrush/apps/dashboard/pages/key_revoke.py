@@ -10,11 +10,15 @@ from starlette.responses import Response
 from keyrush.apps.dashboard.acting import acting
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.key_page import Known, known, unable
+from keyrush.apps.dashboard.key_status import why_not_revoke
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.errors import BeyondCaller, CallerEnded
 
 #: Characters of a name that somebody is asked to type.
 _TYPED = 40
+
+#: The first character that is no Latin letter, or sign of those who write them.
+_BEYOND_LATIN = "\u0250"
 
 
 async def show(visit: Visit) -> Response:
@@ -41,15 +45,14 @@ async def revoke(visit: Visit) -> Response:
         await visit.run(end)
     except (CallerEnded, BeyondCaller):
         raise Stop("ended", 401) from None
-    # The name is escaped by the page that says it, and not here.
-    return visit.redirect("/keys", said=visit.t("key.revoked").format(of.key.name))
+    return visit.redirect("/keys", said=visit.t("key.revoked", name=of.key.name).unescape())
 
 
 def _is_typed(of: Known) -> bool:
     """Whether the name can be typed: any other is ticked, as one in letters of many directions."""
     name = of.key.name
     return len(name) <= _TYPED and all(
-        unicodedata.category(char)[0] in "LNPZS" and ord(char) < 0x250 for char in name  # noqa: PLR2004  # Latin
+        unicodedata.category(char)[0] in "LNPZS" and char < _BEYOND_LATIN for char in name
     )
 
 
@@ -60,7 +63,7 @@ def _form(visit: Visit, of: Known, *, is_wrong: bool = False) -> Response:
         of=of,
         is_typed=_is_typed(of),
         is_wrong=is_wrong,
-        why=None if visit.may.write else visit.t("key.not_read_only"),
+        why=why_not_revoke(visit, of.key),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from markupsafe import Markup
 from starlette.responses import Response
@@ -45,7 +45,7 @@ def asked(query: Mapping[str, str], environments: tuple[str, ...]) -> Search:
     )
 
 
-def query_of(search: Search) -> dict[str, str | int | None]:
+def query_of(search: Search) -> dict[str, Any]:
     """The query that looks for it again, without what is so anyway."""
     sort = ("-" if search.descending else "") + search.order
     return {
@@ -63,7 +63,8 @@ async def show(visit: Visit) -> Response:
     query = visit.request.query_params
     search = asked(query, keys.environments)
     if keys.is_in(query.get("q", "")):  # a key belongs in no address: not for longer than this
-        return visit.redirect("/keys", **query_of(search._replace(text=_begin(search.text, keys))))
+        cut = search._replace(text=_begin(search.text, keys))
+        return visit.redirect("/keys", **query_of(cut))
     hits, totals = await visit.run(_read, visit.gate, visit.account_id, search, visit.now)
     rows = [
         _Row(key, pill(visit, key), key.scopes.split(), _spark(visit, totals[key.id]))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
-from keyrush.apps.dashboard.deployment import agents_of, base_url, requests_of, resource_of
+from keyrush.apps.dashboard.deployment import agents_of, base_url, requests_of, resource_of, written
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.core.activity import Activity, Where
@@ -48,7 +48,6 @@ async def show(visit: Visit) -> Response:
     done = [found.active > 0, found.last is not None or found.used_at is not None]
     if resource is not None:
         done.append(found.agent is not None)
-    settings = visit.gate.settings
     keys = visit.gate.key_format
     marks = [f"{keys.prefix}_{name}_…" for name in keys.environments] or [f"{keys.prefix}_…"]
     return visit.render(
@@ -60,7 +59,10 @@ async def show(visit: Visit) -> Response:
         resource=resource,
         agents=[] if resource is None else agents_of(visit, resource),
         base=base_url(visit),
-        headers=settings.credential_headers,
+        headers=[
+            "Authorization: Bearer" if name == "authorization" else written(name)
+            for name in visit.gate.settings.credential_headers
+        ],
         resources=visit.gate.catalog.resources,
         marks=marks,
     )
