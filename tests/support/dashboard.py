@@ -11,7 +11,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from tests.support.calls import Sent, run, scope_of
+from tests.support.calls import Headers, Sent, run, scope_of
 
 #: What the tests' dashboards are reached at.
 HTTPS = "https://app.example"
@@ -126,7 +126,7 @@ class Browser:
 
     def get(self, path: str, *headers: tuple[str, str], method: str = "GET") -> Page:
         """Open a path."""
-        return run(self.send(Sent(path, list(headers), method)))
+        return run(self.send(Sent(path, [*headers], method)))
 
     def post(
         self,
@@ -151,7 +151,7 @@ class Browser:
             ("Origin", f"{self.url.scheme}://{self.url.netloc}"),
             ("Sec-Fetch-Site", "same-origin"),
         ]
-        sent = [*headers, *(pair for pair in usual if pair[0].lower() not in given)]
+        sent: Headers = [*headers, *(pair for pair in usual if pair[0].lower() not in given)]
         return await self.send(Sent(path, sent, "POST"), urlencode(pairs).encode())
 
     def submit(

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import typer
 
 import keyrush
-from keyrush.cli import accounts, keys, output, sessions
+from keyrush.cli import accounts, dashboard, keys, output, sessions
 from keyrush.cli import init as beginning
 from keyrush.cli.common import CommandError, Json
 from keyrush.cli.help import Command, Group
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys", epilog=_EXIT_CODES)
 app.add_typer(accounts.app, name="accounts", epilog=_EXIT_CODES)
 app.add_typer(sessions.app, name="sessions", epilog=_EXIT_CODES)
+app.add_typer(dashboard.app, name="dashboard", epilog=_EXIT_CODES)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
+from keyrush.core.portal import PortalSession
 from keyrush.operations.usage import MonthlyUsage
 
 #: Characters; wider than any table gets, so that rich neither wraps nor cuts.
@@ -166,6 +167,26 @@ def link_table(links: Sequence[Link]) -> None:
                 when(link.revoked_before),
             ]
             for link in links
+        ],
+    )
+
+
+def session_table(sessions: Sequence[PortalSession]) -> None:
+    """Sessions of the dashboard, for people."""
+    if not sessions:
+        say("No sessions.")
+        return
+    table(
+        ["ID", "ACCOUNT", "MAY", "SINCE", "UNTIL"],
+        [
+            [
+                one.id,
+                one.account_id,
+                "change" if one.write else "look",
+                when(one.created_at),
+                when(one.ends_at),
+            ]
+            for one in sessions
         ],
     )
 

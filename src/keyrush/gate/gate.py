@@ -142,7 +142,7 @@ class Gate:
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
-        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
         #: What keys look like here.
         self.key_format = keyring.format
@@ -230,7 +230,14 @@ class Gate:
             clock=clock,
         )
         self.key_records = KeyRecords(self.store, self.keys, key_format=key_format, clock=clock)
-        self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
+        self.credits = Credits(
+            self.catalog,
+            self.store,
+            self.accounts,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
+        )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
         activity = store_opening.activity_of(self.store)
         self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)

@@ -40,10 +40,15 @@ MINUTES_KEPT, HOURS_KEPT = 2 * DAY, 400 * DAY
 #: Bins of one summary, and its totals, so bins times values, at most.
 MAX_BINS, MAX_TOTALS = 1500, 20_000
 
-By = Literal["minute", "hour", "day"]
+By = Literal["minute", "hour", "day", "all"]
 
 #: Milliseconds of a bin, and the bins of a summary without `since`.
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
+
+
+#: Longer than all time, so that all is in one bin: made of hours, or of minutes.
+_ALL_OF_HOURS = COARSE * 10**9
+_ALL_OF_MINUTES = _ALL_OF_HOURS + FINE
 
 
 class ActivityLog:
@@ -109,7 +114,9 @@ class ActivityLog:
     ) -> list[Total]:
         """Totals, oldest bin first, told apart by `group`; bins of nothing are left out.
 
-        `by` is the length of a bin, or its milliseconds, whole minutes. Bins begin where they do
+        `by` is the length of a bin, or its milliseconds, whole minutes; `"all"` is one bin, from
+        `since` to `until`, of whole hours where they are such, or from longer ago than minutes are
+        kept, else of whole minutes. Bins begin where they do
         in UTC, days at midnight, and are whole: `since` goes back to the beginning of its bin,
         `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
         30 days, or 60 bins of another length. There are at most 1,500 bins. Of values those with
@@ -123,9 +130,11 @@ class ActivityLog:
         """
         owner = self._owner(account_id, where)
         now = self._clock()
-        step, bins = _step(by)
         if group is not None and group not in get_args(Group):
             raise InvalidArgument("group", f"must be one of {', '.join(get_args(Group))}")
+        if by == "all":
+            return self._in_one(owner, where, group, now)
+        step, bins = _step(by)
         until = -(-(now + 1 if where.until is None else where.until) // step) * step
         since = (until - bins * step if where.since is None else where.since) // step * step
         bins = (until - since) // step
@@ -137,6 +146,20 @@ class ActivityLog:
             return []
         asked = where._replace(since=since, until=until)
         return [*self._store.activity_totals(owner, asked, step, group, max(1, MAX_TOTALS // bins))]
+
+    def _in_one(self, owner: str, where: Where, group: Group | None, now: int) -> list[Total]:
+        """The totals of all that is asked for, in one bin."""
+        since = max(0, now - HOURS_KEPT) if where.since is None else where.since
+        until = now + 1 if where.until is None else where.until
+        is_of_hours = since < now - MINUTES_KEPT or not (since % COARSE or until % COARSE)
+        unit = COARSE if is_of_hours else FINE
+        since, until = since // unit * unit, -(-until // unit) * unit
+        if until <= since or _is_nobody(where):
+            return []
+        asked = where._replace(since=since, until=until)
+        step = _ALL_OF_HOURS if is_of_hours else _ALL_OF_MINUTES
+        totals = self._store.activity_totals(owner, asked, step, group, MAX_TOTALS)
+        return [total._replace(at=since) for total in totals]
 
     def _owner(self, account_id: str, where: Where) -> str:
         """The id of the account; `where` is checked."""
@@ -178,5 +201,5 @@ def _step(by: By | int) -> tuple[int, int]:
     if type(by) is int and 0 < by <= HOURS_KEPT and by % FINE == 0:
         return by, 60
     raise InvalidArgument(
-        "by", f"must be one of {', '.join(_STEPS)}, or whole minutes in milliseconds"
+        "by", f"must be one of {', '.join(get_args(By))}, or whole minutes in milliseconds"
     )

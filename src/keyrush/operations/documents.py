@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
+from keyrush.core.portal import PortalSession
 from keyrush.core.times import iso
 from keyrush.operations.keys import NewKey
 from keyrush.operations.usage import MonthlyUsage
@@ -62,6 +63,17 @@ def link_json(link: Link) -> dict[str, object]:
         "created_at": iso(link.created_at),
         "revoked_before": iso(link.revoked_before),
         "ended_at": iso(link.ended_at),
+    }
+
+
+def session_json(session: PortalSession) -> dict[str, object]:
+    """A session of the dashboard, of somebody who has signed in by a link."""
+    return {
+        "id": session.id,
+        "account_id": session.account_id,
+        "read_only": not session.write,
+        "created_at": iso(session.created_at),
+        "ends_at": iso(session.ends_at),
     }
 
 

@@ -95,8 +95,7 @@ def activity_of(store: Store) -> ActivityStore:
     """Where activity is kept: in the store, but with one of a user's own that can't do it, in
     this process.
     """
-    kept: Any = store
-    return kept if _has(store, ActivityStore) else ActivityInMemory()
+    return store if _has(store, ActivityStore) else ActivityInMemory()
 
 
 def portal_of(store: Store) -> PortalStore | None:

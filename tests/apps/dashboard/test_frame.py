@@ -75,8 +75,8 @@ def test_nothing_inline(browser: Browser, route: Route) -> None:
 
 def test_static_files_ask_for_nothing() -> None:
     """O10: style sheets and the script name no other host, and no file beside them."""
-    for name, content in _built_in().items():
-        text = content.decode().replace("http://www.w3.org/2000/svg", "")
+    for name, asset in _built_in().items():
+        text = asset.content.decode().replace("http://www.w3.org/2000/svg", "")
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
         assert "http" not in text, name
         assert not re.search(r"url\(|data:|@import|\beval\(|innerHTML\s*\+=", text), name

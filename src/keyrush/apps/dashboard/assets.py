@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -40,16 +41,13 @@ class Assets:
     """All that are served, by the names that templates know them by, and by their own."""
 
     def __init__(self, settings: DashboardSettings) -> None:
-        given = {
-            **_built_in(),
-            "brand.css": f":root{{--brand:{settings.dashboard_brand}}}".encode(),
-        }
+        given = {"brand.css": f":root{{--brand:{settings.dashboard_brand}}}".encode()}
         if settings.dashboard_css is not None:
             given["own.css"] = settings.dashboard_css.read_bytes()
         if settings.dashboard_logo is not None:
             suffix = settings.dashboard_logo.suffix.lower()
             given[f"logo{suffix}"] = settings.dashboard_logo.read_bytes()
-        known = {name: _asset(name, content) for name, content in given.items()}
+        known = {**_built_in(), **{name: _asset(name, own) for name, own in given.items()}}
         self._names: Mapping[str, str] = {name: asset.name for name, asset in known.items()}
         self._served: Mapping[str, Asset] = {asset.name: asset for asset in known.values()}
         #: The logo's name for templates, None where there is none but the dashboard's.
@@ -69,9 +67,11 @@ class Assets:
         return self._served.get(name)
 
 
-def _built_in() -> dict[str, bytes]:
+@cache
+def _built_in() -> Mapping[str, Asset]:
     folder = files("keyrush.apps.dashboard") / "static"
-    return {file.name: file.read_bytes() for file in folder.iterdir() if _kind(file.name)}
+    found = [file for file in folder.iterdir() if _kind(file.name)]
+    return {file.name: _asset(file.name, file.read_bytes()) for file in found}
 
 
 def _kind(name: str) -> str | None:

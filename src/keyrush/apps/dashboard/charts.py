@@ -134,7 +134,7 @@ def stacked(
     out = [*_frame(named, axis, (step, lines), height, _HEAD)]
     for place, bar in enumerate(bars):
         left = place * width
-        zoned = f' data-time="{iso(bar.at)}" data-tip="{escape(bar.tip)}"' if is_zoned else ""
+        zoned = f' data-time="{iso(bar.at)}"' if is_zoned else ""
         out.append(
             f'<g class="bin"{zoned}><title>{escape(bar.when)}: {escape(bar.tip)}</title>'
             f'<rect class="hit" x="{left:.3f}%" y="{_HEAD}" width="{width:.3f}%" height="{plot}"/>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Frame:
             )
 
 
+@cache
 def _templates(own: Path | None) -> jinja2.Environment:
     """The templates; of one's own each stands in for the dashboard's, which is there still as
     `keyrush/NAME`, to be extended.

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 
 from keyrush.cli import output
 from keyrush.cli.demo import doors
-from keyrush.cli.demo.example import examples, listening, load, served
+from keyrush.cli.demo.example import examples, load
 from keyrush.cli.demo.rows import show
 from keyrush.cli.demo.walk import PATH, QUOTA, Demo, Row
+from keyrush.cli.serving import listening, served, until_interrupted
 from keyrush.gate.gate import Gate
 from keyrush.settings.settings import PREFIX, Settings
 from keyrush.settings.tables import PlanTable
@@ -78,8 +78,4 @@ def _keep_serving(demo: Demo) -> None:
     output.say("\nStill serving. To paste:\n")
     for about, key in keys.items():
         output.say(f"# {about}\ncurl -i -H 'X-API-Key: {key.text}' {demo.url}{PATH}")
-    output.say("\nCtrl-C ends it.")
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        output.say("Ended.")
+    until_interrupted()

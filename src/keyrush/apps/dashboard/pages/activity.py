@@ -23,7 +23,7 @@ from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
 
 #: Rows of a page, values of a list of the most, and of a filter.
-_ROWS, _MOST, _CHOICES = 50, 5, 25
+_ROWS, _MOST, _CHOICES = 25, 5, 25
 
 #: Rows are there about a second after their request has ended, but stand where it came: who asks
 #: for newer ones asks from so long before the newest there was.
@@ -53,7 +53,7 @@ def _read(gate: Gate, account_id: str, of: Asked) -> _Found:
     found = figures(of_outcomes, span)
 
     def most(group: Group, where: Where) -> Ranked:
-        return ranked(log.summary(account_id, where, by=span.asked, group=group))
+        return ranked(log.summary(account_id, where, by="all", group=group))
 
     tops = {group: most(group, where) for group in ("rule", "key", "source")}
     everything = Where(since=span.since, until=span.until)
