@@ -1,5 +1,5 @@
 """Which test holds which point of contract and standards, read off their docstrings: for the tests
-of that, and for the table in `docs/contract.md`, which `python -m tests.support.points` writes anew.
+of that, and for the table in `docs/contract.md`, which `make pictures` writes anew.
 """
 
 from __future__ import annotations
