@@ -107,7 +107,6 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.url",
         "store.bindings",
         "store.counts",
-        "store.credits",
         "store.keys",
         "store.links",
         "store.proofs",

@@ -30,7 +30,7 @@ from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Proved, Store
 from keyrush.store.sql import SqlStore
 from tests.support.scripts import run, together
-from tests.support.stores import empty, in_threads, store
+from tests.support.stores import empty, grant, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
 __all__ = ["empty", "store"]  # fixtures
@@ -72,8 +72,8 @@ def test_no_such_account(store: Store) -> None:
     assert store.account("acct_x") is None
     assert store.set_plan("acct_x", "pro") is False
     assert store.set_account_limits("acct_x", ()) is False
-    assert store.grant("acct_x", 5) is None
-    assert store.charge("acct_x", 0, reference()) is None
+    assert grant(store, "acct_x", 5) is None
+    assert store.charge("acct_x", 0, reference(), NOW) is None
     assert list(store.accounts()) == before
 
 
@@ -92,7 +92,7 @@ def test_accounts_oldest_first(empty: Store) -> None:
 
 def test_set_plan_and_limits(store: Store) -> None:
     """Each changes alone, and of this account alone."""
-    store.grant("acct_a", 5)
+    grant(store, "acct_a", 5)
     assert store.set_plan("acct_a", "pro") is True
     assert store.set_account_limits("acct_a", (Limit(5, 60),)) is True
     changed = account("acct_a", plan="pro", balance=5, limits=(Limit(5, 60),))
@@ -115,23 +115,23 @@ _numbers = itertools.count()
 
 def test_grant_and_charge(store: Store) -> None:
     """O3, O11, O12, O19: exact, and nothing is taken where the balance is short."""
-    assert store.grant("acct_a", 500) == 500
-    assert store.charge("acct_a", 3, reference()) == 497
-    assert store.charge("acct_a", 498, reference()) is None
-    assert store.charge("acct_a", 0, reference()) == 497
-    assert store.charge("acct_a", 497, reference()) == 0
-    assert store.charge("acct_a", 1, reference()) is None
-    assert store.charge("acct_a", 0, reference()) == 0
-    assert store.grant("acct_a", 10**9) == 10**9
-    assert store.charge("acct_b", 1, reference()) is None
+    assert grant(store, "acct_a", 500) == 500
+    assert store.charge("acct_a", 3, reference(), NOW) == 497
+    assert store.charge("acct_a", 498, reference(), NOW) is None
+    assert store.charge("acct_a", 0, reference(), NOW) == 497
+    assert store.charge("acct_a", 497, reference(), NOW) == 0
+    assert store.charge("acct_a", 1, reference(), NOW) is None
+    assert store.charge("acct_a", 0, reference(), NOW) == 0
+    assert grant(store, "acct_a", 10**9) == 10**9
+    assert store.charge("acct_b", 1, reference(), NOW) is None
 
 
 def test_a_thousand_concurrent_charges(store: Store) -> None:
     """O12: never negative and exact: of 1,000 charges of 1, a balance of 600 pays for 600."""
-    store.grant("acct_a", 600)
-    balances = in_threads(lambda _: store.charge("acct_a", 1, reference()), 1000)
+    grant(store, "acct_a", 600)
+    balances = in_threads(lambda _: store.charge("acct_a", 1, reference(), NOW), 1000)
     assert sorted(balance for balance in balances if balance is not None) == list(range(600))
-    assert store.charge("acct_a", 1, reference()) is None
+    assert store.charge("acct_a", 1, reference(), NOW) is None
     found = store.account("acct_a")
     assert found is not None
     assert found.balance == 0
@@ -142,9 +142,9 @@ def test_concurrent_grants_and_charges(store: Store) -> None:
 
     def work(number: int) -> int:
         if number % 2:
-            store.grant("acct_a", 2)
+            grant(store, "acct_a", 2)
             return 2
-        return 0 if store.charge("acct_a", 3, reference()) is None else -3
+        return 0 if store.charge("acct_a", 3, reference(), NOW) is None else -3
 
     expected = sum(in_threads(work, 200))
     found = store.account("acct_a")
@@ -229,7 +229,7 @@ def test_find_brings_everything(store: Store) -> None:
     store.add_keys([api_key("cred_b", lineage="cred_a")])
     store.set_plan("acct_a", "pro")
     store.set_account_limits("acct_a", (Limit(5, 60),))
-    store.grant("acct_a", 7)
+    grant(store, "acct_a", 7)
     store.add_usage(
         MONTH,
         {
@@ -547,7 +547,7 @@ def test_charges_are_forgotten(sql_url: str) -> None:
     """O11: charges of more than a day ago don't pile up: a flush forgets two for each that came."""
     store = open_store(sql_url).store
     store.add_account(account())
-    store.grant("acct_a", 100)
+    grant(store, "acct_a", 100)
     for name in ("a", "b", "c", "d", "new"):
         store.charge("acct_a", 1, name)
     store.add_usage(MONTH, {})
@@ -566,7 +566,7 @@ def test_charges_are_forgotten(sql_url: str) -> None:
 
     store.add_usage(MONTH, {})
     assert left() == ["a", "b", "c", "d", "new"]  # none has come, none goes
-    store.charge("acct_a", 1, "newer")
+    store.charge("acct_a", 1, "newer", NOW)
     store.add_usage(MONTH, {})
     assert len(left()) == 4
     store.reverse("newest")
@@ -631,7 +631,7 @@ def test_memory_store_after_a_fork() -> None:
 
         store = MemoryStore()
         store.add_account(account())
-        fork_while_held(store._lock, lambda: print(store.grant("acct_a", 5), flush=True))
+        fork_while_held(store._lock, lambda: print(grant(store, "acct_a", 5), flush=True))
         """
     )
     assert out == "5\n"
@@ -655,12 +655,12 @@ def test_sql_store_after_a_fork(sql_url: str) -> None:
             child = os.fork()
             if not child:
                 for _ in range(50):
-                    store.grant("acct_a", 1)
+                    grant(store, "acct_a", 1)
                 store.close()
                 os._exit(0)
             children.append(child)
         for _ in range(50):
-            store.grant("acct_a", 1)
+            grant(store, "acct_a", 1)
         for child in children:
             assert os.waitpid(child, 0)[1] == 0
         print(store.account("acct_a").balance)

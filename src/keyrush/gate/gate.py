@@ -140,7 +140,7 @@ class Gate:
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
-        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
         self.proofs = Proofs(self.store, self.circuit, keyring)
         api_keys = ApiKeys(self.store, keyring, self.circuit, self.proofs, slots=slots)
@@ -216,7 +216,14 @@ class Gate:
             changed=changed,
             clock=clock,
         )
-        self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
+        self.credits = Credits(
+            self.catalog,
+            self.store,
+            self.accounts,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
+        )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
         activity = store_opening.activity_of(self.store)
         self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)

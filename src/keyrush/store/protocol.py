@@ -21,12 +21,22 @@ A store may also have, and `opening` alone looks for it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from keyrush.core.activity import Activity, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink
+from keyrush.core.ledger import (
+    OPERATOR,
+    Audited,
+    By,
+    Entry,
+    EntryPlace,
+    Posting,
+    Reason,
+    Refill,
+)
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
@@ -76,28 +86,83 @@ class AccountStore(Protocol):
         ...
 
 
+#: Characters that a reference may have.
+MAX_REFERENCE = 80
+
+#: Discrepancies that one look brings at most.
+MAX_WRONG = 1000
+
+
 class CreditStore(Protocol):
-    """The credits of accounts."""
+    """The credits of accounts, as a ledger: `keyrush.core.ledger` has its arithmetic, so a store
+    has only to keep entries and how each account stands.
 
-    def grant(self, account_id: str, credits: int) -> int | None:
-        """Add credits; the new balance, or None where there is no such account."""
-        ...
+    Each call is one step: what was told of it is kept, and what an account's entries come to is
+    its balance at any time. Calls at once are as one after the other. Before anything else, what
+    has expired by `at` is taken (`ledger.settle`) and the month's `refill`, where one is given and
+    has not been, is given, once. An account that is added with a balance has an entry for it, of
+    the reference `ledger.OPENING`.
+    """
 
-    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+    def charge(  # noqa: PLR0917  # one's own may be called by place alone
+        self,
+        account_id: str,
+        credits: int,
+        reference: str,
+        at: int,
+        by: By = OPERATOR,
+        refill: Refill | None = None,
+    ) -> int | None:
         """Take credits if the balance holds them: the new balance, or None, nothing taken.
 
-        `reference`, of 80 characters at most, names the charge for good. One that has been
-        charged before takes nothing more, and gives the balance as it is; one that has been
-        reversed takes nothing, and gives None.
+        `reference`, of `MAX_REFERENCE` characters at most, names the charge within the account, for
+        good. One that has been charged before takes nothing more, and gives the balance as it is;
+        one that has been reversed takes nothing, and gives None. To charge 0 leaves no entry.
         """
         ...
 
-    def reverse(self, reference: str) -> int | None:
-        """Give back what was charged under a reference, once: the new balance, or None where
-        there is nothing to give back.
+    def reverse(
+        self, account_id: str, reference: str, at: int, credits: int | None = None
+    ) -> int | None:
+        """Give back what was charged under a reference, or so many of these credits at most, once:
+        the new balance, or None where there is nothing to give back.
 
         Calls at once give back once, and a charge that comes only after its reversal takes
-        nothing: so either can be repeated where its outcome is unknown, within a day.
+        nothing (`ledger.forbid`): so either can be repeated where its outcome is unknown.
+        """
+        ...
+
+    def post(self, account_id: str, posting: Posting, refill: Refill | None = None) -> Entry | None:
+        """Make an entry. Where one of its reference is there, that one, and nothing changed; None
+        where there is no such account, or the balance would be negative.
+        """
+        ...
+
+    def balance(self, account_id: str, at: int, refill: Refill | None = None) -> int | None:
+        """The balance, with what is due; None where there is no such account."""
+        ...
+
+    def entries(
+        self,
+        account_id: str,
+        reasons: Collection[Reason] = (),
+        limit: int = DEFAULT_LIMIT,
+        before: int | None = None,
+    ) -> Sequence[Entry]:
+        """The last `limit` entries with a number below `before`, newest first, of these reasons or
+        of any; without those of 0 credits.
+        """
+        ...
+
+    def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
+        """Where the next `limit` entries after a place, by account and number, do not follow each
+        from the one before it; and the place of the last, None where no more come.
+        """
+        ...
+
+    def audit_balances(self, after: str | None, limit: int) -> Audited[str]:
+        """Where the next `limit` accounts after an id do not have what their last entry says, or
+        less than their lots; and the last id, None where no more come.
         """
         ...
 
