@@ -100,6 +100,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.changes",
         "sql.engine",
         "sql.hosts",
+        "sql.opening",
         "sql.patience",
         "sql.presence",
         "sql.schema",

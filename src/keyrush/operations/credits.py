@@ -180,7 +180,13 @@ class Credits:
         that each entry carries on from the one before it, without a gap, and the last one's
         balance is the account's. Up to `at_most` entries and as many accounts, else all; a
         portion at a time, so that nobody waits for it.
+
+        Raises:
+            InvalidArgument: `at_most` is no whole number from 1.
         """
+        refuse_keys(self._format, at_most=at_most)
+        if at_most is not None and (type(at_most) is not int or at_most < 1):
+            raise InvalidArgument("at_most", f"{at_most!r} is no whole number from 1")
         wrong: list[Discrepancy] = []
         entries, all_entries = self._look(self._store.audit_entries, wrong, at_most)
         accounts, all_accounts = self._look(self._store.audit_balances, wrong, at_most)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -134,27 +134,30 @@ LEDGER = sa.Table(
     sa.Column("note", sa.Text),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("taken", sa.Text),
-    sqlite_with_rowid=False,  # what is read of it is an account's, in this order
 )
 
 
-def _on_ledger(name: str, column: str, where: str, *, unique: bool) -> None:
+def _on_ledger(name: str, columns: Sequence[str], where: str, *, unique: bool) -> None:
     """An index on the entries of an account of which something is true."""
     condition = sa.text(where)
     sa.Index(
         name,
         LEDGER.c.account_id,
-        LEDGER.c[column],
+        *(LEDGER.c[column] for column in columns),
         unique=unique,
         sqlite_where=condition,
         postgresql_where=condition,
     )
 
 
-_on_ledger("ux_keyrush_ledger_reference", "reference", "reference IS NOT NULL", unique=True)
-_on_ledger("ux_keyrush_ledger_reverses", "reverses", "reverses IS NOT NULL", unique=True)
+_on_ledger("ux_keyrush_ledger_reference", ["reference"], "reference IS NOT NULL", unique=True)
+_on_ledger("ux_keyrush_ledger_reverses", ["reverses"], "reverses IS NOT NULL", unique=True)
+#: Of what was added, which is rare; charges pay nothing for it.
 _on_ledger(
-    "ix_keyrush_ledger_added", "number", "reason NOT IN ('charge', 'reversal')", unique=False
+    "ix_keyrush_ledger_added",
+    ["number"],
+    "reason NOT IN ('charge', 'reversal')",
+    unique=False,
 )
 
 #: What is left of grants that expire, by the number of their entry.

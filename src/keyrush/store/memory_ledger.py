@@ -62,9 +62,11 @@ class MemoryLedger:
         refill: Refill | None,
     ) -> int | None:
         standing = self.settle(account_id, at, refill)
-        if standing is None or (account_id, reference) in self._reversals:
+        if standing is None or not credits:
+            return None if standing is None else standing.balance
+        if (account_id, reference) in self._reversals:
             return None
-        if not credits or (account_id, reference) in self._by_reference:
+        if (account_id, reference) in self._by_reference:
             return standing.balance
         posting = Posting(-credits, "charge", at, reference, by=by)
         charged = ledger.post(standing, posting)
