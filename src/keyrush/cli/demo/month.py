@@ -50,8 +50,8 @@ _GOT: tuple[tuple[int, int, Reason, str, str], ...] = (
     (7, 250, "adjustment", "outage", "Goodwill for the outage"),
 )
 
-#: Days ago when something went wrong: a burst that was limited, an outage.
-_BURSTS, _OUTAGE = frozenset({17, 16, 4}), 8
+#: When something went wrong: days ago when a key was too fast, and hours; days ago of an outage.
+_BURSTS, _BURST, _OUTAGE = frozenset({17, 16, 4}), 3, 8
 
 _MCP = "/mcp"
 
@@ -110,7 +110,8 @@ def settings(**options: Any) -> Settings:
         "plans": {
             "starter": {
                 "limits": "100/minute",
-                "monthly_quota": 20_000,
+                "monthly_quota": 18_000,
+                "quota_per": "account",
                 "overage_price": "0.50",
                 "modules": ["translations"],
             }
@@ -178,7 +179,8 @@ def _requests(
     for number, (at, key, caller) in enumerate(_times(callers, now, rng)):
         days_ago = (now - at) // DAY
         row = _request(number, at, key, caller, rng)
-        if caller.name == "search-worker" and days_ago in _BURSTS and rng.random() < 0.25:  # noqa: PLR2004  # made up
+        is_fast = days_ago in _BURSTS or (now - at) // _HOUR == _BURST
+        if caller.name == "search-worker" and is_fast and rng.random() < 0.4:  # noqa: PLR2004  # made up
             yield row._replace(status=429, outcome="limited", reason="rate_limited", duration=0)
         elif caller.name == "nightly-export" and rng.random() < 0.02:  # noqa: PLR2004  # made up
             yield row._replace(
