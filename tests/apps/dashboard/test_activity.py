@@ -499,7 +499,8 @@ def test_csv_waits_for_its_reader(gate: Gate, monkeypatch: pytest.MonkeyPatch) -
     the reader's pace.
     """
     add(gate, *(row(gate, n) for n in range(5 * MAX_LIMIT)))
-    reads, taken = [], []
+    reads: list[int] = []
+    taken: list[Any] = []
     page = gate.activity.page
 
     def counted(*args: Any, **options: Any) -> Any:
