@@ -857,8 +857,8 @@ def test_credits_are_given_back_once(gate: Gate, key: str) -> None:
     charge = gate.store.charge
     entered, go = threading.Event(), threading.Event()
 
-    def slow_charge(account_id: str, credits: int, reference: str) -> int | None:
-        balance = charge(account_id, credits, reference)
+    def slow_charge(*args: Any, **named: Any) -> int | None:
+        balance = charge(*args, **named)
         entered.set()
         assert go.wait(10)
         return balance
@@ -1055,10 +1055,10 @@ def cancelled_while_charging(gate: Gate, key: str, app: Any) -> None:
     entered, go = threading.Event(), threading.Event()
     charge = gate.store.charge
 
-    def slow_charge(account_id: str, credits: int, reference: str) -> int | None:
+    def slow_charge(*args: Any, **named: Any) -> int | None:
         entered.set()
         assert go.wait(10)
-        return charge(account_id, credits, reference)
+        return charge(*args, **named)
 
     gate.store.charge = slow_charge  # type: ignore[method-assign]  # a fault to inject
 

@@ -32,18 +32,20 @@ class FaultyStore(MemoryStore):
         self.away = self.deaf = self.deaf_to_charges = False
         self.reversed: list[str] = []
 
-    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
-        balance = super().charge(account_id, credits, reference)
+    def charge(self, *args: Any, **named: Any) -> int | None:
+        balance = super().charge(*args, **named)
         if self.deaf_to_charges:
             self.deaf_to_charges = False
             raise ConnectionError("lost on the way back")
         return balance
 
-    def reverse(self, reference: str) -> int | None:
+    def reverse(
+        self, account_id: str, reference: str, at: int, credits: int | None = None
+    ) -> int | None:
         if self.away:
             raise ConnectionError("away")
         self.reversed.append(reference)
-        balance = super().reverse(reference)
+        balance = super().reverse(account_id, reference, at, credits)
         if self.deaf:
             self.deaf = False
             raise ConnectionError("lost on the way back")

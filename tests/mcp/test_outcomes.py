@@ -185,7 +185,7 @@ def test_batches_are_let_in_whole(summing: Gate, kind: Any) -> None:
     reply = door.post([call("export", number) for number in range(6)], key)
     assert (reply.status, reply.json["id"]) == (429, None)
     dear = [call("audit_site", number) for number in range(5)]
-    summing.store.charge("acct_a", 51, "elsewhere")
+    summing.store.charge("acct_a", 51, "elsewhere", summing.clock())
     reply = door.post(dear, key)
     assert (reply.status, reply["x-ratelimit-remaining"]) == (402, "5")
     assert summing.credits.balance("acct_a") == 49

@@ -68,6 +68,20 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     "accounts links account": lambda gate, text, _: gate.accounts.links(text),
     "sessions revoke subject": lambda gate, text, _: gate.sessions.revoke(text),
     "sessions revoke issuer": lambda gate, text, _: gate.sessions.revoke("s", issuer=text),
+    "credits add account": lambda gate, text, _: gate.credits.add(text, 1),
+    "credits add reason": lambda gate, text, _: gate.credits.add(
+        "acct_a",
+        1,
+        reason=text,  # type: ignore[arg-type]  # as a user may call it
+    ),
+    "credits add reference": lambda gate, text, _: gate.credits.add("acct_a", 1, reference=text),
+    "credits add note": lambda gate, text, _: gate.credits.add("acct_a", 1, note=text),
+    "credits ledger account": lambda gate, text, _: gate.credits.ledger(text),
+    "credits ledger reason": lambda gate, text, _: gate.credits.ledger(
+        "acct_a",
+        reasons=[text],  # type: ignore[list-item]  # as a user may call it
+    ),
+    "credits ledger cursor": lambda gate, text, _: gate.credits.ledger("acct_a", cursor=text),
     "credits balance": lambda gate, text, _: gate.credits.balance(text),
     "credits grant account": lambda gate, text, _: gate.credits.grant(text, 1),
     "usage this_month account": lambda gate, text, _: gate.usage.this_month(text),

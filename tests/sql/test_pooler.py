@@ -240,7 +240,7 @@ ONE = Batch("one", 1)
     ("call", "round_trips"),
     [
         (lambda store: store.find([api_key().fingerprint], MONTH), 1),
-        (lambda store: store.charge(ACCOUNT, 0, "one"), 3),
+        (lambda store: store.charge(ACCOUNT, 0, "one", NOW), 3),
         (lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}), 3),
         (lambda store: store.add_usage(MONTH, {"key:cred_a": 1}, ONE, {"cred_a": NOW}), 5),
     ],

@@ -58,7 +58,7 @@ def test_causes_are_told_from_each_other(
         other.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         other.exec_driver_sql("LOCK TABLE keyrush_accounts")
         said["57014 canceling statement due to statement timeout"] = outcome(
-            lambda: store.charge("acct_a", 1, "one")
+            lambda: store.charge("acct_a", 1, "one", NOW)
         )
     for words, error in said.items():
         assert isinstance(error, StoreError)

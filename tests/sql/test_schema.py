@@ -240,8 +240,9 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     assert list(store.keys("acct_a")) == [store.key("cred_a")]
     shared = {"keyrush_windows", "keyrush_workers"}  # by several machines
     is_shared = engine.dialect.name == "postgresql"
-    added = {"batches", "bindings", "changes", "charges", "links"}
+    added = {"batches", "bindings", "changes", "ledger", "links", "lots"}
     added |= {"portal_links", "portal_sessions", "spent_forms"}
+    added |= {"activity", "activity_subjects", "activity_minutes", "activity_hours"}
     added = {f"keyrush_{name}" for name in added}
     assert tables(engine) - before == (added | shared if is_shared else added)
     assert recorded(engine) == [("schema", str(SCHEMA))]
@@ -259,8 +260,8 @@ def test_upgraded_is_as_good_as_new(
     assert has_shared == (engine.dialect.name == "postgresql")
     assert store.add_keys([made], 9) == "done"
     assert store.key("cred_b") == made
-    assert store.charge("acct_a", 1, "one") == 499
-    assert store.reverse("one") == 500
+    assert store.charge("acct_a", 1, "one", NOW) == 499
+    assert store.reverse("acct_a", "one", NOW) == 500
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
     limiter = open_limiter("store", store.database, mode="exact").limiter
     taken = [limiter.take([WINDOW], 1, now_ms()).admitted for _ in range(3)]
@@ -326,10 +327,10 @@ def test_upgrade_of_half_made_tables(url: str, engine: sa.Engine) -> None:
     make_first(engine)
     open_store(url).store.close()
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE keyrush_charges")
+        connection.exec_driver_sql("DROP TABLE keyrush_bindings")
         connection.exec_driver_sql("UPDATE keyrush_meta SET value = '1'")
     open_store(url).store.close()
-    assert "keyrush_charges" in tables(engine)
+    assert "keyrush_bindings" in tables(engine)
     assert recorded(engine) == [("schema", str(SCHEMA))]
 
 
@@ -392,5 +393,5 @@ def test_a_newer_keyrush_was_faster(url: str, engine: sa.Engine) -> None:
     with pytest.raises(ConfigurationError, match="has schema 999, this keyrush knows"):
         prepare(engine)
     assert recorded(newer) == [("schema", "999")]
-    assert "keyrush_charges" not in tables(newer)
+    assert "keyrush_ledger" not in tables(newer)
     newer.dispose()

@@ -25,6 +25,7 @@ from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.support.faults import cut, until
 from tests.support.scripts import finish, run, start
+from tests.support.stores import grant
 from tests.support.values import MONTH, NOW, account, api_key
 
 
@@ -93,7 +94,7 @@ CHANGES: dict[str, Callable[[SqlStore], object]] = {
     "key limits": lambda store: store.set_key_limits("cred_a", (Limit(5, 60),)),
     "plan": lambda store: store.set_plan("acct_a", "pro"),
     "account limits": lambda store: store.set_account_limits("acct_a", ()),
-    "grant": lambda store: store.grant("acct_a", 5),
+    "grant": lambda store: grant(store, "acct_a", 5),
 }
 
 NO_CHANGES: dict[str, Callable[[SqlStore], object]] = {
@@ -101,9 +102,9 @@ NO_CHANGES: dict[str, Callable[[SqlStore], object]] = {
     "key": lambda store: store.add_keys([api_key("cred_b")]),
     "refingerprint": lambda store: store.refingerprint("cred_a", "e" * 64, "p2", None),
     "touch": lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}),
-    "grant to unknown": lambda store: store.grant("acct_x", 5),
-    "charge": lambda store: store.charge("acct_a", 0, "one"),
-    "reverse": lambda store: store.reverse("one"),
+    "grant to unknown": lambda store: grant(store, "acct_x", 5),
+    "charge": lambda store: store.charge("acct_a", 0, "one", NOW),
+    "reverse": lambda store: store.reverse("acct_a", "one", NOW),
     "usage": lambda store: store.add_usage(MONTH, {"key:cred_a": 1}, Batch("one", 1)),
     "revoke unknown": lambda store: store.revoke("cred_x", NOW),
     "replace unknown": lambda store: store.replace("cred_x", api_key("cred_b"), NOW),

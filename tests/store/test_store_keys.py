@@ -20,7 +20,7 @@ from keyrush.errors import DataError
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
-from tests.support.stores import empty, in_threads, store
+from tests.support.stores import empty, grant, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
 __all__ = ["empty", "store"]  # fixtures
@@ -431,9 +431,9 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
         stores[0].add_keys([api_key(f"cred_by_{number}", created_by=ids[0])])
         stores[0].add_keys([api_key(f"cred_up_{number}", created_by=key_id)])
     names = ["cred_00", *(f"cred_by_{number}" for number in range(39))]
-    stores[0].grant("acct_b", 20)
+    grant(stores[0], "acct_b", 20)
     for number in range(20):
-        stores[0].charge("acct_b", 1, f"b{number}")
+        stores[0].charge("acct_b", 1, f"b{number}", NOW)
 
     def work(number: int) -> object:
         chosen = stores[number % len(stores)]
@@ -441,9 +441,9 @@ def test_revocations_and_touches_at_once(stores: list[Store]) -> None:
             lambda: chosen.revoke("cred_00", NOW + number, True),
             lambda: chosen.add_usage(MONTH, {}, used=dict.fromkeys(names, NOW + number)),
             lambda: chosen.set_key_limits(names[number % 40], ()),
-            lambda: chosen.reverse(f"b{number // 6}"),
+            lambda: chosen.reverse("acct_b", f"b{number // 6}", NOW),
             lambda: chosen.add_keys([api_key(f"cred_x{number}", created_by="cred_01")]),
-            lambda: chosen.charge("acct_a", 0, f"a{number}"),
+            lambda: chosen.charge("acct_a", 0, f"a{number}", NOW),
         ]
         return calls[number % 6]()
 
@@ -567,43 +567,47 @@ def balances(store: Store) -> dict[str, int]:
 
 def test_reverse(store: Store) -> None:
     """O11: a reversal gives back what its charge took, once, to whom it was taken from."""
-    store.grant("acct_a", 10)
-    store.grant("acct_b", 10)
-    assert store.charge("acct_a", 3, "one") == 7
-    assert store.charge("acct_b", 4, "two") == 6
-    assert store.charge("acct_a", 0, "free") == 7
-    assert store.charge("acct_a", 99, "short") is None
-    assert store.reverse("one") == 10
+    grant(store, "acct_a", 10)
+    grant(store, "acct_b", 10)
+    assert store.charge("acct_a", 3, "one", NOW) == 7
+    assert store.charge("acct_b", 4, "two", NOW) == 6
+    assert store.charge("acct_a", 0, "free", NOW) == 7
+    assert store.charge("acct_a", 99, "short", NOW) is None
+    assert store.reverse("acct_a", "one", NOW) == 10
     for reference in ("one", "free", "short", "never"):
-        assert store.reverse(reference) is None
+        assert store.reverse("acct_a", reference, NOW) is None
     assert balances(store) == {"acct_a": 10, "acct_b": 6}
 
 
 def test_charge_is_made_once(store: Store) -> None:
     """O11: a charge that is repeated takes nothing more, though the balance be short by then."""
-    store.grant("acct_a", 10)
-    assert store.charge("acct_a", 8, "one") == 2
-    assert store.charge("acct_a", 8, "one") == 2
-    assert store.reverse("one") == 10
-    assert store.charge("acct_a", 8, "one") is None
+    grant(store, "acct_a", 10)
+    assert store.charge("acct_a", 8, "one", NOW) == 2
+    assert store.charge("acct_a", 8, "one", NOW) == 2
+    assert store.reverse("acct_a", "one", NOW) == 10
+    assert store.charge("acct_a", 8, "one", NOW) is None
     assert balances(store)["acct_a"] == 10
 
 
 def test_reversed_before_it_is_charged(store: Store) -> None:
     """O11: a charge that comes after its reversal, as one that was given up, takes nothing."""
-    store.grant("acct_a", 10)
-    assert store.reverse("one") is None
-    assert store.charge("acct_a", 3, "one") is None
-    assert store.reverse("one") is None
+    grant(store, "acct_a", 10)
+    assert store.reverse("acct_a", "one", NOW) is None
+    assert store.charge("acct_a", 3, "one", NOW) is None
+    assert store.reverse("acct_a", "one", NOW) is None
     assert balances(store)["acct_a"] == 10
 
 
 def test_reversed_once(stores: list[Store]) -> None:
     """O11: of reversals at once, in whatever processes, one gives back."""
-    stores[0].grant("acct_a", 30)
+    grant(stores[0], "acct_a", 30)
     for number in range(10):
-        stores[0].charge("acct_a", 3, f"c{number}")
-    came = in_threads(lambda number: stores[number % len(stores)].reverse(f"c{number // 8}"), 80)
+        stores[0].charge("acct_a", 3, f"c{number}", NOW)
+
+    def reverse(number: int) -> int | None:
+        return stores[number % len(stores)].reverse("acct_a", f"c{number // 8}", NOW)
+
+    came = in_threads(reverse, 80)
     assert sorted(balance for balance in came if balance is not None) == list(range(3, 31, 3))
     assert balances(stores[0])["acct_a"] == 30
 
@@ -612,17 +616,17 @@ def test_charges_and_reversals_at_once(stores: list[Store]) -> None:
     """O11, O12: whichever comes first, a charge and its reversals at once leave the balance as it
     was, and charges at once with one reference are one.
     """
-    stores[0].grant("acct_a", 100)
+    grant(stores[0], "acct_a", 100)
 
     def work(number: int) -> None:
         chosen, reference = stores[number % len(stores)], f"c{number // 6}"
         if number % 3:
-            chosen.charge("acct_a", 2, reference)
+            chosen.charge("acct_a", 2, reference, NOW)
         else:
-            chosen.reverse(reference)
+            chosen.reverse("acct_a", reference, NOW)
 
     def charge(number: int) -> int | None:
-        return stores[number % len(stores)].charge("acct_a", 5, f"kept{number // 8}")
+        return stores[number % len(stores)].charge("acct_a", 5, f"kept{number // 8}", NOW)
 
     in_threads(work, 120)
     assert balances(stores[0])["acct_a"] == 100

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from keyrush.core.ledger import Posting
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Store
 from tests.support.values import NOW, account
@@ -34,6 +35,12 @@ def store(empty: Store) -> Store:
     assert empty.add_account(account("acct_a"))
     assert empty.add_account(account("acct_b", created_at=NOW + 1))
     return empty
+
+
+def grant(store: Store, account_id: str, credits: int) -> int | None:
+    """The balance with so many credits more; None where there is no such account."""
+    entry = store.post(account_id, Posting(credits, "grant", NOW))
+    return None if entry is None else entry.balance
 
 
 def forget_proofs(store: Store) -> None:

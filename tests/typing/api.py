@@ -30,6 +30,7 @@ from keyrush import (
     wsgi,
 )
 from keyrush.apps import account_api, add_openapi
+from keyrush.core.ledger import Entry, Posting, Refill
 from keyrush.core.sliding import Tally, Window
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.store.memory import MemoryStore
@@ -157,11 +158,11 @@ class Limiter:
 
 
 class Watched(MemoryStore):
-    """A store that sees what is granted."""
+    """A store that sees what is added to balances."""
 
-    def grant(self, account_id: str, credits: int) -> int | None:
+    def post(self, account_id: str, posting: Posting, refill: Refill | None = None) -> Entry | None:
         """As the store in memory."""
-        return super().grant(account_id, credits)
+        return super().post(account_id, posting, refill)
 
 
 limiter: SmallLimiter = Limiter()

@@ -26,3 +26,16 @@ class Catalog:
     known_scopes: frozenset[str] = frozenset()
     unmetered: frozenset[str] = frozenset()
     resources: tuple[Resource, ...] = ()
+
+    @property
+    def tools(self) -> Mapping[str, Rule]:
+        """The tools by their names, each with the rule that costs most: one that is served by a
+        path and over MCP is one, and nobody pays more than what is said of it (contract O7).
+        """
+        found: dict[str, Rule] = {}
+        for rule in self.rules:
+            if rule.tool is not None:
+                known = found.get(rule.tool)
+                if known is None or rule.credits > known.credits:
+                    found[rule.tool] = rule
+        return found

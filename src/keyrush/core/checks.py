@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TypeGuard
 
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.ledger import OPENING, REFILL
 from keyrush.core.model import Scopes
 from keyrush.core.policy import MAX_CREDITS
 from keyrush.core.times import LATEST, iso
@@ -29,6 +30,10 @@ MIN_PEPPER = 32
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_REFERENCE = re.compile(r"[\x21-\x7e]{1,80}")
+
+MAX_NOTE = 200  # characters
+
 #: OpenID Connect Core §2 allows no more of a subject.
 _SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
 _SCOPE = re.compile(SCOPE)
@@ -203,3 +208,50 @@ def checked_credits(credits: int) -> int:
             "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
         )
     return credits
+
+
+def checked_change(credits: int) -> int:
+    """`credits`, if a balance can be changed by them.
+
+    Raises:
+        InvalidArgument: It is no whole number from -1,000,000,000 to 1,000,000,000.
+    """
+    if type(credits) is not int or not -MAX_CREDITS <= credits <= MAX_CREDITS:
+        raise InvalidArgument(
+            "credits", f"{credits!r} is no whole number from -{MAX_CREDITS:,} to {MAX_CREDITS:,}"
+        )
+    return credits
+
+
+def checked_reference(reference: str | None) -> str | None:
+    """`reference`, if an entry of a ledger may have it; None is none.
+
+    Raises:
+        InvalidArgument: It is too long, has white space or no plain ASCII, or is of those that
+            keyrush gives itself.
+    """
+    if reference is None:
+        return None
+    if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
+        raise InvalidArgument("reference", "must be 1 to 80 printable ASCII characters, no space")
+    if reference == OPENING or reference.startswith(REFILL):
+        raise InvalidArgument("reference", f"must be neither {OPENING} nor begin with {REFILL}")
+    return reference
+
+
+def checked_note(note: str | None) -> str | None:
+    """`note` without the white space around it; None where there is none.
+
+    Raises:
+        InvalidArgument: It is over 200 characters, or holds markup.
+    """
+    if note is None:
+        return None
+    if not isinstance(note, str):
+        raise InvalidArgument("note", f"must be text, not {note!r}")
+    stripped = note.strip()
+    if len(stripped) > MAX_NOTE:
+        raise InvalidArgument("note", f"must have {MAX_NOTE} characters at most")
+    if _UNSAFE.search(stripped):
+        raise InvalidArgument("note", "must hold no < or > and no control characters")
+    return stripped or None

@@ -66,6 +66,16 @@ class Quota:
     on_exceed: Literal["overage", "block"] = "overage"
 
 
+@dataclass(frozen=True, slots=True)
+class MonthlyCredits:
+    """Credits that a plan gives each month, UTC: with `replace` what is not used ends with the
+    month, with `add` it stays.
+    """
+
+    amount: int
+    mode: Literal["replace", "add"] = "replace"
+
+
 #: What counts are kept of.
 Per = Literal["key", "account"]
 
@@ -80,7 +90,7 @@ class Plan:
     `per` says what is counted: each `"key"` (contract R6) or the `"account"` as a whole (O13);
     `quota_per` says it of the quota alone, which else goes with `per`. `overage_price` is the
     price of 1,000 requests above the quota (R13). `max_keys` is how many active keys an account
-    may have, those aside that retire.
+    may have, those aside that retire. `credits_per_month` are given to each account once a month.
     """
 
     name: str
@@ -91,6 +101,7 @@ class Plan:
     overage_price: Decimal | None = None
     max_keys: int = MAX_KEYS
     quota_per: Per = ""  # type: ignore[assignment]  # never seen: it becomes what `per` is
+    credits_per_month: MonthlyCredits | None = None
 
     def __post_init__(self) -> None:
         if not self.quota_per:

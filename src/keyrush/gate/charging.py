@@ -8,11 +8,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
+from keyrush.core.activity import Source as Door
 from keyrush.core.identity import Verified
+from keyrush.core.issuers import SESSION
+from keyrush.core.ledger import By, refill_of
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
+from keyrush.core.times import month_of
 from keyrush.errors import Away, DataError
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.circuit import Circuit
+from keyrush.runtime.clock import now_ms
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
@@ -35,7 +40,7 @@ class Charging:
     """What requests are charged, over a store. Safe to use from any thread or event loop.
 
     Each charge has a reference, by which it is reversed, once. What is to be reversed while the
-    store is away is owed, and told later. `monotonic` gives seconds.
+    store is away is owed, and told later. `monotonic` gives seconds, `clock` Unix milliseconds.
     """
 
     def __init__(
@@ -44,11 +49,13 @@ class Charging:
         circuit: Circuit,
         workers: Workers,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         self._store = store
         self._circuit = circuit
         self._workers = workers
         self._monotonic = monotonic
+        self._clock = clock
         self._reset()
         after_fork(self._reset)
 
@@ -58,8 +65,9 @@ class Charging:
         self._name = process_name()  # what its references begin with
         self._numbers = itertools.count(1)
         self._owed: dict[str, Charge] = {}  # charges to be reversed, by reference
-        #: The least that an account could not pay, and until when that is not asked again.
-        self._short: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        #: The least that an account could not pay, until when that is not asked again, and in
+        #: which month it was: with the next one credits may come.
+        self._short: OrderedDict[str, tuple[int, float, str]] = OrderedDict()
         self._generation = 0  # of what is known to be short
 
     # --- charging ---
@@ -93,15 +101,24 @@ class Charging:
         if self.is_short(verified, credits):
             principal.refuse(SHORT)
         charge = Charge(f"{self._name}-{next(self._numbers)}", account_id, credits)
+        now = self._clock()
         try:
-            balance = self._circuit.call(self._store.charge, account_id, credits, charge.reference)
+            balance = self._circuit.call(
+                self._store.charge,
+                account_id,
+                credits,
+                charge.reference,
+                now,
+                _by(principal),
+                refill_of(verified.plan.credits_per_month, now),
+            )
         except Away as error:
             if error.__cause__ is not None:  # it was asked, and may have charged all the same
                 self._owe((charge,))
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
         if balance is None:
-            self._note_short(account_id, credits, generation)
+            self._note_short(account_id, credits, generation, now)
             principal.refuse(SHORT)
         if credits:
             with self._lock:
@@ -115,7 +132,9 @@ class Charging:
         if not self._short or not verified.is_metered:
             return False
         known = self._short.get(verified.account_id)
-        return known is not None and credits >= known[0] and self._monotonic() < known[1]
+        if known is None or credits < known[0] or self._monotonic() >= known[1]:
+            return False
+        return known[2] == month_of(self._clock())
 
     def forget(self, accounts: Collection[str] | None) -> None:
         """Ask for the balances of accounts anew, or with None of all: they may have changed."""
@@ -124,14 +143,16 @@ class Charging:
             for account_id in list(self._short) if accounts is None else accounts:
                 self._short.pop(account_id, None)
 
-    def _note_short(self, account_id: str, credits: int, generation: int) -> None:
+    def _note_short(self, account_id: str, credits: int, generation: int, now: int) -> None:
+        month = month_of(now)
         with self._lock:
             if generation != self._generation:  # it may have changed meanwhile
                 return
-            least, until = self._short.get(account_id, (credits, 0.0))
-            if self._monotonic() >= until:
+            least, until, of = self._short.get(account_id, (credits, 0.0, month))
+            if self._monotonic() >= until or of != month:
                 least = credits
-            self._short[account_id] = (min(least, credits), self._monotonic() + SHORT_FOR)
+            until = self._monotonic() + SHORT_FOR
+            self._short[account_id] = (min(least, credits), until, month)
             self._short.move_to_end(account_id)
             if len(self._short) > _REMEMBERED:
                 self._short.popitem(last=False)
@@ -166,7 +187,9 @@ class Charging:
         """Reverse charges that are owed, as far as the store answers."""
         for charge in charges:
             try:
-                self._circuit.call(self._store.reverse, charge.reference)
+                self._circuit.call(
+                    self._store.reverse, charge.account_id, charge.reference, self._clock()
+                )
             except Away:
                 return
             except DataError as error:  # and never will
@@ -174,3 +197,19 @@ class Charging:
             with self._lock:
                 self._owed.pop(charge.reference, None)
             self.forget({charge.account_id})
+
+
+def _by(principal: Principal) -> By:
+    """Who is charged, for the ledger."""
+    session = principal.verified.session
+    return By(
+        _door(principal),
+        principal.verified.key_id,
+        None if session is None else session.subject,
+    )
+
+
+def _door(principal: Principal) -> Door:
+    if principal.resource is not None:
+        return "mcp"
+    return "dashboard" if principal.source == SESSION else "api"

@@ -41,6 +41,7 @@ from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.activity import ActivityLog
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
 from keyrush.operations.keys import Keys
@@ -92,9 +93,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `sessions`, `credits` and `usage` are the operations. What is changed
-    through them holds at once in this gate, in other processes as soon as they hear of it, at the
-    latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `sessions`, `credits`, `usage` and `activity` are the operations. What is
+    changed through them holds at once in this gate, in other processes as soon as they hear of it,
+    at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -140,7 +141,7 @@ class Gate:
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
-        self.charging = Charging(self.store, self.circuit, self.workers, monotonic)
+        self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
         #: What keys look like here.
         self.key_format = keyring.format
@@ -227,8 +228,17 @@ class Gate:
             changed=changed,
             clock=clock,
         )
-        self.credits = Credits(self.store, self.accounts, key_format=key_format, changed=changed)
+        self.credits = Credits(
+            self.catalog,
+            self.store,
+            self.accounts,
+            key_format=key_format,
+            changed=changed,
+            clock=clock,
+        )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
+        activity = store_opening.activity_of(self.store)
+        self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]
         lag = store.lag
         self.watch = Watch(

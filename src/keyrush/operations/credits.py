@@ -1,15 +1,50 @@
-"""The credits of accounts."""
+"""The credits of accounts, and the ledger that they are the sum of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar, get_args
 
-from keyrush.core.checks import checked_credits, refuse_keys
+from keyrush.core.catalog import Catalog
+from keyrush.core.checks import (
+    checked_change,
+    checked_credits,
+    checked_expiry,
+    checked_note,
+    checked_reference,
+    refuse_keys,
+)
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.ledger import Audited, Discrepancy, Entry, Posting, Reason, Refill, refill_of
+from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.operations.accounts import Accounts
-from keyrush.operations.ids import known_id
 from keyrush.store.protocol import Store
+
+T = TypeVar("T")
+
+#: Why an operator adds credits; all other entries make themselves.
+ADDED: tuple[Reason, ...] = ("grant", "top_up", "adjustment")
+
+#: All reasons.
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+#: Entries or accounts that are looked at together: some milliseconds.
+_PORTION = 10_000
+
+#: What is wrong is told up to here: of a ledger that has more, each is one too many.
+_TOLD = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check of all ledgers has found. `is_complete` is false where it has ended early."""
+
+    accounts: int
+    entries: int
+    discrepancies: tuple[Discrepancy, ...]
+    is_complete: bool = True
 
 
 class Credits:
@@ -17,16 +52,20 @@ class Credits:
 
     def __init__(
         self,
+        catalog: Catalog,
         store: Store,
         accounts: Accounts,
         *,
         key_format: KeyFormat,
         changed: Callable[[str], None],
+        clock: Callable[[], int],
     ) -> None:
+        self._plans = catalog.plans
         self._store = store
         self._accounts = accounts
         self._format = key_format
         self._changed = changed
+        self._clock = clock
 
     def grant(self, account_id: str, credits: int) -> int:
         """Add credits (contract O19); the new balance.
@@ -35,19 +74,166 @@ class Credits:
             NotFound: There is no such account.
             InvalidArgument: `credits` is not from 1 to 1,000,000,000.
         """
-        refuse_keys(self._format, account=account_id, credits=credits)
-        if checked_credits(credits) == 0:
+        return self.add(account_id, credits).balance
+
+    def add(
+        self,
+        account_id: str,
+        credits: int,
+        *,
+        reason: Reason = "grant",
+        reference: str | None = None,
+        note: str | None = None,
+        expires_at: int | None = None,
+    ) -> Entry:
+        """Add credits, or with the reason `adjustment` take some; the entry of it.
+
+        What has a `reference` is added once: again, it gives the first entry. What has not been
+        used at `expires_at`, Unix milliseconds, ends then; it is used before what does not expire.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: `credits` is not from 1 to 1,000,000,000, or for an adjustment to as
+                much below 0; the balance would be negative; `reason` is none of `grant`, `top_up`
+                and `adjustment`; the reference is malformed, or of an entry of other credits or
+                for another reason; the note has more than 200 characters, or markup;
+                `expires_at` is in the past.
+        """
+        given = {"reason": reason, "reference": reference, "note": note}
+        refuse_keys(self._format, account=account_id, credits=credits, **given)
+        if reason not in ADDED:
+            raise InvalidArgument("reason", f"{reason!r} is none of {', '.join(ADDED)}")
+        amount = (checked_change if reason == "adjustment" else checked_credits)(credits)
+        if amount == 0:
             raise InvalidArgument("credits", "0 would add nothing")
-        balance = self._store.grant(known_id(account_id), credits)
-        if balance is None:
-            raise NotFound(f"no account {account_id!r}")
+        now = self._clock()
+        if amount < 0 and expires_at is not None:
+            raise InvalidArgument("expires_at", "what is taken does not expire")
+        posting = Posting(
+            amount,
+            reason,
+            now,
+            checked_reference(reference),
+            checked_note(note),
+            checked_expiry(expires_at, now),
+        )
+        refill = self._refill(account_id, now)
+        entry = self._store.post(account_id, posting, refill)
+        if entry is None:
+            raise InvalidArgument("credits", "the balance does not hold so many")
+        if (entry.amount, entry.reason) != (amount, reason):
+            raise InvalidArgument(
+                "reference",
+                f"{reference!r} is of an entry already: {entry.reason} of {entry.amount:,}",
+            )
         self._changed(account_id)
-        return balance
+        return entry
 
     def balance(self, account_id: str) -> int:
-        """The account's balance, in credits.
+        """The account's balance, in credits, with what this month brings and without what has
+        expired.
 
         Raises:
             NotFound: There is no such account.
         """
-        return self._accounts.get(account_id).balance
+        now = self._clock()
+        balance = self._store.balance(account_id, now, self._refill(account_id, now))
+        if balance is None:
+            raise NotFound(f"no account {account_id!r}")
+        return balance
+
+    def ledger(
+        self,
+        account_id: str,
+        *,
+        reasons: Collection[Reason] = (),
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Page[Entry]:
+        """The account's entries, newest first, a page of `limit` at a time, of all reasons or of
+        some; `cursor` is that of the page before.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: A reason is unknown, the limit not from 1 to 100, or the cursor none
+                of a page.
+        """
+        refuse_keys(self._format, account=account_id, limit=limit, cursor=cursor)
+        if isinstance(reasons, str):
+            raise InvalidArgument("reason", "must be a list")
+        for reason in reasons:
+            refuse_keys(self._format, reason=reason)
+            if reason not in REASONS:
+                raise InvalidArgument("reason", f"{reason!r} is none of {', '.join(REASONS)}")
+        before = _number(cursor)
+        checked_limit(limit)
+        if before is None:
+            self.balance(account_id)  # what is due comes first
+        else:
+            self._accounts.get(account_id)
+        found = self._store.entries(account_id, tuple(reasons), limit + 1, before)
+        items = tuple(found[:limit])
+        return Page(items, str(items[-1].number) if len(found) > limit else None)
+
+    def check(self, *, at_most: int | None = None) -> Checked:
+        """Prove for all accounts that each balance is the sum of its entries, or say where not:
+        that each entry carries on from the one before it, without a gap, and the last one's
+        balance is the account's. Up to `at_most` entries and as many accounts, else all; a
+        portion at a time, so that nobody waits for it.
+
+        Raises:
+            InvalidArgument: `at_most` is no whole number from 1.
+        """
+        refuse_keys(self._format, at_most=at_most)
+        if at_most is not None and (type(at_most) is not int or at_most < 1):
+            raise InvalidArgument("at_most", f"{at_most!r} is no whole number from 1")
+        wrong: list[Discrepancy] = []
+        entries, all_entries = self._look(self._store.audit_entries, wrong, at_most)
+        accounts, all_accounts = self._look(self._store.audit_balances, wrong, at_most)
+        is_complete = all_entries and all_accounts and len(wrong) <= _TOLD
+        return Checked(accounts, entries, tuple(wrong[:_TOLD]), is_complete)
+
+    def _look(
+        self,
+        audit: Callable[[T | None, int], Audited[T]],
+        wrong: list[Discrepancy],
+        at_most: int | None,
+    ) -> tuple[int, bool]:
+        seen, last = 0, None
+        while len(wrong) <= _TOLD:
+            left = _PORTION if at_most is None else min(_PORTION, at_most - seen)
+            if not left:
+                return seen, False
+            audited = audit(last, left)
+            wrong += audited.wrong
+            seen, last = seen + audited.seen, audited.last
+            if last is None:
+                return seen, True
+        return seen, False
+
+    def _refill(self, account_id: str, now: int) -> Refill | None:
+        """What the account's plan gives this month.
+
+        Raises:
+            NotFound: There is no such account.
+        """
+        plan = self._plans.get(self._accounts.get(account_id).plan)
+        return None if plan is None else refill_of(plan.credits_per_month, now)
+
+
+def _number(cursor: str | None) -> int | None:
+    """The number that a cursor names; None, the beginning, for None.
+
+    Raises:
+        InvalidArgument: It is none that a page has given.
+    """
+    if cursor is None:
+        return None
+    is_number = isinstance(cursor, str) and cursor.isascii() and cursor.isdecimal()
+    if not is_number or not len(cursor) <= _DIGITS or cursor.startswith("0"):
+        raise InvalidArgument("cursor", "is none that a list has given")
+    return int(cursor)
+
+
+#: Of a number that every database can hold.
+_DIGITS = 18

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
-from keyrush.core.model import MAX_KEYS, Limit, Per, Plan, Quota
+from keyrush.core.model import MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
 from keyrush.core.policy import MAX_CREDITS, Rule
 from keyrush.errors import InvalidArgument
@@ -40,6 +40,13 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MonthlyCreditsTable(Table):
+    """`credits_per_month` of a plan: how many, and whether those of the last month end then."""
+
+    amount: Annotated[int, Field(ge=1, le=MAX_CREDITS, strict=True)]
+    mode: Literal["replace", "add"] = "replace"
+
+
 class PlanTable(Table):
     """`[plans.NAME]`: limits per key or account, requests per month, modules, a price."""
 
@@ -51,10 +58,12 @@ class PlanTable(Table):
     quota_per: Per | None = None  # else as `per` is
     overage_price: Annotated[Decimal, Field(ge=0)] | None = None
     max_keys: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = MAX_KEYS
+    credits_per_month: MonthlyCreditsTable | None = None
 
     def plan(self, name: str) -> Plan:
         """The value that the rest of keyrush works with."""
         quota = None if self.monthly_quota is None else Quota(self.monthly_quota, self.on_exceed)
+        credits = self.credits_per_month
         return Plan(
             name,
             self.limits,
@@ -64,6 +73,7 @@ class PlanTable(Table):
             self.overage_price,
             self.max_keys,
             self.quota_per or self.per,
+            None if credits is None else MonthlyCredits(credits.amount, credits.mode),
         )
 
 

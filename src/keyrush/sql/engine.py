@@ -71,7 +71,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
-        self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
+        # What no driver can encode, or no column hold, is Python's own error.
+        of_driver = self._engine.dialect.loaded_dbapi.Error
+        self._errors = (SQLAlchemyError, of_driver, UnicodeError, OverflowError)
         after_fork(self._forget_connections)
         weakref.finalize(self, self._engine.dispose)
 

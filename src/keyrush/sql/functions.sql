@@ -1,5 +1,6 @@
--- What a ledger does on PostgreSQL, and a charge, each in one call. Here `keyrush/core/sliding.py` is restated, in
--- the same integer arithmetic; a test holds the two equal. A counter is an array of its period,
+-- What a limiter's ledger does on PostgreSQL, and a charge, each in one call. Here
+-- `keyrush/core/sliding.py` is restated, in the same integer arithmetic, and of
+-- `keyrush/core/ledger.py` the charge; tests hold them equal. A counter is an array of its period,
 -- current and previous. Instants are Unix milliseconds; where `at` is null, the server's.
 
 CREATE OR REPLACE FUNCTION keyrush_now() RETURNS bigint
@@ -150,33 +151,120 @@ BEGIN
 END
 $$;
 
--- `Store.charge`. Charges of an account come one after the other, from its row's lock on; a reversal
--- of the same reference that is under way is waited for.
+-- Schema 4 to 6 had another.
+DROP FUNCTION IF EXISTS keyrush_charge(text, bigint, text, bigint);
+
+-- `Store.charge`: `ledger.settle`, then `ledger.post` of a charge. What changes an account's ledger
+-- comes one after the other, from its row's lock on.
 CREATE OR REPLACE FUNCTION keyrush_charge(
-    its_account text, amount bigint, its_reference text, at bigint
+    its_account text, credits bigint, its_reference text, its_at bigint,
+    its_source text, its_credential text, its_subject text, its_rule text, its_request text,
+    its_month text, refill bigint, ends_at bigint
 ) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-    remaining bigint;
+    held record;
+    lot record;
+    is_settled boolean := true;
+    is_known boolean;
+    is_refused boolean;
+    wanted bigint := credits;
+    part bigint;
+    parts jsonb := '[]';
 BEGIN
-    SELECT held.balance INTO remaining
-    FROM keyrush_accounts AS held WHERE held.id = its_account FOR UPDATE;
-    IF EXISTS (SELECT FROM keyrush_charges AS known WHERE known.reference = its_reference) THEN
-        RETURN (
-            SELECT remaining FROM keyrush_charges AS known
-            WHERE known.reference = its_reference AND known.reversed_at IS NULL
-        );
-    END IF;
-    IF remaining IS NULL OR remaining < amount THEN
+    SELECT known.balance, known.entries, known.refilled, known.next_expiry INTO held
+    FROM keyrush_accounts AS known WHERE known.id = its_account FOR UPDATE;
+    IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    INSERT INTO keyrush_charges (reference, account_id, credits, charged_at)
-    VALUES (its_reference, its_account, amount, at)
-    ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN
-        RETURN NULL;  -- it has just been reversed
+
+    IF held.next_expiry <= its_at THEN
+        FOR lot IN
+            SELECT ended.remaining FROM keyrush_lots AS ended
+            WHERE ended.account_id = its_account AND ended.expires_at <= its_at
+            AND ended.remaining > 0
+            ORDER BY ended.expires_at, ended.number
+        LOOP
+            held.entries := held.entries + 1;
+            held.balance := held.balance - lot.remaining;
+            INSERT INTO keyrush_ledger (account_id, number, at, amount, balance, reason, source)
+            VALUES (
+                its_account, held.entries, its_at, -lot.remaining, held.balance, 'expiry', 'system'
+            );
+        END LOOP;
+        DELETE FROM keyrush_lots AS ended
+        WHERE ended.account_id = its_account AND ended.expires_at <= its_at;
+        is_settled := false;
     END IF;
-    UPDATE keyrush_accounts AS held SET balance = remaining - amount WHERE held.id = its_account;
-    RETURN remaining - amount;
+    IF coalesce(held.refilled, '') COLLATE "C" < its_month COLLATE "C" THEN
+        held.entries := held.entries + 1;
+        held.balance := held.balance + refill;
+        held.refilled := its_month;
+        INSERT INTO keyrush_ledger (
+            account_id, number, at, amount, balance, reason, reference, source, expires_at
+        ) VALUES (
+            its_account, held.entries, its_at, refill, held.balance, 'refill',
+            'refill:' || its_month, 'system', ends_at
+        );
+        IF ends_at IS NOT NULL THEN
+            INSERT INTO keyrush_lots (account_id, number, expires_at, remaining)
+            VALUES (its_account, held.entries, ends_at, refill);
+        END IF;
+        is_settled := false;
+    END IF;
+    IF NOT is_settled THEN
+        held.next_expiry := (
+            SELECT min(open.expires_at) FROM keyrush_lots AS open
+            WHERE open.account_id = its_account
+        );
+    END IF;
+
+    is_refused := credits > 0 AND EXISTS (
+        SELECT FROM keyrush_ledger AS known
+        WHERE known.account_id = its_account AND known.reverses = its_reference
+    );
+    is_known := is_refused OR credits = 0 OR EXISTS (
+        SELECT FROM keyrush_ledger AS known
+        WHERE known.account_id = its_account AND known.reference = its_reference
+    );
+    IF NOT is_known AND held.balance < credits THEN
+        is_refused := true;
+    ELSIF NOT is_known THEN
+        IF held.next_expiry IS NOT NULL THEN
+            FOR lot IN
+                SELECT open.number, open.remaining FROM keyrush_lots AS open
+                WHERE open.account_id = its_account AND open.remaining > 0
+                ORDER BY open.expires_at, open.number
+            LOOP
+                part := least(lot.remaining, wanted);
+                UPDATE keyrush_lots AS open SET remaining = open.remaining - part
+                WHERE open.account_id = its_account AND open.number = lot.number;
+                parts := parts || jsonb_build_array(jsonb_build_array(lot.number, part));
+                wanted := wanted - part;
+                EXIT WHEN wanted = 0;
+            END LOOP;
+        END IF;
+        held.entries := held.entries + 1;
+        held.balance := held.balance - credits;
+        INSERT INTO keyrush_ledger (
+            account_id, number, at, amount, balance, reason, reference,
+            source, credential_id, subject, rule, request_id, taken
+        ) VALUES (
+            its_account, held.entries, its_at, -credits, held.balance, 'charge', its_reference,
+            its_source, its_credential, its_subject, its_rule, its_request,
+            nullif(parts, '[]')::text
+        );
+        is_settled := false;
+    END IF;
+
+    IF NOT is_settled THEN
+        UPDATE keyrush_accounts AS known SET
+            balance = held.balance,
+            entries = held.entries,
+            refilled = held.refilled,
+            next_expiry = held.next_expiry
+        WHERE known.id = its_account;
+    END IF;
+    RETURN CASE WHEN NOT is_refused THEN held.balance END;
 END
 $$;

@@ -31,7 +31,9 @@ class ServerSilent(psycopg.OperationalError):
 
 
 class PatientConnection(psycopg.Connection[Any]):
-    """Waits `ANSWER` seconds for the server, and then is closed for good."""
+    """Waits `patience` seconds for the server, as a rule `ANSWER`, and then is closed for good."""
+
+    patience: float | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,7 +41,7 @@ class PatientConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().wait(_watched(gen), *args, **kwargs)
+            return super().wait(_watched(gen, self.patience), *args, **kwargs)
         except ServerSilent:
             self.close()  # or a late answer would be taken for that to the next statement
             raise
@@ -71,9 +73,10 @@ class PatientConnection(psycopg.Connection[Any]):
             super().__del__(*args)
 
 
-def _watched(steps: PQGen[Any]) -> Generator[Any, Any, Any]:
+def _watched(steps: PQGen[Any], patience: float | None = None) -> Generator[Any, Any, Any]:
     """The steps of a dialogue with the server, ended when it has been silent for too long."""
-    deadline = time.monotonic() + ANSWER
+    patience = ANSWER if patience is None else patience
+    deadline = time.monotonic() + patience
     try:
         wanted = next(steps)
         while True:
@@ -81,10 +84,10 @@ def _watched(steps: PQGen[Any]) -> Generator[Any, Any, Any]:
             wanted = steps.send(ready)  # first, for what came at the last moment
             now = time.monotonic()
             if ready != _NOTHING:
-                deadline = now + ANSWER
+                deadline = now + patience
             elif now > deadline:
                 steps.close()
-                raise ServerSilent(f"no answer from the server for {ANSWER} seconds")
+                raise ServerSilent(f"no answer from the server for {patience} seconds")
     except StopIteration as done:
         return done.value
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.schema import CreateColumn
 
 from keyrush.errors import ConfigurationError
+from keyrush.runtime.clock import now_ms
+from keyrush.sql.opening import enter_balances
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
 SCHEMA = 7
 
+
+#: Seconds that a statement of an upgrade may take.
+_UPGRADE = 600.0
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
 
@@ -31,6 +40,11 @@ ACCOUNTS = sa.Table(
     sa.Column("limits", sa.Text),
     sa.Column("balance", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    # How its ledger stands: the number of the last entry, the last month that was given its
+    # credits, and when the next of its lots expires.
+    sa.Column("entries", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refilled", sa.String(7)),
+    sa.Column("next_expiry", sa.BigInteger),
     sa.CheckConstraint("balance >= 0", name="keyrush_balance_not_negative"),
     sa.Index("ix_keyrush_accounts_by_age", "created_at", "id"),
 )
@@ -99,17 +113,67 @@ USAGE = sa.Table(
     sa.Column("counted", sa.BigInteger, nullable=False),
 )
 
-#: What accounts were charged in the last day, so that each charge can be reversed, once. Where a
-#: reversal has come before its charge, a row of no account and no credits says so.
-CHARGES = sa.Table(
-    "keyrush_charges",
+#: The credits of accounts: entries that are never changed, numbered within each account without a
+#: gap. What expires of them is in `LOTS`, and `taken` says how much of which lot an entry took.
+LEDGER = sa.Table(
+    "keyrush_ledger",
     _metadata,
-    sa.Column("reference", sa.String(80), primary_key=True),
-    sa.Column("account_id", sa.String(64), nullable=False),
-    sa.Column("credits", sa.BigInteger, nullable=False),
-    sa.Column("charged_at", sa.BigInteger, nullable=False, index=True),
-    sa.Column("reversed_at", sa.BigInteger),
+    sa.Column("account_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("balance", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("reference", sa.String(80)),
+    sa.Column("reverses", sa.String(80)),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("credential_id", sa.String(64)),
+    sa.Column("subject", sa.String(255)),
+    sa.Column("rule", sa.Text),
+    sa.Column("request_id", sa.Text),
+    sa.Column("note", sa.Text),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("taken", sa.Text),
 )
+
+
+def _on_ledger(name: str, columns: Sequence[str], where: str, *, unique: bool) -> None:
+    """An index on the entries of an account of which something is true."""
+    condition = sa.text(where)
+    sa.Index(
+        name,
+        LEDGER.c.account_id,
+        *(LEDGER.c[column] for column in columns),
+        unique=unique,
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
+
+
+_on_ledger("ux_keyrush_ledger_reference", ["reference"], "reference IS NOT NULL", unique=True)
+_on_ledger("ux_keyrush_ledger_reverses", ["reverses"], "reverses IS NOT NULL", unique=True)
+#: Of what was added, which is rare; charges pay nothing for it.
+_on_ledger(
+    "ix_keyrush_ledger_added",
+    ["number"],
+    "reason NOT IN ('charge', 'reversal')",
+    unique=False,
+)
+
+#: What is left of grants that expire, by the number of their entry.
+LOTS = sa.Table(
+    "keyrush_lots",
+    _metadata,
+    sa.Column("account_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("remaining", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("remaining >= 0", name="keyrush_lot_not_negative"),
+    sqlite_with_rowid=False,
+)
+
+#: What 7 has added to accounts.
+_OF_LEDGER = (ACCOUNTS.c.entries, ACCOUNTS.c.refilled, ACCOUNTS.c.next_expiry)
 
 #: Which batch of counts each process has added last, so that none is added twice.
 BATCHES = sa.Table(
@@ -161,6 +225,90 @@ SPENT_FORMS = sa.Table(
     sa.Column("ends_at", sa.BigInteger, nullable=False, index=True),
 )
 
+#: Who asked, and for what: an account (`level` 0), a key of it (1), a rule in it (2), or both (3).
+#: What does not tell apart at a level is empty. Activity names them by number.
+SUBJECTS = sa.Table(
+    "keyrush_activity_subjects",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("level", sa.SmallInteger, nullable=False),
+    sa.Column("credential_id", sa.String(64), nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Index(
+        "ux_keyrush_activity_subjects",
+        "account_id",
+        "level",
+        "credential_id",
+        "rule",
+        unique=True,
+    ),
+)
+
+#: What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is source
+#: and outcome; `path` is null where it is the rule's.
+ACTIVITY = sa.Table(
+    "keyrush_activity",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("whole", sa.BigInteger, nullable=False),
+    sa.Column("part", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.SmallInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("subject", sa.Text),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("path", sa.Text),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("agent", sa.Text),
+    sa.Index("ix_keyrush_activity_of_whole", "whole", "kind", "at"),
+    sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
+)
+
+#: Totals of a minute, of durations in one bucket; those that are fresh are not in the hours yet.
+MINUTES = sa.Table(
+    "keyrush_activity_minutes",
+    _metadata,
+    sa.Column("is_fresh", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("whole", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("longest", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index(
+    "ix_keyrush_activity_minutes_by_age",
+    MINUTES.c.minute,
+    sqlite_where=MINUTES.c.is_fresh == 0,
+    postgresql_where=MINUTES.c.is_fresh == 0,
+)
+
+#: Totals of an hour, of subjects of every level, so that none is summed from all of its parts.
+HOURS = sa.Table(
+    "keyrush_activity_hours",
+    _metadata,
+    sa.Column("subject", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("longest", sa.BigInteger, nullable=False),
+    sa.Index("ix_keyrush_activity_hours_by_age", "hour"),
+    sqlite_with_rowid=False,
+)
+
 #: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
 CHANGES = sa.Table(
     "keyrush_changes",
@@ -205,12 +353,27 @@ def prepare(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         if _version(connection) == SCHEMA:
             return
-    with engine.begin() as connection:
+    with engine.begin() as connection, _unhurried(connection):
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
         found = _version(connection)  # once more: another process may have done it meanwhile
         if found != SCHEMA:
             _make(connection, found)
+
+
+@contextmanager
+def _unhurried(connection: sa.Connection) -> Iterator[None]:
+    """Statements of a transaction may take their time: an upgrade of millions of rows does."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    driver: Any = connection.connection.dbapi_connection
+    usual, driver.patience = driver.patience, _UPGRADE
+    try:
+        yield
+    finally:
+        driver.patience = usual
 
 
 def _make(connection: sa.Connection, found: int | None) -> None:
@@ -222,6 +385,7 @@ def _make(connection: sa.Connection, found: int | None) -> None:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:
         _complete(connection)
+        enter_balances(connection, now_ms())
     if connection.dialect.name == "postgresql":
         functions = files("keyrush.sql").joinpath("functions.sql").read_text("utf-8")
         # As it stands: a "%" in it is no placeholder.
@@ -242,6 +406,11 @@ def _complete(connection: sa.Connection) -> None:
     for index in (*ACCOUNTS.indexes, *KEYS.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")
+    columns = {column["name"] for column in sa.inspect(connection).get_columns(ACCOUNTS.name)}
+    for column in _OF_LEDGER:
+        if column.name not in columns:
+            definition = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {ACCOUNTS.name} ADD COLUMN {definition}")
 
 
 def _version(connection: sa.Connection) -> int | None:

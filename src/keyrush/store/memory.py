@@ -5,14 +5,26 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from keyrush.core.activity import Activity, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
+from keyrush.core.ledger import (
+    OPERATOR,
+    Audited,
+    By,
+    Entry,
+    EntryPlace,
+    Posting,
+    Reason,
+    Refill,
+)
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
+from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
 from keyrush.store.decisions import (
     KeyCount,
@@ -25,14 +37,12 @@ from keyrush.store.decisions import (
     judge_session,
     may_be_replaced,
 )
+from keyrush.store.memory_ledger import MemoryLedger
 from keyrush.store.memory_links import MemoryLinks
 from keyrush.store.portal_in_memory import PortalInMemory
 from keyrush.store.protocol import Batch, Proved
 
 T = TypeVar("T", Account, ApiKey)
-
-#: The last charges, which can be reversed: more than ever are under way.
-_REMEMBERED = 100_000
 
 
 class MemoryStore(PortalInMemory):
@@ -50,9 +60,9 @@ class MemoryStore(PortalInMemory):
         self._links = MemoryLinks()
         self._usage: dict[tuple[str, str], int] = {}
         self._batches: dict[str, int] = {}
-        #: Accounts and credits of charges, by reference; None where the charge is reversed.
-        self._charges: dict[str, tuple[str, int] | None] = {}
+        self._ledger = MemoryLedger()
         self._bindings = Bindings()
+        self._activity = ActivityInMemory()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -65,7 +75,7 @@ class MemoryStore(PortalInMemory):
                     key = self._keys[key_id]
                     return Found(
                         key,
-                        self._accounts[key.account_id],
+                        self._account(key.account_id),
                         self._usage.get((key_subject(key.lineage), month), 0),
                         self._usage.get((account_subject(key.account_id), month), 0),
                     )
@@ -79,14 +89,26 @@ class MemoryStore(PortalInMemory):
 
     def add_account(self, account: Account) -> bool:
         with self._lock:
-            return self._accounts.setdefault(account.id, account) is account
+            if account.id in self._accounts:
+                return False
+            self._open(account)
+            return True
+
+    def _open(self, account: Account) -> None:
+        self._accounts[account.id] = account
+        self._ledger.open(account.id, account.balance, account.created_at)
 
     def account(self, account_id: str) -> Account | None:
-        return self._accounts.get(account_id)
+        with self._lock:
+            return self._account(account_id) if account_id in self._accounts else None
+
+    def _account(self, account_id: str) -> Account:
+        """The account, with the balance that the ledger has left it."""
+        return replace(self._accounts[account_id], balance=self._ledger.balance_of(account_id))
 
     def accounts(self, limit: int = DEFAULT_LIMIT, after: Place | None = None) -> Sequence[Account]:
         with self._lock:
-            found = list(self._accounts.values())
+            found = [self._account(account_id) for account_id in self._accounts]
         return _page(found, limit, after)
 
     def plans(self) -> Mapping[str, int]:
@@ -107,40 +129,50 @@ class MemoryStore(PortalInMemory):
                 self._accounts[account_id] = replace(account, limits=limits)
             return account is not None
 
-    def grant(self, account_id: str, credits: int) -> int | None:
+    def charge(  # noqa: PLR0917  # one's own may be called by place alone
+        self,
+        account_id: str,
+        credits: int,
+        reference: str,
+        at: int,
+        by: By = OPERATOR,
+        refill: Refill | None = None,
+    ) -> int | None:
         with self._lock:
-            return self._change_balance(account_id, credits)
+            return self._ledger.charge(account_id, credits, reference, at, by, refill)
 
-    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+    def reverse(
+        self, account_id: str, reference: str, at: int, credits: int | None = None
+    ) -> int | None:
         with self._lock:
-            if reference in self._charges:
-                is_reversed = self._charges[reference] is None
-                return None if is_reversed else self._change_balance(account_id, 0)
-            balance = self._change_balance(account_id, -credits)
-            if balance is not None:
-                self._note(reference, (account_id, credits))
-            return balance
+            return self._ledger.reverse(account_id, reference, at, credits)
 
-    def reverse(self, reference: str) -> int | None:
+    def post(self, account_id: str, posting: Posting, refill: Refill | None = None) -> Entry | None:
         with self._lock:
-            charge = self._charges.get(reference)
-            self._note(reference, None)
-            if charge is None or charge[1] == 0:
-                return None
-            return self._change_balance(*charge)
+            return self._ledger.post(account_id, posting, refill)
 
-    def _change_balance(self, account_id: str, change: int) -> int | None:
-        account = self._accounts.get(account_id)
-        if account is None or account.balance + change < 0:
-            return None
-        balance = account.balance + change
-        self._accounts[account_id] = replace(account, balance=balance)
-        return balance
+    def balance(self, account_id: str, at: int, refill: Refill | None = None) -> int | None:
+        with self._lock:
+            standing = self._ledger.settle(account_id, at, refill)
+            return None if standing is None else standing.balance
 
-    def _note(self, reference: str, charge: tuple[str, int] | None) -> None:
-        self._charges[reference] = charge
-        if len(self._charges) > _REMEMBERED:
-            del self._charges[next(iter(self._charges))]
+    def entries(
+        self,
+        account_id: str,
+        reasons: Collection[Reason] = (),
+        limit: int = DEFAULT_LIMIT,
+        before: int | None = None,
+    ) -> Sequence[Entry]:
+        with self._lock:
+            return self._ledger.entries(account_id, reasons, limit, before)
+
+    def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
+        with self._lock:
+            return self._ledger.audit_entries(after, limit)
+
+    def audit_balances(self, after: str | None, limit: int) -> Audited[str]:
+        with self._lock:
+            return self._ledger.audit_balances(after, limit)
 
     def add_keys(
         self,
@@ -295,7 +327,7 @@ class MemoryStore(PortalInMemory):
                 return None
             return FoundLink(
                 link,
-                self._accounts[link.account_id],
+                self._account(link.account_id),
                 self._usage.get((key_subject(link.id), month), 0),
                 self._usage.get((account_subject(link.account_id), month), 0),
             )
@@ -308,7 +340,7 @@ class MemoryStore(PortalInMemory):
                 return "gone"
             outcome = self._links.add(link, at_most, is_new=account is not None)
             if outcome == "done" and account is not None:
-                self._accounts[account.id] = account
+                self._open(account)
             return outcome
 
     def link(self, link_id: str) -> Link | None:
@@ -349,6 +381,27 @@ class MemoryStore(PortalInMemory):
         if is_new:
             self._batches[batch.worker] = batch.number
         return is_new
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        self._activity.add_activity(rows, batch)
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        return self._activity.activity(account_id, where, limit, after)
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        return self._activity.count_activity(account_id, where, at_most)
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        return self._activity.activity_totals(account_id, where, step, group, at_most)
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        return self._activity.forget_activity(before_rows, before_minutes, before_hours, at_most)
 
     def usage(self, subject: str, month: str) -> int:
         return self._usage.get((subject, month), 0)

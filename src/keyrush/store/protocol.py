@@ -11,6 +11,8 @@ A store may also have, and `opening` alone looks for it:
 - the methods of `LinkStore`, all of them, without which there are keys alone, and no tokens;
 - the methods of `BindingStore`, both of them, without which sessions of MCP servers are known in
   the process alone that they were opened in;
+- the methods of `ActivityStore`, all of them, without which activity is kept in each process
+  alone, as far as its memory is for that;
 - the methods of `PortalStore`, all of them, without which there are no links to the dashboard;
 - `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
   it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
@@ -20,11 +22,22 @@ A store may also have, and `opening` alone looks for it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from keyrush.core.activity import Activity, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink
+from keyrush.core.ledger import (
+    OPERATOR,
+    Audited,
+    By,
+    Entry,
+    EntryPlace,
+    Posting,
+    Reason,
+    Refill,
+)
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.core.portal import PortalLink, PortalSession
@@ -75,28 +88,83 @@ class AccountStore(Protocol):
         ...
 
 
+#: Characters that a reference may have.
+MAX_REFERENCE = 80
+
+#: Discrepancies that one look brings at most.
+MAX_WRONG = 1000
+
+
 class CreditStore(Protocol):
-    """The credits of accounts."""
+    """The credits of accounts, as a ledger: `keyrush.core.ledger` has its arithmetic, so a store
+    has only to keep entries and how each account stands.
 
-    def grant(self, account_id: str, credits: int) -> int | None:
-        """Add credits; the new balance, or None where there is no such account."""
-        ...
+    Each call is one step: what was told of it is kept, and what an account's entries come to is
+    its balance at any time. Calls at once are as one after the other. Before anything else, what
+    has expired by `at` is taken (`ledger.settle`) and the month's `refill`, where one is given and
+    has not been, is given, once. An account that is added with a balance has an entry for it, of
+    the reference `ledger.OPENING`.
+    """
 
-    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+    def charge(  # noqa: PLR0917  # one's own may be called by place alone
+        self,
+        account_id: str,
+        credits: int,
+        reference: str,
+        at: int,
+        by: By = OPERATOR,
+        refill: Refill | None = None,
+    ) -> int | None:
         """Take credits if the balance holds them: the new balance, or None, nothing taken.
 
-        `reference`, of 80 characters at most, names the charge for good. One that has been
-        charged before takes nothing more, and gives the balance as it is; one that has been
-        reversed takes nothing, and gives None.
+        `reference`, of `MAX_REFERENCE` characters at most, names the charge within the account, for
+        good. One that has been charged before takes nothing more, and gives the balance as it is;
+        one that has been reversed takes nothing, and gives None. To charge 0 leaves no entry.
         """
         ...
 
-    def reverse(self, reference: str) -> int | None:
-        """Give back what was charged under a reference, once: the new balance, or None where
-        there is nothing to give back.
+    def reverse(
+        self, account_id: str, reference: str, at: int, credits: int | None = None
+    ) -> int | None:
+        """Give back what was charged under a reference, or so many of these credits at most, once:
+        the new balance, or None where there is nothing to give back.
 
         Calls at once give back once, and a charge that comes only after its reversal takes
-        nothing: so either can be repeated where its outcome is unknown, within a day.
+        nothing (`ledger.forbid`): so either can be repeated where its outcome is unknown.
+        """
+        ...
+
+    def post(self, account_id: str, posting: Posting, refill: Refill | None = None) -> Entry | None:
+        """Make an entry. Where one of its reference is there, that one, and nothing changed; None
+        where there is no such account, or the balance would be negative.
+        """
+        ...
+
+    def balance(self, account_id: str, at: int, refill: Refill | None = None) -> int | None:
+        """The balance, with what is due; None where there is no such account."""
+        ...
+
+    def entries(
+        self,
+        account_id: str,
+        reasons: Collection[Reason] = (),
+        limit: int = DEFAULT_LIMIT,
+        before: int | None = None,
+    ) -> Sequence[Entry]:
+        """The last `limit` entries with a number below `before`, newest first, of these reasons or
+        of any; without those of 0 credits.
+        """
+        ...
+
+    def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
+        """Where the next `limit` entries after a place, by account and number, do not follow each
+        from the one before it; and the place of the last, None where no more come.
+        """
+        ...
+
+    def audit_balances(self, after: str | None, limit: int) -> Audited[str]:
+        """Where the next `limit` accounts after an id do not have what their last entry says, or
+        less than their lots; and the last id, None where no more come.
         """
         ...
 
@@ -342,7 +410,64 @@ class CountStore(Protocol):
         ...
 
 
-class Store(AccountStore, CreditStore, KeyStore, LinkStore, BindingStore, CountStore, Protocol):
+class ActivityStore(Protocol):
+    """What was asked of an app (contract O20): rows, and their totals.
+
+    Totals are in bins of a minute, kept for `MINUTES`, and of an hour. They hold what rows held
+    that are kept no more, or never were (`Activity.is_kept`).
+    """
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        """Add rows, and to the totals, in one step: all or none.
+
+        A batch that has been added before is not added again, as with `CountStore.add_usage`.
+        Of accounts and keys nothing is looked up. NUL and lone surrogates in texts are replaced.
+        """
+        ...
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        """The first `limit` rows of the account that agree with `where`, after a place, by time
+        and id, newest first.
+        """
+        ...
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        """How many rows of the account agree with `where`; counts no further than `at_most`."""
+        ...
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        """Totals of the account's activity that agrees with `where`, in bins of `step`
+        milliseconds, told apart by `group`, by bin and value; bins of nothing are left out.
+
+        `step` is a multiple of a minute, `where.since` and `where.until` are given and multiples
+        of `step`, or of a minute where one step is all of time. Of more than `at_most` values
+        those with the most requests are told apart; the rest is together, as the value None.
+        """
+        ...
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        """Delete rows, and bins of a minute and of an hour, that are from before these instants:
+        of each `at_most`, the oldest first. How many, in sum; 0 where there are no more.
+        """
+        ...
+
+
+class Store(
+    AccountStore,
+    CreditStore,
+    KeyStore,
+    LinkStore,
+    BindingStore,
+    CountStore,
+    ActivityStore,
+    Protocol,
+):
     """All that keyrush keeps. All writes are atomic, each on its own."""
 
     def close(self) -> None:

@@ -6,15 +6,26 @@ few that can't run in a transaction that takes the write lock at its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyrush.core.activity import Activity, Group, Total, Where, storable_rows
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
+from keyrush.core.ledger import (
+    OPERATOR,
+    Audited,
+    By,
+    Entry,
+    EntryPlace,
+    Posting,
+    Reason,
+    Refill,
+)
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.notation import format_limits, parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
@@ -23,10 +34,18 @@ from keyrush.sql.changes import changes_in, tell
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
-from keyrush.store import keys, links
+from keyrush.store import keys, ledger, links
+from keyrush.store.activity import adding, folding, forgetting, pages, totals
+from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
-from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
-from keyrush.store.credits import change_balance, charge, forget_charges, reverse
+from keyrush.store.counts import (
+    FORGET_INTERVAL,
+    add_counts,
+    forget_batches,
+    insert_into,
+    note,
+    touch,
+)
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.finding import find, find_link
 from keyrush.store.portal import PortalInSql
@@ -41,9 +60,12 @@ class SqlStore(PortalInSql):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._engine = database.engine
-        self._charges = 0  # rows of charges since the last look for those that can be forgotten
+        # What else a statement says that reads how an account stands, so as to change it.
+        self._locked = " FOR UPDATE" if database.dialect == "postgresql" else ""
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._forget_at = 0  # when to look for batches of workers that are no longer
+        self._subjects = Subjects()
+        self._fold_at = 0  # when to fold totals of minutes
 
     @property
     def database(self) -> Database:
@@ -74,11 +96,14 @@ class SqlStore(PortalInSql):
     def add_account(self, account: Account) -> bool:
         values = row_of_account(account)
         insert = insert_into(ACCOUNTS, self._database.dialect).values(values)
-        with self._run() as connection:
+        with self._run(atomic=bool(account.balance)) as connection:
             # Not by rowcount, which PostgreSQL's driver does not give for an INSERT.
             added = connection.execute(
                 insert.on_conflict_do_nothing().returning(ACCOUNTS.c.id)
             ).scalar()
+            if added is not None:
+                run = self._runner(connection)
+                ledger.open_ledger(run, account.id, account.balance, account.created_at)
         return added is not None
 
     def account(self, account_id: str) -> Account | None:
@@ -107,28 +132,78 @@ class SqlStore(PortalInSql):
     def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(ACCOUNTS, account_id, limits=format_limits(limits))
 
-    def grant(self, account_id: str, credits: int) -> int | None:
-        with self._run(atomic=True) as connection:
-            balance = change_balance(connection, account_id, credits)
-            if balance is not None:  # others may know it to be short
-                tell(connection, [account_id], now_ms())
-        return balance
-
-    def charge(self, account_id: str, credits: int, reference: str) -> int | None:
+    def charge(  # noqa: PLR0917  # one's own may be called by place alone
+        self,
+        account_id: str,
+        credits: int,
+        reference: str,
+        at: int,
+        by: By = OPERATOR,
+        refill: Refill | None = None,
+    ) -> int | None:
         # Not in autocommit: a server that was frozen would carry out later what it was told, and
         # charge for a request that has long been refused. What is not committed it undoes.
-        with self._run(atomic=True) as connection:
-            balance = charge(connection, account_id, credits, reference, now_ms())
-        self._charges += 1
-        return balance
+        is_sqlite = self._database.dialect == "sqlite"
+        charge = ledger.charge if is_sqlite else ledger.charge_at_once
+        with self._database.transaction() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return charge(run, account_id, credits, reference, at=at, by=by, refill=refill)
 
-    def reverse(self, reference: str) -> int | None:
+    def reverse(
+        self, account_id: str, reference: str, at: int, credits: int | None = None
+    ) -> int | None:
         # Not told of: what was given back is asked for again soon enough, and each time to have
         # all keys of the account looked up anew would cost more.
+        with self._database.transaction() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return ledger.reverse(
+                run, account_id, reference, at=at, credits=credits, locked=self._locked
+            )
+
+    def post(self, account_id: str, posting: Posting, refill: Refill | None = None) -> Entry | None:
         with self._run(atomic=True) as connection:
-            balance = reverse(connection, reference, now_ms())
-        self._charges += 1  # it may have left a row, too
-        return balance
+            entry = ledger.post(self._runner(connection), account_id, posting, refill, self._locked)
+            if entry is not None:  # others may know it to be short
+                tell(connection, [account_id], now_ms())
+        return entry
+
+    def balance(self, account_id: str, at: int, refill: Refill | None = None) -> int | None:
+        with self._database.driver() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            balance, is_settled = ledger.balance_if_settled(run, account_id, at, refill)
+        if is_settled:
+            return balance
+        with self._database.transaction() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return ledger.settle(run, account_id, at, refill, self._locked)
+
+    def entries(
+        self,
+        account_id: str,
+        reasons: Collection[Reason] = (),
+        limit: int = DEFAULT_LIMIT,
+        before: int | None = None,
+    ) -> Sequence[Entry]:
+        with self._database.driver() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return ledger.entries(run, account_id, reasons, limit, before)
+
+    def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
+        with self._database.driver() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return ledger.audit_entries(run, after, limit)
+
+    def audit_balances(self, after: str | None, limit: int) -> Audited[str]:
+        with self._database.driver() as driver:
+            run = ledger.runner(driver.execute, self._database.dialect)
+            return ledger.audit_balances(run, after, limit)
+
+    def _runner(self, connection: sa.Connection) -> ledger.Run:
+        """What runs the ledger's statements on a connection of SQLAlchemy's."""
+        return ledger.runner(
+            lambda statement, values: connection.exec_driver_sql(statement, tuple(values)),
+            self._database.dialect,
+        )
 
     def add_keys(
         self,
@@ -253,11 +328,6 @@ class SqlStore(PortalInSql):
 
     def _forget(self, now: int) -> None:
         """Delete what nobody will ask about any more."""
-        if came := self._charges:
-            # More than came, so that those that count no more never pile up.
-            self._charges = 0
-            with self._run(atomic=True) as connection:
-                forget_charges(connection, now, 2 * came)
         if now >= self._forget_at:
             self._forget_at = now + FORGET_INTERVAL
             with self._run(atomic=True) as connection:
@@ -270,6 +340,65 @@ class SqlStore(PortalInSql):
     def bound(self, name: str, now: int) -> str | None:
         with self._run() as connection:
             return bound(connection, name, now)
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        if not rows:
+            return
+        now, dialect = now_ms(), self._database.dialect
+        with self._database.transaction() as driver:
+            if batch is not None and not note(driver, dialect, batch, now):
+                return  # it has been added before
+            known = adding.add(driver, dialect, storable_rows(rows), self._subjects)
+        self._subjects.remember(known)
+        if now >= self._fold_at:
+            self._fold_at = now + folding.INTERVAL
+            self.fold_activity()
+
+    def fold_activity(self) -> None:
+        """Add the totals of minutes that are fresh to those of hours."""
+        folded = folding.PORTION
+        while folded == folding.PORTION:
+            with self._database.transaction() as driver:
+                folded = folding.fold(driver, self._database.dialect)
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        with self._database.driver() as driver:
+            return pages.page(
+                driver, self._database.dialect, account_id, where, limit=limit, after=after
+            )
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        with self._database.driver() as driver:
+            return pages.count(driver, self._database.dialect, account_id, where, at_most)
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        with self._database.driver() as driver:
+            return totals.totals(
+                driver,
+                self._database.dialect,
+                account_id,
+                where,
+                step=step,
+                group=group,
+                at_most=at_most,
+            )
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        with self._database.transaction() as driver:
+            return forgetting.forget(
+                driver,
+                self._database.dialect,
+                before_rows=before_rows,
+                before_minutes=before_minutes,
+                before_hours=before_hours,
+                at_most=at_most,
+            )
 
     def usage(self, subject: str, month: str) -> int:
         select = sa.select(USAGE.c.counted).where(

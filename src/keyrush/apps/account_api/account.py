@@ -29,15 +29,10 @@ async def usage(_: Request, gate: Gate, principal: Principal) -> object:
 
 
 async def capabilities(request: Request) -> Response:
-    """The tools with their prices, and the sources (contract O7).
-
-    A tool that is served by a path and over MCP is one; where its prices differ, nobody pays more
-    than what is said here.
-    """
+    """The tools with their prices, and the sources (contract O7)."""
     gate = request.scope[GATE]
-    prices: dict[str, int] = {}
-    for rule in gate.catalog.rules:
-        if rule.tool is not None:
-            prices[rule.tool] = max(rule.credits, prices.get(rule.tool, 0))
-    tools = [{"name": name, "credits": price, "enabled": True} for name, price in prices.items()]
+    tools = [
+        {"name": name, "credits": rule.credits, "enabled": True}
+        for name, rule in gate.catalog.tools.items()
+    ]
     return JSONResponse({"tools": tools, "sources": list(gate.settings.sources)})

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from keyrush.apps.dashboard.assets import Assets
 from keyrush.apps.dashboard.brand import brand_of
+from keyrush.apps.dashboard.formats import Formats
 from keyrush.apps.dashboard.forms import Tokens
 from keyrush.apps.dashboard.texts import texts_in
 from keyrush.gate.gate import Gate
@@ -39,6 +40,7 @@ class Frame:
         self.assets = Assets(settings)
         self.brand = brand_of(settings, self.assets)
         self.texts = texts_in(settings.dashboard_language, settings.dashboard_texts)
+        self.formats = Formats(self.texts)
         self.forms = Tokens(gate.secrets("forms of the dashboard"))
         self.templates = _templates(settings.dashboard_templates)
         self.policy = _content_policy(settings.dashboard_frame_ancestors)

@@ -18,6 +18,7 @@ from keyrush.apps.dashboard.brand import Brand
 from keyrush.apps.dashboard.cookies import Cookies
 from keyrush.apps.dashboard.frame import Frame
 from keyrush.core.model import Account, Scopes
+from keyrush.core.times import iso
 from keyrush.errors import KeyrushError, Unavailable
 from keyrush.gate.gate import Gate
 from keyrush.runtime.workers import Pool
@@ -85,6 +86,7 @@ class Visit:
         self.now = frame.gate.clock()  #: Unix milliseconds, the same for the whole page
         self.locale = frame.gate.settings.dashboard_language
         self.t = frame.texts
+        self.formats = frame.formats
         self._may = may
         self._account = account
         self._fields: forms.Fields | None = None
@@ -234,7 +236,14 @@ class Visit:
         """A page, with all its headers."""
         said = self._said()
         html = self.frame.templates.get_template(template).render(
-            visit=self, t=self.t, path=self.path, asset=self.asset, said=said, **context
+            visit=self,
+            t=self.t,
+            formats=self.formats,
+            iso=iso,
+            path=self.path,
+            asset=self.asset,
+            said=said,
+            **context,
         )
         response = HTMLResponse(html, status)
         if said is not None:

@@ -1,0 +1,181 @@
+"""What an account has and has used, as the store says it: all that Billing shows but the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from keyrush.apps.dashboard.callers import names
+from keyrush.apps.dashboard.figures import ranked
+from keyrush.apps.dashboard.months import projected, so_far
+from keyrush.core import sliding
+from keyrush.core.activity import FINE, Group, Outcome, Where
+from keyrush.core.model import Account, ApiKey, Limit, Plan
+from keyrush.core.times import DAY, month_bounds
+from keyrush.errors import NotFound
+from keyrush.gate.gate import Gate
+from keyrush.operations.usage import MonthlyUsage
+
+#: Keys of an environment that is not metered whose requests are left out of the month's line.
+_UNMETERED = 10
+
+#: What windows and months count: what the app has answered.
+_COUNTED: tuple[Outcome, ...] = ("ok", "error")
+
+#: Days by whose pace it is said how long credits last.
+_PACE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Busiest:
+    """The key that has used the most of what each key has; `id` None is the account itself."""
+
+    id: str | None
+    name: str
+    used: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """An account's month. `line` has the requests there were at the end of each day, `last` what
+    is nearest to its limit: of this month and, with the `limit`, of the last minute or so.
+    """
+
+    plan: Plan | None
+    usage: MonthlyUsage
+    line: list[int]
+    days: int  #: of the month
+    elapsed: float  #: days of it that are over
+    month: Busiest | None  #: None where nothing is included that could be used up
+    projected: int | None  #: of `month`, where it is one's, else of the account
+    limit: Limit | None
+    window: Busiest | None
+    balance: int
+    lasts: int | None  #: milliseconds that the balance lasts, None where nobody can tell
+
+
+def bill(gate: Gate, account: Account, now: int) -> Bill:
+    """What it comes to at that time. Blocks for the store.
+
+    Raises:
+        NotFound: The account has gone meanwhile.
+    """
+    gate.counts.flush()
+    plan = gate.catalog.plans.get(account.plan)
+    begin, end = month_bounds(now)
+    usage = gate.usage.this_month(account.id)
+    of_keys = _of_keys(gate, account.id, Where(since=begin, until=now + 1))
+    month = _month(gate, account.id, plan, usage, of_keys)
+    limit = _limit(account, plan)
+    balance = gate.credits.balance(account.id)
+    counted = usage.counted if month is None or month.id is None else month.used
+    return Bill(
+        plan,
+        usage,
+        so_far(usage.counted, _by_day(gate, account.id, begin, now, of_keys)),
+        (end - begin) // DAY,
+        (now - begin) / DAY,
+        month,
+        projected(counted, now),
+        limit,
+        None if limit is None or plan is None else _window(gate, account, plan, limit, now),
+        balance,
+        _lasts(gate, account.id, balance, now),
+    )
+
+
+def _of_keys(gate: Gate, account_id: str, where: Where) -> list[str]:
+    """The keys that were used, those with the most requests first."""
+    totals = gate.activity.summary(account_id, where, by="all", group="key")
+    return [value for value, _ in ranked(totals) if value is not None]
+
+
+def _month(
+    gate: Gate, account_id: str, plan: Plan | None, usage: MonthlyUsage, keys: list[str]
+) -> Busiest | None:
+    if plan is None or plan.quota is None:
+        return None
+    if plan.quota_per == "account":
+        return Busiest(None, "", usage.counted, plan.quota.amount)
+    for key in keys:
+        known = names(gate, account_id, [key])
+        if key in known and _is_metered(gate, account_id, key):
+            used = gate.usage.this_month(account_id, key).counted
+            return Busiest(key, known[key], used, plan.quota.amount)
+    return None
+
+
+def _key(gate: Gate, account_id: str, key_id: str) -> ApiKey | None:
+    """The key; None for what stands for a session, or has gone."""
+    try:
+        return gate.keys.get(key_id, account_id)
+    except NotFound:
+        return None
+
+
+def _is_metered(gate: Gate, account_id: str, key_id: str) -> bool:
+    key = _key(gate, account_id, key_id) if gate.catalog.unmetered else None
+    return key is None or key.environment not in gate.catalog.unmetered
+
+
+def _by_day(gate: Gate, account_id: str, begin: int, now: int, keys: list[str]) -> list[int]:
+    """Requests of each day that were counted: those that the app has answered, of metered keys."""
+    counts: Counter[int] = Counter()
+
+    def add(where: Where, sign: int) -> None:
+        for outcome in _COUNTED:
+            asked = where._replace(outcome=outcome, since=begin, until=now + 1)
+            for total in gate.activity.summary(account_id, asked, by="day"):
+                counts[(total.at - begin) // DAY] += sign * total.requests
+
+    add(Where(), 1)
+    if gate.catalog.unmetered:
+        found = [key for key in keys[:50] if not _is_metered(gate, account_id, key)]
+        for key in found[:_UNMETERED]:
+            add(Where(credential_id=key), -1)
+    return [max(0, counts[day]) for day in range((now - begin) // DAY + 1)]
+
+
+def _limit(account: Account, plan: Plan | None) -> Limit | None:
+    """The shortest of the limits whose windows activity tells of: of whole minutes, up to a day."""
+    limits = account.limits if account.limits is not None else plan.limits if plan else ()
+    told = [limit for limit in limits if limit.seconds * 1000 % FINE == 0]
+    told = [limit for limit in told if limit.seconds * 1000 <= DAY]
+    return min(told, key=lambda limit: limit.seconds, default=None)
+
+
+def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) -> Busiest | None:
+    """What has been used of a limit, as far as activity has got, about a second ago; of that key
+    which has used the most, where each has its own.
+    """
+    length = limit.seconds * 1000
+    period = now // length
+    group: Group | None = "key" if plan.per == "key" else None
+    counters: dict[str | None, list[int]] = {}
+    for outcome in _COUNTED:
+        where = Where(outcome=outcome, since=(period - 1) * length, until=(period + 1) * length)
+        for total in gate.activity.summary(account.id, where, by=length, group=group):
+            counter = counters.setdefault(total.value, [0, 0])
+            counter[period - total.at // length] += total.requests
+    used = {
+        value: sliding.used((period, current, previous), length, now)
+        for value, (current, previous) in counters.items()
+    }
+    if plan.per == "account":
+        return Busiest(None, "", used.get(None, 0), limit.amount)
+    for value in sorted(used, key=lambda one: (-used[one], one or "")):
+        key = None if value is None else _key(gate, account.id, value)
+        if value is not None and (key is None or key.limits is None):
+            return Busiest(
+                value, names(gate, account.id, [value]).get(value, ""), used[value], limit.amount
+            )
+    return Busiest(None, "", 0, limit.amount)
+
+
+def _lasts(gate: Gate, account_id: str, balance: int, now: int) -> int | None:
+    where = Where(since=now - _PACE * DAY, until=now + 1)
+    spent = sum(total.credits for total in gate.activity.summary(account_id, where, by="all"))
+    if spent <= 0 or balance <= 0:
+        return None
+    return balance * _PACE * DAY // spent

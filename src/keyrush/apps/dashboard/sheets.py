@@ -1,0 +1,75 @@
+"""CSV for spreadsheets (RFC 4180): streamed a page at a time, and nothing in it a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from starlette.responses import Response, StreamingResponse
+
+from keyrush.core.paging import Page
+
+T = TypeVar("T")
+
+#: What spreadsheets begin formulas with, also the full-width forms, and what moves a cell's
+#: beginning on (OWASP, CSV Injection).
+_FORMULA = "=+-@\t\r\n|%\uff1d\uff0b\uff0d\uff20"
+
+_KIND = "text/csv; charset=utf-8"
+
+#: A mark of the byte order, by which spreadsheets know UTF-8.
+_MARK = "\ufeff"
+
+
+def cell(value: object) -> str:
+    """A value as a cell. Text that a spreadsheet might run has an apostrophe before it; numbers
+    stay numbers, also below zero.
+    """
+    if value is None:
+        return ""
+    text = str(value)
+    if isinstance(value, str) and text.lstrip(" \u00a0")[:1] in set(_FORMULA):
+        return f"'{text}"
+    return text
+
+
+def lines(rows: Iterable[Sequence[object]]) -> bytes:
+    """The rows as lines of CSV, in UTF-8."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return out.getvalue().encode("utf-8", "replace")
+
+
+async def streamed(
+    name: str,
+    header: Sequence[str],
+    page: Callable[[str | None], Awaitable[Page[T]]],
+    row: Callable[[T], Sequence[object]],
+    *,
+    is_asked: bool = True,
+) -> Response:
+    """The answer with all that `page` gives for one cursor after another, as `name`.csv. No more
+    than a page is held at any time; a reader who is slow is waited for.
+
+    The first page is read before the answer begins, so that what is wrong with it is still said.
+    What goes wrong later breaks the answer off, so that no half of it passes for the whole. With
+    `is_asked` false there is no body, as for HEAD.
+    """
+    first = await page(None)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    if not is_asked:
+        return Response(None, 200, headers, _KIND)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield _MARK.encode() + lines([header])
+        found = first
+        while True:
+            yield lines(row(item) for item in found)
+            if found.cursor is None:
+                return
+            found = await page(found.cursor)
+
+    return StreamingResponse(parts(), 200, headers, _KIND)
