@@ -130,6 +130,7 @@ OUTSIDE: dict[str, set[str]] = {
         "store.key_events",
         "store.keys",
         "store.links",
+        "store.portal",
         "store.proofs",
         "store.sql",
     },
@@ -141,6 +142,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.account_api.frame",
         "apps.dashboard",
         "apps.dashboard.app",
+        "apps.dashboard.cookies",
         "apps.dashboard.endpoints",
         "apps.dashboard.frame",
         "apps.dashboard.key_page",
@@ -158,8 +160,11 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.signing_in",
         "apps.dashboard.visit",
         "apps.account_api.history",
+        "apps.dashboard.portal",
+        "cli.demo",
         "cli.demo.doors",
         "cli.demo.example",
+        "cli.serving",
     },
     "typer": {
         "cli",
@@ -167,12 +172,13 @@ OUTSIDE: dict[str, set[str]] = {
         "cli.activity",
         "cli.common",
         "cli.credits",
+        "cli.dashboard",
         "cli.help",
         "cli.keys",
         "cli.output",
         "cli.sessions",
     },
-    "uvicorn": {"cli.demo.example"},
+    "uvicorn": {"cli.serving"},
 }
 
 #: Chosen by URL, and imported when they are asked for.
