@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer clean
+.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer chromium clean
 
 # One venv for everything; made anew when the dependencies change.
 $(VENV)/.for-%: pyproject.toml
@@ -77,5 +77,10 @@ pgbouncer:  ## what tests of poolers need and no Python package brings; on Debia
 	@command -v pgbouncer > /dev/null || { $(SUDO) apt-get update -qq && \
 	    $(SUDO) apt-get install -qq -y --no-install-recommends pgbouncer; } > /dev/null
 
+chromium:  ## what tests in a browser need and no Python package brings; on Debian and its kin
+	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && \
+	    $(SUDO) apt-get install -qq -y --no-install-recommends chromium \
+	    fonts-inter fonts-jetbrains-mono fonts-noto-color-emoji; } > /dev/null
+
 clean:
-	rm -rf .venv .venv-* dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

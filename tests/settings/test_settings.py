@@ -103,6 +103,21 @@ def test_defaults() -> None:
         "resources": (),
         "mcp_max_body": 1_048_576,
         "sources": (),
+        "public_url": None,
+        "dashboard_url": None,
+        "dashboard_name": "API",
+        "dashboard_logo": None,
+        "dashboard_brand": "#4a54d1",
+        "dashboard_links": {},
+        "dashboard_css": None,
+        "dashboard_templates": None,
+        "dashboard_language": "en",
+        "dashboard_texts": None,
+        "dashboard_top_up_url": None,
+        "dashboard_sign_in_url": None,
+        "dashboard_sign_out_url": None,
+        "dashboard_cookie": None,
+        "dashboard_frame_ancestors": ("'none'",),
     }
 
 

@@ -86,7 +86,7 @@ class DashboardSettings(BaseSettings):
     dashboard_logo: File = Field(None, description="SVG, PNG, WebP or JPEG file, beside the name")
     dashboard_brand: str = Field("#4a54d1", description="accent colour; made to be read on")
     dashboard_links: dict[str, str] = Field(
-        default_factory=dict, description="links at the foot of every page, by their words"
+        {}, description="links at the foot of every page, by their words"
     )
     dashboard_css: File = Field(None, description="style sheet after the dashboard's own")
     dashboard_templates: Path | None = Field(

@@ -24,6 +24,9 @@ _CONFIG = f"{PREFIX}CONFIG"
 #: The file of the working folder, which needs no `KEYRUSH_CONFIG`.
 FILE_NAME = "keyrush.toml"
 
+#: The table whose settings have names that begin so.
+DASHBOARD = "dashboard"
+
 
 class Whole(PydanticBaseSettingsSource):
     """A source of those settings alone that no earlier one names."""
@@ -71,7 +74,16 @@ class TomlFile(PydanticBaseSettingsSource):
             raise ConfigurationError(f"{PREFIX}CONFIG: {path}: {error}") from None
         if "config" in values:
             raise ConfigurationError(f"config: {path} can't name another file")
-        return values | {"config": path}
+        return _flat(values) | {"config": path}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings in the file, those of `[dashboard]` by their whole names."""
+    table = values.get(DASHBOARD)
+    if not isinstance(table, dict):
+        return values
+    rest = {name: value for name, value in values.items() if name != DASHBOARD}
+    return rest | {f"{DASHBOARD}_{name}": value for name, value in table.items()}
 
 
 def chosen(given: dict[str, Any]) -> Path | None:
@@ -119,6 +131,9 @@ def _line(text: str, location: Sequence[int | str]) -> int | None:
     TOML's own reader tells: of the beginnings of a text that are TOML, the first that has it.
     """
     lines = text.split("\n")
+    within = str(location[0]).removeprefix(f"{DASHBOARD}_")
+    if within != location[0] and _holds(tomllib.loads(text), (DASHBOARD, within)):
+        location = (DASHBOARD, within, *location[1:])
     if not _holds(tomllib.loads(text), location[:1]):
         return None
     while not _holds(tomllib.loads(text), location):  # as of a setting that is missing

@@ -1,0 +1,139 @@
+"""The dashboard in a real browser: what everybody sees of it, with JavaScript and without, in both
+themes and three widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from keyrush import Gate
+from keyrush.apps import Dashboard
+from tests.apps.dashboard.conftest import app_of
+from tests.support.browser import LOOKS, Chromium, _browser, chromium
+from tests.support.serving import serve
+
+__all__ = ["_browser", "chromium"]  # fixtures
+
+pytestmark = pytest.mark.browser
+
+
+def who(request: Request) -> str | None:
+    """Whom the app around has signed in: nobody, until a cookie says so."""
+    return request.cookies.get("who")
+
+
+@pytest.fixture
+def base(gate: Gate) -> Iterator[str]:
+    """Where the dashboard is served."""
+    with serve(app_of(Dashboard(gate, account_of=who, sign_in_url="/login"))) as url:
+        yield f"{url}/dashboard"
+
+
+@pytest.mark.parametrize(("theme", "width"), LOOKS)
+def test_what_everybody_sees(
+    gate: Gate, base: str, chromium: Chromium, theme: str, width: int
+) -> None:
+    """O10: pages of states, of links and of signing out are accessible in every look."""
+    tab = chromium.tab(base, theme=theme, width=width)
+    tab.open("/", 401)
+    tab.check("signed-out")
+    tab.open("/link/nothing", 404)
+    tab.check("link-used")
+    tab.open(f"/link/{gate.portal.link('acct_a')}")
+    tab.check("link")
+    tab.page.click("main button")
+    tab.check("home")
+    tab.open("/nope", 404)
+    tab.check("not-found")
+    tab.open("/sign-out")
+    tab.check("sign-out")
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_signing_in_and_out(gate: Gate, base: str, chromium: Chromium, script: bool) -> None:
+    """O10: a link is used by one press, here and by nobody after; signing out ends it."""
+    link = f"/link/{gate.portal.link('acct_a')}"
+    tab, late = chromium.tab(base, script=script), chromium.tab(base)
+    tab.open(link)
+    tab.page.get_by_role("button", name="Sign in").click()
+    assert tab.page.url == f"{base}/"
+    assert tab.page.get_by_text("acct_a").is_visible()
+    late.open(link, 404)
+    tab.page.get_by_role("link", name="Sign out").click()
+    tab.page.get_by_role("button", name="Sign out").click()
+    assert tab.page.get_by_role("heading", name="You are not signed in").is_visible()
+    assert gate.portal.sessions() == []
+    assert tab.noise == []
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_the_theme(base: str, chromium: Chromium, script: bool) -> None:
+    """O10: light and dark are as the system has it, or as was chosen, from the first paint on."""
+    dark, light = "rgb(11, 12, 15)", "rgb(247, 248, 249)"
+    seen = "getComputedStyle(document.body).backgroundColor"
+    tab = chromium.tab(base, theme="dark", script=script)
+    tab.open("/", 401)
+    assert tab.page.evaluate(seen) == dark
+    tab.page.get_by_role("button", name="Light", exact=True).click()
+    assert tab.page.evaluate(seen) == light
+    tab.open("/nope", 404)
+    assert tab.page.evaluate(seen) == light
+    tab.page.get_by_role("button", name="As the system").click()
+    assert tab.page.evaluate(seen) == dark
+    assert tab.noise == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["same-site", "cross-site"])
+def test_a_form_from_elsewhere(gate: Gate, base: str, chromium: Chromium, host: str) -> None:
+    """O10: a page of another origin can send the form, with a good token even, and of the same
+    site with the cookie, too: nothing is changed.
+    """
+    tab = chromium.tab(base)
+    tab.open(f"/link/{gate.portal.link('acct_a')}")
+    tab.page.click("main button")
+    tab.open("/sign-out")
+    token = tab.page.locator("main [name=_token]").input_value()
+    with serve(_thief(base, token)) as elsewhere:
+        tab.page.goto(elsewhere.replace("127.0.0.1", host))
+        tab.page.click("button")
+        assert tab.page.get_by_role("heading", name="Nothing was changed").is_visible()
+    assert len(gate.portal.sessions()) == 1
+
+
+def _thief(base: str, token: str) -> object:
+    page = (
+        f'<form method="post" action="{base}/sign-out">'
+        f'<input name="_token" value="{token}"><button>Win a prize</button></form>'
+    )
+
+    async def show(_: Request) -> HTMLResponse:
+        return HTMLResponse(page)
+
+    return Starlette(routes=[Route("/", show)])
+
+
+def test_what_was_typed_survives(gate: Gate, base: str, chromium: Chromium) -> None:
+    """O10: a form that was open when its session ended is sent again by one press in its tab, once
+    somebody has signed in in another.
+    """
+    tab = chromium.tab(base)
+    tab.open(f"/link/{gate.portal.link('acct_a')}")
+    tab.page.click("main button")
+    tab.open("/sign-out")
+    (session,) = gate.portal.sessions()
+    gate.portal.end(session.id)
+    tab.page.get_by_role("button", name="Sign out").click()
+    tab.check("session-over")
+    other = tab.context.new_page()
+    other.goto(f"{base}/link/{gate.portal.link('acct_a')}")
+    other.click("main button")
+    assert len(gate.portal.sessions()) == 1
+    tab.page.get_by_role("button", name="Send it again").click()
+    tab.page.wait_for_url(f"{base}/")
+    assert gate.portal.sessions() == []

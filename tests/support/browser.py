@@ -1,0 +1,146 @@
+"""A real browser for the dashboard: Debian's Chromium through Playwright.
+
+It is a package of the system's, not of Python's: where it is missing, its tests are skipped. A
+module's tests share one; meanwhile its thread has an event loop, so they run no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+#: Where pictures of pages go.
+PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
+
+#: What each page is looked at in: theme, and width in CSS pixels.
+LOOKS = tuple(itertools.product(("light", "dark"), (360, 768, 1280)))
+
+#: Nothing but the pages is asked for, by nobody.
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+_AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+#: WCAG 2.2 AA, and what axe holds to be good besides.
+_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+_RUN_AXE = """async rules => (await axe.run(document, {runOnly: rules})).violations.map(one => [
+    one.id, one.help, one.nodes.map(node => [node.target.join(" "), node.failureSummary])])"""
+
+#: Says of what the policy has forbidden as browsers say it of a fault in a script.
+_TELL_VIOLATIONS = """document.addEventListener("securitypolicyviolation", event =>
+    console.error("forbidden:", event.violatedDirective, event.blockedURI, event.sourceFile))"""
+
+
+class Tab:
+    """A page in a context of its own, at a base URL. What goes wrong in it is in `noise`."""
+
+    def __init__(self, context: BrowserContext, base: str, look: str) -> None:
+        self.context = context
+        self.base = base
+        self.noise: list[str] = []
+        self._look = look
+        context.add_init_script(_TELL_VIOLATIONS)
+        self.page: Page = context.new_page()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.noise.append(f"{self.page.url}: {error}"))
+
+    def _heard(self, message: Any) -> None:
+        # That a page says 404 is no fault of it.
+        is_status = "the server responded with a status of" in message.text
+        if message.type in {"error", "warning"} and not is_status:
+            self.noise.append(f"{self.page.url}: {message.text}")
+
+    def open(self, path: str, status: int = 200) -> Page:
+        """Open a path, which is answered with `status`."""
+        answer = self.page.goto(self.base + path)
+        assert answer is not None
+        assert answer.status == status, (path, answer.status)
+        return self.page
+
+    def check(self, name: str) -> None:
+        """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
+        nothing, nothing is wider than the window, nothing was forbidden, no script has failed.
+        """
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}-{self._look}.png", full_page=True)
+        self.page.evaluate(_AXE)
+        found = self.page.evaluate(_RUN_AXE, _RULES)
+        assert found == [], (name, self._look, found)
+        wide, window = self.page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide <= window, (name, self._look, wide)
+        assert self.noise == [], (name, self._look, self.noise)
+
+
+class Chromium:
+    """The browser. Each tab is somebody else's."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+
+    def tab(
+        self,
+        base: str,
+        *,
+        theme: Any = "light",
+        width: int = 1280,
+        script: bool = True,
+        **options: Any,
+    ) -> Tab:
+        """A new tab at a base URL, by default with JavaScript; `options` are those of a context of
+        Playwright's.
+        """
+        usual = {
+            "viewport": {"width": width, "height": 800},
+            "color_scheme": theme,
+            "java_script_enabled": script,
+            "locale": "en-GB",
+            "timezone_id": "Europe/Lisbon",
+            "reduced_motion": "reduce",
+        }
+        context = self._browser.new_context(**{**usual, **options})
+        context.set_default_timeout(60_000)
+        self._contexts.append(context)
+        return Tab(context, base, f"{theme}-{width}")
+
+    def close_tabs(self) -> None:
+        """Close all that are open."""
+        while self._contexts:
+            self._contexts.pop().close()
+
+
+@pytest.fixture(scope="module")
+def _browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is missing; make chromium installs it, on Debian and its kin")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium(_browser: Browser) -> Iterator[Chromium]:
+    """A browser whose tabs are closed with the test."""
+    made = Chromium(_browser)
+    yield made
+    made.close_tabs()
