@@ -199,6 +199,7 @@ def test_by_keyboard(base: str, chromium: Chromium) -> None:
     page = tab.open("/keys/new")
     page.locator("#name").press("Enter")
     page.get_by_role("alert").wait_for()
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "alert"
     page.get_by_role("link", name="Give the key a name.").press("Enter")
     assert page.evaluate("document.activeElement.id") in {"name", ""}
     page.locator("#name").press_sequentially("typed")
