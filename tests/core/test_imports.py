@@ -159,6 +159,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.sheets",
         "apps.dashboard.signing_in",
         "apps.dashboard.visit",
+        "cli.demo",
         "cli.demo.doors",
         "cli.demo.example",
         "cli.serving",

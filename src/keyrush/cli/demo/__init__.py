@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from keyrush.apps.dashboard import Dashboard
 from keyrush.cli import output
-from keyrush.cli.demo import doors
+from keyrush.cli.demo import doors, month
 from keyrush.cli.demo.example import examples, load
 from keyrush.cli.demo.rows import show
 from keyrush.cli.demo.walk import PATH, QUOTA, Demo, Row
@@ -48,7 +54,10 @@ def run(*, serve: bool, as_json: bool, verbose: bool = False) -> int:
                 rows = demo.rows + _three_doors()
                 show(rows, as_json, verbose)
                 if serve:
-                    _keep_serving(demo)
+                    with _dashboard(temporary) as link:
+                        _keep_serving(demo, link)
+                elif not as_json:
+                    output.say("\nkeyrush demo --serve has a dashboard with a month in it, too.")
         finally:
             gate.close()
     return 1 if any(row.wrong for row in rows) else 0
@@ -68,7 +77,25 @@ def _three_doors() -> list[Row]:
     return found.rows
 
 
-def _keep_serving(demo: Demo) -> None:
+@contextmanager
+def _dashboard(folder: str) -> Iterator[str]:
+    """A dashboard of a month that is made up, served; gives a link to it."""
+    listener = listening()
+    at = f"http://127.0.0.1:{listener.getsockname()[1]}/dashboard"
+    settings = month.settings(
+        store_url=f"sqlite:///{folder}/month.db", dashboard_url=at, dashboard_name="Fernpost"
+    )
+    gate = Gate.open(settings)
+    try:
+        month.fill(gate)
+        app = Starlette(routes=[Mount("/dashboard", Dashboard(gate))])
+        with served(app, listener):
+            yield gate.portal_link(month.ACCOUNT)
+    finally:
+        gate.close()
+
+
+def _keep_serving(demo: Demo, link: str) -> None:
     limits = "3/10second"
     keys = {
         "live key": demo.key("live"),
@@ -78,4 +105,6 @@ def _keep_serving(demo: Demo) -> None:
     output.say("\nStill serving. To paste:\n")
     for about, key in keys.items():
         output.say(f"# {about}\ncurl -i -H 'X-API-Key: {key.text}' {demo.url}{PATH}")
+    output.say("\nA dashboard with a month in it; the link works once, within 10 minutes:\n")
+    output.say(link)
     until_interrupted()

@@ -27,9 +27,6 @@ DAYS, REQUESTS = 30, 20_000
 
 _HOUR = 3600 * SECOND
 
-#: Rows that are written together.
-_BATCH = 1000
-
 #: What is asked for: a path, which scope it needs, its share of all, and milliseconds it takes.
 _READS: tuple[tuple[str, str, float, int], ...] = (
     ("/v1/articles/{id}", "read:articles", 0.40, 38),
@@ -133,13 +130,11 @@ def fill(gate: Gate, account_id: str = ACCOUNT, *, seed: int = 11) -> None:
     for days, credits, reason, reference, note in _GOT:
         posting = Posting(credits, reason, now - days * DAY, reference, note)
         gate.store.post(account_id, posting)
-    store = activity_of(gate.store)
     counts: dict[str, Counter[str]] = {}
     used: dict[str, int] = {}
     unmetered = gate.catalog.unmetered
     rows = list(_requests(gate, keys, now, random.Random(seed)))  # noqa: S311  # made up
-    for begin in range(0, len(rows), _BATCH):
-        store.add_activity(rows[begin : begin + _BATCH])
+    activity_of(gate.store).add_activity(rows)  # at once: a store sums up after its first addition
     for row in rows:
         key = keys[row.credential_id]
         used[key.id] = row.at
