@@ -155,6 +155,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.pages.key_rotate",
         "apps.dashboard.pages.keys",
         "apps.dashboard.pages.setup",
+        "apps.dashboard.portal",
         "apps.dashboard.revealing",
         "apps.dashboard.sheets",
         "apps.dashboard.signing_in",

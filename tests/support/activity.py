@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from keyrush.core.activity import Activity
+from keyrush.core.activity import Activity, Outcome
 from tests.conftest import Clock
 
 #: When the clock of tests begins.
 START = Clock().now
+
+_numbers = itertools.count()
 
 
 def row(number: int = 1, **values: Any) -> Activity:
@@ -33,3 +36,23 @@ def row(number: int = 1, **values: Any) -> Activity:
         "agent": "curl/8",
     }
     return Activity(**(given | values))
+
+
+def activity(
+    at: int, key_id: str, outcome: Outcome = "ok", status: int = 200, **values: Any
+) -> Activity:
+    """A request with a key of `acct_a`, of an id that no other has."""
+    given: dict[str, Any] = {
+        "id": f"act_of_{next(_numbers)}",
+        "at": at,
+        "credential_id": key_id,
+        "path": "/v1/search",
+        "rule": "/v1/search",
+        "status": status,
+        "outcome": outcome,
+        "credits": 0,
+        "duration": 1_000,
+        "request_id": None,
+        "agent": "test",
+    }
+    return row(**(given | values))

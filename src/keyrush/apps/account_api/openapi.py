@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from keyrush.apps.account_api.bodies import Creation, Revocation, Rotation
+from keyrush.apps.account_api.bodies import Change, Creation, Revocation, Rotation
 from keyrush.apps.account_api.queries import ActivityQuery, LedgerQuery, Paging, SummaryQuery
 from keyrush.core.activity import Group, Outcome, Source
 from keyrush.core.ledger import Reason
@@ -57,6 +57,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 _SCHEMAS: dict[str, Any] = {
     "Creation": _schema(Creation),
+    "Change": _schema(Change),
     "Rotation": _schema(Rotation),
     "Revocation": _schema(Revocation),
     "Credential": _object(
@@ -283,6 +284,7 @@ def _paths() -> dict[str, Any]:
                 "Create a key", _ref("NewKey"), status=201, body=create, refused=(413, 422)
             ),
         },
+        one: {"patch": _operation("Edit a key", _ref("Credential"), body="Change", **on_id)},
         f"{one}/revoke": {
             "post": _operation("Revoke a key", _ref("Credential"), body=revoke, **on_id)
         },

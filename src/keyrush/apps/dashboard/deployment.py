@@ -92,21 +92,17 @@ def resource_of(visit: Visit) -> Resource | None:
     return resources[0] if resources else None
 
 
-def agents_of(visit: Visit, resource: Resource) -> list[Snippet]:
-    """How agents are connected. They sign in by themselves where there is somebody to sign in with;
-    else they are given a key.
-    """
+def agents_of(visit: Visit, resource: Resource, *, has_key: bool) -> list[Snippet]:
+    """How agents are connected: they sign in by a browser, or are given a key."""
     name = _name(resource, visit.brand.name)
-    signs_in = bool(resource.authorization_servers)
     header, value = "Authorization", f"Bearer {PLACEHOLDER}"
     server: dict[str, object] = {"url": resource.uri}
     command = f"claude mcp add --transport http {name} {resource.uri}"
-    if not signs_in:
+    if has_key:
         server["headers"] = {header: value}
         command += f' \\\n  --header "{header}: {value}"'
-    note = "setup.note_" + ("sign_in" if signs_in else "key")
     return [
-        Snippet("Claude Code", command, note),
+        Snippet("Claude Code", command, "setup.note_key" if has_key else "setup.note_sign_in"),
         Snippet("Cursor", _json({"mcpServers": {name: server}}), "setup.note_cursor"),
         Snippet(
             "VS Code", _json({"servers": {name: {"type": "http", **server}}}), "setup.note_vscode"

@@ -6,11 +6,19 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
-from keyrush.apps.dashboard.deployment import agents_of, base_url, requests_of, resource_of, written
+from keyrush.apps.dashboard.deployment import (
+    Snippet,
+    agents_of,
+    base_url,
+    requests_of,
+    resource_of,
+    written,
+)
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.core.activity import Activity, Where
 from keyrush.core.key_search import Hits, Outline, Search
+from keyrush.core.resources import Resource
 from keyrush.gate.gate import Gate
 
 
@@ -57,7 +65,7 @@ async def show(visit: Visit) -> Response:
         next=done.index(False) if False in done else None,
         requests=requests_of(visit),
         resource=resource,
-        agents=[] if resource is None else agents_of(visit, resource),
+        agents=None if resource is None else _agents(visit, resource),
         base=base_url(visit),
         headers=[
             "Authorization: Bearer" if name == "authorization" else written(name)
@@ -65,6 +73,13 @@ async def show(visit: Visit) -> Response:
         ],
         resources=visit.gate.catalog.resources,
         marks=marks,
+    )
+
+
+def _agents(visit: Visit, resource: Resource) -> tuple[list[Snippet], list[Snippet]]:
+    return (
+        agents_of(visit, resource, has_key=False),
+        agents_of(visit, resource, has_key=True),
     )
 
 
