@@ -173,14 +173,11 @@ class Recording:
         """Write what waits by now. False where the store can't: it is kept for the next time."""
         with self._flush_lock:
             self._say_dropped()
-            left = len(self._waiting)
             try:
-                while self._portion is not None or left > 0:
-                    portion = self._portion or self._gather()
-                    if portion is None:
-                        break
-                    left -= len(portion.rows)
-                    self._write(portion)
+                if self._portion is not None:
+                    self._write(self._portion)
+                for _ in range(-(-len(self._waiting) // PORTION)):  # what comes meanwhile waits
+                    self._write(self._gather())
             except Away:
                 return False
             finally:
@@ -188,14 +185,10 @@ class Recording:
                 self._clients.clear()
             return True
 
-    def _gather(self) -> _Portion | None:
-        """Take a portion of what waits, if anything does."""
-        rows: list[Activity] = []
+    def _gather(self) -> _Portion:
+        """Take a portion of what waits."""
         waiting = self._waiting
-        while waiting and len(rows) < PORTION:
-            rows.append(self._row(waiting.popleft()))
-        if not rows:
-            return None
+        rows = [self._row(waiting.popleft()) for _ in range(min(PORTION, len(waiting)))]
         self._number += 1
         self._portion = _Portion(rows, Batch(self._worker, self._number))
         return self._portion
