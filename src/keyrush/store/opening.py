@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyrush.core.changes import Changes
 from keyrush.errors import KeyrushError, StoreError
@@ -81,8 +81,7 @@ def activity_of(store: Store) -> ActivityStore:
     """Where activity is kept: in the store, but with one of a user's own that can't do it, in
     this process.
     """
-    kept: Any = store
-    return kept if _has(store, ActivityStore) else ActivityInMemory()
+    return store if _has(store, ActivityStore) else ActivityInMemory()
 
 
 def _has(store: object, protocol: type) -> bool:

@@ -353,6 +353,7 @@ class Store(
     LinkStore,
     BindingStore,
     CountStore,
+    ActivityStore,
     Protocol,
 ):
     """All that keyrush keeps. All writes are atomic, each on its own."""
