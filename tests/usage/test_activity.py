@@ -697,6 +697,27 @@ def test_many_threads(faulty: Any) -> None:
     assert sum(one.requests for one in statuses) == 400
 
 
+def test_exact(clock: Clock) -> None:
+    """O20: where counts are exact, a row is written as soon as its request has ended."""
+    gate = still(Gate.open(settings(usage_durability="exact"), clock=clock))
+    gate.accounts.create("acct_a")
+    sent = Sent("/plain", [("x-api-key", gate.keys.create("acct_a", "a").text)])
+    for door in (asgi(gate), over_wsgi(gate)):
+        door.send(sent)
+    gate.workers.close()  # without a flush
+    assert len(gate.activity.page("acct_a").items) == counted(gate) == 2
+    gate.close()
+
+
+def test_a_process_that_is_told_to_stop(faulty: Any) -> None:
+    """O20: what ends after a process was told to stop is written at once, too."""
+    gate, _, door, sent = faulty
+    gate.prepare_to_stop()
+    door.send(sent)
+    gate.workers.close()
+    assert len(gate.activity.page("acct_a").items) == counted(gate) == 1
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
