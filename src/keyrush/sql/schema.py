@@ -151,15 +151,17 @@ SUBJECTS = sa.Table(
 )
 
 #: What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is source
-#: and outcome; `path` is null where it is the rule's.
+#: and outcome; `path` is null where it is the rule's. By `day`, so that those of the oldest go
+#: together, and by the same index that finds those of an account.
 ACTIVITY = sa.Table(
     "keyrush_activity",
     _metadata,
     sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("day", sa.Integer, nullable=False),
     sa.Column("whole", sa.BigInteger, nullable=False),
     sa.Column("part", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.SmallInteger, nullable=False),
-    sa.Column("at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("id", sa.String(64), nullable=False),
     sa.Column("subject", sa.Text),
     sa.Column("method", sa.Text, nullable=False),
@@ -171,11 +173,11 @@ ACTIVITY = sa.Table(
     sa.Column("request_id", sa.Text),
     sa.Column("address", sa.Text),
     sa.Column("agent", sa.Text),
-    sa.Index("ix_keyrush_activity_of_whole", "whole", "kind", "at"),
+    sa.Index("ix_keyrush_activity_of_whole", "day", "whole", "kind", "at"),
     sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
 )
 
-#: Totals of a minute, of durations in one bucket; those that are fresh are not in the hours yet.
+#: Totals of a minute, of durations in one bucket; those that are fresh are in no others yet.
 MINUTES = sa.Table(
     "keyrush_activity_minutes",
     _metadata,
@@ -198,19 +200,21 @@ sa.Index(
     postgresql_where=MINUTES.c.is_fresh == 0,
 )
 
-#: Totals of an hour, of subjects of every level, so that none is summed from all of its parts.
-HOURS = sa.Table(
-    "keyrush_activity_hours",
+#: Totals of subjects of every level, so that none is summed from all of its parts: of an hour and
+#: a day, of accounts of a minute, too. `length` is in minutes, `bin` in lengths since 1970.
+TOTALS = sa.Table(
+    "keyrush_activity_totals",
     _metadata,
     sa.Column("subject", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("length", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bin", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("credits", sa.BigInteger, nullable=False),
     sa.Column("duration", sa.BigInteger, nullable=False),
     sa.Column("longest", sa.BigInteger, nullable=False),
-    sa.Index("ix_keyrush_activity_hours_by_age", "hour"),
+    sa.Index("ix_keyrush_activity_totals_by_age", "length", "bin"),
     sqlite_with_rowid=False,
 )
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from keyrush.core.activity import COARSE, FINE
+from keyrush.core.times import DAY
 from keyrush.store.activity.statements import statement
 
 #: By index, the oldest first. Totals that are fresh go when they are in the hours.
 _DELETE = (
     """
     DELETE FROM keyrush_activity WHERE number IN (
-        SELECT number FROM keyrush_activity WHERE at < :rows ORDER BY at LIMIT :most /*skip*/
+        SELECT number FROM keyrush_activity
+        WHERE day < :days ORDER BY day LIMIT :most /*skip*/
     )
     """,
     """
@@ -21,12 +23,15 @@ _DELETE = (
         WHERE is_fresh = 0 AND minute < :minutes ORDER BY minute LIMIT :most /*skip*/
     )
     """,
-    """
-    DELETE FROM keyrush_activity_hours WHERE (subject, hour, kind, bucket) IN (
-        SELECT subject, hour, kind, bucket FROM keyrush_activity_hours
-        WHERE hour < :hours ORDER BY hour LIMIT :most /*skip*/
-    )
-    """,
+    *(
+        f"""
+        DELETE FROM keyrush_activity_totals WHERE (subject, length, bin, kind, bucket) IN (
+            SELECT subject, length, bin, kind, bucket FROM keyrush_activity_totals
+            WHERE length = {length} AND bin < :{before} ORDER BY bin LIMIT :most /*skip*/
+        )
+        """  # noqa: S608  # of this module alone
+        for length, before in ((1, "minutes"), (60, "hours"), (1440, "days_of_hours"))
+    ),
 )
 
 
@@ -41,9 +46,10 @@ def forget(
 ) -> int:
     """`ActivityStore.forget_activity`, in the transaction of the driver's `connection`."""
     values = {
-        "rows": before_rows,
+        "days": before_rows // DAY,
         "minutes": before_minutes // FINE,
         "hours": before_hours // COARSE,
+        "days_of_hours": before_hours // DAY,
         "most": at_most,
     }
     return sum(
