@@ -23,7 +23,7 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
-from keyrush.core.times import month_of
+from keyrush.core.times import DAY, month_of
 from keyrush.errors import Away, ConfigurationError
 from keyrush.events.log import log_refusal
 from keyrush.events.protocol import Events, RequestRefused
@@ -41,7 +41,7 @@ from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
-from keyrush.operations.activity import ActivityLog
+from keyrush.operations.activity import HOURS_KEPT, MINUTES_KEPT, ActivityLog
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
 from keyrush.operations.key_records import KeyRecords
@@ -60,11 +60,13 @@ from keyrush.runtime.workers import Workers
 from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Store
+from keyrush.store.protocol import ActivityStore, Store
+from keyrush.usage.activity import Recording
 from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
+from keyrush.usage.shown import Addresses
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Asked, Refusals, Response
-from keyrush.wire.request import CredentialHeaders
+from keyrush.wire.request import FORWARDED_FOR, REQUEST_ID, USER_AGENT, CredentialHeaders
 from keyrush.wire.resource_metadata import ResourceMetadata
 from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
@@ -120,7 +122,9 @@ class Gate:
         self.policy, call_policy = _policies(settings, self.catalog, metadata)
         #: The request headers that may hold a key.
         self.credential_headers = CredentialHeaders(
-            settings.credential_headers, tokens=bool(settings.issuers)
+            settings.credential_headers,
+            tokens=bool(settings.issuers),
+            noted=_noted(settings),
         )
         #: How browsers send a key with a WebSocket's handshake, where they may.
         self.key_protocol: KeyProtocol | None = None
@@ -138,10 +142,17 @@ class Gate:
         )
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
+        #: What notes activity; None where none is recorded.
+        activity = store_opening.activity_of(self.store)
+        self.recording = self._recording(settings, activity, clock)
+        #: Whether the store does, so that it is there for other processes.
+        self.keeps_activity = activity is self.store
         slots = hashing_slots(settings.argon2_slots)
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
+        if settings.usage_durability == "exact":
+            self._record_at_once()
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
         #: What keys look like here.
@@ -184,6 +195,7 @@ class Gate:
             strangers=Strangers(monotonic),
             clock=clock,
             passes_preflights=settings.preflight == "pass",
+            recording=self.recording,
         )
         bindings = store_opening.bindings_of(self.store)
         #: Who has opened which session of an MCP server.
@@ -239,7 +251,6 @@ class Gate:
             clock=clock,
         )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
-        activity = store_opening.activity_of(self.store)
         self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]
         lag = store.lag
@@ -254,6 +265,9 @@ class Gate:
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
         self.background.every(FLUSH_INTERVAL, self.proofs.flush)
+        if self.recording is not None:
+            self.background.every(FLUSH_INTERVAL, self.recording.flush)
+            self.background.every(FLUSH_INTERVAL, self.recording.forget)
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
@@ -303,7 +317,7 @@ class Gate:
             if store is None:  # no connection is carried across a fork: they come with use
                 kept.store.close()
         gate = cls(settings, kept, counted, peppers, clocks, authenticators=authenticators)
-        say_started(settings, store, counted, limiter)
+        say_started(settings, store, counted, limiter, keeps_activity=gate.keeps_activity)
         gate._is_by_settings = is_by_settings
         return gate
 
@@ -366,6 +380,20 @@ class Gate:
         is_call = method.upper() not in BODILESS
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
+    def _recording(
+        self, settings: Settings, store: ActivityStore, clock: Callable[[], int]
+    ) -> Recording | None:
+        if settings.activity == "off":
+            return None
+        return Recording(
+            store,
+            self.circuit,
+            Addresses(settings.activity_address, settings.networks),
+            records_all=settings.activity == "all",
+            kept=(settings.activity_days * DAY, MINUTES_KEPT, HOURS_KEPT),
+            clock=clock,
+        )
+
     def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:
         """What knows the tokens of issuers, where there are some."""
         if not settings.issuers:
@@ -426,13 +454,29 @@ class Gate:
             changes_within=WATCH_INTERVAL if hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
             unwritten=self.counts.unwritten,
+            unrecorded=self.recording.dropped if self.recording else 0,
         )
 
     # --- end ---
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        _take_each(self.charging.settle, self.counts.flush, self.proofs.flush, self.limiter.flush)
+        _take_each(
+            self.charging.settle,
+            self.counts.flush,
+            self._record,
+            self.proofs.flush,
+            self.limiter.flush,
+        )
+
+    def _record_at_once(self) -> None:
+        """Write what is recorded as soon as a request has ended; no answer waits for it."""
+        if (recording := self.recording) is not None:
+            recording.hurry = partial(self.workers.submit, "io", recording.flush, must=True)
+
+    def _record(self) -> None:
+        if self.recording is not None:
+            self.recording.flush()
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -441,6 +485,7 @@ class Gate:
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.deciding.counts_at_once = True
+        self._record_at_once()
         if self.is_store_async and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
         else:
@@ -457,6 +502,7 @@ class Gate:
             self.background.close,
             self.charging.settle,
             self.counts.flush,
+            self._record,
             self.proofs.flush,
             self.watch.close,
             self.limiter.close,
@@ -497,6 +543,16 @@ def _looking_up(store: store_opening.Opened) -> int:
     on a server, which is as far away as the network is slow.
     """
     return 1 if store.database is None or store.database.file else 4
+
+
+def _noted(settings: Settings) -> list[bytes]:
+    """The request headers that are noted beside those that may hold a key."""
+    names = [REQUEST_ID]
+    if settings.activity != "off":
+        names.append(USER_AGENT)
+        if settings.networks and settings.activity_address != "off":
+            names.append(FORWARDED_FOR)
+    return names
 
 
 def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:
