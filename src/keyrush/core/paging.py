@@ -1,6 +1,6 @@
 """Lists a page at a time: where a page begins, and the text that names the place.
 
-Pages are cut by creation time and id, so that what is added or removed meanwhile neither
+Pages are cut by time and id, so that what is added or removed meanwhile neither
 repeats nor hides anything else.
 """
 
@@ -25,9 +25,9 @@ _PLACE = re.compile(r"(0|[1-9][0-9]{0,14})\.(.+)")
 
 
 class Place(NamedTuple):
-    """Where in a list, oldest first, an account or a key stands."""
+    """Where in a list, by time and id, an account, a key or a row of activity stands."""
 
-    created_at: int
+    created_at: int  #: or when it came
     id: str
 
 
@@ -45,31 +45,32 @@ class Listed(Protocol):
         ...
 
 
-T = TypeVar("T")
-L = TypeVar("L", bound=Listed)
+T = TypeVar("T", bound=Listed)
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Sequence[T]):
-    """Some of a list, in its order. `cursor` names where the next page begins; None on the last."""
+class Page(Sequence[Item]):
+    """Some of a list. `cursor` names where the next page begins; None on the last."""
 
-    items: tuple[T, ...]
+    items: tuple[Item, ...]
     cursor: str | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     @overload
-    def __getitem__(self, index: int) -> T: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
 
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
         return self.items[index]
 
 
-def page_of(found: Sequence[L], limit: int) -> Page[L]:
+def page_of(found: Sequence[T], limit: int) -> Page[T]:
     """The page of `limit` items, out of one more than that where there are more."""
     items = tuple(found[:limit])
     return Page(items, cursor_of(items[-1]) if len(found) > limit else None)
@@ -82,7 +83,12 @@ def place_of(item: Listed) -> Place:
 
 def cursor_of(item: Listed) -> str:
     """The text that names the place after `item`: opaque, and safe in a URL."""
-    text = f"{item.created_at}.{item.id}"
+    return cursor_at(place_of(item))
+
+
+def cursor_at(place: Place) -> str:
+    """The text that names what follows a place: opaque, and safe in a URL."""
+    text = f"{place.created_at}.{place.id}"
     return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
 
 
@@ -90,7 +96,7 @@ def parse_cursor(cursor: str | None) -> Place | None:
     """The place that a cursor names; None, the beginning, for None.
 
     Raises:
-        InvalidArgument: It is none that `cursor_of` makes.
+        InvalidArgument: It is none that `cursor_at` makes.
     """
     if cursor is None:
         return None
@@ -101,7 +107,7 @@ def parse_cursor(cursor: str | None) -> Place | None:
             text = ""
         if (found := _PLACE.fullmatch(text)) and is_id(found[2]):
             place = Place(int(found[1]), found[2])
-            if cursor_of(place) == cursor:
+            if cursor_at(place) == cursor:
                 return place
     raise InvalidArgument("cursor", "is none that a list has given")
 
