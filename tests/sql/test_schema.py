@@ -13,6 +13,7 @@ from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.clock import Clock, now_ms
+from keyrush.sql import opening, patience
 from keyrush.sql.engine import Database, make_engine
 from keyrush.sql.schema import SCHEMA, WINDOWS, WORKERS, prepare
 from keyrush.sql.url import parse_url
@@ -114,6 +115,34 @@ FIFTH = [
     "UPDATE keyrush_meta SET value = '5'",
 ]
 
+#: What the sixth keyrush had added.
+SIXTH = [
+    """
+    CREATE TABLE keyrush_links (
+        id VARCHAR(64) NOT NULL, account_id VARCHAR(64) NOT NULL, issuer VARCHAR(255) NOT NULL,
+        subject VARCHAR(255) NOT NULL, created_at BIGINT NOT NULL, revoked_before BIGINT,
+        ended_at BIGINT, PRIMARY KEY (id),
+        FOREIGN KEY(account_id) REFERENCES keyrush_accounts (id)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_links_of_account ON keyrush_links (account_id, created_at, id)",
+    "CREATE INDEX ix_keyrush_links_by_subject ON keyrush_links (subject, issuer)",
+    "CREATE INDEX ix_keyrush_links_by_age ON keyrush_links (issuer, created_at)",
+    """
+    CREATE UNIQUE INDEX ux_keyrush_links ON keyrush_links (issuer, subject)
+    WHERE ended_at IS NULL
+    """,
+    """
+    CREATE TABLE keyrush_bindings (
+        name VARCHAR(64) NOT NULL, account_id VARCHAR(64) NOT NULL, ends_at BIGINT NOT NULL,
+        PRIMARY KEY (name)
+    )
+    """,
+    "CREATE INDEX ix_keyrush_bindings_ends_at ON keyrush_bindings (ends_at)",
+    "CREATE INDEX ix_keyrush_bindings_of_account ON keyrush_bindings (account_id, ends_at)",
+    "UPDATE keyrush_meta SET value = '6'",
+]
+
 #: What was in them: an account with a key that has been used.
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("meta", {"name": "schema", "value": "1"}),
@@ -196,10 +225,18 @@ def make_fifth(engine: sa.Engine) -> None:
                 connection.exec_driver_sql(f"DROP TABLE {table}")
 
 
-OLD = [make_first, make_second, make_third, make_fourth, make_fifth]
+def make_sixth(engine: sa.Engine) -> None:
+    """The tables and rows of the sixth keyrush, which had come by the fifth one's."""
+    make_fifth(engine)
+    with engine.begin() as connection:
+        for statement in SIXTH:
+            connection.exec_driver_sql(statement)
 
 
-@pytest.fixture(params=OLD, ids=["1", "2", "3", "4", "5"])
+OLD = [make_first, make_second, make_third, make_fourth, make_fifth, make_sixth]
+
+
+@pytest.fixture(params=OLD, ids=["1", "2", "3", "4", "5", "6"])
 def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
     """Makes the tables of each older keyrush."""
     made: Callable[[sa.Engine], None] = request.param
@@ -238,6 +275,8 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
         api_key(last_used_at=NOW + 1), account(balance=500), 7, 9
     )
     assert list(store.keys("acct_a")) == [store.key("cred_a")]
+    [entry] = store.entries("acct_a")
+    assert (entry.number, entry.amount, entry.reason) == (1, 500, "adjustment")
     shared = {"keyrush_windows", "keyrush_workers"}  # by several machines
     is_shared = engine.dialect.name == "postgresql"
     added = {"batches", "bindings", "changes", "ledger", "links", "lots"}
@@ -267,6 +306,99 @@ def test_upgraded_is_as_good_as_new(
     assert taken == [True, True, False]
     limiter.close()
     store.close()
+
+
+#: Charges of the last day as the sixth keyrush kept them: reference, account, credits, when, and
+#: when reversed.
+CHARGES = [
+    ("a2", "acct_a", 7, NOW + 5, None),
+    ("a1", "acct_a", 3, NOW + 5, None),
+    ("a0", "acct_a", 20, NOW + 1, None),
+    ("free", "acct_a", 0, NOW + 2, None),
+    ("undone", "acct_a", 9, NOW + 3, NOW + 4),
+    ("early", "", 0, NOW + 3, NOW + 3),
+    ("b0", "acct_b", 40, NOW + 9, None),
+]
+
+
+@pytest.mark.parametrize("make_with_charges", [make_fourth, make_sixth], ids=["4", "6"])
+def test_balances_become_entries(
+    url: str, engine: sa.Engine, make_with_charges: Callable[[sa.Engine], None]
+) -> None:
+    """O3, O11: of each account what it has is the sum of its entries, and what it was charged
+    lately can still be given back, once.
+    """
+    make_with_charges(engine)
+    with engine.begin() as connection:
+        columns = "id", "plan", "balance", "created_at"
+        accounts = sa.table("keyrush_accounts", *map(sa.column, columns))
+        for account_id, balance in (("acct_b", 0), ("acct_c", 0), ("acct_d", 2**40)):
+            row = dict(zip(columns, (account_id, "starter", balance, NOW), strict=True))
+            connection.execute(sa.insert(accounts).values(row))
+        names = "reference", "account_id", "credits", "charged_at", "reversed_at"
+        table = sa.table("keyrush_charges", *map(sa.column, names))
+        rows = [dict(zip(names, row, strict=True)) for row in CHARGES]
+        connection.execute(sa.insert(table), rows)
+    store = SqlStore(Database(url))
+    found = {
+        account_id: [
+            (one.number, one.at, one.amount, one.balance, one.reference)
+            for one in reversed(store.entries(account_id))
+        ]
+        for account_id in ("acct_a", "acct_b", "acct_c", "acct_d")
+    }
+    now = found["acct_d"][0][1]
+    assert found == {
+        "acct_a": [
+            (1, NOW + 1, 530, 530, "opening"),
+            (2, NOW + 1, -20, 510, "a0"),
+            (3, NOW + 5, -3, 507, "a1"),
+            (4, NOW + 5, -7, 500, "a2"),
+        ],
+        "acct_b": [(1, NOW + 9, 40, 40, "opening"), (2, NOW + 9, -40, 0, "b0")],
+        "acct_c": [],
+        "acct_d": [(1, now, 2**40, 2**40, "opening")],
+    }
+    assert store.reverse("acct_a", "a1", NOW + 99) == 503
+    assert store.charge("acct_a", 20, "a0", NOW + 99) == 503
+    assert store.reverse("acct_a", "undone", NOW + 99) is None
+    assert store.charge("acct_b", 1, "new", NOW + 99) is None
+    assert store.reverse("acct_b", "b0", NOW + 99) == 40
+    assert store.charge("acct_d", 1, "new", NOW + 99) == 2**40 - 1
+    assert store.audit_entries(None, 100).wrong == store.audit_balances(None, 100).wrong == []
+    store.close()
+
+
+def test_balances_are_entered_once(url: str, engine: sa.Engine) -> None:
+    """O3: an upgrade that is made again enters nothing twice."""
+    make_sixth(engine)
+    open_store(url).store.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE keyrush_meta SET value = '6'")
+    store = open_store(url).store
+    assert [one.amount for one in store.entries("acct_a")] == [500]
+    assert store.audit_balances(None, 100).wrong == []
+    store.close()
+
+
+def test_an_upgrade_may_take_its_time(
+    bare_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O3: a statement of an upgrade may take longer than any other: there may be millions of
+    accounts.
+    """
+    engine = make_engine(parse_url(bare_postgres_url))
+    make_sixth(engine)
+    monkeypatch.setattr(patience, "ANSWER", 0.05)
+    monkeypatch.setattr(opening, "_CHARGES", "SELECT pg_sleep(0.5)")
+    monkeypatch.setattr(opening, "_OPEN", "SELECT 1")
+    with engine.begin() as connection:  # one that was made before, too
+        connection.exec_driver_sql("SELECT 1")
+    prepare(engine)
+    assert recorded(engine) == [("schema", str(SCHEMA))]
+    with pytest.raises(sa.exc.OperationalError), engine.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(0.5)")
+    engine.dispose()
 
 
 def test_upgrade_keeps_what_a_server_counts(bare_postgres_url: str) -> None:
@@ -313,7 +445,7 @@ def test_upgrade_that_was_cut_short(
         if make_old in (make_first, make_second):
             for statement in (THIRD[0], THIRD[-2]):
                 connection.exec_driver_sql(statement)
-        if make_old is not make_fifth:
+        if make_old not in (make_fifth, make_sixth):
             connection.exec_driver_sql(FIFTH[0])
     store = SqlStore(Database(url))
     assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
