@@ -28,6 +28,7 @@ from keyrush.runtime.clock import now_ms
 from keyrush.store.opening import activity_of
 from tests.conftest import CHEAP, settings
 from tests.support.activity import row
+from tests.support.pages import PAGES
 from tests.support.running import CHEAP_ENVIRONMENT, COMMAND, Runner
 
 
@@ -274,6 +275,26 @@ def test_past() -> None:
     for text in ("", "7200", "none", "2026", "2026-11-18T12:07"):
         with pytest.raises(InvalidArgument, match="since"):
             parse_past(text, now, "since")
+
+
+def test_one_persons_rows(run: Runner, tmp_path: Path) -> None:
+    """O20: by what the page says the rows of one person are deleted, and no others."""
+    now = now_ms()
+    with kept(tmp_path) as gate:
+        activity_of(gate.store).add_activity(
+            [
+                row(1, at=now, subject="user-1", credential_id="link_1"),
+                row(2, at=now, subject="user-2", credential_id="link_2"),
+                row(3, at=now, credential_id="cred_1"),
+                row(4, at=now, credential_id="cred_2", rule="/other"),
+                row(5, at=now, credential_id="cred_1", rule=""),
+            ]
+        )
+        with closing(sqlite3.connect(tmp_path / "keyrush.db")) as database:
+            (script,) = PAGES["docs/activity.md"].code("sql")
+            database.executescript(script)
+        assert {one.id for one in gate.activity.page("acct_a")} == {"act_0002", "act_0004"}
+        assert sum(one.requests for one in gate.activity.summary("acct_a")) == 5
 
 
 # --- as it comes ---

@@ -16,7 +16,7 @@ from keyrush.apps.account_api import account_api
 from keyrush.core.activity import BUCKETS, Activity
 from keyrush.core.times import DAY, iso
 from keyrush.store.opening import activity_of
-from tests.conftest import Clock
+from tests.conftest import Clock, settings
 from tests.support.activity import START, row
 from tests.support.serving import serve
 
@@ -56,12 +56,14 @@ class Two:
 
 
 @pytest.fixture
-def two(gate: Gate) -> Iterator[Two]:
-    """The account API of a gate with two accounts."""
+def two(clock: Clock) -> Iterator[Two]:
+    """The account API of a gate with two accounts, whose activity is what tests write."""
+    gate = Gate.open(settings(activity="off"), clock=clock)
     app = Starlette(routes=[Mount("/v1", app=account_api)])
     app.add_middleware(KeyrushMiddleware, gate=gate)
     with serve(app) as url, httpx2.Client(base_url=url) as client:
         yield Two(gate, client)
+    gate.close()
 
 
 def paged(two: Two, path: str, name: str, account: str = "acct_a", **query: Any) -> list[Any]:

@@ -13,7 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
+from keyrush.core.entitlement import verified as entitled
+from keyrush.core.identity import Claims, MonthlyCount
+from keyrush.core.ledger import By
+from keyrush.core.times import month_bounds
 from keyrush.gate.charging import A_TURN
+from keyrush.gate.principal import Principal
 from keyrush.store.memory import MemoryStore
 from tests.conftest import Clock, settings, still
 from tests.support.calls import Asgi, Sent, Wsgi, environ_of, scope_of
@@ -452,6 +457,7 @@ def test_nothing_is_lost_and_nothing_doubled(steps: list[str]) -> None:
     clock.advance(1000)
     world.gate.flush()
     assert world.balance == 100
+    assert_adds_up(world.gate)
     world.gate.close()
 
 
@@ -491,3 +497,75 @@ def test_a_task_that_is_cancelled_gives_back_all_the_same(world: World, how: str
 
     asyncio.run(run())
     assert world.balance == GIVEN_BACK
+
+
+# --- what the ledger has of it -------------------------------------------------------------------
+
+
+def assert_adds_up(gate: Gate) -> None:
+    """The ledger has what callers were told."""
+    assert gate.credits.check().discrepancies == ()
+
+
+def test_who_was_charged(world: World) -> None:
+    """O20: an entry says whose credential it was, by which rule and in which request; a reversal
+    says the same of its charge.
+    """
+    sent = Sent("/paid", [*world.sent.headers, ("X-Request-ID", "r-1")])
+    Wsgi(world.gate, failing).send(sent)
+    [key] = world.gate.keys.list("acct_a")
+    reversal, charge, _ = world.gate.credits.ledger("acct_a")
+    assert (charge.reason, charge.amount, charge.by) == (
+        *("charge", -3),
+        By("api", key.id, rule="/paid", request_id="r-1"),
+    )
+    assert (reversal.reason, reversal.amount, reversal.by) == ("reversal", 3, charge.by)
+    assert reversal.reverses == charge.reference
+    assert_adds_up(world.gate)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [("key", "api"), ("session", "dashboard"), ("oauth", "api")]
+)
+def test_by_which_door(world: World, source: str, expected: str) -> None:
+    """O20: a person's session is the dashboard's; whoever is known by an issuer has a subject."""
+    [key] = world.gate.keys.list("acct_a")
+    known = world.gate.accounts.get("acct_a")
+    counts = MonthlyCount("key:x", "2026-11"), MonthlyCount("account:acct_a", "2026-11")
+    claims = Claims(
+        id=key.id, lineage=key.id, name="n", prefix="", scopes=("*",), source=source, subject="s"
+    )
+    caller = Principal(
+        entitled(claims, known, world.gate.catalog, counts),
+        world.gate.policy,
+        world.gate.charging,
+        world.gate.clock(),
+    )
+    assert caller.charge(3) == KEPT
+    charge = world.gate.credits.ledger("acct_a")[0]
+    assert charge.by == By(expected, key.id, None if source == "key" else "s")  # type: ignore[arg-type]  # one of them
+
+
+@pytest.mark.parametrize("adapter", [Asgi, Wsgi])
+def test_a_months_credits_are_there_when_they_are_needed(clock: Clock, adapter: Any) -> None:
+    """O3, O12: a charge brings the month's credits by itself; who was short a moment ago has the
+    next month's with its first millisecond.
+    """
+    plans = {"starter": {"credits_per_month": {"amount": 4}}}
+    store = MemoryStore()
+    opened = Gate.open(settings(rules=RULES, plans=plans), store=store, clock=clock)
+    gate = still(opened)
+    gate.accounts.create("acct_a")
+    sent = Sent("/paid", [("X-API-Key", gate.keys.create("acct_a", "k").text)])
+    door = adapter(gate)
+    clock.now = month_bounds(clock.now)[1] - 100
+    assert [door.send(sent).status for _ in range(3)] == [200, 402, 402]
+    assert gate.credits.balance("acct_a") == 1
+    clock.advance(99)
+    assert door.send(sent).status == 402
+    clock.advance(1)
+    assert door.send(sent).status == 200
+    amounts = [one.amount for one in reversed(gate.credits.ledger("acct_a"))]
+    assert amounts == [4, -3, -1, 4, -3]
+    assert_adds_up(gate)
+    gate.close()

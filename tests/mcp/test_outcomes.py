@@ -164,6 +164,8 @@ def test_batches_cost_the_sum(summing: Gate, kind: Any, answer: list[Any], left:
     reply = door.post(BATCH, key)
     assert (reply["x-ratelimit-remaining"], reply["x-ratelimit-monthly-remaining"]) == ("2", "6")
     assert summing.credits.balance("acct_a") == left
+    entries = summing.credits.ledger("acct_a", reasons=["charge", "reversal"])
+    assert {one.by.source for one in entries} == {"mcp"}
 
 
 @pytest.mark.parametrize("kind", DOORS)
@@ -189,6 +191,7 @@ def test_batches_are_let_in_whole(summing: Gate, kind: Any) -> None:
     reply = door.post(dear, key)
     assert (reply.status, reply["x-ratelimit-remaining"]) == (402, "5")
     assert summing.credits.balance("acct_a") == 49
+    assert summing.credits.check().discrepancies == ()
     assert door.post([call("export", 1), call("export", 1)], key).status == 400
     assert door.post([call("export", 1), call("audit_site", None)], key).status == 400
     assert door.post([message("ping", number) for number in range(101)], key).status == 400

@@ -331,6 +331,9 @@ def test_credits_while_store_frozen(away: Proxy, clock: Clock) -> None:
     assert gate.accounts.get(ACCOUNT).balance == 7
     assert app.send(paid).status == 200
     assert gate.accounts.get(ACCOUNT).balance == 4
+    gate.flush()
+    assert [one.amount for one in gate.credits.ledger(ACCOUNT)] == [-3, -3, 10]
+    assert gate.credits.check().discrepancies == ()
     gate.close()
 
 

@@ -19,7 +19,7 @@ SERVICES = {
 }
 
 #: Points that no test of a service holds yet, and why.
-WITHOUT = {"O10": "the dashboard is on its way", "O20": "activity is on its way"}
+WITHOUT = {"O10": "the dashboard is on its way"}
 
 
 def points(text: str) -> set[str]:

@@ -45,31 +45,32 @@ class Listed(Protocol):
         ...
 
 
-T = TypeVar("T")
-L = TypeVar("L", bound=Listed)
+T = TypeVar("T", bound=Listed)
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Sequence[T]):
-    """Some of a list, in its order. `cursor` names where the next page begins; None on the last."""
+class Page(Sequence[Item]):
+    """Some of a list. `cursor` names where the next page begins; None on the last."""
 
-    items: tuple[T, ...]
+    items: tuple[Item, ...]
     cursor: str | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     @overload
-    def __getitem__(self, index: int) -> T: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
 
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
         return self.items[index]
 
 
-def page_of(found: Sequence[L], limit: int) -> Page[L]:
+def page_of(found: Sequence[T], limit: int) -> Page[T]:
     """The page of `limit` items, out of one more than that where there are more."""
     items = tuple(found[:limit])
     return Page(items, cursor_of(items[-1]) if len(found) > limit else None)

@@ -206,6 +206,8 @@ def _by(principal: Principal) -> By:
         _door(principal),
         principal.verified.key_id,
         None if session is None else session.subject,
+        principal.rule,
+        principal.request_id,
     )
 
 
