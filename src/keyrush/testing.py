@@ -22,6 +22,7 @@ from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
+from keyrush.usage.activity import Peer
 from keyrush.wire.request import MISSING, Credential, Header
 from keyrush.wire.resource_metadata import Document
 
@@ -132,11 +133,12 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         root: str,
         headers: Iterable[Header],
         query: bytes,
+        peer: Peer = None,
     ) -> Admitted | Refusal | Pending | Document:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)
-        return begin(method, path, raw_path, root, given, query)
+        return begin(method, path, raw_path, root, given, query, peer)
 
     admission.begin = begin_with_key  # type: ignore[method-assign]  # put back below
     try:

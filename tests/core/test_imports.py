@@ -23,7 +23,7 @@ FLOORS: dict[str, set[str]] = {
     "limiter": {"core", "errors", "runtime", "sql"},
     "settings": {"core", "errors", "limiter", "runtime", "wire"},
     "events": {"core", "runtime", "wire"},
-    "usage": {"core", "errors", "runtime", "store"},
+    "usage": {"core", "errors", "runtime", "store", "wire"},
     "authentication": {"core", "errors", "runtime", "sql", "store", "usage", "wire"},
     "operations": {"authentication", "core", "errors", "store"},
     "gate": {
@@ -40,7 +40,7 @@ FLOORS: dict[str, set[str]] = {
         "wire",
     },
     "asgi": {"core", "errors", "gate", "runtime", "settings", "wire"},
-    "wsgi": {"core", "gate", "settings", "wire"},
+    "wsgi": {"core", "gate", "settings", "usage", "wire"},
     "": {"asgi", "core", "errors", "gate", "settings"},
     "apps": {"", "core", "errors", "gate", "operations", "runtime", "settings", "wire"},
     "cli": {
@@ -61,7 +61,7 @@ FLOORS: dict[str, set[str]] = {
     "django": {"core", "gate"},
     "fastapi": {"core", "gate", "wire"},
     "flask": {"core", "gate"},
-    "testing": {"authentication", "core", "gate", "operations", "settings", "wire"},
+    "testing": {"authentication", "core", "gate", "operations", "settings", "usage", "wire"},
     "fixtures": {"gate", "operations", "testing"},
 }
 

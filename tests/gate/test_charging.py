@@ -508,11 +508,18 @@ def assert_adds_up(gate: Gate) -> None:
 
 
 def test_who_was_charged(world: World) -> None:
-    """O20: an entry says whose credential it was, and a reversal says the same of its charge."""
-    Wsgi(world.gate, failing).send(world.sent)
+    """O20: an entry says whose credential it was, and for what, and a reversal says the same of
+    its charge.
+    """
+    headers = [*world.sent.headers, ("X-Request-ID", "req-1")]
+    Wsgi(world.gate, failing).send(Sent("/paid", headers))
     [key] = world.gate.keys.list("acct_a")
     reversal, charge, _ = world.gate.credits.ledger("acct_a")
-    assert (charge.reason, charge.amount, charge.by) == ("charge", -3, By("api", key.id))
+    assert (charge.reason, charge.amount, charge.by) == (
+        "charge",
+        -3,
+        By("api", key.id, None, "/paid", "req-1"),
+    )
     assert (reversal.reason, reversal.amount, reversal.by) == ("reversal", 3, charge.by)
     assert reversal.reverses == charge.reference
     assert_adds_up(world.gate)

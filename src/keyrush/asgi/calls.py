@@ -13,7 +13,7 @@ from keyrush.gate.admission import Address
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import Gate
-from keyrush.gate.principal import Caller
+from keyrush.gate.principal import Caller, Principal
 from keyrush.runtime.bridge import is_cancellation
 from keyrush.wire.outcomes import Outcomes
 from keyrush.wire.request import Header
@@ -50,7 +50,6 @@ class CallPassage(Passage):
     """The response to calls: what they were charged is given back where they come to nothing."""
 
     _outcomes: Outcomes | None = None
-    _is_cancelled = False  #: the app, in the middle of it
 
     def __init__(  # noqa: PLR0917  # as the one of all requests, with the exchange
         self,
@@ -83,8 +82,10 @@ class CallPassage(Passage):
             failed = self._outcomes.feed(bytes(message.get("body", b"")), is_last=is_last)
             if self._outcomes.are_known:  # by the client, who may go on with the same id
                 self._exchange.end(is_answered=True)
-            if failed and self._caller.charges and not self._is_shut:
-                return self._without(failed, message)
+            if failed:
+                self._exchange.fail(failed)
+                if self._caller.charges and not self._is_shut:
+                    return self._without(failed, message)
         return super().send(message)
 
     # --- how it ends ---
@@ -104,11 +105,6 @@ class CallPassage(Passage):
     async def _uncharge(self, message: Message) -> None:
         await (self._send(message) if self._exchange.is_given_up else super()._uncharge(message))
 
-    async def failed(self, error: BaseException) -> bool:
-        """See `Passage.failed`."""
-        self._is_cancelled = is_cancellation(error)
-        return await super().failed(error)
-
     def conclude(self) -> None:
         """The app has returned, or raised: whether its answer has been seen by anybody."""
         if self._is_refused:
@@ -118,6 +114,13 @@ class CallPassage(Passage):
         else:
             is_answered = self._is_complete or not (self._has_left() or self._is_cancelled)
         self._exchange.end(is_answered=is_answered)
+        if self.is_open:
+            self._gate.connections.remove(self)
+        recording, called, caller = self._gate.recording, self._exchange.called, self._caller
+        if recording is not None and called is not None and isinstance(caller, Principal):
+            kept = () if self._is_given_back else caller.charges
+            is_broken = not self._is_complete and self._has_broken_off()
+            called.record(recording, caller, kept, self._status, self._refusal, is_broken)
 
     async def _opened(self, session: str, message: Message) -> None:
         """Note whose session it is, before the client is told of it."""

@@ -102,6 +102,7 @@ class KeyrushMiddleware:
             scope.get("root_path", ""),
             scope["headers"] if kind == "http" else with_keys(gate, scope),
             scope.get("query_string", b""),
+            scope.get("client"),
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
@@ -114,12 +115,11 @@ class KeyrushMiddleware:
 
         if OFFERED in scope:
             send = answering(scope[OFFERED], send)
-        inner, calling = scope, None
+        inner = scope
         if exchange is not None:
             # What was sent to get in is for nobody further on (S61).
             inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
-            calling = CallPassage(gate, scope, receive, send, caller, headers, exchange)
-            passage: Passage = calling
+            passage: Passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
         else:
             if gate.hides_credentials:
                 inner, send = without_credentials(gate, scope, send)
@@ -138,10 +138,7 @@ class KeyrushMiddleware:
                 share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
-            if calling is not None:
-                calling.conclude()
-            if passage.is_open:
-                gate.connections.remove(passage)
+            passage.conclude()
 
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that has passed this gate before, on its way to an app within the app."""

@@ -21,7 +21,7 @@ from keyrush.asgi.scope import asked, sender
 from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, refused_in
 from keyrush.gate.gate import Gate
-from keyrush.gate.principal import Caller, Principal
+from keyrush.gate.principal import INTERNAL_SERVER_ERROR, Caller, Principal
 from keyrush.runtime.bridge import call_soon, is_cancellation, start_task
 from keyrush.wire.fields import foreign
 from keyrush.wire.request import Header
@@ -31,6 +31,7 @@ _BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.r
 
 #: Plain numbers: an enum's value is looked up anew each time.
 _OK = HTTPStatus.OK.value
+_SWITCHING, _FORBIDDEN = HTTPStatus.SWITCHING_PROTOCOLS.value, HTTPStatus.FORBIDDEN.value
 REDIRECT = HTTPStatus.MULTIPLE_CHOICES.value
 
 _DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})
@@ -55,6 +56,10 @@ class Passage:
     _started: Message | None = None  #: the message that has started the response
     _is_shut = False  #: nothing that the app sends is sent any more
     _is_refused = False  #: because it has been refused
+    _refusal: Refusal | None = None  #: with this
+    _is_given_back = False  #: what it was charged, or is about to be
+    _has_raised = False  #: the app, anything but a refusal that is answered
+    _is_cancelled = False  #: the app, in the middle of it
     _status = 0
     _is_complete = False  #: the app has said all
     _is_gone = False  #: the client has left
@@ -110,6 +115,7 @@ class Passage:
                 message = {**message, "headers": [*headers, *added]}
             self._started = message
             if kind == "websocket.accept":
+                self._status = _SWITCHING
                 message["headers"] = [h for h in message["headers"] if h != self._gate.vary]
                 return self._opening(message)
             if caller.charges and status >= REDIRECT:
@@ -124,7 +130,7 @@ class Passage:
         elif kind == "websocket.close":
             self._is_complete = True
             if not self._started:  # the app's own refusal
-                self._started = message
+                self._started, self._status = message, _FORBIDDEN
                 return self._uncharge(message)
         return self._sending(message) if caller.charges else self._send(message)
 
@@ -169,10 +175,32 @@ class Passage:
             gate = self._gate
             await gate.workers.run("io", gate.charging.uncharge, self._caller, must=True)
 
+    def conclude(self) -> None:
+        """The app has returned, or raised, and all is over: record the request."""
+        gate, caller = self._gate, self._caller
+        if self.is_open:
+            gate.connections.remove(self)
+        if (recording := gate.recording) is not None and (came := caller.came) is not None:
+            credits = 0
+            if caller.charges and not self._is_given_back:
+                credits = caller.charged
+            is_broken = not self._is_complete and self._has_broken_off()
+            recording.add(came, self._status, self._refusal, credits, is_broken)
+
+    def _has_broken_off(self) -> bool:
+        """Whether the app has failed to answer, or to go on: it is not the client that has left."""
+        has_left = self._is_gone or self._is_ended or self._is_cancelled
+        if self._started is None:
+            if self._has_raised and not has_left:
+                self._status = INTERNAL_SERVER_ERROR  # as the server says
+            return True
+        return not has_left and (self._has_raised or self._scope["type"] == "http")
+
     async def failed(self, error: BaseException) -> bool:
         """The app has raised: True where that is dealt with. A refusal is answered, unless the
         response has started; what fails because the gate has ended the connection is no fault.
         """
+        self._has_raised, self._is_cancelled = True, is_cancellation(error)
         refused = refused_in(error)
         if refused is not None and not self._started:
             if not self._is_refused:
@@ -186,11 +214,13 @@ class Passage:
     def _give_back(self, error: BaseException) -> None:
         """Give credits back, where the app has failed to answer; waits for nothing."""
         if self._caller.charges and not self._is_kept(error):
+            self._is_given_back = True
             gate = self._gate
             gate.workers.submit("io", gate.charging.uncharge, self._caller, must=True)
 
     async def _replace(self, refusal: Refusal) -> None:
         self._is_shut = self._is_refused = True
+        self._refusal = refusal
         gate = self._gate
         if isinstance(self._caller, Principal):
             refusal = await gate.workers.run(

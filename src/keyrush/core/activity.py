@@ -4,6 +4,9 @@ totals.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from keyrush.core.times import SECOND
@@ -67,6 +70,9 @@ class Where(NamedTuple):
     until: int | None = None  #: before then
 
 
+ALL = Where()
+
+
 class Total(NamedTuple):
     """The rows of one bin that have one value in common."""
 
@@ -77,3 +83,28 @@ class Total(NamedTuple):
     duration: int  #: their sum, microseconds
     longest: int  #: microseconds
     buckets: tuple[int, ...]  #: how many durations are in each of `BUCKETS`
+
+
+def bucket_of(duration: int) -> int:
+    """Which of the buckets has the duration, in microseconds."""
+    return bisect_left(BUCKETS, duration)
+
+
+#: No database holds NUL in a text (PostgreSQL), nor lone surrogates (UTF-8).
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for what no database can hold."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def storable_rows(rows: Sequence[Activity]) -> list[Activity]:
+    """The rows with such texts."""
+    return [
+        # In one look, as hardly any row has any.
+        row
+        if _UNSTORABLE.search(" ".join([text for text in row if isinstance(text, str)])) is None
+        else Activity._make(storable(one) if isinstance(one, str) else one for one in row)
+        for row in rows
+    ]

@@ -100,6 +100,7 @@ class CallPolicy:
             beneath = self._plain.needs(method, path, root)
         together: Needs | None = None
         prices: list[int] = []
+        rules: list[str] = []
         weight = 0
         for call in asked.calls:
             found = table.find(call)
@@ -112,6 +113,7 @@ class CallPolicy:
             if is_free:
                 found = replace(found, is_named=True)
             prices.append(price)
+            rules.append(found.rule)
             weight += not is_free
             if together is None:
                 together = found
@@ -124,6 +126,7 @@ class CallPolicy:
             credits=sum(prices),
             resource=resource,
             prices=tuple(prices),
+            rules=tuple(rules),
             weight=weight,
         )
 

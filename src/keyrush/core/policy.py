@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from typing import Literal
@@ -58,8 +58,11 @@ class Needs:
     is (`Policy`'s `unruled`).
 
     With a `resource` it is about that, and nobody knows more until the body has been read: then
-    `prices` are the credits of each of its messages, in their order, and `weight` is how many
-    requests they are to the windows. What can't be taken at all is `refused`.
+    `prices` are the credits of each of its messages, in their order, `rules` the rule of each, and
+    `weight` is how many requests they are to the windows. What can't be taken at all is `refused`.
+
+    `rule` names the rule, for people: by the template of its path, or the tool it is about; of
+    several, the first.
     """
 
     scopes: tuple[str, ...] = ()
@@ -71,6 +74,8 @@ class Needs:
     prices: tuple[int, ...] | None = None
     weight: int = 1
     refused: Refusal | None = None
+    rules: tuple[str, ...] = field(default=(), compare=False)
+    rule: str = field(default="", compare=False)
 
     @property
     def is_unread(self) -> bool:
@@ -89,7 +94,8 @@ class Needs:
     def of(cls, rule: Rule) -> Needs:
         """What one rule needs."""
         parameters = () if rule.modules_from is None else (rule.modules_from,)
-        return cls(rule.scopes, rule.modules, parameters, rule.credits)
+        name = rule.tool if rule.mcp and rule.tool else rule.path
+        return cls(rule.scopes, rule.modules, parameters, rule.credits, rule=name)
 
     def __or__(self, other: Needs) -> Needs:
         if self == other:
@@ -100,6 +106,7 @@ class Needs:
             self.modules_from + other.modules_from,
             max(self.credits, other.credits),
             self.is_named or other.is_named,
+            rule=self.rule or other.rule,
         )
 
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
+from time import perf_counter
 
 from keyrush.authentication.cache import Cache, Entry
 from keyrush.authentication.verification import Verification
@@ -27,6 +28,8 @@ from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.runtime.bridge import result_of
 from keyrush.runtime.workers import Busy, Pool, Workers
+from keyrush.usage.activity import Came, Peer, Recording
+from keyrush.usage.shown import PATH_LOOKED_AT
 from keyrush.wire.request import (
     INVALID,
     MISSING,
@@ -45,6 +48,9 @@ _Came = Entry | Admitted | Refusal | Future[Entry | Refusal]
 
 #: Where there are rules, and the path is not in plain form.
 MALFORMED_PATH = Refusal("malformed_path")
+
+#: Characters of a method that are noted; those of HTTP are shorter.
+_METHOD = 20
 
 #: Of an address that sends unknown keys, and of all when no thread is free: seconds.
 _SOON = 1
@@ -67,11 +73,14 @@ class Pending:
     __slots__ = (
         "_address",
         "_admission",
+        "_at",
+        "_began",
         "_credential",
         "_entry",
         "_is_known",
         "_method",
         "_path",
+        "_peer",
         "_query",
         "_root",
     )
@@ -81,11 +90,13 @@ class Pending:
         admission: Admission,
         credential: Credential,
         request: tuple[str, str, str, bytes],
+        came: tuple[int, float, Peer],
         *,
         entry: Entry | None = None,
         is_known: bool,
     ) -> None:
         self._admission = admission
+        self._at, self._began, self._peer = came
         self._is_known = is_known  # verified here before, so that it is no stranger's
         self._credential = credential
         self._method, self._path, self._root, self._query = request
@@ -107,16 +118,24 @@ class Pending:
     async def finish_async(self, address: Address) -> Admitted | Refusal:
         """The answer, awaited; what blocks is done in threads."""
         try:
-            if self._entry is not None:
-                return await self._decide_async(self._entry.verified, self._needs())
-            entry = await self._verify_async(address, self._verify_and_decide)
-            if not isinstance(entry, Entry):
-                return entry
-            verified, needs = entry.verified, self._needs()
-            answer = self._admission.deciding.at_once(verified, needs, self._query)
-            return answer or await self._decide_async(verified, needs)
+            entry: Entry | Admitted | Refusal | None = self._entry
+            if entry is None:
+                entry = await self._verify_async(address, self._verify_and_decide)
         except Busy:
             return BUSY
+        if not isinstance(entry, Entry):
+            return entry
+        verified, needs = entry.verified, self._needs()
+        came = self.came(verified, needs)
+        answer: Admitted | Refusal | None = None
+        if self._entry is None:  # else that was tried
+            answer = self._admission.deciding.at_once(verified, needs, self._query, came)
+        try:
+            answer = answer or await self._decide_async(verified, needs, came)
+        except Busy:
+            answer = BUSY
+        self._admission.note(came, answer)
+        return answer
 
     # --- a resource, where what is needed depends on the body ---
 
@@ -162,17 +181,33 @@ class Pending:
             return INVALID
         return verified
 
-    def decide(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+    def decide(self, verified: Verified, needs: Needs, came: Came) -> Admitted | Refusal:
         """The answer to a caller, now that it is known what is needed; may block."""
-        return self._admission.deciding.decide(verified, needs, self._query)
+        return self._admission.deciding.decide(verified, needs, self._query, came)
 
-    async def decide_async(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+    async def decide_async(
+        self, verified: Verified, needs: Needs, came: Came
+    ) -> Admitted | Refusal:
         """`decide`, awaited."""
-        answer = self._admission.deciding.at_once(verified, needs, self._query)
+        answer = self._admission.deciding.at_once(verified, needs, self._query, came)
         try:
-            return answer or await self._decide_async(verified, needs)
+            return answer or await self._decide_async(verified, needs, came)
         except Busy:
             return BUSY
+
+    def came(self, verified: Verified, needs: Needs) -> Came:
+        """The request as activity has it."""
+        return (
+            verified,
+            self._at,
+            self._began,
+            self._method[:_METHOD],
+            "" if needs.rule else self._path[:PATH_LOOKED_AT],
+            needs.rule,
+            self._peer,
+            self._credential.noted,
+            needs.resource is not None,
+        )
 
     def needs_of(self, resource: Resource, asked: Calls | None) -> Needs:
         """What is needed for the messages of a body, or where there is none."""
@@ -183,12 +218,14 @@ class Pending:
 
     # --- how it is done ---
 
-    async def _decide_async(self, verified: Verified, needs: Needs) -> Admitted | Refusal:
+    async def _decide_async(
+        self, verified: Verified, needs: Needs, came: Came
+    ) -> Admitted | Refusal:
         deciding, query = self._admission.deciding, self._query
-        if deciding.is_async and (answer := await deciding.awaited(verified, needs, query)):
+        if deciding.is_async and (answer := await deciding.awaited(verified, needs, query, came)):
             return answer
         return await self._admission.workers.run(
-            "io", deciding.decide, verified, needs, query, undo=deciding.undo
+            "io", deciding.decide, verified, needs, query, came, undo=deciding.undo
         )
 
     async def _verify_async(
@@ -240,7 +277,11 @@ class Pending:
             self._leave(is_unknown=entry is INVALID)
 
     def _decide(self, verified: Verified) -> Admitted | Refusal:
-        return self._admission.deciding.decide(verified, self._needs(), self._query)
+        needs = self._needs()
+        came = self.came(verified, needs)
+        answer = self._admission.deciding.decide(verified, needs, self._query, came)
+        self._admission.note(came, answer)
+        return answer
 
     def _needs(self) -> Needs:
         return self._admission.policy.needs(self._method, self._path, self._root)
@@ -250,7 +291,8 @@ class Admission:
     """Lets requests through or refuses them. Safe to use from any thread or event loop.
 
     Look-ups are made in the threads of `looks_up_in`. `passes_preflights` lets a CORS preflight
-    through to the app, as from nobody (S76).
+    through to the app, as from nobody (S76). What is refused to known callers is recorded, where
+    there is a `recording`.
     """
 
     def __init__(
@@ -268,8 +310,10 @@ class Admission:
         strangers: Strangers,
         clock: Callable[[], int],
         passes_preflights: bool,
+        recording: Recording | None = None,
     ) -> None:
         self.deciding = deciding
+        self._recording = recording
         self.policy = policy
         self.call_policy = call_policy
         self._metadata = metadata
@@ -286,6 +330,11 @@ class Admission:
         self._advises_on_cors = not passes_preflights
         self._at_once = deciding.at_once
 
+    def note(self, came: Came, answer: Admitted | Refusal) -> None:
+        """Record an answer to a known caller, where it is a refusal."""
+        if self._recording is not None and not isinstance(answer, tuple):
+            self._recording.refuse(came, answer)
+
     def entry_of(self, credential: Credential, now: int) -> Entry | None:
         """What is known of a credential, and holds."""
         entry = self._cache.get(credential.digest)
@@ -300,13 +349,16 @@ class Admission:
         root: str,
         headers: Iterable[Header],
         query: bytes,
+        peer: Peer = None,
     ) -> Admitted | Refusal | Pending | Document:
         """The answer to a request from memory alone, or what must be finished to have one.
 
         `path` is decoded, and may begin with `root`, the prefix that the server names;
         `raw_path` is as it was sent, where the server tells. `headers` may be only those that
-        may hold a key, with the ones of a CORS preflight. `query` is the raw query string.
+        may hold a key, with the ones of a CORS preflight, and those that are noted. `query` is the
+        raw query string, `peer` whoever is at the other end.
         """
+        began = perf_counter()
         policy = self.policy
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
@@ -324,13 +376,20 @@ class Admission:
                 return INVALID
         elif now < entry.due or self.verification.note_use(entry, now):
             needs = policy.needs(method, path, root) if policy.has_rules else ANY_KEY
-            answer = self._at_once(entry.verified, needs, query, now)
+            verified, rule = entry.verified, needs.rule
+            noted, is_mcp = credential.noted, needs.resource is not None
+            where = "" if rule else path[:PATH_LOOKED_AT]
+            came = verified, now, began, method[:_METHOD], where, rule, peer, noted, is_mcp
+            answer = self._at_once(verified, needs, query, came, now)
             if answer is not None:
+                if not isinstance(answer, tuple):
+                    self.note(came, answer)
                 return answer
             request = method, path, root, query
-            return Pending(self, credential, request, entry=entry, is_known=True)
+            seen = now, began, peer
+            return Pending(self, credential, request, seen, entry=entry, is_known=True)
         request = method, path, root, query
-        return Pending(self, credential, request, is_known=entry is not None)
+        return Pending(self, credential, request, (now, began, peer), is_known=entry is not None)
 
     def within(  # noqa: PLR0917  # as `begin`
         self,

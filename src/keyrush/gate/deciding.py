@@ -22,6 +22,7 @@ from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
+from keyrush.usage.activity import Came
 from keyrush.usage.counting import MonthlyCounts
 from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import INVALID, Header
@@ -70,7 +71,12 @@ class Deciding:
         self._awaited = awaited
 
     def at_once(  # noqa: C901  # one straight line, as every warm request takes it
-        self, verified: Verified, needs: Needs, query: bytes, now: int | None = None
+        self,
+        verified: Verified,
+        needs: Needs,
+        query: bytes,
+        came: Came | None = None,
+        now: int | None = None,
     ) -> Admitted | Refusal | None:
         """The answer to a verified caller from memory alone, or None where I/O is needed. Without
         `now` it may have taken a while to verify it.
@@ -99,12 +105,12 @@ class Deciding:
             tally = self._take_at_once(verified.windows, cost, now)
             if tally is None:
                 return None
-            return self._answer(verified, needs, refusal, tally, now)
+            return self._answer(verified, needs, refusal, tally, now, came)
         except Exception as error:
             return _unavailable(error)
 
     async def awaited(
-        self, verified: Verified, needs: Needs, query: bytes
+        self, verified: Verified, needs: Needs, query: bytes, came: Came | None = None
     ) -> Admitted | Refusal | None:
         """`at_once`, where only the limiter must be asked and that can be awaited: on asyncio,
         for which limiters are written.
@@ -122,11 +128,13 @@ class Deciding:
             tally = await self._awaited.take_async(verified.windows, cost, now)
             if tally is None:
                 return None
-            return self._answer(verified, needs, refusal, tally, now)
+            return self._answer(verified, needs, refusal, tally, now, came)
         except Exception as error:
             return _unavailable(error)
 
-    def decide(self, verified: Verified, needs: Needs, query: bytes) -> Admitted | Refusal:
+    def decide(
+        self, verified: Verified, needs: Needs, query: bytes, came: Came | None = None
+    ) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
         if self._is_not_for(verified, needs, now):
@@ -138,16 +146,17 @@ class Deciding:
             if refusal and (refused := self._over(verified, now)):
                 return refused
             tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
-            answer = self._answer(verified, needs, refusal, tally, now)
+            answer = self._answer(verified, needs, refusal, tally, now, came)
         except Exception as error:
             return _unavailable(error)
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
+            prices, rules = needs.prices or (needs.credits,), needs.rules or (needs.rule,)
             try:
-                for price in needs.prices or (needs.credits,):
+                for price, rule in zip(prices, rules, strict=True):
                     if price:
-                        self._charging.charge(principal, price)
+                        self._charging.charge(principal, price, rule)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
             if isinstance(principal, Calling):
@@ -170,8 +179,14 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(
-        self, verified: Verified, needs: Needs, refusal: Refusal | None, tally: Tally, now: int
+    def _answer(  # noqa: PLR0917  # as `at_once`, for every request
+        self,
+        verified: Verified,
+        needs: Needs,
+        refusal: Refusal | None,
+        tally: Tally,
+        now: int,
+        came: Came | None,
     ) -> Admitted | Refusal:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
         if refusal is not None:  # with the fields of every authenticated response (R11)
@@ -182,7 +197,7 @@ class Deciding:
             fields = tuple(self._fields.of(verified, tally, now))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         if needs.resource is not None:
-            return self._answer_calls(verified, needs, tally, now)
+            return self._answer_calls(verified, needs, tally, now, came)
         if not tally.admitted:
             return self._rate_limited(verified, tally, now)
         if not self._usage.add(verified, now):
@@ -194,10 +209,10 @@ class Deciding:
             self._background.start()
         headers = self._fields.of(verified, tally, now)
         headers.append(self._vary)
-        return Principal(verified, self._policy, self._charging, now), headers
+        return Principal(verified, self._policy, self._charging, now, came), headers
 
     def _answer_calls(
-        self, verified: Verified, needs: Needs, tally: Tally, now: int
+        self, verified: Verified, needs: Needs, tally: Tally, now: int, came: Came | None
     ) -> Admitted | Refusal:
         """The same for a request to a resource, which is as many as it has calls, or none."""
         weight = needs.weight
@@ -217,6 +232,7 @@ class Deciding:
             self._policy,
             self._charging,
             now,
+            came,
             resource=needs.resource,
             taken=weight,
         )

@@ -18,10 +18,12 @@ from keyrush.core.resources import AMBIGUOUS, Resource
 from keyrush.core.times import SECOND
 from keyrush.errors import Away
 from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
+from keyrush.gate.called import Called
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.mcp_sessions import session_name
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.workers import Busy
+from keyrush.usage.activity import Came
 from keyrush.wire import jsonrpc, mcp_headers
 from keyrush.wire.outcomes import Outcomes
 from keyrush.wire.request import Header
@@ -72,6 +74,7 @@ class Exchange:
         self._address: Address = _nowhere
         self._asked: Calls | None = None  # by the body, once it is read
         self._prices: tuple[int, ...] = ()
+        self.called: Called | None = None  #: what that is to activity
         self._session: str | None = None  # what stands for the one that it names
         self._is_foreign: bool | None = None  # the session is not the caller's
         self._taken: tuple[str, ...] = ()  # the ids of its calls, in the session
@@ -89,7 +92,7 @@ class Exchange:
         self._address = address
         refusal = self._known(self._way.identify(address))
         if refusal is None and self._session is not None and self._is_foreign is None:
-            refusal = self._look_up()
+            refusal = self._noted(self._look_up())
         return refusal
 
     async def identify_async(self, address: Address) -> Refusal | None:
@@ -102,7 +105,8 @@ class Exchange:
             try:
                 refusal = await self._gate.workers.run("io", self._look_up)
             except Busy:
-                return BUSY
+                refusal = BUSY
+            self._noted(refusal)
         return refusal
 
     def _known(self, verified: Verified | Refusal) -> Refusal | None:
@@ -112,7 +116,7 @@ class Exchange:
         refusal = self._gate.deciding.come_to_resource(verified)
         if refusal is None:
             self._name_session()
-        return refusal
+        return self._noted(refusal)
 
     # --- in which session ---
 
@@ -162,9 +166,10 @@ class Exchange:
                 return verified
             self._verified = verified
         needs = self._read(body)
+        came = self._came(needs)
         answer = None
         try:
-            answer = self._let_go().decide(self._caller, needs)
+            answer = self._let_go().decide(self._caller, needs, came)
         finally:
             self._decided(answer)
         return answer
@@ -182,9 +187,10 @@ class Exchange:
                 needs = await self._gate.workers.run("io", self._read, body)
             else:
                 needs = self._read(body)
-            answer = await self._let_go().decide_async(self._caller, needs)
+            came = self._came(needs)
+            answer = await self._let_go().decide_async(self._caller, needs, came)
         except Busy:
-            return BUSY
+            answer = BUSY
         finally:
             self._decided(answer)
         return answer
@@ -192,6 +198,7 @@ class Exchange:
     def _decided(self, answer: Admitted | Refusal | None) -> None:
         if not isinstance(answer, tuple):
             self.end(is_answered=True)  # by the gate
+            self._noted(answer)
         elif self._session is not None:
             self._give_up(self._session)
 
@@ -290,6 +297,25 @@ class Exchange:
         call = self._asked.calls[0]
         return None if call.method is None else call.id
 
+    # --- as activity has it ---
+
+    def _came(self, needs: Needs) -> Came:
+        """Note what it calls; to the ledger it is that."""
+        came = self._way.came(self._caller, needs)
+        self.called = Called(came, self._resource, self._asked, needs)
+        return self.called.came()
+
+    def _noted(self, refusal: Refusal | None) -> Refusal | None:
+        """Record a refusal by the gate."""
+        recording, verified = self._gate.recording, self._verified
+        if refusal is not None and recording is not None and verified is not None:
+            if self.called is not None:
+                self.called.refuse(recording, refusal)
+            else:  # of whatever it is that has not been read
+                needs = Needs(resource=self._resource)
+                recording.refuse(self._way.came(verified, needs), refusal)
+        return refusal
+
     # --- what came of it ---
 
     def outcomes(self, headers: list[Header]) -> Outcomes | None:
@@ -319,6 +345,11 @@ class Exchange:
         been done by then, and the server calls it an error.
         """
         return self._is_given_up or self._gate.unanswered.are_given_up(self._taken)
+
+    def fail(self, failed: list[str | int]) -> None:
+        """These calls have come to nothing."""
+        if self.called is not None:
+            self.called.fail(failed)
 
     def give_back(self, caller: Caller, failed: list[str | int]) -> None:
         """Give back what was charged for calls that have come to nothing; may block.

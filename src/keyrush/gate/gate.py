@@ -23,7 +23,7 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
-from keyrush.core.times import month_of
+from keyrush.core.times import DAY, month_of
 from keyrush.errors import Away, ConfigurationError
 from keyrush.events.log import log_refusal
 from keyrush.events.protocol import Events, RequestRefused
@@ -41,6 +41,7 @@ from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.activity import HOURS_KEPT, MINUTES_KEPT, ActivityLog
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
 from keyrush.operations.keys import Keys
@@ -57,11 +58,13 @@ from keyrush.runtime.workers import Workers
 from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
 from keyrush.store.opening import open_store
-from keyrush.store.protocol import Store
+from keyrush.store.protocol import ActivityStore, Store
+from keyrush.usage.activity import Recording
 from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
+from keyrush.usage.shown import Addresses
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Asked, Refusals, Response
-from keyrush.wire.request import CredentialHeaders
+from keyrush.wire.request import FORWARDED_FOR, REQUEST_ID, USER_AGENT, CredentialHeaders
 from keyrush.wire.resource_metadata import ResourceMetadata
 from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
@@ -91,9 +94,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `sessions`, `credits` and `usage` are the operations. What is changed
-    through them holds at once in this gate, in other processes as soon as they hear of it, at the
-    latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `sessions`, `credits`, `usage` and `activity` are the operations. What is
+    changed through them holds at once in this gate, in other processes as soon as they hear of it,
+    at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -117,7 +120,9 @@ class Gate:
         self.policy, call_policy = _policies(settings, self.catalog, metadata)
         #: The request headers that may hold a key.
         self.credential_headers = CredentialHeaders(
-            settings.credential_headers, tokens=bool(settings.issuers)
+            settings.credential_headers,
+            tokens=bool(settings.issuers),
+            noted=_noted(settings),
         )
         #: How browsers send a key with a WebSocket's handshake, where they may.
         self.key_protocol: KeyProtocol | None = None
@@ -135,6 +140,9 @@ class Gate:
         )
         self.circuit = Circuit("the store", monotonic)
         self.counts = MonthlyCounts(self.store, self.circuit)
+        #: What notes activity; None where none is recorded.
+        activity = store_opening.activity_of(self.store)
+        self.recording = self._recording(settings, activity, clock)
         slots = hashing_slots(settings.argon2_slots)
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
@@ -177,6 +185,7 @@ class Gate:
             strangers=Strangers(monotonic),
             clock=clock,
             passes_preflights=settings.preflight == "pass",
+            recording=self.recording,
         )
         bindings = store_opening.bindings_of(self.store)
         #: Who has opened which session of an MCP server.
@@ -224,6 +233,7 @@ class Gate:
             clock=clock,
         )
         self.usage = Usage(self.catalog, self.store, self.accounts, self.keys, clock=clock)
+        self.activity = ActivityLog(activity, self.accounts, key_format=key_format, clock=clock)
         changes = [one for one in (store.changes, limiter.changes) if one is not None]
         lag = store.lag
         self.watch = Watch(
@@ -237,6 +247,9 @@ class Gate:
         self.background.every(LOOK_INTERVAL, self.connections.look)
         self.background.every(FLUSH_INTERVAL, self.counts.flush)
         self.background.every(FLUSH_INTERVAL, self.proofs.flush)
+        if self.recording is not None:
+            self.background.every(FLUSH_INTERVAL, self.recording.flush)
+            self.background.every(FLUSH_INTERVAL, self.recording.forget)
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
@@ -339,6 +352,20 @@ class Gate:
         is_call = method.upper() not in BODILESS
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
+    def _recording(
+        self, settings: Settings, store: ActivityStore, clock: Callable[[], int]
+    ) -> Recording | None:
+        if settings.activity == "off":
+            return None
+        return Recording(
+            store,
+            self.circuit,
+            Addresses(settings.activity_address, settings.networks),
+            records_all=settings.activity == "all",
+            kept=(settings.activity_days * DAY, MINUTES_KEPT, HOURS_KEPT),
+            clock=clock,
+        )
+
     def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:
         """What knows the tokens of issuers, where there are some."""
         if not settings.issuers:
@@ -399,13 +426,24 @@ class Gate:
             changes_within=WATCH_INTERVAL if hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
             unwritten=self.counts.unwritten,
+            unrecorded=self.recording.dropped if self.recording else 0,
         )
 
     # --- end ---
 
     def flush(self) -> None:
         """Write what is counted and not yet stored, give back what is not used; blocks."""
-        _take_each(self.charging.settle, self.counts.flush, self.proofs.flush, self.limiter.flush)
+        _take_each(
+            self.charging.settle,
+            self.counts.flush,
+            self._record,
+            self.proofs.flush,
+            self.limiter.flush,
+        )
+
+    def _record(self) -> None:
+        if self.recording is not None:
+            self.recording.flush()
 
     def prepare_to_stop(self) -> None:
         """Write what is not yet stored, and from now on each count before its answer: the
@@ -430,6 +468,7 @@ class Gate:
             self.background.close,
             self.charging.settle,
             self.counts.flush,
+            self._record,
             self.proofs.flush,
             self.watch.close,
             self.limiter.close,
@@ -470,6 +509,16 @@ def _looking_up(store: store_opening.Opened) -> int:
     on a server, which is as far away as the network is slow.
     """
     return 1 if store.database is None or store.database.file else 4
+
+
+def _noted(settings: Settings) -> list[bytes]:
+    """The request headers that are noted beside those that may hold a key."""
+    names = [REQUEST_ID]
+    if settings.activity != "off":
+        names.append(USER_AGENT)
+        if settings.networks and settings.activity_address != "off":
+            names.append(FORWARDED_FOR)
+    return names
 
 
 def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:

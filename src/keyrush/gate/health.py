@@ -21,3 +21,4 @@ class Health:
     changes_within: float  #: seconds until they hold here at the latest: CACHE_TTL without news
     has_thread: bool  #: False where none can be started for what no request waits for
     unwritten: int  #: requests counted here and not yet in the store
+    unrecorded: int = 0  #: requests that activity has lost, because more came than was written

@@ -12,6 +12,8 @@ from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
 from keyrush.core.resources import Resource
+from keyrush.usage.activity import Came
+from keyrush.usage.shown import shown_id
 
 INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
@@ -42,6 +44,9 @@ class Caller:
     __slots__ = ("charges", "is_left", "refusal")
 
     is_authenticated = False
+
+    #: The request, as activity has it; None where it has none.
+    came: Came | None = None
 
     def __init__(self) -> None:
         self.charges: tuple[Charge, ...] = ()  #: what this request was charged so far
@@ -82,7 +87,7 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_charging", "_policy", "_verified", "taken_at")
+    __slots__ = ("_charging", "_policy", "_verified", "came", "taken_at")
 
     is_authenticated = True
 
@@ -96,9 +101,15 @@ class Principal(Caller):
     resource: Resource | None = None
 
     def __init__(
-        self, verified: Verified, policy: Policy, charging: Charges, taken_at: int
+        self,
+        verified: Verified,
+        policy: Policy,
+        charging: Charges,
+        taken_at: int,
+        came: Came | None = None,
     ) -> None:
         self._verified = verified
+        self.came = came
         self._policy = policy
         self._charging = charging
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
@@ -159,6 +170,20 @@ class Principal(Caller):
     def environment(self) -> str | None:
         """`"live"`, `"test"`, …, or None where keys have no environment (contract R2)."""
         return self._verified.environment
+
+    @property
+    def rule(self) -> str | None:
+        """What names the request: the template of the rule's path, or the tool that is called; None
+        where there is no rule.
+        """
+        return (self.came and self.came[5]) or None
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that a client or a proxy has given it in `X-Request-ID`: 1 to 64 visible
+        characters of ASCII; None where it has none, or what may be a key.
+        """
+        return shown_id(self.came[7][1]) if self.came else None
 
     @property
     def scopes(self) -> Scopes:
@@ -232,11 +257,12 @@ class Calling(Principal):
         policy: Policy,
         charging: Charges,
         taken_at: int,
+        came: Came | None,
         *,
         resource: Resource | None,
         taken: int,
     ) -> None:
-        super().__init__(verified, policy, charging, taken_at)
+        super().__init__(verified, policy, charging, taken_at, came)
         self.resource = resource
         self.taken = taken
         self.paid = ()

@@ -40,7 +40,7 @@ from keyrush.settings.resources import ResourceTable, check_together
 from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
 from keyrush.wire.refusals import Body
 from keyrush.wire.request import CREDENTIAL_HEADERS
-from keyrush.wire.sender import UNIX, Network
+from keyrush.wire.sender import UNIX, Kept, Network
 
 PREFIX = sources.PREFIX
 
@@ -81,6 +81,15 @@ class Settings(BaseSettings):
     )
     usage_durability: Literal["batched", "exact"] = Field(
         "batched", description="write monthly counts every second, or before each answer"
+    )
+    activity: Literal["all", "refusals", "off"] = Field(
+        "all", description="what activity has: every request of a known caller, refusals, nothing"
+    )
+    activity_days: int = Field(
+        30, ge=1, le=3650, description="days that rows of activity are kept; totals stay longer"
+    )
+    activity_address: Kept = Field(
+        "prefix", description="of clients' addresses in activity: all, the network, or nothing"
     )
     pepper: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="secrets that key fingerprints are made with, newest first"

@@ -194,6 +194,90 @@ BINDINGS = sa.Table(
     sa.Index("ix_keyrush_bindings_of_account", "account_id", "ends_at"),
 )
 
+#: Who asked, and for what: an account (`level` 0), a key of it (1), a rule in it (2), or both (3).
+#: What does not tell apart at a level is empty. Activity names them by number.
+SUBJECTS = sa.Table(
+    "keyrush_activity_subjects",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("account_id", sa.String(64), nullable=False),
+    sa.Column("level", sa.SmallInteger, nullable=False),
+    sa.Column("credential_id", sa.String(64), nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Index(
+        "ux_keyrush_activity_subjects",
+        "account_id",
+        "level",
+        "credential_id",
+        "rule",
+        unique=True,
+    ),
+)
+
+#: What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is source
+#: and outcome; `path` is null where it is the rule's.
+ACTIVITY = sa.Table(
+    "keyrush_activity",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("whole", sa.BigInteger, nullable=False),
+    sa.Column("part", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.SmallInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("subject", sa.Text),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("path", sa.Text),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("agent", sa.Text),
+    sa.Index("ix_keyrush_activity_of_whole", "whole", "kind", "at"),
+    sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
+)
+
+#: Totals of a minute, of durations in one bucket; those that are fresh are not in the hours yet.
+MINUTES = sa.Table(
+    "keyrush_activity_minutes",
+    _metadata,
+    sa.Column("is_fresh", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("whole", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("longest", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index(
+    "ix_keyrush_activity_minutes_by_age",
+    MINUTES.c.minute,
+    sqlite_where=MINUTES.c.is_fresh == 0,
+    postgresql_where=MINUTES.c.is_fresh == 0,
+)
+
+#: Totals of an hour, of subjects of every level, so that none is summed from all of its parts.
+HOURS = sa.Table(
+    "keyrush_activity_hours",
+    _metadata,
+    sa.Column("subject", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("credits", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=False),
+    sa.Column("longest", sa.BigInteger, nullable=False),
+    sa.Index("ix_keyrush_activity_hours_by_age", "hour"),
+    sqlite_with_rowid=False,
+)
+
 #: Accounts of which a key, the plan or limits have changed, in the order of `mark`.
 CHANGES = sa.Table(
     "keyrush_changes",

@@ -96,7 +96,7 @@ def add_counts(
     """`Store.add_usage`, but for `used`, in the transaction of the driver's `connection`."""
     if not increments:
         return {}
-    if batch is not None and not _note(connection, dialect, batch, now):
+    if batch is not None and not note(connection, dialect, batch, now):
         # What has been added before is added as nothing, which brings the totals.
         increments = dict.fromkeys(increments, 0)
     rows = json.dumps(increments)
@@ -111,7 +111,7 @@ def touch(connection: Any, dialect: str, used: Mapping[str, int]) -> None:
     connection.execute(_TOUCH[dialect], (json.dumps(used),))
 
 
-def _note(connection: Any, dialect: str, batch: Batch, now: int) -> bool:
+def note(connection: Any, dialect: str, batch: Batch, now: int) -> bool:
     """Note the batch; False where it has been added before.
 
     Its row is locked from here on: a second call with the same batch waits for the first.

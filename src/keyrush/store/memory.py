@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from keyrush.core.activity import Activity, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.ledger import (
     OPERATOR,
@@ -23,6 +24,7 @@ from keyrush.core.ledger import (
 from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
+from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
 from keyrush.store.decisions import (
     KeyCount,
@@ -58,6 +60,7 @@ class MemoryStore:
         self._batches: dict[str, int] = {}
         self._ledger = MemoryLedger()
         self._bindings = Bindings()
+        self._activity = ActivityInMemory()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -376,6 +379,27 @@ class MemoryStore:
         if is_new:
             self._batches[batch.worker] = batch.number
         return is_new
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        self._activity.add_activity(rows, batch)
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        return self._activity.activity(account_id, where, limit, after)
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        return self._activity.count_activity(account_id, where, at_most)
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        return self._activity.activity_totals(account_id, where, step, group, at_most)
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        return self._activity.forget_activity(before_rows, before_minutes, before_hours, at_most)
 
     def usage(self, subject: str, month: str) -> int:
         return self._usage.get((subject, month), 0)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from keyrush.core.changes import Changes
 from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
+from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
-from keyrush.store.protocol import BindingStore, LinkStore, Store
+from keyrush.store.protocol import ActivityStore, BindingStore, LinkStore, Store
 
 if TYPE_CHECKING:  # a store in memory needs no database
     from keyrush.sql.engine import Database
@@ -74,6 +75,13 @@ def bindings_of(store: Store) -> BindingStore:
     user's own that can't do it, in this process.
     """
     return store if _has(store, BindingStore) else Bindings()
+
+
+def activity_of(store: Store) -> ActivityStore:
+    """Where activity is kept: in the store, but with one of a user's own that can't do it, in
+    this process.
+    """
+    return store if _has(store, ActivityStore) else ActivityInMemory()
 
 
 def _has(store: object, protocol: type) -> bool:

@@ -11,6 +11,8 @@ A store may also have, and `opening` alone looks for it:
 - the methods of `LinkStore`, all of them, without which there are keys alone, and no tokens;
 - the methods of `BindingStore`, both of them, without which sessions of MCP servers are known in
   the process alone that they were opened in;
+- the methods of `ActivityStore`, all of them, without which activity is kept in each process
+  alone, as far as its memory is for that;
 - `changes()`, a plain method that gives its `core.changes.Changes`, where other processes change
   it: what is changed elsewhere holds here at once; without, when the cache entry has expired;
 - `database`, the `sql.engine.Database` it is kept in, so that windows may be counted there;
@@ -23,6 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from keyrush.core.activity import Activity, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink
 from keyrush.core.ledger import (
     OPERATOR,
@@ -360,7 +363,64 @@ class CountStore(Protocol):
         ...
 
 
-class Store(AccountStore, CreditStore, KeyStore, LinkStore, BindingStore, CountStore, Protocol):
+class ActivityStore(Protocol):
+    """What was asked of an app (contract O20): rows, and their totals.
+
+    Totals are in bins of a minute, kept for `MINUTES`, and of an hour. They hold what rows held
+    that are kept no more, or never were (`Activity.is_kept`).
+    """
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        """Add rows, and to the totals, in one step: all or none.
+
+        A batch that has been added before is not added again, as with `CountStore.add_usage`.
+        Of accounts and keys nothing is looked up. NUL and lone surrogates in texts are replaced.
+        """
+        ...
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        """The first `limit` rows of the account that agree with `where`, after a place, by time
+        and id, newest first.
+        """
+        ...
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        """How many rows of the account agree with `where`; counts no further than `at_most`."""
+        ...
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        """Totals of the account's activity that agrees with `where`, in bins of `step`
+        milliseconds, told apart by `group`, by bin and value; bins of nothing are left out.
+
+        `step` is a multiple of a minute, `where.since` and `where.until` are given and multiples
+        of `step`. Of more than `at_most` values those with the most requests are told apart;
+        the rest is together, as the value None.
+        """
+        ...
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        """Delete rows, and bins of a minute and of an hour, that are from before these instants:
+        of each `at_most`, the oldest first. How many, in sum; 0 where there are no more.
+        """
+        ...
+
+
+class Store(
+    AccountStore,
+    CreditStore,
+    KeyStore,
+    LinkStore,
+    BindingStore,
+    CountStore,
+    ActivityStore,
+    Protocol,
+):
     """All that keyrush keeps. All writes are atomic, each on its own."""
 
     def close(self) -> None:

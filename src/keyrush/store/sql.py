@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyrush.core.activity import Activity, Group, Total, Where, storable_rows
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
 from keyrush.core.ledger import (
@@ -34,8 +35,17 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import keys, ledger, links
+from keyrush.store.activity import adding, folding, forgetting, pages, totals
+from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
-from keyrush.store.counts import FORGET_INTERVAL, add_counts, forget_batches, insert_into, touch
+from keyrush.store.counts import (
+    FORGET_INTERVAL,
+    add_counts,
+    forget_batches,
+    insert_into,
+    note,
+    touch,
+)
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
 from keyrush.store.finding import find, find_link
 from keyrush.store.proofs import record_proofs
@@ -53,6 +63,8 @@ class SqlStore:
         self._locked = " FOR UPDATE" if database.dialect == "postgresql" else ""
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._forget_at = 0  # when to look for batches of workers that are no longer
+        self._subjects = Subjects()
+        self._fold_at = 0  # when to fold totals of minutes
 
     @property
     def database(self) -> Database:
@@ -130,11 +142,14 @@ class SqlStore:
     ) -> int | None:
         # Not in autocommit: a server that was frozen would carry out later what it was told, and
         # charge for a request that has long been refused. What is not committed it undoes.
-        is_sqlite = self._database.dialect == "sqlite"
-        charge = ledger.charge if is_sqlite else ledger.charge_at_once
+        if self._database.dialect == "postgresql":
+            return ledger.charge_at_once(
+                self._database, account_id, credits, reference, at=at, by=by, refill=refill
+            )
         with self._database.transaction() as driver:
-            run = ledger.runner(driver.execute, self._database.dialect)
-            return charge(run, account_id, credits, reference, at=at, by=by, refill=refill)
+            return ledger.charge(
+                driver.execute, account_id, credits, reference, at=at, by=by, refill=refill
+            )
 
     def reverse(
         self, account_id: str, reference: str, at: int, credits: int | None = None
@@ -327,6 +342,65 @@ class SqlStore:
     def bound(self, name: str, now: int) -> str | None:
         with self._run() as connection:
             return bound(connection, name, now)
+
+    def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
+        if not rows:
+            return
+        now, dialect = now_ms(), self._database.dialect
+        with self._database.transaction() as driver:
+            if batch is not None and not note(driver, dialect, batch, now):
+                return  # it has been added before
+            known = adding.add(driver, dialect, storable_rows(rows), self._subjects)
+        self._subjects.remember(known)
+        if now >= self._fold_at:
+            self._fold_at = now + folding.INTERVAL
+            self.fold_activity()
+
+    def fold_activity(self) -> None:
+        """Add the totals of minutes that are fresh to those of hours."""
+        folded = folding.PORTION
+        while folded == folding.PORTION:
+            with self._database.transaction() as driver:
+                folded = folding.fold(driver, self._database.dialect)
+
+    def activity(
+        self, account_id: str, where: Where, limit: int = DEFAULT_LIMIT, after: Place | None = None
+    ) -> Sequence[Activity]:
+        with self._database.driver() as driver:
+            return pages.page(
+                driver, self._database.dialect, account_id, where, limit=limit, after=after
+            )
+
+    def count_activity(self, account_id: str, where: Where, at_most: int) -> int:
+        with self._database.driver() as driver:
+            return pages.count(driver, self._database.dialect, account_id, where, at_most)
+
+    def activity_totals(
+        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+    ) -> Sequence[Total]:
+        with self._database.driver() as driver:
+            return totals.totals(
+                driver,
+                self._database.dialect,
+                account_id,
+                where,
+                step=step,
+                group=group,
+                at_most=at_most,
+            )
+
+    def forget_activity(
+        self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
+    ) -> int:
+        with self._database.transaction() as driver:
+            return forgetting.forget(
+                driver,
+                self._database.dialect,
+                before_rows=before_rows,
+                before_minutes=before_minutes,
+                before_hours=before_hours,
+                at_most=at_most,
+            )
 
     def usage(self, subject: str, month: str) -> int:
         select = sa.select(USAGE.c.counted).where(

@@ -17,15 +17,41 @@ from keyrush.core.refusal import Refusal
 Header = tuple[bytes, bytes]
 
 
+#: What else is noted of a request: the beginning of `User-Agent`, of `X-Request-ID`, and the end of
+#: `X-Forwarded-For`, as they came. None where there is none, or nobody asked.
+Noted = tuple[bytes | None, bytes | None, bytes | None]
+
+NOTHING: Noted = (None, None, None)
+
+USER_AGENT, REQUEST_ID, FORWARDED_FOR = b"user-agent", b"x-request-id", b"x-forwarded-for"
+
+#: Bytes that are kept of each: what is longer than an id is none, and of proxies those count that
+#: have spoken last.
+_MAX_AGENT, _MAX_ID, _MAX_FORWARDED = 80, 65, 512
+
+#: The same, as slices of values.
+CUTS = {
+    USER_AGENT: slice(_MAX_AGENT),
+    REQUEST_ID: slice(_MAX_ID),
+    FORWARDED_FOR: slice(-_MAX_FORWARDED, None),
+}
+
+#: What a header is looked at for.
+_KEY, _AGENT, _ID, _FORWARDED = "key", "agent", "id", "forwarded"
+_WHAT = {USER_AGENT: _AGENT, REQUEST_ID: _ID, FORWARDED_FOR: _FORWARDED}
+
+
 class Credential:
-    """A presented key or token. Its repr says nothing of it (S82); `digest` is its BLAKE2b, which
-    needs no instructions of a processor's own to be fast on a long token.
+    """A presented key or token, with what the headers beside it tell. Its repr says nothing of it
+    (S82); `digest` is its BLAKE2b, which needs no instructions of a processor's own to be fast on
+    a long token.
     """
 
-    __slots__ = ("digest", "text")
+    __slots__ = ("digest", "noted", "text")
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, noted: Noted = NOTHING) -> None:
         self.text = text
+        self.noted = noted
         self.digest = blake2b(text, digest_size=32).digest()
 
     def __repr__(self) -> str:
@@ -64,32 +90,52 @@ class CredentialHeaders:
     """The headers that may hold a key, by `names` in lower case; others are no business of ours.
 
     `Authorization: Bearer …`, or `Api-Key …`; in any other header the value is the key. With
-    `tokens` also a token may be where a key may.
+    `tokens` also a token may be where a key may. What is in the headers `noted` is noted with it.
     """
 
-    def __init__(self, names: Sequence[str] = CREDENTIAL_HEADERS, *, tokens: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = CREDENTIAL_HEADERS,
+        *,
+        tokens: bool = False,
+        noted: Iterable[bytes] = (REQUEST_ID,),
+    ) -> None:
         self._most = MAX_TOKEN if tokens else MAX_LENGTH
         #: Bytes of a header's value that are read; one that has more is refused unread.
         self.longest = max(MAX_VALUE, self._most + _ROOM)
         self.names = tuple(name.lower().encode("ascii") for name in names)
         self._names = frozenset(self.names)
-        self._lengths = frozenset(map(len, self.names))
+        self.noted = tuple(name for name in noted if name not in self._names)
+        whats = {name: _WHAT[name] for name in self.noted} | dict.fromkeys(self.names, _KEY)
+        #: What is looked for in a header; None where nothing is.
+        self._looked_at = whats.get
+        self._lengths = frozenset(map(len, whats))
         spelled = ", ".join(name.title().replace("Api", "API") for name in names)
         #: Answers depend on them, which caches should know (S23).
         self.vary: Header = (b"vary", spelled.encode("ascii"))
 
-    def credential(self, headers: Iterable[Header]) -> Credential | Refusal:
+    def credential(  # noqa: C901  # one pass, as every request takes it
+        self, headers: Iterable[Header]
+    ) -> Credential | Refusal:
         """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
 
         Header names may be in any case. Several headers may hold a key only if it is the same.
         """
-        lengths, names = self._lengths, self._names
+        lengths, looked_at = self._lengths, self._looked_at
         first_name = first = None
         others: list[Header] | None = None
+        agent = request_id = forwarded = None
         for name, value in headers:
             # The length is looked at first, because most names are of another.
-            if len(name) in lengths and (lower := name.lower()) in names:
-                if first is None:
+            if len(name) in lengths and (what := looked_at(lower := name.lower())):
+                if what is _AGENT:
+                    agent = value[:_MAX_AGENT]
+                elif what is _ID:
+                    request_id = value[:_MAX_ID]
+                elif what is _FORWARDED:
+                    before = b"" if forwarded is None else forwarded + b","
+                    forwarded = (before + value[-_MAX_FORWARDED:])[-_MAX_FORWARDED:]
+                elif first is None:
                     first_name, first = lower, value
                 elif others is None:
                     others = [(lower, value)]
@@ -98,17 +144,20 @@ class CredentialHeaders:
         if first is None:
             return MISSING
         if others is not None:
-            return _one_of([(first_name or b"", first), *others], self._most)
-        most = self._most
-        key = _bearer(first, most) if first_name == AUTHORIZATION else _plain(first, most)
-        return Credential(key) if isinstance(key, bytes) else key or MISSING
+            key = _one_of([(first_name or b"", first), *others], self._most)
+        else:
+            most = self._most
+            key = _bearer(first, most) if first_name == AUTHORIZATION else _plain(first, most)
+        if isinstance(key, bytes):
+            return Credential(key, (agent, request_id, forwarded))
+        return key or MISSING
 
     def without(self, headers: Iterable[Header]) -> list[Header]:
         """The request headers without those that may hold a key."""
         return [header for header in headers if header[0].lower() not in self._names]
 
 
-def _one_of(headers: Sequence[Header], most: int) -> Credential | Refusal:
+def _one_of(headers: Sequence[Header], most: int) -> bytes | Refusal | None:
     """The credential that several headers agree upon (S7, S8)."""
     if sum(name == AUTHORIZATION for name, _ in headers) > 1:
         return TWO
@@ -124,7 +173,7 @@ def _one_of(headers: Sequence[Header], most: int) -> Credential | Refusal:
         return TWO
     if texts and refusals:
         return TWO  # a key, and something else in the place of one
-    return Credential(texts[0]) if texts else INVALID if refusals else MISSING
+    return texts[0] if texts else INVALID if refusals else None
 
 
 def _bearer(value: bytes, most: int) -> bytes | Refusal | None:

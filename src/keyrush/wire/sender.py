@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: How much of addresses is kept: `prefix` is the network, /24 of IPv4 and /48 of IPv6.
+Kept = Literal["full", "prefix", "off"]
 
 
 #: Stands among trusted networks for whoever is at the other end of a Unix socket.

@@ -106,5 +106,7 @@ class Watch:
         failed = self._outcomes.feed(data, is_last=is_last)
         if self._outcomes.are_known:  # by the client, who may go on with the same id
             self._exchange.end(is_answered=True)
-        if failed and self._caller.charges:
-            self._exchange.give_back(self._caller, failed)
+        if failed:
+            self._exchange.fail(failed)
+            if self._caller.charges:
+                self._exchange.give_back(self._caller, failed)

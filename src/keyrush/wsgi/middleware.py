@@ -12,7 +12,7 @@ from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Principal
 from keyrush.settings.settings import Settings
 from keyrush.wire.interfaces import is_asgi
-from keyrush.wire.request import Header
+from keyrush.wire.request import CUTS, Header
 from keyrush.wire.resource_metadata import Document
 from keyrush.wsgi.calls import ACCEPT_ENCODING, come_in
 from keyrush.wsgi.environ import (
@@ -57,7 +57,12 @@ class KeyrushMiddleware:
         self.gate = Gate.chosen(settings, gate)
         names = self.gate.credential_headers.names
         self._credentials = tuple((variable_of(name), name) for name in names)
-        self._most = self.gate.credential_headers.longest + 1
+        most = slice(self.gate.credential_headers.longest + 1)  # enough to see it is long
+        #: The variables that the gate looks at, their headers, and how much of each.
+        self._wanted = tuple((*one, most) for one in self._credentials)
+        for name in self.gate.credential_headers.noted:
+            self._wanted += ((variable_of(name), name, CUTS[name]),)
+        self._preflight = tuple((*one, most) for one in _PREFLIGHT)
 
     def __call__(  # noqa: C901  # one straight line, read from top to bottom
         self, environ: Environ, start_response: StartResponse | None = None, *more: object
@@ -80,6 +85,7 @@ class KeyrushMiddleware:
             path_of(environ, "SCRIPT_NAME"),
             self._headers(environ),
             environ.get("QUERY_STRING", "").encode("latin-1"),
+            environ.get("REMOTE_ADDR"),
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
@@ -119,12 +125,12 @@ class KeyrushMiddleware:
 
     def _headers(self, environ: Environ) -> list[Header]:
         """The request headers that the gate looks at."""
-        wanted, most = self._credentials, self._most
+        wanted = self._wanted
         if environ["REQUEST_METHOD"] == "OPTIONS":
-            wanted += _PREFLIGHT
+            wanted += self._preflight
         return [
-            (name, environ[variable][:most].encode("latin-1"))  # enough to see it is long
-            for variable, name in wanted
+            (name, environ[variable][cut].encode("latin-1"))
+            for variable, name, cut in wanted
             if variable in environ
         ]
 

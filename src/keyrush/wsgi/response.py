@@ -10,7 +10,8 @@ from keyrush.core.identity import STORED
 from keyrush.core.refusal import Refusal, Refused, refused_in
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import Gate
-from keyrush.gate.principal import Caller, Principal
+from keyrush.gate.principal import INTERNAL_SERVER_ERROR, Caller, Principal
+from keyrush.usage.activity import Recording
 from keyrush.wire.fields import RATE_LIMIT_FIELDS
 from keyrush.wire.refusals import Response
 from keyrush.wire.request import Header
@@ -50,6 +51,9 @@ class Passage:
         self._is_ended = False  # by the gate, because the key has ended
         self._has_left = False  # the client
         self._refused: list[bytes] | None = None
+        self._refusal: Refusal | None = None  # which that says
+        self._has_raised = False  # the app, anything but a refusal that is answered
+        self._recording = gate.recording  # until it is done
         self._inner: Iterable[bytes] = ()
         self._items: Iterator[bytes] = iter(())
         try:
@@ -116,8 +120,28 @@ class Passage:
             is_known = self._outcomes is None or self._outcomes.are_known
             is_over = self._refused is not None or (self._is_over and is_known)
             self._exchange.end(is_answered=is_over)
-        if close := getattr(self._inner, "close", None):
-            close()
+        try:
+            if close := getattr(self._inner, "close", None):
+                close()
+        finally:
+            recording, self._recording = self._recording, None
+            if recording is not None and isinstance(self._caller, Principal):
+                self._record(recording, self._caller)
+
+    def _record(self, recording: Recording, caller: Principal) -> None:
+        """Record the request, of which all is over."""
+        status = self._status
+        has_left = self._has_left or self._is_ended
+        if self._has_raised and not self._sent:
+            status = INTERNAL_SERVER_ERROR  # as the server says
+        is_broken = not self._called or (self._has_raised and not has_left)
+        refusal, charges = self._refusal, caller.charges
+        if self._exchange is not None:
+            if (called := self._exchange.called) is not None:
+                called.record(recording, caller, charges, status, refusal, is_broken)
+        elif caller.came is not None:
+            credits = caller.charged if charges else 0
+            recording.add(caller.came, status, refusal, credits, is_broken)
 
     def _start(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -128,6 +152,7 @@ class Passage:
             self._answer(lost, exc_info)
             return _discard
         self._called = True
+        self._status = code
         self._outcomes = None
         if code >= HTTPStatus.MULTIPLE_CHOICES:
             self._uncharge()
@@ -180,6 +205,7 @@ class Passage:
         self._is_over = True
         refused = refused_in(error)
         if self._sent or refused is None:
+            self._has_raised = True
             if not (self._called and (self._has_left or self._is_ended)):
                 self._uncharge()
             raise error
@@ -189,7 +215,7 @@ class Passage:
 
     def _answer(self, refusal: Refusal, exc_info: ExcInfo | None) -> None:
         gate, exchange = self._gate, self._exchange
-        refusal = gate.deciding.refuse(self._caller, refusal)
+        self._refusal = refusal = gate.deciding.refuse(self._caller, refusal)
         self._outcomes = None
         call_id = exchange.call_id if exchange else None
         self._refused = refuse(

@@ -1,0 +1,182 @@
+"""What was asked with the keys and tokens of an account (contract O10, O20): rows, and their
+totals.
+
+A row is there when its request has ended and the next flush has written it, about a second later,
+but it stands where the request came. So what is newest in a list may still fill up: who follows
+it asks again from some time back, and leaves out the ids that were there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from keyrush.core.activity import (
+    ALL,
+    COARSE,
+    FINE,
+    Activity,
+    Group,
+    Outcome,
+    Source,
+    Total,
+    Where,
+    storable,
+)
+from keyrush.core.checks import is_id, refuse_keys
+from keyrush.core.key_text import KeyFormat
+from keyrush.core.paging import DEFAULT_LIMIT, Page, Place, checked_limit, cursor_at, parse_cursor
+from keyrush.core.times import DAY, LATEST
+from keyrush.errors import InvalidArgument
+from keyrush.operations.accounts import Accounts
+from keyrush.store.protocol import ActivityStore
+
+#: Rows are counted no further: it stands for "1,000+".
+MOST_COUNTED = 1001
+
+#: Milliseconds that bins of a minute are kept, and of an hour.
+MINUTES_KEPT, HOURS_KEPT = 2 * DAY, 400 * DAY
+
+#: Bins of one summary, and its totals, so bins times values, at most.
+MAX_BINS, MAX_TOTALS = 1500, 20_000
+
+By = Literal["minute", "hour", "day"]
+
+#: Milliseconds of a bin, and the bins of a summary without `since`.
+_STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
+
+
+class ActivityLog:
+    """The operations on activity, over a store. Each is of one account, and no other's."""
+
+    def __init__(
+        self,
+        store: ActivityStore,
+        accounts: Accounts,
+        *,
+        key_format: KeyFormat,
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._format = key_format
+        self._clock = clock
+
+    def page(
+        self,
+        account_id: str,
+        where: Where = ALL,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Page[Activity]:
+        """What was asked, newest first, a page of `limit` at a time; `cursor` is that of the page
+        before.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: The limit is not from 1 to 100, the cursor none of a page, or what is
+                asked for can't be: names the field.
+        """
+        refuse_keys(self._format, limit=limit, cursor=cursor)
+        owner = self._owner(account_id, where)
+        place = parse_cursor(cursor)
+        checked_limit(limit)
+        if _is_nobody(where):
+            return Page(())
+        found = self._store.activity(owner, where, limit + 1, place)
+        items = tuple(found[:limit])
+        last = cursor_at(Place(items[-1].at, items[-1].id)) if len(found) > limit else None
+        return Page(items, last)
+
+    def count(self, account_id: str, where: Where = ALL) -> int:
+        """How many rows there are; 1,001 stands for more than a thousand.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: What is asked for can't be: names the field.
+        """
+        owner = self._owner(account_id, where)
+        return 0 if _is_nobody(where) else self._store.count_activity(owner, where, MOST_COUNTED)
+
+    def summary(
+        self,
+        account_id: str,
+        where: Where = ALL,
+        *,
+        by: By | int = "hour",
+        group: Group | None = None,
+    ) -> list[Total]:
+        """Totals, oldest bin first, told apart by `group`; bins of nothing are left out.
+
+        `by` is the length of a bin, or its milliseconds, whole minutes. Bins begin where they do
+        in UTC, days at midnight, and are whole: `since` goes back to the beginning of its bin,
+        `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
+        30 days, or 60 bins of another length. There are at most 1,500 bins. Of values those with
+        the most requests are told apart, as many as make 20,000 totals with these bins; the rest
+        is together, as the value None.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: What is asked for can't be, is of too many bins, or by less than an
+                hour from more than 48 hours ago, which is kept by the hour: names the field.
+        """
+        owner = self._owner(account_id, where)
+        now = self._clock()
+        step, bins = _step(by)
+        if group is not None and group not in get_args(Group):
+            raise InvalidArgument("group", f"must be one of {', '.join(get_args(Group))}")
+        until = -(-(now + 1 if where.until is None else where.until) // step) * step
+        since = (until - bins * step if where.since is None else where.since) // step * step
+        bins = (until - since) // step
+        if bins > MAX_BINS:
+            raise InvalidArgument("since", f"is more than {MAX_BINS:,} bins ago; give a longer by")
+        if step % COARSE and since < (now - MINUTES_KEPT) // step * step:
+            raise InvalidArgument("by", "must be an hour or more for what is older than 48 hours")
+        if bins <= 0 or _is_nobody(where):
+            return []
+        asked = where._replace(since=since, until=until)
+        return [*self._store.activity_totals(owner, asked, step, group, max(1, MAX_TOTALS // bins))]
+
+    def _owner(self, account_id: str, where: Where) -> str:
+        """The id of the account; `where` is checked."""
+        refuse_keys(
+            self._format,
+            account=account_id,
+            key=where.credential_id,
+            rule=where.rule,
+        )
+        _check(where)
+        return self._accounts.get(account_id).id
+
+
+def _check(where: Where) -> None:
+    for field, value, known in (
+        ("source", where.source, get_args(Source)),
+        ("outcome", where.outcome, get_args(Outcome)),
+    ):
+        if value is not None and value not in known:
+            raise InvalidArgument(field, f"must be one of {', '.join(known)}")
+    for field, instant in (("since", where.since), ("until", where.until)):
+        if instant is not None and not (type(instant) is int and 0 <= instant <= LATEST):
+            raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
+    for field, text in (("key", where.credential_id), ("rule", where.rule)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidArgument(field, "must be text")
+
+
+def _is_nobody(where: Where) -> bool:
+    """True where no row can agree: nothing is looked for that can't be an id, or a rule's."""
+    key, rule = where.credential_id, where.rule
+    return (key is not None and not is_id(key)) or (rule is not None and storable(rule) != rule)
+
+
+def _step(by: By | int) -> tuple[int, int]:
+    """Milliseconds of a bin, and how many bins there are unless said otherwise."""
+    if isinstance(by, str) and by in _STEPS:
+        return _STEPS[by]
+    if type(by) is int and 0 < by <= HOURS_KEPT and by % FINE == 0:
+        return by, 60
+    raise InvalidArgument(
+        "by", f"must be one of {', '.join(_STEPS)}, or whole minutes in milliseconds"
+    )

@@ -1,0 +1,108 @@
+"""How totals of minutes come into those of hours, in a SQL store.
+
+A flush adds to one total for each key, rule, source, outcome and minute, as fresh. Every few
+minutes those that are fresh are added to the hours of all subjects that they are of, and are
+fresh no more, in one transaction: so each is in the hours once, whatever is killed, and a flush
+pays for one total, not for each that something can be asked by. Whoever sums hours adds what is
+fresh.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from keyrush.core.times import SECOND
+from keyrush.store.activity.adding import added
+from keyrush.store.activity.statements import statement
+from keyrush.store.activity.subjects import LEVELS
+
+#: Milliseconds between two times that a process folds.
+INTERVAL = 300 * SECOND
+
+#: Totals of minutes that one transaction folds: a few hundredths of a second.
+PORTION = 2000
+
+_KEY = "whole, minute, part, kind, bucket"
+
+#: PostgreSQL's advisory lock of who folds; one at a time, or they would take turns at each row.
+_LOCK = 0x6B657972757363
+
+_LEVELS = ", ".join(
+    f"({level}, {int(by_key)}, {int(by_rule)})" for level, (by_key, by_rule) in enumerate(LEVELS)
+)
+
+# Of what this module says alone.
+
+_TAKEN = f"""
+    SELECT {_KEY} FROM keyrush_activity_minutes WHERE is_fresh = 1 ORDER BY {_KEY} LIMIT :portion
+    /*skip*/
+"""  # noqa: S608
+
+
+def _into_hours(dialect: str, taken: str) -> str:
+    return f"""
+        INSERT INTO keyrush_activity_hours AS found
+            (subject, hour, kind, bucket, requests, credits, duration, longest)
+        SELECT subject.number, taken.minute / 60, taken.kind, taken.bucket,
+            sum(taken.requests), sum(taken.credits), sum(taken.duration), max(taken.longest)
+        FROM {taken}
+        CROSS JOIN keyrush_activity_subjects AS part
+        CROSS JOIN (
+            SELECT column1 AS level, column2 AS by_key, column3 AS by_rule
+            FROM (VALUES {_LEVELS}) AS listed
+        ) AS levels
+        CROSS JOIN keyrush_activity_subjects AS subject
+        WHERE part.number = taken.part
+        AND subject.account_id = part.account_id AND subject.level = levels.level
+        AND subject.credential_id = CASE levels.by_key WHEN 1 THEN part.credential_id ELSE '' END
+        AND subject.rule = CASE levels.by_rule WHEN 1 THEN part.rule ELSE '' END
+        GROUP BY 1, 2, 3, 4
+        ORDER BY 1, 2, 3, 4
+        ON CONFLICT (subject, hour, kind, bucket) DO UPDATE SET {added(dialect)}
+    """  # noqa: S608
+
+
+def _into_minutes(dialect: str, taken: str) -> str:
+    return f"""
+        INSERT INTO keyrush_activity_minutes AS found
+            (is_fresh, {_KEY}, requests, credits, duration, longest)
+        SELECT 0, {_KEY}, requests, credits, duration, longest
+        FROM {taken} WHERE true ORDER BY {_KEY}
+        ON CONFLICT (is_fresh, {_KEY}) DO UPDATE SET {added(dialect)}
+    """  # noqa: S608
+
+
+@cache
+def _statements(dialect: str) -> list[str]:
+    """What folds a portion; the last says how many totals it had."""
+    delete = f"""
+        DELETE FROM keyrush_activity_minutes
+        WHERE is_fresh = 1 AND ({_KEY}) IN ({_TAKEN})
+    """  # noqa: S608
+    if dialect == "sqlite":  # whose transactions are alone from their beginning
+        values = "requests, credits, duration, longest"
+        same = _TAKEN.replace(f"SELECT {_KEY}", f"SELECT {_KEY}, {values}")
+        source = f"({same}) AS taken"
+        return [_into_hours(dialect, source), _into_minutes(dialect, source), delete]
+    # What is taken is what is added: others may add to it until it is deleted.
+    together = f"""
+        WITH taken AS ({delete} RETURNING *),
+        hours AS ({_into_hours(dialect, "taken")}),
+        minutes AS ({_into_minutes(dialect, "taken")})
+        SELECT count(*) FROM taken
+    """  # noqa: S608
+    return [statement(dialect, together)]
+
+
+def fold(connection: Any, dialect: str) -> int:
+    """Fold one portion, in the transaction of the driver's `connection`: how many totals of
+    minutes it was. Less than `PORTION` is all that there were.
+    """
+    if dialect == "postgresql":
+        is_mine = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone()
+        if not is_mine[0]:
+            return 0
+    for text in _statements(dialect):
+        answer = connection.execute(text, {"portion": PORTION})
+    return int(answer.rowcount if dialect == "sqlite" else answer.fetchone()[0])

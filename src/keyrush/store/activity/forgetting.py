@@ -1,0 +1,51 @@
+"""What is kept of activity no longer, in a SQL store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyrush.core.activity import COARSE, FINE
+from keyrush.store.activity.statements import statement
+
+#: By index, the oldest first. Totals that are fresh go when they are in the hours.
+_DELETE = (
+    """
+    DELETE FROM keyrush_activity WHERE number IN (
+        SELECT number FROM keyrush_activity WHERE at < :rows ORDER BY at LIMIT :most /*skip*/
+    )
+    """,
+    """
+    DELETE FROM keyrush_activity_minutes
+    WHERE is_fresh = 0 AND (whole, minute, part, kind, bucket) IN (
+        SELECT whole, minute, part, kind, bucket FROM keyrush_activity_minutes
+        WHERE is_fresh = 0 AND minute < :minutes ORDER BY minute LIMIT :most /*skip*/
+    )
+    """,
+    """
+    DELETE FROM keyrush_activity_hours WHERE (subject, hour, kind, bucket) IN (
+        SELECT subject, hour, kind, bucket FROM keyrush_activity_hours
+        WHERE hour < :hours ORDER BY hour LIMIT :most /*skip*/
+    )
+    """,
+)
+
+
+def forget(
+    connection: Any,
+    dialect: str,
+    *,
+    before_rows: int,
+    before_minutes: int,
+    before_hours: int,
+    at_most: int,
+) -> int:
+    """`ActivityStore.forget_activity`, in the transaction of the driver's `connection`."""
+    values = {
+        "rows": before_rows,
+        "minutes": before_minutes // FINE,
+        "hours": before_hours // COARSE,
+        "most": at_most,
+    }
+    return sum(
+        int(connection.execute(statement(dialect, text), values).rowcount) for text in _DELETE
+    )

@@ -1,0 +1,143 @@
+"""Who asked, and for what, by number, and other names that activity has in a SQL store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from itertools import product
+from typing import Any, NamedTuple
+
+from keyrush.core.activity import Outcome, Source, Where
+from keyrush.store.activity.statements import statement
+
+#: As they are stored, by their places: new ones come at the end.
+SOURCES: tuple[Source, ...] = ("api", "mcp", "dashboard")
+OUTCOMES: tuple[Outcome, ...] = ("ok", "error", "limited", "refused")
+
+#: Source and outcome as one number.
+KINDS: dict[tuple[str, str], int] = {
+    (source, outcome): SOURCES.index(source) * len(OUTCOMES) + OUTCOMES.index(outcome)
+    for source, outcome in product(SOURCES, OUTCOMES)
+}
+
+#: What tells apart at each level: the key, the rule.
+LEVELS = ((False, False), (True, False), (False, True), (True, True))
+
+WHOLE, PART = 0, 3
+
+#: Parts that a process remembers; of more, all are forgotten, and asked for again.
+_REMEMBERED = 50_000
+
+
+class Part(NamedTuple):
+    """Who asks and for what, as far as totals tell it."""
+
+    account_id: str
+    credential_id: str
+    rule: str
+
+    def at_level(self, level: int) -> tuple[str, int, str, str]:
+        """Its row of subjects at a level."""
+        by_key, by_rule = LEVELS[level]
+        key = self.credential_id if by_key else ""
+        return self.account_id, level, key, self.rule if by_rule else ""
+
+
+class Numbers(NamedTuple):
+    """What a part is called in rows: the account, and itself."""
+
+    whole: int
+    part: int
+
+
+def _field(dialect: str, place: int) -> str:
+    """A field of the list `new.value`."""
+    if dialect == "sqlite":
+        return f"json_extract(new.value, '$[{place}]')"
+    return f"new.value ->> {place}"
+
+
+def _elements(dialect: str) -> str:
+    if dialect == "sqlite":
+        return "json_each(:rows) AS new"
+    return "json_array_elements(:rows) WITH ORDINALITY AS new(value, key)"
+
+
+# Not for what comes from a request: nothing of it is in the texts.
+
+
+def _insert(dialect: str) -> str:
+    level = _field(dialect, 1)
+    return f"""
+        INSERT INTO keyrush_activity_subjects (account_id, level, credential_id, rule)
+        SELECT {_field(dialect, 0)}, CAST({level} AS INTEGER), {_field(dialect, 2)},
+            {_field(dialect, 3)}
+        FROM {_elements(dialect)} WHERE true ORDER BY new.key
+        ON CONFLICT DO NOTHING
+    """  # noqa: S608
+
+
+def _find(dialect: str) -> str:
+    account_id, key, rule = (_field(dialect, place) for place in range(3))
+    return f"""
+        SELECT whole.number, part.number
+        FROM {_elements(dialect)}
+        CROSS JOIN keyrush_activity_subjects AS whole
+        CROSS JOIN keyrush_activity_subjects AS part
+        WHERE whole.account_id = {account_id} AND whole.level = {WHOLE}
+        AND part.account_id = {account_id} AND part.level = {PART}
+        AND part.credential_id = {key} AND part.rule = {rule}
+        ORDER BY new.key
+    """  # noqa: S608
+
+
+class Subjects:
+    """The numbers of parts, as far as this process has seen them committed: they never change."""
+
+    def __init__(self) -> None:
+        self._known: dict[Part, Numbers] = {}
+
+    def numbers(
+        self, connection: Any, dialect: str, parts: Collection[Part]
+    ) -> dict[Part, Numbers]:
+        """The numbers of parts; new ones are added in the transaction of the driver's
+        `connection`. To be remembered once it is committed.
+        """
+        known = self._known
+        found = {part: known[part] for part in parts if part in known}
+        if len(found) < len(parts):
+            new = sorted(part for part in parts if part not in found)
+            # In one order, so that two processes never wait for each other.
+            rows = sorted({part.at_level(level) for part in new for level in range(len(LEVELS))})
+            connection.execute(statement(dialect, _insert(dialect)), {"rows": json.dumps(rows)})
+            answer = connection.execute(
+                statement(dialect, _find(dialect)), {"rows": json.dumps(new)}
+            )
+            numbers = (Numbers(*row) for row in answer.fetchall())
+            found.update(zip(new, numbers, strict=True))
+        return found
+
+    def remember(self, found: dict[Part, Numbers]) -> None:
+        """Know these without asking, from now on."""
+        if len(self._known) + len(found) > _REMEMBERED:
+            self._known = {}
+        self._known.update(found)
+
+
+def kinds_of(where: Where) -> list[int]:
+    """The kinds that agree with `where`."""
+    return [
+        kind
+        for (source, outcome), kind in KINDS.items()
+        if where.source in {None, source} and where.outcome in {None, outcome}
+    ]
+
+
+def chosen(level: int, where: Where) -> tuple[str, dict[str, Any]]:
+    """Which `subject` is meant at a level, as a condition and its parameters."""
+    condition = f"subject.account_id = :account AND subject.level = {level}"
+    if where.credential_id is not None:
+        condition += " AND subject.credential_id = :key"
+    if where.rule is not None:
+        condition += " AND subject.rule = :rule"
+    return condition, {"key": where.credential_id, "rule": where.rule}

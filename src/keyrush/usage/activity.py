@@ -1,0 +1,302 @@
+"""What was asked of an app, and what came of it: noted as requests end, then flushed as rows.
+
+A request adds one tuple to a queue. Rows are made of it by the flush, every `FLUSH_INTERVAL` and at
+a normal stop, in batches, each of which the store takes as a whole. A batch whose outcome is
+unknown is written again under its number, by which the store knows it. Nobody waits for any of
+this: where more comes than is written, what is too much is counted and let go of.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
+
+from keyrush.core.activity import Activity, Outcome, Source
+from keyrush.core.identity import Verified
+from keyrush.core.issuers import SESSION
+from keyrush.core.refusal import MEANINGS, Reason, Refusal
+from keyrush.core.times import SECOND
+from keyrush.errors import Away, DataError
+from keyrush.runtime.circuit import Circuit
+from keyrush.runtime.forks import after_fork, process_name
+from keyrush.runtime.logs import log_fault, plain
+from keyrush.store.protocol import ActivityStore, Batch
+from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
+from keyrush.wire.request import NOTHING, Noted
+
+#: Requests that wait for the flush at most: half a kilobyte each, and three seconds of what one
+#: process can answer.
+MOST_WAITING = 50_000
+
+#: Rows of a batch; see `counting.PORTION`.
+PORTION = 500
+
+#: Rows that one credential gets in a minute, in one process, for what it is refused: enough to see
+#: why. A flood of refusals adds to totals alone.
+REFUSALS_A_MINUTE = 60
+
+#: Milliseconds between two looks at what is too old, once there is nothing more.
+_LOOK = 60 * SECOND
+
+#: Texts of clients whose shown form is remembered during a flush.
+_REMEMBERED = 1024
+
+#: Tools that no rule names and that are told apart, and characters of a name.
+_TOOLS, _TOOL_NAME = 256, 128
+
+_MINUTE = 60 * SECOND
+_UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
+_ERROR = 400
+
+#: The client as servers name it: a host, perhaps with its port.
+Peer = str | tuple[str | None, int] | None
+
+#: Of a request, as soon as it is known whose it is: who calls, when (Unix milliseconds), when by
+#: `perf_counter`, method, path (empty where the rule says it), rule, the peer, what was noted of
+#: its headers, and whether it is to a resource of MCP. A plain tuple, because each is made while a
+#: request waits. No key is in it.
+Came = tuple[Verified, int, float, str, str, str, Peer, Noted, bool]
+
+#: What came of it: status, why it was refused, credits, whether the answer broke off, when it ended
+#: (`perf_counter`), and whether there is to be a row of it.
+_Happened = tuple[Came, int, Reason | None, int, bool, float, bool]
+
+_log = logging.getLogger("keyrush")
+
+
+class _Portion(NamedTuple):
+    """What the store takes as a whole."""
+
+    rows: list[Activity]
+    batch: Batch
+
+
+class Recording:
+    """The activity of this process. Safe to call from any thread.
+
+    With `records_all` false there are only refusals. Rows, totals by the minute and by the hour are
+    kept for `kept` milliseconds. `clock` gives Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        store: ActivityStore,
+        circuit: Circuit,
+        addresses: Addresses,
+        *,
+        records_all: bool,
+        kept: tuple[int, int, int],
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._circuit = circuit
+        self._addresses = addresses
+        self._records_all = records_all
+        self._kept = kept
+        self._clock = clock
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        """As in a new process: in a forked child, what waits is the parent's to write."""
+        self._lock = threading.Lock()
+        self._flush_lock = threading.Lock()
+        self._waiting: deque[_Happened] = deque()
+        self._worker = process_name()
+        self._number = 0  # of the last batch
+        self._portion: _Portion | None = None  # what is being written, or could not be
+        self._ids = secrets.token_hex(6)  # how the ids of this process begin
+        self._made = 0
+        self._written = 0  # since the last look at what is too old
+        self._look_at = 0
+        self._minute = 0
+        self._refused: Counter[str] = Counter()  # in this minute, by credential
+        self._tools: set[str] = set()
+        self._agents: dict[bytes | None, str | None] = {}
+        self._clients: dict[tuple[str | None, bytes | None], str | None] = {}
+        #: Requests that there is no row and no total of, because too many were waiting.
+        self.dropped = 0
+        self._said = 0  # of them
+
+    # --- noting ---
+
+    def refuse(self, came: Came, refusal: Refusal) -> None:
+        """A request of a known caller has been refused by the gate; with 401 it is nobody's."""
+        if refusal.status != _UNAUTHORIZED:
+            self.add(came, refusal.status, refusal, 0, False)
+
+    def is_tool(self, name: str, *, is_new: bool) -> bool:
+        """Whether a tool that no rule names is one to tell apart in totals: as many as there is
+        room for, each from when `is_new` says that it has answered.
+        """
+        if is_new and len(self._tools) < _TOOLS and len(name) <= _TOOL_NAME:
+            self._tools.add(name)
+        return name in self._tools
+
+    def add(
+        self, came: Came, status: int, refusal: Refusal | None, credits: int, is_broken: bool
+    ) -> None:
+        """A request has ended: with which status (0 where there was no answer), and what it was
+        charged in the end. Never waits.
+        """
+        reason, is_kept = None, True
+        if refusal is not None:
+            reason, status = refusal.reason, refusal.status
+            is_kept = self._is_kept(came)
+            if not is_kept:  # then nobody will ask for what was noted of it
+                came = (*came[:4], "", came[5], None, NOTHING, came[8])
+        elif not self._records_all:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            with self._lock:
+                self.dropped += 1
+            return
+        self._waiting.append((came, status, reason, credits, is_broken, perf_counter(), is_kept))
+
+    def _is_kept(self, came: Came) -> bool:
+        minute, name = came[1] // _MINUTE, came[0].key_id
+        with self._lock:
+            if minute > self._minute:
+                self._minute = minute
+                self._refused.clear()
+            self._refused[name] += 1
+            return self._refused[name] <= REFUSALS_A_MINUTE
+
+    # --- flushing ---
+
+    def flush(self) -> bool:
+        """Write what waits by now. False where the store can't: it is kept for the next time."""
+        with self._flush_lock:
+            self._say_dropped()
+            try:
+                if self._portion is not None:
+                    self._write(self._portion)
+                for _ in range(-(-len(self._waiting) // PORTION)):  # what comes meanwhile waits
+                    self._write(self._gather())
+            except Away:
+                return False
+            finally:
+                self._agents.clear()
+                self._clients.clear()
+            return True
+
+    def _gather(self) -> _Portion:
+        """Take a portion of what waits."""
+        waiting = self._waiting
+        rows = [self._row(waiting.popleft()) for _ in range(min(PORTION, len(waiting)))]
+        self._number += 1
+        self._portion = _Portion(rows, Batch(self._worker, self._number))
+        return self._portion
+
+    def _write(self, portion: _Portion) -> None:
+        """Write a portion; one that the store will never take is let go of.
+
+        Raises:
+            Away: The store can't answer.
+        """
+        try:
+            self._circuit.call(self._store.add_activity, portion.rows, portion.batch)
+        except DataError as error:
+            log_fault("activity can't be written", error)
+            with self._lock:
+                self.dropped += len(portion.rows)
+        self._written += len(portion.rows)
+        self._portion = None
+
+    def _say_dropped(self) -> None:
+        """Say once for each spell that more came than could be kept."""
+        dropped = self.dropped
+        if dropped > self._said:
+            _log.warning(
+                "activity: %s requests came while %s were waiting to be written, and are in no "
+                "row and no total; they were answered and counted as ever",
+                f"{dropped - self._said:,}",
+                f"{MOST_WAITING:,}",
+            )
+            self._said = dropped
+
+    # --- rows ---
+
+    def _row(self, happened: _Happened) -> Activity:
+        came, status, reason, credits, is_broken, ended, is_kept = happened
+        verified, at, began, method, path, rule, peer, noted, is_mcp = came
+        agent, request_id, forwarded_for = noted
+        session = verified.session
+        self._made += 1
+        return Activity._make(
+            (
+                f"req_{self._ids}{self._made:010x}",
+                at,
+                verified.account_id,
+                verified.key_id,
+                None if session is None else session.subject,
+                _door(verified, is_mcp),
+                method if method.isalnum() else plain(method),
+                shown_path(path) if path else rule,
+                rule,
+                status,
+                _outcome(status, reason, is_broken),
+                reason,
+                credits,
+                max(0, round((ended - began) * 1_000_000)),
+                None if request_id is None else shown_id(request_id),
+                self._address(peer, forwarded_for) if is_kept else None,
+                None if agent is None else self._agent(agent),
+                is_kept,
+            )
+        )
+
+    def _agent(self, agent: bytes) -> str | None:
+        if agent not in self._agents:
+            if len(self._agents) >= _REMEMBERED:
+                self._agents.clear()
+            self._agents[agent] = shown_agent(agent)
+        return self._agents[agent]
+
+    def _address(self, peer: Peer, forwarded_for: bytes | None) -> str | None:
+        host = peer[0] if isinstance(peer, tuple | list) and peer else peer
+        client = (host if isinstance(host, str) else None), forwarded_for
+        if client not in self._clients:
+            if len(self._clients) >= _REMEMBERED:
+                self._clients.clear()
+            self._clients[client] = self._addresses.of(*client)
+        return self._clients[client]
+
+    # --- what is too old ---
+
+    def forget(self) -> None:
+        """Delete what is kept no longer, at most twice as much as came since; called again and
+        again by one thread, so that millions of rows hold nothing up.
+        """
+        now = self._clock()
+        if now < self._look_at:
+            return
+        before = [now - kept for kept in self._kept]
+        turns, self._written = 1 + 2 * self._written // PORTION, 0
+        try:
+            for _ in range(turns):
+                if not self._circuit.call(self._store.forget_activity, *before, PORTION):
+                    self._look_at = now + _LOOK
+                    return
+        except Away:
+            return
+        except DataError as error:
+            log_fault("activity that is too old can't be deleted", error)
+            self._look_at = now + _LOOK
+
+
+def _door(verified: Verified, is_mcp: bool) -> Source:
+    if is_mcp:
+        return "mcp"
+    return "dashboard" if verified.source == SESSION else "api"
+
+
+def _outcome(status: int, reason: Reason | None, is_broken: bool) -> Outcome:
+    if reason is not None:
+        return "limited" if MEANINGS[reason].status == _TOO_MANY_REQUESTS else "refused"
+    return "error" if is_broken or status >= _ERROR or not status else "ok"

@@ -1,0 +1,406 @@
+"""Activity, in every store: rows, pages of them, totals, and what is kept no longer."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrush.core.activity import (
+    ALL,
+    BUCKETS,
+    COARSE,
+    FINE,
+    Activity,
+    Group,
+    Outcome,
+    Source,
+    Total,
+    Where,
+    bucket_of,
+)
+from keyrush.core.paging import Place
+from keyrush.core.times import DAY
+from keyrush.store import activity_in_memory
+from keyrush.store.activity_in_memory import ActivityInMemory
+from keyrush.store.protocol import Batch, Store
+from keyrush.store.sql import SqlStore
+from tests.store.test_store_keys import FUZZ
+from tests.support.stores import empty, in_threads, store
+from tests.support.values import NOW
+
+__all__ = ["empty", "store"]  # fixtures
+
+#: At the beginning of a day.
+MIDNIGHT = NOW // DAY * DAY
+
+_numbers = itertools.count()
+
+
+def row(**values: Any) -> Activity:
+    """A row of `acct_a`, with an id of its own."""
+    return Activity(
+        **{
+            "id": f"act_{next(_numbers):06}",
+            "at": NOW,
+            "account_id": "acct_a",
+            "credential_id": "cred_a",
+            "subject": None,
+            "source": "api",
+            "method": "GET",
+            "path": "/articles",
+            "rule": "/articles",
+            "status": 200,
+            "outcome": "ok",
+            "reason": None,
+            "credits": 0,
+            "duration": 1500,
+            "request_id": None,
+            "address": None,
+            "agent": None,
+            **values,
+        }
+    )
+
+
+def agrees(where: Where, one: Activity) -> bool:
+    """What `Where` says."""
+    return (
+        where.source in {None, one.source}
+        and where.credential_id in {None, one.credential_id}
+        and where.outcome in {None, one.outcome}
+        and where.rule in {None, one.rule}
+        and (where.since is None or where.since <= one.at)
+        and (where.until is None or one.at < where.until)
+    )
+
+
+def newest(rows: Sequence[Activity], where: Where = ALL) -> list[Activity]:
+    """The rows that are kept and agree, newest first."""
+    found = [one for one in rows if one.is_kept and agrees(where, one)]
+    return sorted(found, key=lambda one: (one.at, one.id), reverse=True)
+
+
+def every_row(store: Store, account_id: str, where: Where = ALL, size: int = 3) -> list[Activity]:
+    """All rows that agree, page by page."""
+    found: list[Activity] = []
+    after = None
+    while page := store.activity(account_id, where, size, after):
+        found += page
+        after = Place(page[-1].at, page[-1].id)
+    return found
+
+
+def summed(rows: Sequence[Activity], where: Where, step: int, group: Group | None) -> list[Total]:
+    """The totals of rows, of a plain list."""
+    field = "credential_id" if group == "key" else group
+    bins: dict[tuple[int, str], list[Activity]] = defaultdict(list)
+    for one in rows:
+        if agrees(where, one):
+            bins[one.at // step * step, getattr(one, field) if field else ""].append(one)
+    return [
+        Total(
+            at,
+            named if group else None,
+            len(found),
+            sum(one.credits for one in found),
+            sum(one.duration for one in found),
+            max(one.duration for one in found),
+            tuple(
+                sum(bucket_of(one.duration) == bucket for one in found)
+                for bucket in range(len(BUCKETS) + 1)
+            ),
+        )
+        for (at, named), found in sorted(
+            bins.items(), key=lambda item: (item[0][0], item[0][1] or "")
+        )
+    ]
+
+
+def fold(store: Store) -> None:
+    """Have the totals of minutes in those of hours, where they are kept so."""
+    if isinstance(store, SqlStore):
+        store.fold_activity()
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_a_row_is_read_as_it_was_added(store: Store) -> None:
+    """O20: a row has all that was said of it, whether by a rule or not."""
+    full = row(
+        subject="user_1",
+        source="mcp",
+        method="tools/call",
+        path="inspect_page",
+        rule="inspect_page",
+        status=402,
+        outcome="refused",
+        reason="insufficient_credits",
+        credits=-5,
+        duration=2**40,
+        request_id="a-1",
+        address="203.0.113.0/24",
+        agent="curl/8",
+    )
+    bare = row(at=NOW - 1, path="/elsewhere", rule="", status=0, outcome="error")
+    store.add_activity([bare, full])
+    assert list(store.activity("acct_a", ALL)) == [full, bare]
+    assert list(store.activity("acct_b", ALL)) == []
+
+
+def test_nothing_is_added(store: Store) -> None:
+    """No rows are no error."""
+    store.add_activity([], Batch("w", 1))
+    assert store.count_activity("acct_a", ALL, 9) == 0
+
+
+def test_a_batch_is_added_once(store: Store) -> None:
+    """A batch that comes again adds neither rows nor to totals; the next one does."""
+    for _ in range(3):
+        store.add_activity([row(id="act_1")], Batch("w", 1))
+    store.add_activity([row(id="act_2")], Batch("w", 2))
+    store.add_activity([row(id="act_0")], Batch("w", 1))
+    store.add_activity([row(id="act_3")], Batch("other", 1))
+    assert [one.id for one in every_row(store, "acct_a")] == ["act_3", "act_2", "act_1"]
+    where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    assert [one.requests for one in store.activity_totals("acct_a", where, DAY, None, 9)] == [3]
+
+
+def test_batches_at_once(store: Store) -> None:
+    """Many threads that add the same keys' rows, each batch twice, lose and double nothing."""
+
+    def work(number: int) -> None:
+        batch = Batch(f"w{number % 10}", number // 20 + 1)
+        rows = [
+            row(id=f"act_{batch.worker}_{batch.number}_{key}", credential_id=f"cred_{key}")
+            for key in range(5)
+        ]
+        store.add_activity(rows, batch)
+        if number % 7 == 0:
+            fold(store)
+
+    in_threads(work, 40, 10)
+    assert len(every_row(store, "acct_a", size=99)) == 100
+    for step in (FINE, COARSE):
+        where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+        found = store.activity_totals("acct_a", where, step, "key", 9)
+        assert {one.value: one.requests for one in found} == {f"cred_{n}": 20 for n in range(5)}
+
+
+def test_rows_that_are_not_kept(store: Store) -> None:
+    """What is in no list is in totals all the same."""
+    store.add_activity([row(is_kept=False), row(is_kept=False, outcome="limited"), row()])
+    assert store.count_activity("acct_a", ALL, 9) == 1
+    where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    found = store.activity_totals("acct_a", where, FINE, "outcome", 9)
+    assert {one.value: one.requests for one in found} == {"ok": 2, "limited": 1}
+
+
+ODD = ["it's", 'a "quote"', "a\\b", "a\tb\n", "\u202eabc", "é 😀", "%s :rows ?1 {0}", "null", ""]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_any_text(store: Store, text: str) -> None:
+    """Whatever a client sends is a value, and comes back as it was."""
+    odd = row(subject=text, path=f"/{text}", rule=text, request_id=text, agent=text)
+    store.add_activity([odd, row(rule="else")])
+    assert list(store.activity("acct_a", Where(rule=text))) == [odd]
+    where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY, rule=text)
+    for step in (FINE, COARSE):
+        (total,) = store.activity_totals("acct_a", where, step, "rule", 9)
+        assert (total.value, total.requests) == (text, 1)
+
+
+def test_text_that_no_database_holds(store: Store) -> None:
+    """NUL and lone surrogates are replaced, and take nothing else of a batch along."""
+    store.add_activity([row(path="/a\0b", rule="", agent="\ud800x"), row(at=NOW + 1)])
+    first, second = store.activity("acct_a", ALL)
+    assert (second.path, second.agent) == ("/a\ufffdb", "\ufffdx")
+    assert first.path == "/articles"
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+keys = st.sampled_from(["cred_a", "cred_b", "cred_c"])
+rules = st.sampled_from(["", "/articles", "/usage"])
+instants = st.integers(0, 30).map(lambda n: MIDNIGHT + n * (DAY // 16))
+
+rows_of_many = st.lists(
+    st.builds(
+        row,
+        account_id=st.sampled_from(["acct_a", "acct_a", "acct_b"]),
+        at=instants,
+        credential_id=keys,
+        rule=rules,
+        source=st.sampled_from(get_args(Source)),
+        outcome=st.sampled_from(get_args(Outcome)),
+        credits=st.integers(-3, 9),
+        duration=st.sampled_from([0, 999, 1000, 1001, 70_000, 6_000_000]),
+        is_kept=st.sampled_from([True, True, True, False]),
+    ),
+    max_size=40,
+    unique_by=lambda one: one.id,
+)
+
+wheres = st.builds(
+    Where,
+    source=st.none() | st.sampled_from(get_args(Source)),
+    credential_id=st.none() | keys | st.just("cred_x"),
+    outcome=st.none() | st.sampled_from(get_args(Outcome)),
+    rule=st.none() | rules | st.just("/x"),
+    since=st.none() | instants,
+    until=st.none() | instants,
+)
+
+
+def renamed(rows: Sequence[Activity]) -> tuple[dict[str, str], list[Activity]]:
+    """The rows, of accounts that no other example has."""
+    names = {name: f"{name}_{next(_numbers)}" for name in ("acct_a", "acct_b")}
+    new = [f"act_{next(_numbers):06}" for _ in rows]
+    return names, [
+        one._replace(id=id_, account_id=names[one.account_id])
+        for id_, one in zip(new, rows, strict=True)
+    ]
+
+
+@FUZZ
+@given(rows_of_many, st.lists(wheres, min_size=6, max_size=6), st.integers(1, 7))
+def test_pages_of_every_filter(
+    store: Store, rows: list[Activity], asked: list[Where], size: int
+) -> None:
+    """O20: pages are those of a plain list, by whatever filters, and of this account alone."""
+    names, rows = renamed(rows)
+    for part in (rows[::2], rows[1::2]):
+        store.add_activity(part)
+    for name in names.values():
+        own = [one for one in rows if one.account_id == name]
+        for where in asked:
+            expected = newest(own, where)
+            assert every_row(store, name, where, size) == expected
+            for most in (1, 3, 1001):
+                assert store.count_activity(name, where, most) == min(most, len(expected))
+
+
+@FUZZ
+@given(
+    rows_of_many,
+    st.lists(wheres, min_size=4, max_size=4),
+    st.sampled_from([FINE, 30 * FINE, COARSE, 6 * COARSE, DAY]),
+)
+def test_totals_of_every_filter(
+    store: Store, rows: list[Activity], asked: list[Where], step: int
+) -> None:
+    """O20: totals are those of a plain list, by whatever filters and groups, before and after
+    they are in the totals of hours.
+    """
+    names, rows = renamed(rows)
+    store.add_activity(rows[::2])
+    fold(store)
+    store.add_activity(rows[1::2])
+    own = [one for one in rows if one.account_id == names["acct_a"]]
+    groups: tuple[Group | None, ...] = (None, *get_args(Group))
+    for where in asked:
+        since = (MIDNIGHT if where.since is None else where.since) // step * step
+        until = -(-(MIDNIGHT + 2 * DAY if where.until is None else where.until) // step) * step
+        exact = where._replace(since=since, until=until)
+        for group in groups:
+            found = store.activity_totals(names["acct_a"], exact, step, group, 99)
+            assert list(found) == summed(own, exact, step, group)
+
+
+def test_pages_while_rows_come(store: Store) -> None:
+    """What is added meanwhile neither repeats nor hides what was there."""
+    rows = [row(at=NOW + number // 3) for number in range(30)]  # three at once
+    store.add_activity(rows)
+    found: list[Activity] = []
+    after = None
+    while page := store.activity("acct_a", ALL, 4, after):
+        found += page
+        after = Place(page[-1].at, page[-1].id)
+        store.add_activity([row(at=NOW + 99), row(at=page[-1].at, id=f"act_x{len(found)}")])
+    assert [one for one in found if "x" not in one.id] == newest(rows)
+
+
+def test_the_rest_of_values(store: Store) -> None:
+    """Of more values than are wanted those with the most requests are told apart."""
+    rows = [
+        row(credential_id=f"cred_{key}", at=NOW + at * COARSE)
+        for key in range(6)
+        for at in range(2)
+        for _ in range(key + 1)
+    ]
+    store.add_activity(rows)
+    where = Where(since=NOW // COARSE * COARSE, until=NOW // COARSE * COARSE + 2 * COARSE)
+    for _ in range(2):
+        found = store.activity_totals("acct_a", where, COARSE, "key", 2)
+        assert [(one.value, one.requests) for one in found] == [
+            ("cred_4", 5), ("cred_5", 6), (None, 10),
+        ] * 2  # fmt: skip
+        fold(store)
+
+
+# --- what is kept no longer -----------------------------------------------------------------------
+
+
+def test_forgetting(store: Store) -> None:
+    """Rows, minutes and hours go when they are old, the oldest first, in portions, each for
+    itself; what is left is as it was.
+    """
+    rows = [row(at=MIDNIGHT + number * COARSE) for number in range(10)]
+    store.add_activity(rows)
+    fold(store)
+    cut = MIDNIGHT + 4 * COARSE
+    whole = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+
+    def bins(step: int) -> list[int]:
+        return [one.at for one in store.activity_totals("acct_a", whole, step, None, 9)]
+
+    assert store.forget_activity(cut, 0, 0, 3) == 3
+    assert every_row(store, "acct_a") == newest(rows[3:])
+    assert store.forget_activity(cut, 0, 0, 3) == 1
+    assert store.forget_activity(cut, 0, 0, 3) == 0
+    assert every_row(store, "acct_a") == newest(rows[4:])
+    assert bins(FINE) == bins(COARSE) == [one.at for one in rows]
+    assert store.forget_activity(0, cut, 0, 99) == 4
+    assert bins(FINE) == [one.at for one in rows[4:]]
+    assert bins(COARSE) == [one.at for one in rows]
+    assert store.forget_activity(0, 0, cut, 99)
+    assert bins(COARSE) == [one.at for one in rows[4:]]
+    assert store.forget_activity(cut, cut, cut, 99) == 0
+    assert store.count_activity("acct_a", ALL, 99) == 6
+
+
+def test_a_row_that_is_late(store: Store) -> None:
+    """A row of hours ago, as of a request that took so long, stands where it belongs, and in the
+    totals of its time.
+    """
+    store.add_activity([row(at=NOW)])
+    fold(store)
+    late = row(at=NOW - 5 * COARSE)
+    store.add_activity([late])
+    fold(store)
+    assert every_row(store, "acct_a")[-1] == late
+    where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    found = store.activity_totals("acct_a", where, COARSE, None, 9)
+    assert [(one.at, one.requests) for one in found] == [
+        (late.at // COARSE * COARSE, 1),
+        (NOW // COARSE * COARSE, 1),
+    ]
+
+
+def test_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory rows and bins are as many as fit; what came first goes first."""
+    monkeypatch.setattr(activity_in_memory, "MOST", 10)
+    kept = ActivityInMemory()
+    rows = [row(at=NOW + number * FINE) for number in range(25)]
+    kept.add_activity(rows)
+    assert kept.activity("acct_a", ALL, 99) == newest(rows[15:])
+    where = Where(since=NOW, until=NOW + 30 * FINE)
+    found = kept.activity_totals("acct_a", where, FINE, None, 9)
+    assert [one.at for one in found] == [one.at for one in rows[15:]]
