@@ -161,7 +161,6 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.signing_in",
         "apps.dashboard.visit",
         "apps.account_api.history",
-        "apps.dashboard.portal",
         "cli.demo",
         "cli.demo.doors",
         "cli.demo.example",

@@ -21,7 +21,7 @@ from keyrush.usage import activity as recording
 from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from tests.conftest import Clock, settings, still
-from tests.support.calls import Asgi, Sent, Wsgi, environ_of, run, scope_of
+from tests.support.calls import Asgi, Headers, Sent, Wsgi, environ_of, run, scope_of
 from tests.support.resources import DOORS, RESOURCE, App, Door, call, message, result
 
 RULES: list[dict[str, Any]] = [
@@ -173,7 +173,9 @@ def test_a_request(
 def test_nobody(gate: Gate, opening: Opening) -> None:
     """O20: a caller that nobody knows, or that needs no key, is nobody's activity."""
     door = opening(gate)
-    for headers in ([], [("x-api-key", "kr_live_" + "0" * 36)]):
+    unknown: Headers = [("x-api-key", "kr_live_" + "0" * 36)]
+    nothing: Headers = []
+    for headers in (nothing, unknown):
         door.send(Sent("/plain", headers))
     door.send(Sent("/health"))
     assert recorded(gate) == []

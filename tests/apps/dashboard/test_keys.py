@@ -14,6 +14,7 @@ from keyrush import Gate
 from keyrush.apps import Dashboard
 from keyrush.apps.dashboard.pages.keys import asked, query_of
 from keyrush.apps.dashboard.revealing import file_of, variable_of
+from keyrush.core.activity import Outcome
 from keyrush.core.model import ApiKey
 from keyrush.core.times import DAY, iso
 from tests.apps.dashboard.conftest import app_of
@@ -267,6 +268,7 @@ def test_list(gate: Gate, browser: Browser, clock: Clock) -> None:
     soon = gate.keys.create("acct_a", "soon", expires_at=clock.now + 3 * DAY).key
     gone = gate.keys.create("acct_a", "gone", scopes=["read:articles", "run:tools", "write:alerts"])
     gate.keys.revoke(gone.key.id)
+    rows: list[tuple[Outcome, int]]
     rows = [("ok", 200), ("ok", 200), ("limited", 429), ("error", 500)]
     gate.store.add_activity(
         [activity(clock.now, soon.id, outcome, status) for outcome, status in rows]

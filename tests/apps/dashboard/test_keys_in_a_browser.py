@@ -12,6 +12,7 @@ import pytest
 
 from keyrush import Gate
 from keyrush.apps import Dashboard
+from keyrush.core.activity import Outcome
 from keyrush.core.times import DAY
 from tests.apps.dashboard.conftest import app_of
 from tests.apps.dashboard.test_keys import HOSTILE, RULES
@@ -57,7 +58,7 @@ def fill_account(gate: Gate, now: int) -> str:
     rows = [activity(now - 12_000, key.id), activity(now - 90_000, key.id, source="mcp")]
     rows += [activity(now - day * DAY, key.id) for day in range(30) for _ in range(day % 7 + 1)]
     for reason in ("rate_limited", "insufficient_scope"):
-        outcome = "limited" if reason == "rate_limited" else "refused"
+        outcome: Outcome = "limited" if reason == "rate_limited" else "refused"
         rows += [
             activity(now - 60_000 * n, key.id, outcome, 429, reason=reason) for n in range(1, 5)
         ]

@@ -138,7 +138,8 @@ async def _verified(frame: Frame, request: Request) -> Verified | None:
             continue
         scope = request.scope
         place = scope["method"], scope["path"], scope["root_path"], b""
-        pending = Pending(frame.gate.admission, Credential(text), place, is_known=False)
+        came = frame.gate.clock(), 0.0, None  # of which no activity is recorded
+        pending = Pending(frame.gate.admission, Credential(text), place, came, is_known=False)
         found = await pending.identify_async(lambda: _address(frame, request))
         if isinstance(found, Refusal):
             if found.reason == "rate_limited":
