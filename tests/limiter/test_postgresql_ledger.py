@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from keyrush.core import sliding
 from keyrush.core.sliding import Window, WindowCount
 from keyrush.errors import StoreError
-from keyrush.limiter.ledgers import postgresql as sql
+from keyrush.limiter.ledgers import postgresql_calls as sql
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
 from keyrush.sql import patience

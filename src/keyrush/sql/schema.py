@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.errors import ConfigurationError
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 6
+SCHEMA = 7
 
 
 _PREPARE_LOCK = 0x6B657972757368  # "keyrush": the advisory lock while tables are made
@@ -158,9 +158,29 @@ WORKERS = sa.Table(
     sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
 
+#: Processes that hold slots, on PostgreSQL, and how many each holds of each subject.
+SLOT_WORKERS = sa.Table(
+    "keyrush_slot_workers",
+    _metadata,
+    sa.Column("id", sa.String(80), primary_key=True),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)
+
+SLOTS = sa.Table(
+    "keyrush_slots",
+    _metadata,
+    sa.Column("key", sa.String(120), primary_key=True),
+    sa.Column(
+        "worker",
+        sa.ForeignKey(SLOT_WORKERS.c.id, ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+    sa.Column("slots", sa.BigInteger, nullable=False),
+)
 
 #: What several machines need to share, and a file can't do.
-SHARED = (WINDOWS, WORKERS)
+SHARED = (WINDOWS, WORKERS, SLOT_WORKERS, SLOTS)
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -186,7 +206,7 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
     is_postgresql = connection.dialect.name == "postgresql"
     tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
-    _metadata.create_all(connection, tables)  # what is missing; 2, 4 and 6 only add tables
+    _metadata.create_all(connection, tables)  # what is missing; 2, 4, 6 and 7 only add tables
     if is_older and not is_postgresql:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:
