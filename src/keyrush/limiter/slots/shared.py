@@ -69,7 +69,9 @@ class SharedSlots:
             for part in self._ledger.parts(wants) if wants else ():
                 full = self._take(part)
                 if full is not None:
-                    self._let_go(taken)
+                    if taken:
+                        self._let_go(taken)
+                        self.settle()
                     return full
                 taken += part
         except Away:
