@@ -344,7 +344,8 @@ def test_never_above_the_maximum(make: Make, request: pytest.FixtureRequest) -> 
         return sum(found) if len(found) == 8 else 10**6
 
     assert in_children(8, work) == 0
-    os.close(read), os.close(write)
+    os.close(read)
+    os.close(write)
     slots = make(REAL)
     assert all(isinstance(slots.take([wanted]), Slot) for _ in range(5))
     assert slots.take([wanted]) == wanted

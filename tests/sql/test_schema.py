@@ -238,7 +238,8 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
         api_key(last_used_at=NOW + 1), account(balance=500), 7, 9
     )
     assert list(store.keys("acct_a")) == [store.key("cred_a")]
-    shared = {"keyrush_windows", "keyrush_workers"}  # by several machines
+    shared = {"windows", "workers", "slots", "slot_workers"}  # by several machines
+    shared = {f"keyrush_{name}" for name in shared}
     is_shared = engine.dialect.name == "postgresql"
     added = {"batches", "bindings", "changes", "charges", "links"}
     added = {f"keyrush_{name}" for name in added}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from keyrush.errors import Away
-from keyrush.limiter.slots.protocol import RENEWAL, Slot, Slots, Want
+from keyrush.limiter.slots.ledger import SlotAnswer, SlotCall, Standing
+from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots, Want
 from keyrush.runtime.clock import Clock
+from tests.support.ledgers import Fault
 
 #: Milliseconds between two renewals.
 STEP = int(RENEWAL * 1000)
@@ -179,3 +182,77 @@ def outcome(take: Callable[[], object]) -> object:
         return take()
     except Away:
         return Away
+
+
+class MemorySlotLedger:
+    """A ledger of slots in memory, on which several `SharedSlots` of one process act as if they
+    were processes. Counts its calls; with `fault` set, each fails before or after its effect.
+    """
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.calls: list[str] = []
+        self.fault: Fault | None = None
+        self.held: dict[tuple[str, str], int] = {}  # by subject and worker
+        self.seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def _fail(self, when: Fault) -> None:
+        if self.fault == when:
+            raise ConnectionError("the ledger is away")
+
+    def renew(self, worker: str, retired: Sequence[str]) -> Standing:
+        with self._lock:
+            self.calls.append("renew")
+            self._fail("before")
+            now = self.clock()
+            ended = {name for name, at in self.seen.items() if now - at >= LEASE * 1000}
+            for name in {*ended, *retired}:
+                self.seen.pop(name, None)
+            was_there = worker in self.seen
+            self.seen[worker] = now
+            self._fail("after")
+            return Standing(was_there, sorted(self.seen))
+
+    def parts(self, wants: Sequence[Want]) -> Sequence[Sequence[Want]]:
+        return [wants]
+
+    def portions(self, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [keys]
+
+    def ask(self, call: SlotCall) -> SlotAnswer:
+        with self._lock:
+            self.calls.append("take" if call.wants else "tell")
+            self._fail("before")
+            for key, worker in list(self.held):
+                if worker in call.gone and key in {want.key for want in call.wants}:
+                    del self.held[key, worker]
+            for key, count in call.changes:
+                self._add(key, call.worker, count)
+            answer = self._take(call)
+            self._fail("after")
+            return answer
+
+    def _take(self, call: SlotCall) -> SlotAnswer:
+        for number, want in enumerate(call.wants):
+            holders = {worker: n for (key, worker), n in self.held.items() if key == want.key}
+            if sum(holders.values()) >= want.most:
+                return SlotAnswer(number, list(holders))
+        for want in call.wants:
+            self._add(want.key, call.worker, 1)
+        return SlotAnswer(-1)
+
+    def _add(self, key: str, worker: str, count: int) -> None:
+        self.held[key, worker] = self.held.get((key, worker), 0) + count
+        assert self.held[key, worker] >= 0
+        if not self.held[key, worker]:
+            del self.held[key, worker]
+
+    def counted(self, key: str) -> int:
+        """Slots of a subject that those hold who are at work."""
+        return sum(
+            n for (its, worker), n in self.held.items() if its == key and worker in self.seen
+        )
+
+    def close(self) -> None:
+        """Nothing to let go of."""

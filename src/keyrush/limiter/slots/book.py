@@ -22,7 +22,7 @@ class Life:
         self.has_begun = False  # the ledger has heard of it
         self.good_until = -math.inf  # seconds, by the monotonic clock: when to renew before a take
         self.alive: frozenset[str] = frozenset()  # as last heard
-        self.rank = 0  # among those that are at work
+        self.rank = 0  # among them
 
 
 class Book:
@@ -75,6 +75,7 @@ class Book:
         if life is self.life:
             self.retired.append(life.worker)
             self.life = Life()
+            self.life.alive, self.life.rank = life.alive, life.rank
             self._told.clear()
             self.untold = set(self.held)
 

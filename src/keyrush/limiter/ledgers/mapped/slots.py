@@ -328,6 +328,10 @@ class SlotTable(Records):
 
     # --- records ---
 
+    def stripe(self, key: str) -> int:
+        """The lock of a subject."""
+        return self._stripe(self._tag(key))
+
     def _tag(self, key: str) -> int:
         """The key, hashed; never 0, which is no tag."""
         place = self._places.get(key)
