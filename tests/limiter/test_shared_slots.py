@@ -423,6 +423,6 @@ def test_opened_where_windows_are(tmp_path: Path, valkey_url: str, postgres_url:
 
 @pytest.mark.parametrize("url", ["limits+memory://", "memcached://localhost", "package:Class"])
 def test_not_everywhere(url: str) -> None:
-    """Storages of `limits`, and a limiter of one's own, keep no slots, which is said at the start."""
+    """Storages of `limits`, and a limiter of one's own, keep no slots, as is said at once."""
     with pytest.raises(ConfigurationError, match="KEYRUSH_LIMITER_URL: max_concurrent"):
         open_slots(url)
