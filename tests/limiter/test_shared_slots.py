@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from keyrush.runtime import clock as clocks
 from keyrush.runtime.background import Background, Job
 from keyrush.runtime.circuit import PAUSE
 from keyrush.sql.engine import Database
+from keyrush.sql.schema import SLOT_WORKERS
 from tests.conftest import Clock
 from tests.support.faults import until
 from tests.support.slots import MemorySlotLedger, outcome
@@ -426,3 +428,23 @@ def test_not_everywhere(url: str) -> None:
     """Storages of `limits`, and a limiter of one's own, keep no slots, as is said at once."""
     with pytest.raises(ConfigurationError, match="KEYRUSH_LIMITER_URL: max_concurrent"):
         open_slots(url)
+
+
+def test_a_take_after_the_lease_has_ended(postgres_url: str) -> None:
+    """On PostgreSQL a take of a process whose lease has ended meanwhile is refused as an outage is,
+    though it is none: the next one passes, and what it holds besides counts again.
+    """
+    database = Database(postgres_url)
+    slots, other = (SharedSlots(PostgresqlSlots(database), "closed") for _ in range(2))
+    held(slots, A)
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(SLOT_WORKERS))
+    assert outcome(lambda: slots.take([B])) is Away
+    assert slots.state().is_away is False
+    held(slots, B)
+    slots.settle()
+    for _ in range(3):
+        held(other, A)
+    assert other.take([A]) == A
+    slots.close()
+    other.close()
