@@ -183,11 +183,15 @@ OUTSIDE: dict[str, set[str]] = {
 
 #: Chosen by URL, and imported when they are asked for.
 DRIVERS = {
+    "limiter.ledgers.postgresql_slots": "limiter.slots.opening",
     "limiter.ledgers.redis.ledger": "limiter.opening",
+    "limiter.ledgers.redis.slots": "limiter.slots.opening",
     "limiter.ledgers.sql": "limiter.opening",
     "limiter.limits_library.adapter": "limiter.opening",
     "limiter.mapped": "limiter.opening",
     "limiter.memory": "limiter.opening",
+    "limiter.slots.mapped": "limiter.slots.opening",
+    "limiter.slots.memory": "limiter.slots.opening",
     "store.memory": "store.opening",
     "store.sql": "store.opening",
 }

@@ -31,11 +31,12 @@ from hypothesis import strategies as st
 from keyrush import Gate
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.errors import Away, ConfigurationError
-from keyrush.limiter import mapped
-from keyrush.limiter.ledgers.mapped import file, kernel_lock, table
-from keyrush.limiter.ledgers.mapped.file import PAGE, STRIPES, Unusable, WindowsFile
+from keyrush.limiter import over_file
+from keyrush.limiter.ledgers.mapped import file, kernel_lock, records, table
+from keyrush.limiter.ledgers.mapped.file import PAGE, STRIPES, MappedFile, Unusable
 from keyrush.limiter.ledgers.mapped.kernel_lock import HoldingGil, KernelLock, Lockf
-from keyrush.limiter.ledgers.mapped.table import FEW_TRIES, TRIES, Table
+from keyrush.limiter.ledgers.mapped.records import FEW_TRIES, TRIES
+from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
@@ -413,7 +414,7 @@ def test_held_by_one_that_was_stopped(  # noqa: PLR0917  # fixtures
             return 503
         return None if tally is None else 200 if tally.admitted else 429
 
-    monkeypatch.setattr(mapped, "PATIENCE", 0.02)
+    monkeypatch.setattr(over_file, "PATIENCE", 0.02)
     with holding(path, "key:a") as holder:
         (lock,) = locks
         lock.tried.clear()
@@ -442,8 +443,8 @@ def test_the_loop_goes_on_beside_one_that_was_stopped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S19: a request whose lock is held waits in a thread, and the loop serves others meanwhile."""
-    monkeypatch.setattr(mapped, "PATIENCE", 60.0)
-    monkeypatch.setattr(mapped, "LONGEST", 60.0)
+    monkeypatch.setattr(over_file, "PATIENCE", 60.0)
+    monkeypatch.setattr(over_file, "LONGEST", 60.0)
     subjects: list[str] = []
     waited: set[threading.Thread] = set()
     real_take, real_sleep = MappedLimiter.take_at_once, time.sleep
@@ -505,7 +506,7 @@ def test_found_free_in_the_background(
     make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that nobody asks for any more is looked at, so that `health` tells the truth."""
-    monkeypatch.setattr(mapped, "PATIENCE", 0.0)
+    monkeypatch.setattr(over_file, "PATIENCE", 0.0)
     limiter = make()
     with holding(path, "key:a") as holder:
         with pytest.raises(Away):
@@ -538,13 +539,13 @@ def test_passed_on(make: Make, locks: list[Counted], monkeypatch: pytest.MonkeyP
     """S19: a lock that busy processes pass on to each other is waited for longer, and when that
     takes too long, nobody is taken to be stopped.
     """
-    monkeypatch.setattr(mapped, "PATIENCE", 0.0)
+    monkeypatch.setattr(over_file, "PATIENCE", 0.0)
     limiter, (lock,), seen, tried = make(), locks, count(), count()
     monkeypatch.setattr(lock, "holder", lambda at: next(seen) % 2)
     monkeypatch.setattr(lock, "lock", lambda at: next(tried) > 5 * TRIES)
     assert limiter.take(of("key:a"), 1, NOW).admitted
     monkeypatch.setattr(lock, "lock", lambda at: False)
-    monkeypatch.setattr(mapped, "LONGEST", 0.0)
+    monkeypatch.setattr(over_file, "LONGEST", 0.0)
     with pytest.raises(Away):
         limiter.take(of("key:a"), 1, NOW)
     assert limiter.state() == WELL
@@ -564,7 +565,7 @@ def test_what_passed_uncounted_is_not_given_back(
     make: Make, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S35: what the outage policy let pass was taken from nothing, so none of it comes back."""
-    monkeypatch.setattr(mapped, "PATIENCE", 0.0)
+    monkeypatch.setattr(over_file, "PATIENCE", 0.0)
     limiter = make("open")
     limiter.take(of("key:a"), 2, NOW)
     clock.advance(1)
@@ -717,7 +718,7 @@ def test_whoever_takes_from_a_closed_table(make: Make) -> None:
     opened = open_table(limiter.path)
     limiter.close()
     close_table(opened)
-    with pytest.raises(table.Held):
+    with pytest.raises(records.Held):
         opened.take(of("key:a"), 1, NOW, lambda: NOW)
     with pytest.raises(file.NoRoom):
         opened.enlarge(1)
@@ -1156,7 +1157,7 @@ def test_another_is_growing_it(
 
     monkeypatch.setattr("fcntl.lockf", held)
     with pytest.raises(Unusable, match="too long"):
-        WindowsFile(f"{path}-2")
+        MappedFile(f"{path}-2")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -1396,7 +1397,7 @@ def test_two_versions_at_once(make: Make, path: Path, monkeypatch: pytest.Monkey
 
         file.VERSION = 2
         try:
-            file.WindowsFile(sys.argv[1])
+            file.MappedFile(sys.argv[1])
         except file.Unusable as error:
             print(error)
         """,

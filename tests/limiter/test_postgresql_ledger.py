@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from keyrush.core import sliding
 from keyrush.core.sliding import Window, WindowCount
 from keyrush.errors import StoreError
-from keyrush.limiter.ledgers import postgresql as sql
+from keyrush.limiter.ledgers import postgresql
+from keyrush.limiter.ledgers import postgresql_calls as sql
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
 from keyrush.sql import patience
@@ -177,7 +178,7 @@ def test_idle_counters_are_deleted_in_bounded_numbers(
     store: SqlStore, ledger: PostgresqlLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many counters have become idle, one call deletes only so many."""
-    monkeypatch.setattr(sql, "SWEPT", 4)
+    monkeypatch.setattr(postgresql, "SWEPT", 4)
     for number in range(10):
         ledger.take([Window(f"key:{number}:60", 60_000, 1, "minute")], 1, 0)
     clock.advance(120_000)

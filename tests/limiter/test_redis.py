@@ -369,7 +369,7 @@ def test_all_threads_get_the_same_silence() -> None:
         until(lambda: len(threads._waiting) == 7)  # noqa: SLF001  # nothing else shows it
         raise NoReply("nothing was heard")
 
-    threads = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(threads.ask, Call("take", WANTED, 1, 0)) for _ in range(8)]
         assert [str(one.exception(30)) for one in asked] == ["nothing was heard"] * 8
@@ -484,7 +484,7 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
         until(lambda: threads._waiting)  # noqa: SLF001  # nothing else shows it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    threads = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
     call = Call("take", WANTED, 1, 0)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
@@ -511,7 +511,7 @@ def test_a_call_that_is_broken_off(ledger: RedisLedger) -> None:
             raise error
         return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
 
-    threads = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
     with pytest.raises(KeyboardInterrupt):
         threads.ask(Call("take", WANTED, 1, 0))
     assert threads.ask(Call("take", WANTED, 1, 0)).granted == 1

@@ -17,9 +17,10 @@ import pytest
 from keyrush import Gate, KeyrushMiddleware
 from keyrush.core.sliding import Tally, Window
 from keyrush.errors import DataError, LimiterError, StoreError
-from keyrush.limiter.ledgers import postgresql
+from keyrush.limiter.ledgers import postgresql_calls
 from keyrush.limiter.ledgers.calls import Call
-from keyrush.limiter.ledgers.postgresql import TOGETHER, PostgresqlLedger
+from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
+from keyrush.limiter.ledgers.postgresql_calls import TOGETHER
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import AwaitedLimiter, Mode
 from keyrush.sql import patience
@@ -248,7 +249,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    monkeypatch.setattr(postgresql, "FIRST", postgresql.FIRST.replace("1800", "60000"))
+    monkeypatch.setattr(postgresql_calls, "FIRST", postgresql_calls.FIRST.replace("1800", "60000"))
 
 
 def on_loop(database: Database, work: Callable[[PostgresqlLedger], Any]) -> None:

@@ -142,9 +142,9 @@ def _stripe(path: Path, subject: str) -> str:
 
 
 class Holder:
-    """A process that holds the lock of a subject."""
+    """A process that holds a lock, as that of a subject."""
 
-    def __init__(self, path: Path, subject: str, *, is_forked: bool) -> None:
+    def __init__(self, path: Path, byte: str, *, is_forked: bool) -> None:
         self._process = start(
             _LOCK
             + """
@@ -156,7 +156,7 @@ class Holder:
     os.kill(os.getpid(), signal.SIGSTOP)
     """,
             str(path),
-            _stripe(path, subject),
+            byte,
             "forked" if is_forked else "alone",
         )
         assert self._process.stdout is not None
@@ -178,7 +178,17 @@ class Holder:
 @contextmanager
 def holding(path: Path, subject: str, *, is_forked: bool = False) -> Iterator[Holder]:
     """While a process that was stopped has the lock of a subject."""
-    holder = Holder(path, subject, is_forked=is_forked)
+    holder = Holder(path, _stripe(path, subject), is_forked=is_forked)
+    try:
+        yield holder
+    finally:
+        holder.end()
+
+
+@contextmanager
+def holding_byte(path: Path, at: int) -> Iterator[Holder]:
+    """While a process that was stopped has the lock of a byte of the file."""
+    holder = Holder(path, str(at), is_forked=False)
     try:
         yield holder
     finally:

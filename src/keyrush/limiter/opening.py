@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a limiter in memory needs no database
     from keyrush.sql.engine import Database
 
 #: Schemes of servers like Redis, before a "+".
-_REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
 
 #: What the name of the file with the windows ends with that lies beside a SQLite database.
 _BESIDE = "-windows"
@@ -77,7 +77,7 @@ def open_limiter(
         return _in_memory(clock)
     if scheme == "file":
         return _in_file(_path_of(url), outage, clock)
-    if kind in _REDIS:
+    if kind in REDIS:
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 
         ledger = RedisLedger(url, stand_in)

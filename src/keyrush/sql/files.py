@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-#: What is kept beside the file: by SQLite while it is open, with the file's mode, and windows.
-_BESIDE = ("", "-wal", "-shm", "-journal", "-windows")
+#: What is kept beside the file: by SQLite while it is open, with its mode; windows, and slots.
+_BESIDE = ("", "-wal", "-shm", "-journal", "-windows", "-slots")
 
 #: Readable and writable by the owner alone.
 PRIVATE = 0o600

@@ -268,3 +268,66 @@ BEGIN
     RETURN CASE WHEN NOT is_refused THEN held.balance END;
 END
 $$;
+
+-- `SlotLedger.renew`: the lease of a process, with which all goes that it holds. Returns whether it
+-- had not ended, and who else has one. What others are at is left to them, as in `keyrush_enlist`.
+CREATE OR REPLACE FUNCTION keyrush_slot_lease(
+    worker text, retired text[], lease bigint, at bigint
+) RETURNS text[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    now bigint := coalesce(at, keyrush_now());
+    was_there boolean;
+BEGIN
+    UPDATE keyrush_slot_workers SET seen_at = now
+    WHERE id = worker AND abs(now - seen_at) < lease;
+    was_there := FOUND;
+    DELETE FROM keyrush_slot_workers WHERE id IN (
+        SELECT gone.id FROM keyrush_slot_workers AS gone
+        WHERE abs(now - gone.seen_at) >= lease OR gone.id = ANY (retired) FOR UPDATE SKIP LOCKED
+    );
+    IF NOT was_there THEN
+        INSERT INTO keyrush_slot_workers (id, seen_at) VALUES (worker, now)
+        ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at;
+    END IF;
+    RETURN ARRAY[was_there::text] || ARRAY(SELECT at_work.id::text FROM keyrush_slot_workers AS at_work);
+END
+$$;
+
+-- `SlotCall`. Returns which of the wanted there was no slot for, from 0, or -1.
+CREATE OR REPLACE FUNCTION keyrush_take_slots(
+    its_worker text, changed text[], counts bigint[], wanted text[], most bigint[]
+) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    PERFORM keyrush_lock(changed || wanted);
+    FOR i IN 1 .. cardinality(changed) LOOP
+        PERFORM keyrush_hold(its_worker, changed[i], counts[i]);
+    END LOOP;
+    FOR i IN 1 .. cardinality(wanted) LOOP
+        SELECT coalesce(sum(held.slots), 0) INTO taken
+        FROM keyrush_slots AS held WHERE held.key = wanted[i];
+        IF taken >= most[i] THEN
+            RETURN ARRAY[i - 1];
+        END IF;
+    END LOOP;
+    FOR i IN 1 .. cardinality(wanted) LOOP
+        PERFORM keyrush_hold(its_worker, wanted[i], 1);
+    END LOOP;
+    RETURN ARRAY[-1];
+END
+$$;
+
+CREATE OR REPLACE FUNCTION keyrush_hold(its_worker text, its_key text, more bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE keyrush_slots SET slots = slots + more WHERE key = its_key AND worker = its_worker;
+    IF NOT FOUND AND more > 0 THEN
+        INSERT INTO keyrush_slots (key, worker, slots) VALUES (its_key, its_worker, more);
+    ELSIF more < 0 THEN
+        DELETE FROM keyrush_slots WHERE key = its_key AND worker = its_worker AND slots <= 0;
+    END IF;
+END
+$$;

@@ -354,9 +354,29 @@ WORKERS = sa.Table(
     sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
 
+#: Processes that hold slots, on PostgreSQL, and how many each holds of each subject.
+SLOT_WORKERS = sa.Table(
+    "keyrush_slot_workers",
+    _metadata,
+    sa.Column("id", sa.String(80), primary_key=True),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)
+
+SLOTS = sa.Table(
+    "keyrush_slots",
+    _metadata,
+    sa.Column("key", sa.String(120), primary_key=True),
+    sa.Column(
+        "worker",
+        sa.ForeignKey(SLOT_WORKERS.c.id, ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+    sa.Column("slots", sa.BigInteger, nullable=False),
+)
 
 #: What several machines need to share, and a file can't do.
-SHARED = (WINDOWS, WORKERS)
+SHARED = (WINDOWS, WORKERS, SLOT_WORKERS, SLOTS)
 
 
 def prepare(engine: sa.Engine) -> None:

@@ -29,6 +29,11 @@ def taken_of(call: Call, now: int, numbers: Iterator[int]) -> Taken:
     return Taken(granted, now, counters)
 
 
+def undoing(call: Call, taken: Taken) -> Call | None:
+    """What gives back that was granted to a call."""
+    return Call("give", call.windows, taken.granted, taken.now) if taken.granted else None
+
+
 class NoReply(LimiterError):
     """Nothing was heard for as long as there is patience."""
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from keyrush.core.sliding import Taken
 from keyrush.errors import KeyrushError, LimiterError
-from keyrush.limiter.ledgers.calls import Call, NoReply, again
+from keyrush.limiter.ledgers.calls import NoReply, again
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 
+C = TypeVar("C")  # a call
+A = TypeVar("A")  # its answer
+C_contra = TypeVar("C_contra", contravariant=True)
+
 #: Calls, each with the future of its answer.
-_Asked = list[tuple[Call, "asyncio.Future[Taken]"]]
+_Asked = list[tuple[C, "asyncio.Future[A]"]]
+
+#: What undoes a call that has been answered, None where there is nothing to undo.
+Undo = Callable[[C, A], C | None]
 
 
-class Line(Protocol):
+class Line(Protocol[C_contra, A]):
     """What belongs to one event loop: by it calls are sent. It opens itself when used first."""
 
-    async def send(self, calls: Sequence[Call]) -> list[Taken]:
+    async def send(self, calls: Sequence[C_contra]) -> list[A]:
         """The answers. Raises an error of keyrush where there can be none."""
         ...
 
@@ -29,14 +35,21 @@ class Line(Protocol):
         ...
 
 
-class TaskBatches:
+class TaskBatches(Generic[C, A]):
     """The calls of a loop's tasks, by slot: those of one go together, `together` at most."""
 
-    def __init__(self, line: Line, together: int, forget: Callable[[TaskBatches], object]) -> None:
+    def __init__(
+        self,
+        line: Line[C, A],
+        together: int,
+        undo: Undo[C, A],
+        forget: Callable[[TaskBatches[C, A]], object],
+    ) -> None:
         self._line = line
         self._together = together
+        self._undoing = undo
         self._forget = forget
-        self._waiting: dict[int, _Asked] = {}
+        self._waiting: dict[int, _Asked[C, A]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._life = self._live()
 
@@ -58,9 +71,9 @@ class TaskBatches:
         """Close everything soon. To be called in the loop."""
         self._closing = asyncio.ensure_future(self._life.aclose())
 
-    async def ask(self, slot: int, call: Call) -> Taken:
+    async def ask(self, slot: int, call: C) -> A:
         """The answer. What is granted to a task that is cancelled meanwhile is given back."""
-        answer = self._join(slot, call)
+        answer = self.join(slot, call)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -68,8 +81,9 @@ class TaskBatches:
                 self._undo(slot, call, answer.result())
             raise
 
-    def _join(self, slot: int, call: Call) -> asyncio.Future[Taken]:
-        answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+    def join(self, slot: int, call: C) -> asyncio.Future[A]:
+        """What will have the answer. It is cancelled by whoever wants it no more."""
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(slot)
         if waiting is None:
             waiting = self._waiting[slot] = []
@@ -80,8 +94,8 @@ class TaskBatches:
         waiting.append((call, answer))
         return answer
 
-    async def _serve(self, slot: int, waiting: _Asked) -> None:
-        batch: _Asked = []
+    async def _serve(self, slot: int, waiting: _Asked[C, A]) -> None:
+        batch: _Asked[C, A] = []
         try:
             while waiting:
                 batch = [asked for asked in waiting[: self._together] if not asked[1].done()]
@@ -91,7 +105,7 @@ class TaskBatches:
             del self._waiting[slot]
             _fail(batch + waiting, LimiterError("a call to the limiter's server was broken off"))
 
-    async def _answer(self, slot: int, batch: _Asked) -> None:
+    async def _answer(self, slot: int, batch: _Asked[C, A]) -> None:
         calls = [call for call, _ in batch]
         try:
             answers = await self._line.send(calls) if calls else []
@@ -108,51 +122,59 @@ class TaskBatches:
             else:
                 answer.set_result(taken)
 
-    def _undo(self, slot: int, call: Call, taken: Taken) -> None:
+    def _undo(self, slot: int, call: C, answer: A) -> None:
         """Give back what was granted to a task that is no longer there to use it."""
-        if taken.granted:
-            back = Call("give", call.windows, taken.granted, taken.now)
-            self._join(slot, back).add_done_callback(_log_lost)
+        back = self._undoing(call, answer)
+        if back is not None:
+            self.join(slot, back).add_done_callback(_log_lost)
 
 
-def _fail(batch: _Asked, error: Exception) -> None:
+def _fail(batch: _Asked[C, A], error: Exception) -> None:
     for _, answer in batch:
         if not answer.done():
             answer.set_exception(again(error))
 
 
-def _log_lost(answer: asyncio.Future[Taken]) -> None:
+def _log_lost(answer: asyncio.Future[A]) -> None:
     if isinstance(error := answer.exception(), Exception):
         log_fault("units of a cancelled request stay taken", error)
 
 
-class Loops:
+class Loops(Generic[C, A]):
     """The batches of each event loop that asks: made when it asks first, by a `line` of its own,
     gone when it ends. Nothing of a parent process is used, nor closed.
     """
 
-    def __init__(self, line: Callable[[], Line], together: int) -> None:
+    def __init__(self, line: Callable[[], Line[C, A]], together: int, undo: Undo[C, A]) -> None:
         self._line = line
         self._together = together
+        self._undo = undo
         self._inherited: object = None
-        self._batches: dict[asyncio.AbstractEventLoop, TaskBatches] = {}
+        self._batches: dict[asyncio.AbstractEventLoop, TaskBatches[C, A]] = {}
         after_fork(self._begin_anew)
 
     def _begin_anew(self) -> None:
         self._inherited = (self._inherited, self._batches)  # kept, lest it be closed here
         self._batches = {}
 
-    async def ask(self, slot: int, call: Call) -> Taken:
+    async def ask(self, slot: int, call: C) -> A:
         """`TaskBatches.ask`, on the running event loop."""
+        return await (await self._here()).ask(slot, call)
+
+    async def join(self, slot: int, call: C) -> asyncio.Future[A]:
+        """`TaskBatches.join`, on the running event loop."""
+        return (await self._here()).join(slot, call)
+
+    async def _here(self) -> TaskBatches[C, A]:
         running = asyncio.get_running_loop()
         batches = self._batches.get(running)
         if batches is None:
             self._forget()
             batches = self._batches[running] = TaskBatches(
-                self._line(), self._together, self._forget
+                self._line(), self._together, self._undo, self._forget
             )
             await batches.open()
-        return await batches.ask(slot, call)
+        return batches
 
     def close(self) -> None:
         """Have everything closed soon, when the loops come to it."""
@@ -161,7 +183,7 @@ class Loops:
             with suppress(RuntimeError):  # it has ended
                 running.call_soon_threadsafe(batches.close)
 
-    def _forget(self, gone: TaskBatches | None = None) -> None:
+    def _forget(self, gone: TaskBatches[C, A] | None = None) -> None:
         """Have nothing more to do with what belongs to an event loop, or to any that has ended."""
         for running, batches in list(self._batches.items()):
             if batches is gone or running.is_closed():

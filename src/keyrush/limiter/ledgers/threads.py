@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-from keyrush.core.sliding import Taken
 from keyrush.errors import KeyrushError, LimiterError
-from keyrush.limiter.ledgers.calls import Call, NoReply, again
+from keyrush.limiter.ledgers.calls import NoReply, again
+
+C = TypeVar("C")  # a call
+A = TypeVar("A")  # its answer, never None
 
 
-class _Waiter:
+class _Waiter(Generic[C, A]):
     """A thread's call, and what has become of it."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: C) -> None:
         self.call = call
         #: Of one that does not come alone: it is answered, or may call now.
         self.turn: threading.Event | None = None
-        self.answer: Taken | None = None
+        self.answer: A | None = None
         self.error: Exception | None = None
 
     def wake(self) -> None:
@@ -25,22 +28,22 @@ class _Waiter:
             self.turn.set()
 
 
-class ThreadBatches:
+class ThreadBatches(Generic[C, A]):
     """Threads that ask: one calls for all that wait, and then the first of those that came since.
 
     Who comes alone calls at once. `together` calls are sent at most; what `send` raises where it
     can't be answered is an error of keyrush's.
     """
 
-    def __init__(self, send: Callable[[Sequence[Call]], list[Taken]], together: int) -> None:
+    def __init__(self, send: Callable[[Sequence[C]], list[A]], together: int) -> None:
         self._send = send
         self._together = together
         self._lock = threading.Lock()
-        self._waiting: list[_Waiter] = []
+        self._waiting: list[_Waiter[C, A]] = []
         self._is_busy = False
 
-    def ask(self, call: Call) -> Taken:
-        waiter = _Waiter(call)
+    def ask(self, call: C) -> A:
+        waiter: _Waiter[C, A] = _Waiter(call)
         with self._lock:
             if self._is_busy:
                 waiter.turn = threading.Event()
@@ -55,7 +58,7 @@ class ThreadBatches:
             raise again(waiter.error) from waiter.error.__cause__
         return waiter.answer
 
-    def _wait(self, waiter: _Waiter, turn: threading.Event) -> None:
+    def _wait(self, waiter: _Waiter[C, A], turn: threading.Event) -> None:
         try:
             turn.wait()
         except BaseException:  # as at Ctrl-C: others must not wait for this thread
@@ -93,7 +96,7 @@ class ThreadBatches:
                     waiter.error = error
                 waiter.wake()
 
-    def _take_along(self, most: int) -> list[_Waiter]:
+    def _take_along(self, most: int) -> list[_Waiter[C, A]]:
         batch = self._waiting[:most]
         del self._waiting[:most]
         return batch

@@ -1,8 +1,9 @@
-"""The file of windows: what it is made of, how it is opened, checked and enlarged.
+"""A file of windows, or of slots: what it is made of, how it is opened, checked and enlarged.
 
 A page of words of eight bytes, the header, and then segments of records, each segment twice as
 large as the one before; a record never moves. In the header are the format's magic and version, a
-seed under which keys are hashed (so that the file names nobody), and how many segments there are.
+seed under which keys are hashed (so that the file names nobody), how many segments there are, and
+what the records need besides.
 
 It needs what SQLite's WAL needs: one host, shared memory maps, POSIX locks. After a power loss
 counts are as they were last written back. Blocks are reserved, so that a full disk is an error and
@@ -20,16 +21,14 @@ import struct
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from keyrush.errors import Unreachable
 from keyrush.limiter.ledgers.mapped.kernel_lock import KernelLock, kernel_lock
 from keyrush.runtime.forks import after_fork
 from keyrush.sql.files import PRIVATE, make_private
 
-#: The first word of a file. Written last, so that a file that has it is whole.
-MAGIC = int.from_bytes(b"keyrushW", "little")
-
-#: The second: of the format. Processes of different formats can't share a file.
+#: The second word of a file: of the format. Processes of different formats can't share one.
 VERSION = 1
 
 #: Places of words in the header; the seed is two.
@@ -39,18 +38,32 @@ SEED, SEGMENTS = 2, 4
 PAGE = 4096
 _USED = 64
 
-#: Words of a record, and bytes of a word.
-RECORD = 4
+#: Bytes of a word.
 WORD = 8
 
-#: Records of a bucket, in all of which a key is looked for.
-BUCKET = 32
 
-#: Buckets of the first segment, and how many locks there are: a bucket goes with the lock of its
-#: number modulo this, so that all that a key can be in go with the same.
-STRIPES = 1024
+class Layout(NamedTuple):
+    """How the records of a kind of file lie."""
 
-#: Segments at most: 134 million records, 4 GB.
+    what: str  #: is in it, for messages
+    magic: int  #: the first word of a file; written last, so that a file that has it is whole
+    record: int  #: words of a record
+    bucket: int  #: records of a bucket, in all of which a key is looked for
+    #: Buckets of the first segment, and how many locks there are: a bucket goes with the lock of
+    #: its number modulo this, so that all that a key can be in go with the same.
+    stripes: int
+
+    def start(self, number: int) -> int:
+        """Where a segment begins, in bytes."""
+        words = self.stripes * self.bucket * self.record
+        return PAGE + ((1 << number) - 1) * words * WORD
+
+
+#: Of windows.
+RECORD, BUCKET, STRIPES = 4, 32, 1024
+WINDOWS = Layout("windows", int.from_bytes(b"keyrushW", "little"), RECORD, BUCKET, STRIPES)
+
+#: Segments at most: 134 million windows, 4 GB.
 MOST = 12
 
 #: Bytes of the file that stand for locks: of opening and enlarging it; to try them on (not the next
@@ -82,17 +95,18 @@ class NoRoom(Exception):
     """The file can't become larger."""
 
 
-class WindowsFile:
+class MappedFile:
     """An open file, mapped. Its locks are used, but for those of `open` and `enlarge`, by whoever
     maps the records, under a mutex.
 
     Raises:
-        Unusable: It is not this user's alone, not a file of windows, of another version, cut short,
-            or can't be made.
+        Unusable: It is not this user's alone, not a file of that kind, of another version, cut
+            short, or can't be made.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, layout: Layout = WINDOWS) -> None:
         self.path = path
+        self.layout = layout
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         make_private(path, is_uri=False)  # whatever the umask
         try:
@@ -114,7 +128,7 @@ class WindowsFile:
         self._enlarging = threading.Lock()
 
     def _unusable(self, why: str) -> Unusable:
-        return Unusable(f"the file of windows {self.path} can't be used: {why}")
+        return Unusable(f"the file of {self.layout.what} {self.path} can't be used: {why}")
 
     def _open(self) -> None:
         found = os.fstat(self._descriptor)
@@ -160,21 +174,21 @@ class WindowsFile:
     def _is_unfinished(self) -> bool:
         """True where nobody has written anything but, at most, a header without the magic."""
         size = os.fstat(self._descriptor).st_size
-        if size > _start(1):
+        if size > self.layout.start(1):
             return False
-        content = os.pread(self._descriptor, _start(1), 0)
+        content = os.pread(self._descriptor, self.layout.start(1), 0)
         return not content[:WORD].strip(b"\0") and not content[_USED:].strip(b"\0")
 
     def _create(self) -> None:
-        self._reserve(0, _start(1))
+        self._reserve(0, self.layout.start(1))
         os.pwrite(self._descriptor, struct.pack("=Q16sQ", VERSION, os.urandom(16), 1), WORD)
         os.fsync(self._descriptor)
-        os.pwrite(self._descriptor, struct.pack("=Q", MAGIC), 0)
+        os.pwrite(self._descriptor, struct.pack("=Q", self.layout.magic), 0)
         os.fsync(self._descriptor)
 
     def _check(self) -> None:
         begins = os.pread(self._descriptor, 2 * WORD, 0)
-        if not begins.startswith(struct.pack("=Q", MAGIC)):
+        if not begins.startswith(struct.pack("=Q", self.layout.magic)):
             raise self._unusable("it holds something else")
         if begins[WORD:] != struct.pack("=Q", VERSION):
             raise self._unusable(
@@ -190,7 +204,7 @@ class WindowsFile:
             raise self._unusable(_CUT)
 
     def _is_whole(self) -> bool:
-        return os.fstat(self._descriptor).st_size >= _start(self.header[SEGMENTS])
+        return os.fstat(self._descriptor).st_size >= self.layout.start(self.header[SEGMENTS])
 
     def _mapped(self, size: int, at: int) -> memoryview:
         return memoryview(mmap.mmap(self._descriptor, size, offset=at)).cast("Q")
@@ -198,8 +212,8 @@ class WindowsFile:
     def _map_segments(self) -> None:
         """Map those that are not yet; under the lock for enlarging."""
         while (number := len(self.segments)) < self.header[SEGMENTS]:
-            size = _start(number + 1) - _start(number)
-            self.segments.append(self._mapped(size, _start(number)))
+            size = self.layout.start(number + 1) - self.layout.start(number)
+            self.segments.append(self._mapped(size, self.layout.start(number)))
 
     # --- larger ---
 
@@ -242,7 +256,7 @@ class WindowsFile:
         number = self.header[SEGMENTS]
         if number >= MOST:
             raise NoRoom("it is as large as it can be")
-        at, end = os.fstat(self._descriptor).st_size, _start(number + 1)
+        at, end = os.fstat(self._descriptor).st_size, self.layout.start(number + 1)
         if at < end:
             at += self._reserve(at, min(_CHUNK, end - at))
         if at >= end:
@@ -288,11 +302,6 @@ class WindowsFile:
             self.header = memoryview(b"")
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _start(number: int) -> int:
-    """Where a segment begins, in bytes."""
-    return PAGE + ((1 << number) - 1) * STRIPES * BUCKET * RECORD * WORD
 
 
 def _said(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""The records of a file, and what is taken from them.
+"""The windows in a file, and what is taken from them.
 
 A record is four words: a tag, which is its key hashed; `expires`, when it counts no more; and what
 was taken in a period of an even number, and in one of an odd. `expires` is the end of the period
@@ -12,11 +12,7 @@ order that every state between is as before the take or as after it, window by w
 from __future__ import annotations
 
 import struct
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 
 from keyrush.core import sliding
@@ -28,15 +24,12 @@ from keyrush.limiter.ledgers.mapped.file import (
     STRIPE,
     STRIPES,
     WORD,
-    WindowsFile,
+    MappedFile,
 )
-from keyrush.runtime.forks import after_fork
+from keyrush.limiter.ledgers.mapped.records import NoPlace, Records
 
 #: Places of words in a record; what was taken in period n is at `EVEN` + n % 2.
 TAG, EXPIRES, EVEN, ODD = 0, 1, 2, 3
-
-#: How often a lock is tried, about 100 µs; and where it has been held for long.
-TRIES, FEW_TRIES = 60, 2
 
 #: Windows whose records' places are remembered: two for each key in a gate's cache by default.
 REMEMBERED = 2 * 65_536
@@ -54,22 +47,6 @@ _UNPACK = struct.Struct("4Q").unpack_from
 _BUCKET, _LAST_EIGHTH = BUCKET * RECORD, BUCKET * RECORD * 7 // 8
 
 
-class Held(Exception):
-    """Another process holds the lock of a subject: of `stripe`."""
-
-    def __init__(self, stripe: int) -> None:
-        super().__init__(stripe)
-        self.stripe = stripe
-
-
-class NoPlace(Exception):
-    """All records that a window could have count for others, in as many segments as `segments`."""
-
-    def __init__(self, segments: int) -> None:
-        super().__init__(segments)
-        self.segments = segments
-
-
 #: What tells where a window's record may be, and which it is: its subject, whose windows share a
 #: lock, and in each segment a bucket; and its tag, never 0, which is no tag.
 Hash = tuple[int, int]
@@ -84,26 +61,12 @@ _PLACE = struct.Struct("=QIBH")
 _place = _PLACE.unpack
 
 
-class Table:
-    """The windows in a file. Safe to use from any thread, and after a fork.
+class Table(Records):
+    """The windows in a file."""
 
-    There must be one of a file in a process, whose threads share the kernel's locks.
-    """
-
-    def __init__(self, file: WindowsFile) -> None:
-        self.file = file
-        #: Since when, in monotonic seconds, locks have been held for longer than anyone waits.
-        self.stuck: dict[int, float] = {}
-        #: How many segments there were when the next was seen to be needed before long; else 0.
-        self.filling = 0
-        self._lock = file.lock
-        self._segments = file.segments
+    def __init__(self, file: MappedFile) -> None:
+        super().__init__(file)
         self._places: dict[str, bytes] = {}  # where records were last found, by window key
-        self._renew()
-        after_fork(self._renew)
-
-    def _renew(self) -> None:
-        self._mutex = threading.Lock()
 
     # --- taking and giving back ---
 
@@ -131,7 +94,7 @@ class Table:
                 if tally is not None:
                     return tally
             hashes = self._hashes(windows)
-            with self._locked(_stripes(hashes)):
+            with self._locked(self._locks(hashes)):
                 return self._take_anywhere(windows, hashes, cost, now, clock)
 
     def _take(
@@ -212,63 +175,24 @@ class Table:
         """
         with self._mutex:
             hashes = self._hashes(windows)
-            with self._locked(_stripes(hashes)):
+            with self._locked(self._locks(hashes)):
                 found = self._find(windows, hashes)
                 for window in windows:
                     if place := found.get(window.key):
                         _give_back(self._segments, place, window.length, cost, taken_at)
 
-    # --- locks ---
-
-    @contextmanager
-    def _locked(self, stripes: Sequence[int]) -> Iterator[None]:
-        try:
-            for stripe in stripes:
-                if not self._lock.lock(stripe):
-                    self._insist(stripe)
-            for stripe in stripes:
-                self.stuck.pop(stripe, None)
-            yield
-        finally:
-            for stripe in stripes:
-                self._lock.unlock(stripe)
-
-    def _insist(self, stripe: int) -> None:
-        for _ in range(1, FEW_TRIES if stripe in self.stuck else TRIES):
-            if self._lock.lock(stripe):
-                return
-        raise Held(stripe)
-
-    def give_up(self, stripe: int) -> None:
-        """Say of a lock that it is held for longer than anyone waits."""
-        self.stuck.setdefault(stripe, time.monotonic())
-
-    def try_stuck(self) -> None:
-        """Look at the locks that were held for long."""
-        for stripe in list(self.stuck):
-            with self._mutex:
-                if self._lock.lock(stripe):
-                    self.stuck.pop(stripe, None)
-                    self._lock.unlock(stripe)
-
     # --- records ---
 
     def stripes(self, windows: Sequence[Window]) -> tuple[int, ...]:
         """What locks windows, in order: one for all of a subject."""
-        return _stripes(self._hashes(windows))
+        return self._locks(self._hashes(windows))
+
+    def _locks(self, hashes: Sequence[Hash]) -> tuple[int, ...]:
+        return tuple(sorted({self._stripe(subject) for subject, _ in hashes}))
 
     def _hashes(self, windows: Sequence[Window]) -> Sequence[Hash]:
         subjects = {subject: self._hash(subject) for subject in map(_subject, windows)}
         return [(subjects[_subject(window)], self._hash(window.key) or 1) for window in windows]
-
-    def _hash(self, text: str) -> int:
-        digest = blake2b(text.encode(), digest_size=WORD, key=self.file.seed).digest()
-        return int.from_bytes(digest, "little")
-
-    def _buckets(self, subject: int) -> Iterator[tuple[int, int]]:
-        """Where a subject's records can be: a segment, and the first word of a bucket."""
-        for segment in range(len(self._segments)):
-            yield segment, subject % (STRIPES << segment) * _BUCKET
 
     def _find(self, windows: Sequence[Window], hashes: Sequence[Hash]) -> dict[str, Place]:
         """Where those windows are counted that have a record, by key; under their locks."""
@@ -324,37 +248,10 @@ class Table:
             for oldest in tuple(islice(self._places, FORGOTTEN)):
                 del self._places[oldest]
 
-    # --- larger, and the end ---
-
-    def enlarge(self, seen: int) -> None:
-        """`WindowsFile.enlarge`."""
-        self.file.enlarge(seen, self._mutex)
-
-    def enlarge_ahead(self) -> bool:
-        """Do a part of what the next segment needs, for a millisecond; True where it is there.
-
-        Raises:
-            NoRoom: There is none, or another process is at it.
-            OSError: The file system gives none.
-        """
-        seen = self.filling
-        if seen and not self.file.enlarge_a_little(seen, self._mutex, 0.0):
-            return False
-        self.filling = 0
-        return True
-
-    def close(self) -> None:
-        """Let go of the file. Whoever takes afterwards finds all locks held."""
-        self.file.close(self._mutex)
-
 
 def _subject(window: Window) -> str:
     """Whose window it is: the windows of a subject share a lock."""
     return window.key.rpartition(":")[0]
-
-
-def _stripes(hashes: Iterable[Hash]) -> tuple[int, ...]:
-    return tuple(sorted({STRIPE + subject % STRIPES for subject, _ in hashes}))
 
 
 def _counter(segments: Sequence[memoryview], place: Place, length: int) -> WindowCount:

@@ -7,38 +7,52 @@ other open and close of the file in the process, would let go of them all.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from keyrush.limiter.ledgers.mapped.file import WindowsFile
+from keyrush.limiter.ledgers.mapped.file import MappedFile
+from keyrush.limiter.ledgers.mapped.records import Records
 from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.runtime.forks import after_fork
 
 Identity = tuple[int, int]
 
+T = TypeVar("T", bound=Records)
 
-class _Tables:
-    """Those that are open, by the device and number of their files, and how many use each."""
 
-    def __init__(self) -> None:
-        self._open: dict[Identity, tuple[Table, int]] = {}
+class Tables(Generic[T]):
+    """Those that are open, by the device and number of their files, and how many use each.
+    `make` makes one of the file at a path.
+    """
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
+        self._open: dict[Identity, tuple[T, int]] = {}
         self._renew()
         after_fork(self._renew)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
 
-    def open(self, path: str) -> Table:
+    def open(self, path: str) -> T:
+        """The table of the file, to be closed by `close`.
+
+        Raises:
+            Unusable: The file can't be used.
+        """
         with self._lock:
             known = _identity(path)
             if known in self._open:
                 table, users = self._open[known]
                 table.file.check_whole()
             else:
-                table, users = Table(WindowsFile(path)), 0
+                table, users = self._make(path), 0
             self._open[table.file.identity] = (table, users + 1)
             return table
 
-    def close(self, table: Table) -> None:
+    def close(self, table: T) -> None:
+        """Use the table no more; its file is closed when nobody does."""
         with self._lock:
             table, users = self._open.pop(table.file.identity)
             if users > 1:
@@ -56,18 +70,6 @@ def _identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
-_tables = _Tables()
-
-
-def open_table(path: str) -> Table:
-    """The table of the file, to be closed by `close_table`.
-
-    Raises:
-        Unusable: The file can't be used.
-    """
-    return _tables.open(path)
-
-
-def close_table(table: Table) -> None:
-    """Use the table no more; its file is closed when nobody does."""
-    _tables.close(table)
+#: Of windows.
+TABLES = Tables(lambda path: Table(MappedFile(path)))
+open_table, close_table = TABLES.open, TABLES.close

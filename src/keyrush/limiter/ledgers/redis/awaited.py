@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from keyrush.core.sliding import Taken
-from keyrush.limiter.ledgers.calls import Call
 from keyrush.limiter.ledgers.redis.script import (
-    TAKE,
-    decode,
+    Script,
     fault,
     is_by_replica,
     not_executed,
@@ -26,32 +23,48 @@ from keyrush.limiter.ledgers.redis.server import (
     redis,
 )
 
-#: Keys and arguments of the script for calls.
-Encoded = Callable[[Sequence[Call]], tuple[list[str], list[Any]]]
+C = TypeVar("C")  # a call
+A = TypeVar("A")  # its answer
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
-class AwaitedCluster:
+class Codec(Protocol[C_contra, A]):
+    """What is sent for calls, and what comes back."""
+
+    script: Script  #: runs them
+
+    def message(self, calls: Sequence[C_contra]) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of the script."""
+        ...
+
+    def answers(self, found: Any, calls: Sequence[C_contra]) -> list[A]:
+        """What the script's answer says to each."""
+        ...
+
+
+class AwaitedCluster(Generic[C, A]):
     """A Cluster, which redis-py's own client knows its way about in."""
 
-    def __init__(self, server: Server, encoded: Encoded) -> None:
-        self._encoded = encoded
+    def __init__(self, server: Server, codec: Codec[C, A]) -> None:
+        self._codec = codec
         self._client = open_client(server, redis.asyncio)
 
-    async def send(self, calls: Sequence[Call]) -> list[Taken]:
-        keys, arguments = self._encoded(calls)
+    async def send(self, calls: Sequence[C]) -> list[A]:
+        script = self._codec.script
+        keys, arguments = self._codec.message(calls)
         values = (len(keys), *keys, *arguments)
         try:
             try:
-                answer = await self._execute("EVALSHA", TAKE.digest, *values)
+                answer = await self._execute("EVALSHA", script.digest, *values)
             except RedisError as error:
                 if not not_executed(error):
                     raise
                 if is_by_replica(error):
                     await self._leave()
-                answer = await self._execute("EVAL", TAKE.source, *values)
+                answer = await self._execute("EVAL", script.source, *values)
         except ERRORS as error:
             raise fault(error) from None
-        return decode(answer, calls)
+        return self._codec.answers(answer, calls)
 
     async def _execute(self, *command: Any) -> Any:
         return await self._client.execute_command(*command)
@@ -64,7 +77,7 @@ class AwaitedCluster:
             await client.aclose()
 
 
-class AwaitedServer(AwaitedCluster):
+class AwaitedServer(AwaitedCluster[C, A]):
     """One server, or one behind Sentinels, by one connection of redis-py's that is kept.
 
     Timeouts are kept here, one for a call: redis-py's own cost more than all the rest of it, and
@@ -72,10 +85,10 @@ class AwaitedServer(AwaitedCluster):
     each has its own.
     """
 
-    def __init__(self, server: Server, encoded: Encoded) -> None:
+    def __init__(self, server: Server, codec: Codec[C, A]) -> None:
         self._patience = server.options.get("socket_timeout")
         without = {**server.options, "socket_timeout": None}
-        super().__init__(replace(server, options=without), encoded)
+        super().__init__(replace(server, options=without), codec)
         sentinels = len(server.places) if server.kind == "sentinel" else 0
         # Of a Sentinel both the connection and its answer are waited for.
         self._to_connect = self._patience and self._patience * (1 + 2 * sentinels)
