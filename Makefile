@@ -54,8 +54,9 @@ types: $(VENV)/.for-lint  ## mypy --strict, and pyright as users see the public 
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-pictures: $(VENV)/.for-test  ## docs/architecture.md, from the code
+pictures: $(VENV)/.for-test  ## docs/architecture.md and the table of docs/contract.md, from the code
 	@$(BIN)/python -m tests.support.floors
+	@$(BIN)/python -m tests.support.points
 
 bench: $(VENV)/.for-bench  ## keyrush beside its peers, in one run
 	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)

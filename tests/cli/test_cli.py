@@ -372,6 +372,9 @@ READING = [
     ("accounts", "list"),
     ("accounts", "show", "acct_x"),
     ("accounts", "credits", "acct_x"),
+    ("accounts", "ledger", "acct_x"),
+    ("accounts", "check"),
+    ("accounts", "activity", "acct_x"),
     ("keys", "list"),
     ("keys", "show", "ID"),
 ]
@@ -707,6 +710,12 @@ def test_words_that_are_no_ids(run: Runner, word: str) -> None:
         ("accounts", "limits", word, "1/minute"),
         ("accounts", "limits", "acct_x", word),
         ("accounts", "credits", word, "--grant", "5"),
+        ("accounts", "credits", "acct_x", "--grant", "5", "--reason", word),
+        ("accounts", "ledger", word),
+        ("accounts", "ledger", "acct_x", "--reason", word),
+        ("accounts", "activity", word),
+        ("accounts", "activity", "acct_x", "--source", word),
+        ("accounts", "activity", word, "--follow"),
     ):
         result = run(*command)
         assert result.code in (1, 2), command
@@ -809,6 +818,9 @@ def test_malformed_limits(run: Runner, group: str, limits: str) -> None:
         ("accounts", "limits", "acct_y", "1/minute"),
         ("accounts", "credits", "acct_y"),
         ("accounts", "credits", "acct_y", "--grant", "5"),
+        ("accounts", "ledger", "acct_y"),
+        ("accounts", "activity", "acct_y"),
+        ("accounts", "activity", "acct_y", "--follow"),
     ],
 )
 def test_unknown_ids(run: Runner, arguments: tuple[str, ...]) -> None:

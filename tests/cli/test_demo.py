@@ -40,7 +40,9 @@ def run(
 
 
 def test_every_answer_is_as_documented(run: Runner, tmp_path: Path) -> None:
-    """R2 to R17, O8, O9, O11: every row is as documented: exit code 0, whatever KEYRUSH_* says."""
+    """R2 to R17, O8, O9, O11, O20: every row is as documented: exit code 0, whatever KEYRUSH_*
+    says.
+    """
     run.env(KEYRUSH_KEY_PREFIX="or", KEYRUSH_STORE_URL="nonsense", KEYRUSH_REALM="shop")
     result = run("demo", "--json")
     assert result.code == 0, result.out
@@ -57,6 +59,7 @@ def test_every_answer_is_as_documented(run: Runner, tmp_path: Path) -> None:
         *(401, 200),  # MCP: no token, metadata
         *(200, 200, 200, 200),  # key, session, agent, key: one balance
         *(200, 200, 401),  # a failed call, which costs nothing; the agent's token elsewhere
+        200,  # activity
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -80,9 +83,9 @@ def test_a_line_a_check(shown: Callable[..., Result]) -> None:
     result = shown()
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line.startswith(("ok", "WRONG"))]
-    assert len(lines) == 31
+    assert len(lines) == 32
     assert all(re.fullmatch(r"ok     (200|401|403|429)  \S.*", line) for line in lines)
-    assert "31 of 31 answers are as documented." in result.out
+    assert "32 of 32 answers are as documented." in result.out
     assert "{" not in result.out
 
 
@@ -100,7 +103,7 @@ def test_table(shown: Callable[..., Result]) -> None:
     result = shown("--verbose")
     assert result.code == 0, result.out
     assert result.err == ""
-    assert "31 of 31 answers are as documented." in result.out
+    assert "32 of 32 answers are as documented." in result.out
     assert not re.search(r"rsh_(live|test)_\w{36}", result.out)
     for text in (
         "200 OK",
@@ -122,7 +125,7 @@ def test_wrong_answers_are_told(
     monkeypatch.setattr(Keys, "revoke", lambda *_: None)
     result = run("demo", *arguments)
     assert result.code == 1
-    assert "29 of 31 answers are as documented." in result.out
+    assert "30 of 32 answers are as documented." in result.out
     assert "WRONG" in result.out
     assert "NOT AS DOCUMENTED: expected status 401" in result.out
 

@@ -534,3 +534,30 @@ def test_health_without_channels(user_without_channels: str) -> None:
     assert gate.health().is_well
     assert not gate.health().hears_changes
     gate.close()
+
+
+def test_ledgers_that_add_up(run: Runner, tmp_path: Path) -> None:
+    """O19: doctor says whether every balance is the sum of its ledger, and where one is not."""
+    make_key(run)
+    run("accounts", "credits", "acct_x", "--grant", "5")
+    found = findings(run("doctor", "--json"), "ok")["credits"]
+    assert found == "every balance is the sum of its ledger: 1 account and 1 entry"
+    with sqlite3.connect(tmp_path / "keyrush.db") as database:
+        database.execute("UPDATE keyrush_accounts SET balance = 6")
+    database.close()
+    result = run("doctor", "--json")
+    assert result.code == 1
+    found = findings(result, "problem")["credits"]
+    assert found == (
+        "the ledger does not add up, as of acct_x: 'keyrush accounts check' says where"
+    )
+
+
+def test_large_ledgers(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O19: doctor looks at no more than there is time for, and names the command that does."""
+    make_key(run)
+    monkeypatch.setattr("keyrush.cli.doctor.store._LOOKING", -1)
+    result = run("doctor", "--json")
+    assert result.code == 0
+    found = findings(result, "ok")["credits"]
+    assert found.startswith("no balance is wrong of 0 accounts and 0 entries; 'keyrush accounts")

@@ -1,4 +1,4 @@
-"""The OpenRush example, over HTTP, against its documentation (contract O1 to O7, O11 to O18)."""
+"""The OpenRush example, over HTTP, against its documentation (contract O1 to O7, O11 to O22)."""
 
 from __future__ import annotations
 
@@ -303,6 +303,63 @@ def test_top_up(client: httpx2.Client, openrush: Gate) -> None:
     assert call(client, poor, "inspect_page").status_code == 402
     openrush.credits.grant("acct_poor", 1000)
     assert call(client, poor, "inspect_page").status_code == 200
+
+
+def test_ledger(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
+    """O3, O11, O12, O19: each call of a tool is an entry of the ledger, with its key and its tool;
+    what was refused is none, what came to nothing is given back, and a top-up is there once.
+    """
+    for _ in range(2):
+        openrush.credits.add("acct_a", 1000, reason="top_up", reference="inv_1")
+    assert call(client, key, "audit_site").status_code == 200
+    assert call(client, key, "inspect_page", {}).status_code == 422
+    found = client.get("/v1/me/credits/ledger", headers=bearer(key)).json()["entries"]
+    told = [(one["reason"], one["amount"], one["balance"]) for one in found]
+    assert told == [
+        ("reversal", 2, 1490),
+        ("charge", -2, 1488),
+        ("charge", -10, 1490),
+        ("top_up", 1000, 1500),
+        ("grant", 500, 500),
+    ]
+    assert found[0]["reverses"] == found[1]["reference"]
+    assert (found[2]["source"], found[2]["credential_id"]) == ("api", key.key.id)
+    assert found[3]["reference"] == "inv_1"
+    balance = client.get("/v1/me/credits", headers=bearer(key)).json()["balance"]
+    assert balance == sum(one["amount"] for one in found)
+
+
+def test_activity(client: httpx2.Client, openrush: Gate, key: NewKey, clock: Clock) -> None:
+    """O20: each request is a row: time, credential, source, method, path, status, credits,
+    duration; the credits in sum are those that the ledger has.
+    """
+    headers = bearer(key) | {"X-Request-ID": "r-1", "User-Agent": "agent/1"}
+    client.post("/v1/tools/inspect_serp?q=1", headers=headers, json=TOOLS["inspect_serp"][1])
+    call(client, key, "inspect_page", {})
+    openrush.flush()
+    page = client.get("/v1/me/activity", headers=bearer(key)).json()
+    failed, done = page["activity"]
+    assert done["duration_ms"] >= 0
+    assert done["id"] != failed["id"]
+    assert done == done | {
+        "at": "2026-11-18T11:07:00Z",
+        "credential_id": key.key.id,
+        "subject": None,
+        "source": "api",
+        "method": "POST",
+        "path": "/v1/tools/inspect_serp",
+        "rule": "/v1/tools/inspect_serp",
+        "status": 200,
+        "outcome": "ok",
+        "reason": None,
+        "credits": 2,
+        "request_id": "r-1",
+        "address": "127.0.0.0/24",
+        "agent": "agent/1",
+    }
+    assert (failed["status"], failed["outcome"], failed["credits"]) == (422, "error", 0)
+    spent = 500 - openrush.credits.balance("acct_a")
+    assert sum(one["credits"] for one in page["activity"]) == spent
 
 
 # --- limits ---

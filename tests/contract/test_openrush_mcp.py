@@ -1,4 +1,6 @@
-"""The OpenRush example over MCP, beside its API: one account behind both (contract O8, O9, O11)."""
+"""The OpenRush example over MCP, beside its API: one account behind both (contract O8, O9, O11,
+O20).
+"""
 
 from __future__ import annotations
 
@@ -113,6 +115,35 @@ def test_one_balance_by_three_doors(site: Site) -> None:
         assert site.balance == left
     headers = {"authorization": f"Bearer {site.agent}"}
     assert httpx2.get(f"{site.url}/v1/me/credits", headers=headers).status_code == 401
+
+
+def test_activity_of_three_doors(site: Site) -> None:
+    """O9, O20: activity and ledger have the calls by every door, each with whose it is and what it
+    has cost, in the account that is behind them all.
+    """
+    body = TOOLS["inspect_domain"][1]
+    for credential in (site.key, site.session):
+        headers = {"authorization": f"Bearer {credential}"}
+        httpx2.post(f"{site.url}/v1/tools/inspect_domain", json=body, headers=headers)
+    anyio.run(calls, site.url, site.agent, "inspect_keyword")
+    site.gate.flush()
+    headers = {"authorization": f"Bearer {site.session}"}
+    rows = httpx2.get(f"{site.url}/v1/me/activity", headers=headers).json()["activity"]
+    called = [row for row in rows if row["credits"]]
+    told = [(row["source"], row["method"], row["path"], row["credits"]) for row in called]
+    assert told == [
+        ("mcp", "tools/call", "inspect_keyword", 2),
+        ("dashboard", "POST", "/v1/tools/inspect_domain", 3),
+        ("api", "POST", "/v1/tools/inspect_domain", 3),
+    ]
+    assert [row["subject"] for row in called] == ["user-1", "user-1", None]
+    ledger = f"{site.url}/v1/me/credits/ledger?reason=charge"
+    entries = httpx2.get(ledger, headers=headers).json()["entries"]
+    whose = [(row["source"], row["credential_id"], row["subject"], row["rule"]) for row in called]
+    assert whose == [
+        (one["source"], one["credential_id"], one["subject"], one["rule"]) for one in entries
+    ]
+    assert [-one["amount"] for one in entries] == [row["credits"] for row in called]
 
 
 def test_every_tool(site: Site) -> None:

@@ -25,7 +25,7 @@ from keyrush.core.refusal import Reason
 from keyrush.settings.tables import built_in_plans
 from keyrush.wire.refusals import Refusals
 from tests.conftest import CHEAP, Clock, settings
-from tests.support import floors
+from tests.support import floors, points
 from tests.support.calls import Asgi, Sent
 from tests.support.faults import until
 from tests.support.pages import ALL, PAGES, README, ROOT, Page
@@ -280,14 +280,6 @@ def test_every_page_is_in_the_index() -> None:
     assert named == {path.name for path in index.path.parent.glob("*.md")} - {"index.md"}
 
 
-def points(text: str) -> set[str]:
-    """The points of contract and standards that a text names, those in ranges too."""
-    found = set(re.findall(r"\b[ROS]\d{1,2}\b", text))
-    for kind, first, last in re.findall(r"\b([ROS])(\d{1,2})(?:\u2013| to )\1(\d{1,2})\b", text):
-        found |= {f"{kind}{number}" for number in range(int(first), int(last) + 1)}
-    return found
-
-
 def test_points_mean_something() -> None:
     """Each point of contract and standards is named by a test, and each that code or tests name
     is a point.
@@ -298,7 +290,9 @@ def test_points_mean_something() -> None:
         for (point,) in PAGES[name].rows(r" ([ROS]\d+) [|].*")
     }
     named = {
-        folder: points("".join(path.read_text("utf-8") for path in (ROOT / folder).rglob("*.py")))
+        folder: points.points(
+            "".join(path.read_text("utf-8") for path in (ROOT / folder).rglob("*.py"))
+        )
         for folder in ("src", "tests")
     }
     assert named["src"] <= listed
@@ -308,3 +302,16 @@ def test_points_mean_something() -> None:
 def test_architecture_is_what_the_code_says() -> None:
     """The pictures and the table are those that imports and calls make; else: make pictures."""
     assert floors.PAGE.read_text("utf-8") == floors.page()
+
+
+def test_services_are_tested_without_a_gap() -> None:
+    """Every point of a service is held by a test of its example, but those that are said; the table
+    has them as they are: else make pictures.
+    """
+    listed = points.numbers(points.PAGE.read_text("utf-8"))
+    assert listed == [f"R{number}" for number in range(1, 21)] + [
+        f"O{number}" for number in range(1, 23)
+    ]
+    held = {point for kind in points.SERVICES for point in points.of_services(kind)}
+    assert set(listed) - held == set(points.WITHOUT)
+    assert points.PAGE.read_text("utf-8") == points.page()

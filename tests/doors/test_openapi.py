@@ -18,7 +18,9 @@ import keyrush.fastapi
 from keyrush import Gate, KeyrushMiddleware
 from keyrush.apps.account_api import account_api, add_openapi, openapi
 from keyrush.apps.account_api.app import ROUTES
+from keyrush.store.opening import activity_of
 from tests.conftest import Clock, settings
+from tests.support.activity import row
 from tests.support.serving import serve
 
 METHODS = {"get", "post", "put", "delete", "patch"}
@@ -51,11 +53,14 @@ def test_document(prefix: str) -> None:
 
 
 def test_it_is_true(clock: Clock) -> None:
-    """O3 to O7, O16: what is answered, and what is refused, is as the document says."""
+    """O3 to O7, O16, O20: what is answered, and what is refused, is as the document says."""
     document = openapi()
-    gate = Gate.open(settings(plans={"one": {"limits": "20/minute"}}), clock=clock)
+    gate = Gate.open(settings(plans={"one": {"limits": "26/minute"}}), clock=clock)
     gate.accounts.create("acct_a")
     key = gate.keys.create("acct_a", "first")
+    gate.credits.add("acct_a", 5, note="n", expires_at=clock() + 60_000)
+    mcp = row(2, source="mcp", subject="user-1", rule="", outcome="limited", reason="rate_limited")
+    activity_of(gate.store).add_activity([row(1, at=clock()), mcp])
     app = Starlette(routes=[Mount("/v1", app=account_api)])
     app.add_middleware(KeyrushMiddleware, gate=gate)
     one = "/v1/me/api-credentials/{credential_id}"
@@ -68,6 +73,12 @@ def test_it_is_true(clock: Clock) -> None:
         ("get", keys, None, 200),
         ("get", f"{keys}?limit=0", None, 422),
         ("get", "/v1/me/credits", None, 200),
+        ("get", "/v1/me/credits/ledger", None, 200),
+        ("get", "/v1/me/credits/ledger?reason=gift", None, 422),
+        ("get", "/v1/me/activity", None, 200),
+        ("get", "/v1/me/activity?since=now", None, 422),
+        ("get", "/v1/me/activity/summary?group=source", None, 200),
+        ("get", "/v1/me/activity/summary?by=week", None, 422),
         ("get", "/v1/me/usage", None, 200),
         ("get", "/v1/capabilities", None, 200),
         ("post", "/v1/capabilities", None, 200),

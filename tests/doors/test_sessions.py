@@ -245,3 +245,18 @@ def test_over_a_websocket_protocol(clock: Clock) -> None:
         token = issuer.token(clock(), pad="x" * 1000)
         assert Asgi(gate).send(Sent("/", [("X-Session", token)])).status == 200
         gate.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/me/credits/ledger", "/v1/me/activity", "/v1/me/activity/summary"]
+)
+def test_history_for_sessions_and_clients(world: World, path: str) -> None:
+    """O8, O9, O20: a session reads its account's ledger and activity, whatever its scopes; an OAuth
+    client does with the scope `activity` alone.
+    """
+    assert world.client.get(path, headers=world.session(permissions=["read"])).status_code == 200
+    assert world.client.get(path, headers=world.oauth("read activity")).status_code == 200
+    for scope in ("read", "api-credentials", "activity:read"):
+        refused = world.client.get(path, headers=world.oauth(scope))
+        assert refused.status_code == 403
+        assert 'scope="activity"' in refused.headers["www-authenticate"]

@@ -13,8 +13,7 @@ from keyrush import Gate
 from keyrush.core.ledger import NOT_CARRIED, NOT_ITS_SUM, Discrepancy
 from keyrush.core.times import DAY, month_bounds
 from keyrush.errors import InvalidArgument, NotFound
-from keyrush.operations import credits as operations
-from keyrush.operations.credits import Checked
+from keyrush.operations.audit import Checked
 from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings, still
 
@@ -244,7 +243,7 @@ def test_check(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
         gate.credits.add("acct_pro", 5)
         gate.store.charge("acct_pro", 1, f"c{number}", gate.clock())
     for portion in (1, 4, 15, 10_000):
-        monkeypatch.setattr(operations, "_PORTION", portion)
+        monkeypatch.setattr("keyrush.operations.audit._PORTION", portion)
         assert gate.credits.check() == Checked(3, 15, ())
     assert gate.credits.check(at_most=2) == Checked(2, 2, (), is_complete=False)
     assert gate.credits.check(at_most=100) == Checked(3, 15, ())
@@ -264,8 +263,8 @@ def test_check_says_where(tmp_path: Path, clock: Clock) -> None:
         connection.execute(sa.text("UPDATE keyrush_ledger SET amount = 6 WHERE number = 7"))
         connection.execute(sa.text("UPDATE keyrush_accounts SET balance = 6 WHERE entries > 0"))
     assert gate.credits.check().discrepancies == (
-        Discrepancy("acct_starter", 7, NOT_CARRIED),
         Discrepancy("acct_starter", None, NOT_ITS_SUM),
+        Discrepancy("acct_starter", 7, NOT_CARRIED),
     )
     with database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE keyrush_ledger SET amount = 6"))

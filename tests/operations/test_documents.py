@@ -1,4 +1,4 @@
-"""The one JSON of keys, accounts, credits and usage."""
+"""The one JSON of keys, accounts, credits, ledger, usage and activity."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from decimal import Decimal
 
 import pytest
 
+from keyrush.core.ledger import Discrepancy
 from keyrush.core.times import month_bounds
+from keyrush.operations.audit import Checked
 from keyrush.operations.documents import (
     account_json,
+    activity_json,
     balance_json,
+    check_json,
     credential_json,
     key_json,
     new_key_json,
+    summary_json,
     usage_json,
 )
 from keyrush.operations.keys import NewKey
 from keyrush.operations.usage import MonthlyUsage
+from tests.support.activity import row
 from tests.support.values import NOW, account, api_key
 
 
@@ -53,3 +59,36 @@ def test_usage(counted: int, limit: int | None, remaining: int | None, overage: 
     assert (document["overage"], document["overage_price_per_1000"]) == (overage, "0.50")
     unpriced = usage_json(MonthlyUsage("2026-11", counted, limit, overage, resets_at, None))
     assert unpriced == document | {"overage_price_per_1000": None}
+
+
+def test_activity_of_no_rule() -> None:
+    """O20: what is not known is null, an empty rule too; durations are milliseconds."""
+    document = activity_json(row(1, rule="", duration=1_234, request_id=None))
+    assert (document["rule"], document["request_id"]) == (None, None)
+    assert document["duration_ms"] == 1.234
+    assert "account_id" not in document
+
+
+def test_summary_of_nothing() -> None:
+    """O20: where nothing was asked there are no totals, and the range is told all the same."""
+    document = summary_json([], "hour", None, 0, 3_600_000)
+    assert (document["since"], document["until"]) == (
+        *("1970-01-01T00:00:00Z",),
+        "1970-01-01T01:00:00Z",
+    )
+    assert document["totals"] == []
+
+
+def test_check() -> None:
+    """O19: what does not add up is told by account and entry, null for the account itself."""
+    wrong = (Discrepancy("acct_a", 7, "why"), Discrepancy("acct_b", None, "why"))
+    assert check_json(Checked(2, 9, wrong, is_complete=False)) == {
+        "is_right": False,
+        "is_complete": False,
+        "accounts": 2,
+        "entries": 9,
+        "wrong": [
+            {"account_id": "acct_a", "entry": 7, "what": "why"},
+            {"account_id": "acct_b", "entry": None, "what": "why"},
+        ],
+    }

@@ -349,31 +349,45 @@ def test_the_rest_of_values(store: Store) -> None:
 
 
 def test_forgetting(store: Store) -> None:
-    """Rows, minutes and hours go when they are old, the oldest first, in portions, each for
-    itself; what is left is as it was.
+    """Days of rows, minutes and hours go when they have ended, the oldest first, in portions, each
+    for itself; what is left is as it was.
     """
-    rows = [row(at=MIDNIGHT + number * COARSE) for number in range(10)]
+    rows = [row(at=MIDNIGHT + number * DAY // 4) for number in range(10)]
     store.add_activity(rows)
     fold(store)
-    cut = MIDNIGHT + 4 * COARSE
-    whole = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    noon = MIDNIGHT + DAY + DAY // 2
+    whole = Where(since=MIDNIGHT, until=MIDNIGHT + 3 * DAY)
 
     def bins(step: int) -> list[int]:
         return [one.at for one in store.activity_totals("acct_a", whole, step, None, 9)]
 
-    assert store.forget_activity(cut, 0, 0, 3) == 3
-    assert every_row(store, "acct_a") == newest(rows[3:])
-    assert store.forget_activity(cut, 0, 0, 3) == 1
-    assert store.forget_activity(cut, 0, 0, 3) == 0
+    assert store.forget_activity(noon, 0, 0, 3) == 3
+    assert store.forget_activity(noon, 0, 0, 3) == 1
+    assert store.forget_activity(noon, 0, 0, 3) == 0
     assert every_row(store, "acct_a") == newest(rows[4:])
     assert bins(FINE) == bins(COARSE) == [one.at for one in rows]
-    assert store.forget_activity(0, cut, 0, 99) == 4
-    assert bins(FINE) == [one.at for one in rows[4:]]
+    assert store.forget_activity(0, noon + FINE - 1, 0, 99) == 6
+    assert bins(FINE) == [one.at for one in rows[6:]]
     assert bins(COARSE) == [one.at for one in rows]
-    assert store.forget_activity(0, 0, cut, 99)
-    assert bins(COARSE) == [one.at for one in rows[4:]]
-    assert store.forget_activity(cut, cut, cut, 99) == 0
+    assert store.forget_activity(0, 0, noon + COARSE, 99)
+    assert bins(COARSE) == [one.at for one in rows[7:]]
+    assert store.forget_activity(noon, noon, noon, 99) == 0
     assert store.count_activity("acct_a", ALL, 99) == 6
+
+
+def test_portions_get_everything(store: Store) -> None:
+    """However small portions are, what is old is gone in the end, and nothing else."""
+    store.add_activity([row(at=MIDNIGHT + n, credential_id=f"cred_{n}") for n in range(9)])
+    store.add_activity([row(at=MIDNIGHT + DAY)])
+    fold(store)
+    day = MIDNIGHT + DAY
+    while store.forget_activity(day, day, day, 2):
+        pass
+    whole = Where(since=MIDNIGHT, until=MIDNIGHT + 2 * DAY)
+    assert store.count_activity("acct_a", ALL, 99) == 1
+    for step in (FINE, COARSE):
+        found = store.activity_totals("acct_a", whole, step, None, 9)
+        assert [(one.at, one.requests) for one in found] == [(day, 1)]
 
 
 def test_a_row_that_is_late(store: Store) -> None:

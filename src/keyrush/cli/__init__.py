@@ -12,6 +12,8 @@ import typer
 
 import keyrush
 from keyrush.cli import accounts, keys, output, sessions
+from keyrush.cli import activity as _activity  # noqa: F401  # which adds to `keyrush accounts`
+from keyrush.cli import credits as _credits  # noqa: F401  # which adds to `keyrush accounts`
 from keyrush.cli import init as beginning
 from keyrush.cli.common import CommandError, Json
 from keyrush.cli.help import Command, Group

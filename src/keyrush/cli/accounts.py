@@ -21,14 +21,13 @@ from keyrush.cli.common import (
     show_list,
     writing,
 )
-from keyrush.cli.help import NUMBER, TEXT, Command, group
+from keyrush.cli.help import TEXT, Command, group
 from keyrush.core.checks import checked_account_id
 from keyrush.core.model import Account, Link
 from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT
 from keyrush.operations.documents import (
     account_json,
-    balance_json,
     key_json,
     link_json,
     usage_json,
@@ -194,25 +193,3 @@ def unlink_account(
 
 def _show_link(link: Link, json: bool) -> None:
     output.show(link_json(link), output.link_details(link), json=json)
-
-
-@app.command("credits", cls=Command)
-def credits_of_account(
-    account_id: AccountId,
-    grant: Annotated[int | None, typer.Option(metavar=NUMBER, help="Credits to add.")] = None,
-    json: Json = False,
-) -> None:
-    """Show an account's credits, after adding some with --grant."""
-    if grant is None:
-        with opened() as gate:
-            _show_balance(account_id, gate.credits.balance(account_id), json)
-    else:
-        with writing(json) as gate:
-            _show_balance(account_id, gate.credits.grant(account_id, grant), json)
-
-
-def _show_balance(account_id: str, balance: int, json: bool) -> None:
-    if json:
-        output.dump(balance_json(balance))
-    else:
-        output.say(f"{account_id} has {balance:,} credits.")

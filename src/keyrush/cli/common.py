@@ -11,7 +11,7 @@ import typer
 
 from keyrush.cli import output
 from keyrush.cli.help import NUMBER, TEXT
-from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Listed, Page
+from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Page
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate.gate import Gate
 from keyrush.gate.starting import place_of
@@ -74,7 +74,7 @@ def writing(json: bool, *, make: bool = False) -> Iterator[Gate]:
         output.aside(f"Written to {place_of(gate.settings)}", json=json)
 
 
-T = TypeVar("T", bound=Listed)
+T = TypeVar("T")
 
 
 def show_list(

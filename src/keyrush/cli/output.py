@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from keyrush.core.activity import Activity
+from keyrush.core.ledger import Entry
 from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
 from keyrush.operations.usage import MonthlyUsage
@@ -78,6 +80,11 @@ def when(instant: int | None, otherwise: str = "never") -> str:
     if instant is None:
         return otherwise
     return datetime.fromtimestamp(instant / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def moment(instant: int) -> str:
+    """An instant for people: UTC, to the millisecond."""
+    return datetime.fromtimestamp(instant / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def state(key: ApiKey, now: int) -> str:
@@ -168,6 +175,70 @@ def link_table(links: Sequence[Link]) -> None:
             for link in links
         ],
     )
+
+
+def entry_table(entries: Sequence[Entry]) -> None:
+    """Entries of a ledger for people, with what each has left."""
+    if not entries:
+        say("No entries.")
+        return
+    table(
+        ["ID", "TIME", "AMOUNT", "BALANCE", "REASON", "BY", "RULE", "EXPIRES", "REFERENCE", "NOTE"],
+        [
+            [
+                str(entry.number),
+                when(entry.at),
+                f"{entry.amount:+,}",
+                f"{entry.balance:,}",
+                entry.reason,
+                entry.by.credential_id or entry.by.source,
+                entry.by.rule or "",
+                when(entry.expires_at, ""),
+                entry.reference or entry.reverses or "",
+                entry.note or "",
+            ]
+            for entry in entries
+        ],
+    )
+
+
+#: What `activity_table` and `activity_line` show of a row.
+_ACTIVITY = ("TIME", "SOURCE", "METHOD", "PATH", "STATUS", "OUTCOME", "CREDITS", "MS", "BY", "FROM")
+
+
+def activity_table(rows: Sequence[Activity]) -> None:
+    """Rows of activity for people."""
+    if not rows:
+        say("No activity.")
+        return
+    table(_ACTIVITY, [_activity_cells(row) for row in rows])
+
+
+def activity_line(row: Activity) -> None:
+    """A row of activity for people who read rows as they come."""
+    say("  ".join(_activity_cells(row)))
+
+
+def _activity_cells(row: Activity) -> list[str]:
+    """What people see of a row; what clients have sent is shown without what moves the cursor."""
+    cells = [
+        moment(row.at),
+        row.source,
+        row.method,
+        row.path,
+        str(row.status),
+        row.outcome if row.reason is None else f"{row.outcome}: {row.reason}",
+        str(row.credits),
+        f"{row.duration / 1000:.1f}",
+        row.credential_id,
+        row.address or "",
+    ]
+    return [_shown(cell) for cell in cells]
+
+
+def _shown(text: str) -> str:
+    """Text of clients without control characters, which terminals would obey."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 def account_table(accounts: Sequence[Account]) -> None:

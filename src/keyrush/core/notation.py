@@ -21,8 +21,10 @@ _ZERO_LENGTH = re.compile(r"(/|per)\s*0+\s*[a-z]", re.IGNORECASE)  # taken for 1
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things for people, as in `"1 key"` or `"2,000 keys"`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """A number of things for people, as in `"1 key"`, `"2,000 keys"` or `"2 entries"`."""
+    if number == 1:
+        return f"{number:,} {noun}"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("ry") else f"{number:,} {noun}s"
 
 
 @lru_cache(1024)

@@ -78,15 +78,36 @@ def parse_expiry(text: str, now: int, field: str = "expires") -> int | None:
     text = text.strip()
     if text.lower() in ("none", "never", ""):
         return None
-    duration = _DURATION.fullmatch(text.lower())
-    if duration and duration[2]:  # a bare number might be meant for a date
+    if _is_duration(text):
         return _bounded(now + parse_duration(text, field) * 1000, field)
+    wanted = "is no expiry; write 30d, 1y, 2027-01-31, a time with a zone or none"
+    return _instant(text, field, wanted)
+
+
+def parse_past(text: str, now: int, field: str) -> int:
+    """The instant in `"2h"`, `"30d"` (before `now`), a date (its beginning in UTC) or a time with a
+    zone. Unix milliseconds.
+
+    Raises:
+        InvalidArgument: `text` is none of these, or a time without a zone.
+    """
+    text = text.strip()
+    if _is_duration(text):
+        return max(0, now - parse_duration(text, field) * 1000)
+    return _instant(text, field, "is no time; write 2h, 30d, 2026-11-18 or a time with a zone")
+
+
+def _is_duration(text: str) -> bool:
+    """True for a number with a unit; without one it might be meant for a date."""
+    found = _DURATION.fullmatch(text.lower())
+    return found is not None and found[2] != ""
+
+
+def _instant(text: str, field: str, wanted: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidArgument(
-            field, f"{text!r} is no expiry; write 30d, 1y, 2027-01-31, a time with a zone or none"
-        ) from None
+        raise InvalidArgument(field, f"{text!r} {wanted}") from None
     if len(text) == len("2027-01-31"):
         moment = moment.replace(tzinfo=UTC)
     if moment.tzinfo is None:

@@ -123,11 +123,9 @@ class ActivityLog:
         """
         owner = self._owner(account_id, where)
         now = self._clock()
-        step, bins = _step(by)
+        since, until, step = bins_of(where, by, now)
         if group is not None and group not in get_args(Group):
             raise InvalidArgument("group", f"must be one of {', '.join(get_args(Group))}")
-        until = -(-(now + 1 if where.until is None else where.until) // step) * step
-        since = (until - bins * step if where.since is None else where.since) // step * step
         bins = (until - since) // step
         if bins > MAX_BINS:
             raise InvalidArgument("since", f"is more than {MAX_BINS:,} bins ago; give a longer by")
@@ -148,6 +146,18 @@ class ActivityLog:
         )
         _check(where)
         return self._accounts.get(account_id).id
+
+
+def bins_of(where: Where, by: By | int, now: int) -> tuple[int, int, int]:
+    """When the bins of a summary begin and end, and the length of one; Unix milliseconds.
+
+    Raises:
+        InvalidArgument: `by` is no length of a bin.
+    """
+    step, bins = _step(by)
+    until = -(-(now + 1 if where.until is None else where.until) // step) * step
+    since = (until - bins * step if where.since is None else where.since) // step * step
+    return max(0, since), until, step
 
 
 def _check(where: Where) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import get_args
 
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import (
@@ -16,35 +15,18 @@ from keyrush.core.checks import (
     refuse_keys,
 )
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.ledger import Audited, Discrepancy, Entry, Posting, Reason, Refill, refill_of
+from keyrush.core.ledger import Entry, Posting, Reason, Refill, refill_of
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.operations.accounts import Accounts
+from keyrush.operations.audit import Checked, audit
 from keyrush.store.protocol import Store
-
-T = TypeVar("T")
 
 #: Why an operator adds credits; all other entries make themselves.
 ADDED: tuple[Reason, ...] = ("grant", "top_up", "adjustment")
 
 #: All reasons.
 REASONS: tuple[Reason, ...] = get_args(Reason)
-
-#: Entries or accounts that are looked at together: some milliseconds.
-_PORTION = 10_000
-
-#: What is wrong is told up to here: of a ledger that has more, each is one too many.
-_TOLD = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What a check of all ledgers has found. `is_complete` is false where it has ended early."""
-
-    accounts: int
-    entries: int
-    discrepancies: tuple[Discrepancy, ...]
-    is_complete: bool = True
 
 
 class Credits:
@@ -187,29 +169,7 @@ class Credits:
         refuse_keys(self._format, at_most=at_most)
         if at_most is not None and (type(at_most) is not int or at_most < 1):
             raise InvalidArgument("at_most", f"{at_most!r} is no whole number from 1")
-        wrong: list[Discrepancy] = []
-        entries, all_entries = self._look(self._store.audit_entries, wrong, at_most)
-        accounts, all_accounts = self._look(self._store.audit_balances, wrong, at_most)
-        is_complete = all_entries and all_accounts and len(wrong) <= _TOLD
-        return Checked(accounts, entries, tuple(wrong[:_TOLD]), is_complete)
-
-    def _look(
-        self,
-        audit: Callable[[T | None, int], Audited[T]],
-        wrong: list[Discrepancy],
-        at_most: int | None,
-    ) -> tuple[int, bool]:
-        seen, last = 0, None
-        while len(wrong) <= _TOLD:
-            left = _PORTION if at_most is None else min(_PORTION, at_most - seen)
-            if not left:
-                return seen, False
-            audited = audit(last, left)
-            wrong += audited.wrong
-            seen, last = seen + audited.seen, audited.last
-            if last is None:
-                return seen, True
-        return seen, False
+        return audit(self._store, at_most=at_most)
 
     def _refill(self, account_id: str, now: int) -> Refill | None:
         """What the account's plan gives this month.

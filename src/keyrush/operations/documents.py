@@ -1,12 +1,17 @@
-"""The one JSON of a key, an account, its links, credits and usage: of the account API, and of the
-command line's `--json`.
+"""The one JSON of a key, an account, its links, credits, ledger, usage and activity: of the account
+API, and of the command line's `--json`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from keyrush.core.activity import BUCKETS, Activity, Group, Total
+from keyrush.core.ledger import Entry
 from keyrush.core.model import Account, ApiKey, Link
 from keyrush.core.notation import format_limits
 from keyrush.core.times import iso
+from keyrush.operations.audit import Checked
 from keyrush.operations.keys import NewKey
 from keyrush.operations.usage import MonthlyUsage
 
@@ -68,6 +73,92 @@ def link_json(link: Link) -> dict[str, object]:
 def balance_json(balance: int) -> dict[str, object]:
     """The credits of an account (contract O3)."""
     return {"balance": balance}
+
+
+def entry_json(entry: Entry) -> dict[str, object]:
+    """A row of an account's ledger, with who and what it is of; `amount` is negative where credits
+    went, `balance` is that after it.
+    """
+    by = entry.by
+    return {
+        "id": entry.number,
+        "at": iso(entry.at),
+        "amount": entry.amount,
+        "balance": entry.balance,
+        "reason": entry.reason,
+        "reference": entry.reference,
+        "reverses": entry.reverses,
+        "source": by.source,
+        "credential_id": by.credential_id,
+        "subject": by.subject,
+        "rule": by.rule,
+        "request_id": by.request_id,
+        "note": entry.note,
+        "expires_at": iso(entry.expires_at),
+    }
+
+
+def check_json(checked: Checked) -> dict[str, object]:
+    """Whether every balance is the sum of its ledger; `entry` null means the account itself."""
+    return {
+        "is_right": not checked.discrepancies,
+        "is_complete": checked.is_complete,
+        "accounts": checked.accounts,
+        "entries": checked.entries,
+        "wrong": [
+            {"account_id": one.account_id, "entry": one.number, "what": one.what}
+            for one in checked.discrepancies
+        ],
+    }
+
+
+def activity_json(row: Activity) -> dict[str, object]:
+    """A row of activity (contract O20); null where something is not known, or not kept."""
+    return {
+        "id": row.id,
+        "at": iso(row.at),
+        "credential_id": row.credential_id,
+        "subject": row.subject,
+        "source": row.source,
+        "method": row.method,
+        "path": row.path,
+        "rule": row.rule or None,
+        "status": row.status,
+        "outcome": row.outcome,
+        "reason": row.reason,
+        "credits": row.credits,
+        "duration_ms": row.duration / 1000,
+        "request_id": row.request_id,
+        "address": row.address,
+        "agent": row.agent,
+    }
+
+
+def summary_json(
+    totals: Sequence[Total], by: str, group: Group | None, since: int, until: int
+) -> dict[str, object]:
+    """Totals of activity by bin: `value` is what `group` tells apart. `durations` has the number
+    of those up to each of `durations_up_to_ms`, and last of those above.
+    """
+    return {
+        "by": by,
+        "group": group,
+        "since": iso(since),
+        "until": iso(until),
+        "durations_up_to_ms": [bound / 1000 for bound in BUCKETS],
+        "totals": [
+            {
+                "at": iso(total.at),
+                "value": total.value,
+                "requests": total.requests,
+                "credits": total.credits,
+                "duration_ms": total.duration / 1000,
+                "longest_ms": total.longest / 1000,
+                "durations": list(total.buckets),
+            }
+            for total in totals
+        ],
+    }
 
 
 def usage_json(usage: MonthlyUsage) -> dict[str, object]:

@@ -21,6 +21,7 @@ from keyrush.core.activity import (
     storable_rows,
 )
 from keyrush.core.paging import DEFAULT_LIMIT, Place
+from keyrush.core.times import DAY
 from keyrush.runtime.forks import after_fork
 from keyrush.store.protocol import Batch
 
@@ -172,7 +173,7 @@ class ActivityInMemory:
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
     ) -> int:
         with self._lock:
-            old = [row for row in self._order if row.at < before_rows]
+            old = [row for row in self._order if row.at < before_rows // DAY * DAY]
             gone = sorted(old, key=_place)[:at_most]
             for row in gone:
                 self._drop(row)
@@ -182,7 +183,7 @@ class ActivityInMemory:
             forgotten = len(gone)
             for step, before in ((FINE, before_minutes), (COARSE, before_hours)):
                 bins = self._bins[step]
-                past = sorted(name.at for name in bins if name.at < before)[:at_most]
+                past = sorted(name.at for name in bins if name.at + step <= before)[:at_most]
                 names = [name for name in bins if past and name.at <= past[-1]][: len(past)]
                 for name in names:
                     del bins[name]

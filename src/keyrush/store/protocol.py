@@ -364,10 +364,8 @@ class CountStore(Protocol):
 
 
 class ActivityStore(Protocol):
-    """What was asked of an app (contract O20): rows, and their totals.
-
-    Totals are in bins of a minute, kept for `MINUTES`, and of an hour. They hold what rows held
-    that are kept no more, or never were (`Activity.is_kept`).
+    """What was asked of an app (contract O20): rows, and their totals, by the minute and by the
+    hour. Totals hold what rows held that are kept no more, or never were (`Activity.is_kept`).
     """
 
     def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
@@ -396,8 +394,9 @@ class ActivityStore(Protocol):
         """Totals of the account's activity that agrees with `where`, in bins of `step`
         milliseconds, told apart by `group`, by bin and value; bins of nothing are left out.
 
-        `step` is a multiple of a minute, `where.since` and `where.until` are given and multiples
-        of `step`. Of more than `at_most` values those with the most requests are told apart;
+        `step` is a multiple of a minute; where it is one of an hour, the totals of hours are
+        asked. `where.since` and `where.until` are given, and multiples of `step`. Of more than
+        `at_most` values those with the most requests are told apart;
         the rest is together, as the value None.
         """
         ...
@@ -405,8 +404,8 @@ class ActivityStore(Protocol):
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
     ) -> int:
-        """Delete rows, and bins of a minute and of an hour, that are from before these instants:
-        of each `at_most`, the oldest first. How many, in sum; 0 where there are no more.
+        """Delete rows of days (UTC), totals of minutes and of hours that ended before these
+        instants: of each `at_most`, the oldest first. How many, in sum; 0 where there are no more.
         """
         ...
 

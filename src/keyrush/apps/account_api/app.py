@@ -8,7 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from keyrush.apps.account_api import account, credentials
+from keyrush.apps.account_api import account, credentials, history
 from keyrush.apps.account_api.frame import answering, refused
 from keyrush.apps.account_api.openapi import openapi
 from keyrush.core.refusal import Refusal
@@ -50,6 +50,9 @@ ROUTES = [
     Route(f"{_KEY}/revoke", answering(credentials.revoke), methods=["POST"]),
     Route(f"{_KEY}/rotate", answering(credentials.rotate, 201), methods=["POST"]),
     Route("/me/credits", answering(account.credits), methods=["GET"]),
+    Route("/me/credits/ledger", answering(history.ledger), methods=["GET"]),
+    Route("/me/activity", answering(history.activity), methods=["GET"]),
+    Route("/me/activity/summary", answering(history.summary), methods=["GET"]),
     Route("/me/usage", answering(account.usage), methods=["GET"]),
     Route("/capabilities", account.capabilities, methods=["GET", "POST"]),
     Route("/openapi.json", _document, methods=["GET"]),

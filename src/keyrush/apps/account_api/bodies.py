@@ -1,10 +1,10 @@
-"""What a body or a query of the account API may say, and the 422 that says what is wrong with one
-(contract O16).
+"""What a body of the account API may say, and the 422 that says what is wrong with one, or with a
+query (contract O16).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +13,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from keyrush.core.checks import MAX_GRACE, MAX_NAME
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT
 from keyrush.errors import InvalidArgument
 from keyrush.operations.keys import DEFAULT_GRACE
 from keyrush.settings.tables import ScopeName
@@ -55,13 +54,6 @@ class Revocation(Body):
     """With `descendants`, what the key has made ends with it."""
 
     descendants: Annotated[bool, Field(strict=True)] = False
-
-
-class Paging(BaseModel):
-    """The query of a list; what it says besides is no matter, as usual with queries."""
-
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
-    cursor: str | None = None
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -127,21 +119,6 @@ async def read_body(chunks: AsyncIterable[bytes], keys: KeyFormat, model: type[M
         return model.model_validate(values, from_attributes=True)
     except ValidationError as error:
         raise BadBody.of("body", error, model) from None
-
-
-def paging(query: Mapping[str, str], keys: KeyFormat) -> Paging:
-    """What the query of a list says.
-
-    Raises:
-        BadBody: It is not what `Paging` says, or holds a key (O22).
-    """
-    values = dict(query)
-    if keys.is_in(values):
-        raise BadBody("value_error", ["query"], "Query should hold no key", None)
-    try:
-        return Paging.model_validate(values)
-    except ValidationError as error:
-        raise BadBody.of("query", error, Paging) from None
 
 
 def wrong(error: InvalidArgument, body: Body) -> BadBody:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from keyrush.apps.account_api.bodies import BadBody, Creation, Revocation, Rotation, paging, wrong
+from keyrush.apps.account_api.bodies import BadBody, Creation, Revocation, Rotation, wrong
 from keyrush.apps.account_api.frame import NO_STORE, key_format, read, run
+from keyrush.apps.account_api.queries import Paging, read_query, wrong_query
 from keyrush.core.checks import is_id
 from keyrush.core.identity import KEY
 from keyrush.core.issuers import KINDS, OAUTH
@@ -139,15 +140,14 @@ def _credential_id(request: Request) -> str:
 async def list_(request: Request, gate: Gate, principal: Principal) -> object:
     """A page of the account's keys (contract O5)."""
     _admit(principal)
-    wanted = paging(request.query_params, key_format(gate))
+    wanted = read_query(request.query_params.multi_items(), key_format(gate), Paging)
     list_keys = partial(
         gate.keys.list, principal.account_id, limit=wanted.limit, after=wanted.cursor
     )
     try:
         page = await run(gate, principal, "io", list_keys)
     except InvalidArgument as error:
-        loc: list[str | int] = ["query", error.field]
-        raise BadBody("value_error", loc, error.message, wanted.cursor) from None
+        raise wrong_query(error, wanted) from None
     now = gate.clock()
     headers = dict(NO_STORE)
     if page.cursor is not None:  # relative to what was asked for, wherever that is mounted

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from keyrush.apps.account_api.bodies import Creation, Paging, Revocation, Rotation
+from keyrush.apps.account_api.bodies import Creation, Revocation, Rotation
+from keyrush.apps.account_api.queries import ActivityQuery, LedgerQuery, Paging, SummaryQuery
+from keyrush.core.activity import Group, Outcome, Source
+from keyrush.core.ledger import Reason
+from keyrush.core.ledger import Source as LedgerSource
+from keyrush.operations.activity import By
 
 _STRING: dict[str, Any] = {"type": "string"}
 _INTEGER: dict[str, Any] = {"type": "integer"}
+_NUMBER: dict[str, Any] = {"type": "number"}
 _MOMENT: dict[str, Any] = {"type": "string", "format": "date-time"}
 
 
@@ -29,6 +35,16 @@ def _object(description: str, **properties: dict[str, Any]) -> dict[str, Any]:
 
 def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
+
+
+def _one_of(literal: Any) -> dict[str, Any]:
+    return {"type": "string", "enum": [*_values(literal)]}
+
+
+def _values(literal: Any) -> list[str]:
+    """What a literal, or a union of them, may be."""
+    found = [get_args(one) or (one,) for one in get_args(literal)]
+    return [value for values in found for value in values]
 
 
 def _ref(name: str) -> dict[str, Any]:
@@ -60,6 +76,76 @@ _SCHEMAS: dict[str, Any] = {
         api_credential=_ref("Credential"),
     ),
     "Credits": _object("The account's balance.", balance=_INTEGER),
+    "Ledger": _object(
+        "Some of what has changed the balance, newest first; `next_cursor` names what follows.",
+        entries=_list(_ref("Entry")),
+        next_cursor=_or_null(_STRING),
+    ),
+    "Entry": _object(
+        "A change of the balance; `amount` is negative where credits went.",
+        id=_INTEGER,
+        at=_MOMENT,
+        amount=_INTEGER,
+        balance=_INTEGER | {"description": "After it."},
+        reason=_one_of(Reason),
+        reference=_or_null(_STRING),
+        reverses=_or_null(_STRING | {"description": "The reference of a charge."}),
+        source=_one_of(LedgerSource),
+        credential_id=_or_null(_STRING),
+        subject=_or_null(_STRING),
+        rule=_or_null(_STRING),
+        request_id=_or_null(_STRING),
+        note=_or_null(_STRING),
+        expires_at=_or_null(_MOMENT),
+    ),
+    "Activity": _object(
+        "Some of what was asked, newest first; `next_cursor` names what follows.",
+        activity=_list(_ref("Request")),
+        next_cursor=_or_null(_STRING),
+        total=_INTEGER | {"description": "Counted no further than 1,000."},
+        has_more_than_total={"type": "boolean"},
+    ),
+    "Request": _object(
+        "A request, or a call of an MCP server (contract O20).",
+        id=_STRING,
+        at=_MOMENT,
+        credential_id=_STRING,
+        subject=_or_null(_STRING),
+        source=_one_of(Source),
+        method=_STRING,
+        path=_STRING | {"description": "Or the tool."},
+        rule=_or_null(_STRING),
+        status=_INTEGER | {"description": "0 where there was no answer."},
+        outcome=_one_of(Outcome),
+        reason=_or_null(_STRING | {"description": "Why it was refused."}),
+        credits=_INTEGER,
+        duration_ms=_NUMBER,
+        request_id=_or_null(_STRING),
+        address=_or_null(_STRING),
+        agent=_or_null(_STRING),
+    ),
+    "Summary": _object(
+        "Totals of what was asked in bins, from `since` on and before `until`; bins of nothing are "
+        "left out.",
+        by=_one_of(By),
+        group=_or_null(_one_of(Group)),
+        since=_MOMENT,
+        until=_MOMENT,
+        durations_up_to_ms=_list(_NUMBER),
+        totals=_list(
+            _object(
+                "What has one value of `group` in common, within a bin.",
+                at=_MOMENT,
+                value=_or_null(_STRING),
+                requests=_INTEGER,
+                credits=_INTEGER,
+                duration_ms=_NUMBER | {"description": "Their sum."},
+                longest_ms=_NUMBER,
+                durations=_list(_INTEGER)
+                | {"description": "How many are up to each bound, and last how many are above."},
+            )
+        ),
+    ),
     "Usage": _object(
         "What is counted this month, UTC; without a quota `limit` and `remaining` are null.",
         month=_STRING | {"pattern": "^[0-9]{4}-[0-9]{2}$"},
@@ -168,20 +254,20 @@ _ID = {
 }
 
 
-def _paging() -> list[dict[str, Any]]:
-    fields = _schema(Paging)["properties"].items()
+def _query(model: type[BaseModel]) -> list[dict[str, Any]]:
+    fields = _schema(model)["properties"].items()
     return [{"name": name, "in": "query", "schema": schema} for name, schema in fields]
+
+
+def _listing(summary: str, answer: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """What reads by a query."""
+    return _operation(summary, answer, refused=(422,), parameters=_query(model))
 
 
 def _paths() -> dict[str, Any]:
     keys, one = "/me/api-credentials", "/me/api-credentials/{credential_id}"
     on_id: Any = {"refused": (404, 413, 422), "parameters": [_ID]}
-    listed = _operation(
-        "List the account's keys, oldest first",
-        _list(_ref("Credential")),
-        refused=(422,),
-        parameters=_paging(),
-    )
+    listed = _listing("List the account's keys, oldest first", _list(_ref("Credential")), Paging)
     listed["responses"]["200"]["headers"] = {
         "Link": {
             "description": 'The next page, `rel="next"`, where there is one',
@@ -204,6 +290,13 @@ def _paths() -> dict[str, Any]:
             "post": _operation("Replace a key", _ref("NewKey"), status=201, body=rotate, **on_id)
         },
         "/me/credits": {"get": _operation("The balance", _ref("Credits"), refused=(404,))},
+        "/me/credits/ledger": {
+            "get": _listing("What has changed the balance", _ref("Ledger"), LedgerQuery)
+        },
+        "/me/activity": {"get": _listing("What was asked", _ref("Activity"), ActivityQuery)},
+        "/me/activity/summary": {
+            "get": _listing("Totals of what was asked", _ref("Summary"), SummaryQuery)
+        },
         "/me/usage": {"get": _operation("This month's use", _ref("Usage"), refused=(404,))},
         "/capabilities": {"get": capabilities, "post": capabilities},
     }

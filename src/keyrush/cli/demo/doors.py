@@ -26,6 +26,7 @@ CREDITS = 100
 PRICE = 10
 
 _API, _MCP, _BALANCE = "/v1/tools/audit_site", "/mcp", "/v1/me/credits"
+_ACTIVITY = "/v1/me/activity?source=mcp"
 _METADATA = "/.well-known/oauth-protected-resource/mcp"
 
 _ACCOUNT, _SUBJECT = "acct_openrush", "user-1"
@@ -89,10 +90,11 @@ async def _keys(_: Request) -> Response:
 
 
 class Doors:
-    """The requests, and what must come back (contract O3, O8, O9, O11)."""
+    """The requests, and what must come back (contract O3, O8, O9, O11, O20)."""
 
     def __init__(self, gate: Gate, url: str) -> None:
         self.rows: list[Row] = []
+        self._gate = gate
         self._url = url
         gate.accounts.create(_ACCOUNT)
         gate.credits.grant(_ACCOUNT, CREDITS)
@@ -126,6 +128,8 @@ class Doors:
         self._row("MCP: a call that fails", _MCP, agent, site="broken", id=1)
         self._row("and costs nothing", _BALANCE, session, balance=left)
         self._row("the agent's token is for MCP alone", _BALANCE, agent, status=401)
+        self._gate.flush()  # as by itself within a second
+        self._row("activity has each by its door: two over MCP", _ACTIVITY, session, total=2)
 
     def _row(
         self,

@@ -10,7 +10,7 @@ from keyrush.cli.doctor.cost import time_argon2
 from keyrush.cli.doctor.issuers import look_at_issuers
 from keyrush.cli.doctor.limits import look_at_limiter
 from keyrush.cli.doctor.report import SETTINGS, Report
-from keyrush.cli.doctor.store import look_at_files, look_at_store, opened
+from keyrush.cli.doctor.store import look_at_files, look_at_ledgers, look_at_store, opened
 from keyrush.core.policy import named_by_method_alone
 from keyrush.errors import ConfigurationError
 from keyrush.gate.gate import PASSES_PREFLIGHTS
@@ -61,6 +61,8 @@ def examine() -> Report:
     if kept is not None:
         try:
             look_at_store(report, settings, kept)
+            if report.active_keys is not None:  # it has answered
+                look_at_ledgers(report, kept)
             look_at_files(report, settings)
             look_at_limiter(report, settings, kept.database)
         finally:

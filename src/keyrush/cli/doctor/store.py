@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,11 +15,12 @@ from keyrush.authentication.peppers import (
     peppers_for,
     uncovered,
 )
-from keyrush.cli.doctor.report import SETTINGS, STORE, TRIES, Report
+from keyrush.cli.doctor.report import SETTINGS, STORE, TRIES, WARNING, Report
 from keyrush.core.notation import counted
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError, StoreError, Unreachable
 from keyrush.gate.starting import place_of
+from keyrush.operations.audit import audit
 from keyrush.runtime.clock import now_ms
 from keyrush.settings.settings import PREFIX, Settings
 from keyrush.sql.files import readable_by_others
@@ -28,6 +30,10 @@ from keyrush.store.protocol import KeyStore
 #: How many look up a key at once, one after the other: some poolers mix up the sessions only of
 #: several, and those that give them out by turns only of as many as don't go evenly into theirs.
 _AT_ONCE = (1, 4)
+
+#: Seconds after which the rest of a large ledger is left to a command of its own, and accounts
+#: that are named where one is wrong.
+_LOOKING, _NAMED = 1.0, 3
 
 
 def opened(report: Report, settings: Settings) -> Opened | None:
@@ -111,6 +117,27 @@ def _pepper(settings: Settings) -> str:
         return f"{PREFIX}PEPPER"
     path = pepper_file(settings.store_url)
     return "one of this process" if path is None else str(path)
+
+
+def look_at_ledgers(report: Report, kept: Opened) -> None:
+    """Whether balances are the sums of their ledgers, as far as one can see within a second."""
+    deadline = time.monotonic() + _LOOKING
+    try:
+        found = audit(kept.store, is_enough=lambda: time.monotonic() > deadline)
+    except Exception as error:  # a store of the user's own may raise anything, or have no ledger
+        text = f"can't be looked at: {type(error).__name__}"
+        report.add("problem", "credits", text, STORE)
+        return
+    looked = f"{counted(found.accounts, 'account')} and {counted(found.entries, 'entry')}"
+    if found.discrepancies:
+        where = ", ".join(dict.fromkeys(one.account_id for one in found.discrepancies[:_NAMED]))
+        text = f"the ledger does not add up, as of {where}: 'keyrush accounts check' says where"
+        report.add("problem", "credits", text, WARNING)
+    elif found.is_complete:
+        report.add("ok", "credits", f"every balance is the sum of its ledger: {looked}")
+    else:
+        text = f"no balance is wrong of {looked}; 'keyrush accounts check' looks at the rest, too"
+        report.add("ok", "credits", text)
 
 
 def look_at_files(report: Report, settings: Settings) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from keyrush.core.activity import COARSE, FINE
+from keyrush.core.times import DAY
 from keyrush.store.activity.statements import statement
 
 #: By index, the oldest first. Totals that are fresh go when they are in the hours.
 _DELETE = (
     """
     DELETE FROM keyrush_activity WHERE number IN (
-        SELECT number FROM keyrush_activity WHERE at < :rows ORDER BY at LIMIT :most /*skip*/
+        SELECT number FROM keyrush_activity
+        WHERE day < :days ORDER BY day LIMIT :most /*skip*/
     )
     """,
     """
@@ -41,7 +43,7 @@ def forget(
 ) -> int:
     """`ActivityStore.forget_activity`, in the transaction of the driver's `connection`."""
     values = {
-        "rows": before_rows,
+        "days": before_rows // DAY,
         "minutes": before_minutes // FINE,
         "hours": before_hours // COARSE,
         "most": at_most,

@@ -1,20 +1,21 @@
 """Rows of activity in a SQL store, newest first.
 
-Two indexes, both by kind (source and outcome) and time: of accounts, and of parts, which are key
-and rule. So every filter names lanes, of which each is one range of an index: those of an account
-are at most one for each kind; those of a key, a rule, or both, one for each part and kind. A page
-of n rows is in the n lanes whose newest rows are newest, which one look at each lane tells.
+Two indexes: of accounts, by day, kind (source and outcome) and time, and of parts, which are key
+and rule, by kind and time. So every filter names lanes, of which each is one range of an index:
+those of an account are one for each day and kind; those of a key, a rule, or both, one for each
+part and kind. A page of n rows is in the n lanes whose newest rows are newest, which one look at
+each lane tells. Nothing that is looked at grows with the number of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyrush.core.activity import Activity, Where
 from keyrush.core.paging import Place
-from keyrush.core.times import NEVER
+from keyrush.core.times import DAY, NEVER
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import OUTCOMES, PART, SOURCES, WHOLE, chosen, kinds_of
 
@@ -23,106 +24,148 @@ _COLUMNS = """
     r.reason, r.credits, r.duration, r.request_id, r.address, r.agent
 """
 
-_NEWEST = "ORDER BY x.at DESC, x.id /*bytes*/ DESC"
+#: From index to index entry, the days that have rows at all.
+_DAYS = """
+    days(day) AS (
+        SELECT max(x.day) FROM keyrush_activity AS x WHERE x.day <= :last_day
+        UNION ALL
+        SELECT (SELECT max(x.day) FROM keyrush_activity AS x WHERE x.day < days.day)
+        FROM days WHERE days.day > :first_day
+    )
+"""
 
-_BEFORE = "AND (x.at < :at OR x.at = :at AND x.id /*bytes*/ < :id)"
+_RANGE = "x.at >= :since AND x.at < :until"
+_BEFORE = "(x.at < :at OR x.at = :at AND x.id /*bytes*/ < :id)"
 
 
-def _lanes(condition: str, kinds: Sequence[int]) -> str:
-    """A table of `number` and `kind` of the lanes that may have rows."""
-    values = ", ".join(f"({kind})" for kind in kinds)
-    # Kinds that the account has none of are not asked for in each of its parts.
-    return f"""
-        SELECT subject.number, kinds.kind
-        FROM keyrush_activity_subjects AS subject
-        CROSS JOIN (
-            SELECT listed.column1 AS kind FROM (VALUES {values}) AS listed
-            WHERE EXISTS (
-                SELECT 1 FROM keyrush_activity_subjects AS whole
-                JOIN keyrush_activity AS x ON x.whole = whole.number
-                WHERE whole.account_id = :account AND whole.level = {WHOLE}
-                AND x.kind = listed.column1
+class _Asked(NamedTuple):
+    """What the text of a statement depends on."""
+
+    dialect: str
+    is_of_parts: bool
+    condition: str  #: which subjects
+    kinds: tuple[int, ...]
+    is_after: bool  #: a place
+
+    def lanes(self) -> str:
+        """A table of the lanes, `lane`."""
+        values = ", ".join(f"({kind})" for kind in self.kinds)
+        if not self.is_of_parts:
+            return f"""
+                SELECT days.day, subject.number, kinds.column1 AS kind
+                FROM days
+                CROSS JOIN keyrush_activity_subjects AS subject
+                CROSS JOIN (VALUES {values}) AS kinds
+                WHERE {self.condition}
+            """  # noqa: S608  # of this module and numbers
+        # Kinds of which the account has none are not asked for in each of its parts.
+        any_row = self.rows(
+            """
+            x.day = days.day AND x.kind = kinds.column1 AND x.whole = (
+                SELECT number FROM keyrush_activity_subjects
+                WHERE account_id = :account AND level = 0
             )
-        ) AS kinds
-        WHERE {condition}
-    """  # noqa: S608  # of this module and numbers
-
-
-@cache
-def _page(dialect: str, column: str, condition: str, kinds: tuple[int, ...], range_: str) -> str:
-    lanes = _lanes(condition, kinds)
-    in_lane = f"x.{column} = lane.number AND x.kind = lane.kind AND {range_}"
-    if dialect == "sqlite":
-        first = f"""
-            SELECT lane.number, lane.kind FROM ({lanes}) AS lane
-            CROSS JOIN keyrush_activity AS f
-            WHERE f.number = (
-                SELECT x.number FROM keyrush_activity AS x WHERE {in_lane} {_NEWEST} LIMIT 1
-            )
-            ORDER BY f.at DESC, f.id DESC LIMIT :limit
+            """,
+            "LIMIT 1",
+        )
+        return f"""
+            SELECT 0 AS day, subject.number, kinds.kind
+            FROM keyrush_activity_subjects AS subject
+            CROSS JOIN (
+                SELECT kinds.column1 AS kind FROM (VALUES {values}) AS kinds
+                WHERE EXISTS (SELECT 1 FROM days {any_row})
+            ) AS kinds
+            WHERE {self.condition}
         """  # noqa: S608
-        rows = f"""
-            CROSS JOIN keyrush_activity AS r
-            CROSS JOIN keyrush_activity_subjects AS part
-            WHERE r.number IN (
-                SELECT x.number FROM keyrush_activity AS x WHERE {in_lane} {_NEWEST} LIMIT :limit
-            )
-            AND part.number = r.part
-        """  # noqa: S608
-    else:
-        first = f"""
-            SELECT lane.number, lane.kind FROM ({lanes}) AS lane
+
+    def in_lane(self) -> str:
+        """The condition for a row `x` to be meant, and in `lane`."""
+        column = "x.part" if self.is_of_parts else "x.day = lane.day AND x.whole"
+        found = f"{column} = lane.number AND x.kind = lane.kind AND {_RANGE}"
+        return f"{found} AND {_BEFORE}" if self.is_after else found
+
+    def rows(self, condition: str, end: str) -> str:
+        """A join with the rows `x` that meet a condition on what is before it, and on PostgreSQL
+        nothing but one look at an index for each of these, whatever its statistics are.
+        """
+        if self.dialect == "sqlite":
+            return f"CROSS JOIN keyrush_activity AS x WHERE {condition}"
+        return f"""
             CROSS JOIN LATERAL (
-                SELECT x.at, x.id FROM keyrush_activity AS x WHERE {in_lane} {_NEWEST} LIMIT 1
-            ) AS f
-            ORDER BY f.at DESC, f.id /*bytes*/ DESC LIMIT :limit
-        """  # noqa: S608
-        rows = f"""
-            CROSS JOIN LATERAL (
-                SELECT x.* FROM keyrush_activity AS x WHERE {in_lane} {_NEWEST} LIMIT :limit
-            ) AS r
-            JOIN keyrush_activity_subjects AS part ON part.number = r.part
-        """  # noqa: S608
-    text = f"""
-        SELECT {_COLUMNS} FROM ({first}) AS lane {rows}
-        ORDER BY r.at DESC, r.id /*bytes*/ DESC LIMIT :limit
-    """  # noqa: S608
-    return statement(dialect, text)
-
-
-@cache
-def _count(dialect: str, column: str, condition: str, kinds: tuple[int, ...], range_: str) -> str:
-    lanes = _lanes(condition, kinds)
-    in_lane = f"x.{column} = lane.number AND x.kind = lane.kind AND {range_}"
-    if dialect == "sqlite":
-        rows = f"CROSS JOIN keyrush_activity AS x WHERE {in_lane}"
-    else:
-        rows = f"""
-            CROSS JOIN LATERAL (
-                SELECT 1 FROM keyrush_activity AS x WHERE {in_lane} LIMIT :limit
+                SELECT * FROM keyrush_activity AS x WHERE {condition} {end}
             ) AS x
         """  # noqa: S608
+
+
+def _order(name: str) -> str:
+    return f"ORDER BY {name}.at DESC, {name}.id /*bytes*/ DESC LIMIT"
+
+
+@cache
+def _page(asked: _Asked) -> str:
+    newest = f"{asked.in_lane()} {_order('x')}"
+    if asked.dialect == "sqlite":  # which has no LATERAL
+        one, some = (
+            f"""
+            CROSS JOIN keyrush_activity AS r WHERE r.number IN (
+                SELECT x.number FROM keyrush_activity AS x WHERE {newest} {limit}
+            )
+            """  # noqa: S608
+            for limit in ("1", ":limit")
+        )
+    else:
+        one, some = (
+            f"""
+            CROSS JOIN LATERAL (
+                SELECT x.* FROM keyrush_activity AS x WHERE {newest} {limit}
+            ) AS r
+            """  # noqa: S608
+            for limit in ("1", ":limit")
+        )
     text = f"""
-        SELECT count(*) FROM (SELECT 1 FROM ({lanes}) AS lane {rows} LIMIT :limit) AS counted
+        WITH RECURSIVE {_DAYS},
+        lane AS (
+            SELECT lane.* FROM ({asked.lanes()}) AS lane {one} {_order("r")} :limit
+        ),
+        r AS (SELECT r.* FROM lane {some} {_order("r")} :limit)
+        SELECT {_COLUMNS} FROM r
+        CROSS JOIN keyrush_activity_subjects AS part WHERE part.number = r.part
+        {_order("r")} :limit
     """  # noqa: S608
-    return statement(dialect, text)
+    return statement(asked.dialect, text)
+
+
+@cache
+def _count(asked: _Asked) -> str:
+    rows = asked.rows(asked.in_lane(), "LIMIT :limit")
+    text = f"""
+        WITH RECURSIVE {_DAYS}
+        SELECT count(*) FROM (SELECT 1 FROM ({asked.lanes()}) AS lane {rows} LIMIT :limit) AS found
+    """  # noqa: S608
+    return statement(asked.dialect, text)
 
 
 def _asked(
-    account_id: str, where: Where, limit: int, after: Place | None
-) -> tuple[tuple[str, str, tuple[int, ...], str], dict[str, Any]]:
-    """What the text of a statement depends on, and its parameters."""
+    dialect: str, account_id: str, where: Where, limit: int, after: Place | None
+) -> tuple[_Asked, dict[str, Any]]:
+    """What is asked, and its parameters."""
     is_of_parts = where.credential_id is not None or where.rule is not None
-    level, column = (PART, "part") if is_of_parts else (WHOLE, "whole")
-    condition, values = chosen(level, where)
+    condition, values = chosen(PART if is_of_parts else WHOLE, where)
+    since = 0 if where.since is None else where.since
     until = NEVER if where.until is None else where.until
-    range_ = "x.at >= :since AND x.at < :until"
     if after is not None:
         until = min(until, after.created_at + 1)
-        range_ = f"{range_} {_BEFORE}"
         values |= {"at": after.created_at, "id": after.id}
-    values |= {"account": account_id, "since": where.since or 0, "until": until, "limit": limit}
-    return (column, condition, tuple(kinds_of(where)), range_), values
+    values |= {
+        "account": account_id,
+        "since": since,
+        "until": until,
+        "first_day": since // DAY,
+        "last_day": (until - 1) // DAY,
+        "limit": limit,
+    }
+    kinds = tuple(kinds_of(where))
+    return _Asked(dialect, is_of_parts, condition, kinds, after is not None), values
 
 
 def page(
@@ -135,15 +178,15 @@ def page(
     after: Place | None,
 ) -> list[Activity]:
     """`ActivityStore.activity`, by the driver's `connection`."""
-    asked, values = _asked(account_id, where, limit, after)
-    found = connection.execute(_page(dialect, *asked), values).fetchall()
+    asked, values = _asked(dialect, account_id, where, limit, after)
+    found = connection.execute(_page(asked), values).fetchall()
     return [_row(account_id, row) for row in found]
 
 
 def count(connection: Any, dialect: str, account_id: str, where: Where, at_most: int) -> int:
     """`ActivityStore.count_activity`, by the driver's `connection`."""
-    asked, values = _asked(account_id, where, at_most, None)
-    return int(connection.execute(_count(dialect, *asked), values).fetchone()[0])
+    asked, values = _asked(dialect, account_id, where, at_most, None)
+    return int(connection.execute(_count(asked), values).fetchone()[0])
 
 
 def _row(account_id: str, row: Sequence[Any]) -> Activity:
