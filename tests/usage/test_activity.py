@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -173,10 +174,8 @@ def test_a_request(
 def test_nobody(gate: Gate, opening: Opening) -> None:
     """O20: a caller that nobody knows, or that needs no key, is nobody's activity."""
     door = opening(gate)
-    unknown: Headers = [("x-api-key", "kr_live_" + "0" * 36)]
-    nothing: Headers = []
-    for headers in (nothing, unknown):
-        door.send(Sent("/plain", headers))
+    door.send(Sent("/plain"))
+    door.send(Sent("/plain", [("x-api-key", "kr_live_" + "0" * 36)]))
     door.send(Sent("/health"))
     assert recorded(gate) == []
 
@@ -754,6 +753,22 @@ class TestOff:
         door.post(call("audit_site"), key)
         assert recorded(gate) == []
         assert gate.credential_headers.noted == (b"x-request-id",)
+
+
+class NoActivity(MemoryStore):
+    """A store of a user's own that can't keep activity."""
+
+    activity = None  # type: ignore[assignment]  # which is how it has none
+
+
+def test_a_store_that_keeps_none(caplog: pytest.LogCaptureFixture) -> None:
+    """O20: of a store that can't keep activity it is said at start-up that each process does."""
+    caplog.set_level(logging.INFO, "keyrush")
+    store: Any = NoActivity()
+    with closing(Gate.open(settings(), store=store)) as gate:
+        assert not gate.keeps_activity
+    (line,) = (one.message for one in caplog.records if "keyrush: store" in one.message)
+    assert "activity in each process by itself" in line
 
 
 def test_retention(gate: Gate, clock: Clock, key: str) -> None:
