@@ -280,7 +280,7 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     shared = {"keyrush_windows", "keyrush_workers"}  # by several machines
     is_shared = engine.dialect.name == "postgresql"
     added = {"batches", "bindings", "changes", "ledger", "links", "lots"}
-    added |= {"activity", "activity_subjects", "activity_minutes", "activity_hours"}
+    added |= {"activity", "activity_subjects", "activity_minutes", "activity_totals"}
     added = {f"keyrush_{name}" for name in added}
     assert tables(engine) - before == (added | shared if is_shared else added)
     assert recorded(engine) == [("schema", str(SCHEMA))]

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -173,8 +174,8 @@ def test_a_request(
 def test_nobody(gate: Gate, opening: Opening) -> None:
     """O20: a caller that nobody knows, or that needs no key, is nobody's activity."""
     door = opening(gate)
-    for headers in ([], [("x-api-key", "kr_live_" + "0" * 36)]):
-        door.send(Sent("/plain", headers))
+    door.send(Sent("/plain"))
+    door.send(Sent("/plain", [("x-api-key", "kr_live_" + "0" * 36)]))
     door.send(Sent("/health"))
     assert recorded(gate) == []
 
@@ -697,6 +698,27 @@ def test_many_threads(faulty: Any) -> None:
     assert sum(one.requests for one in statuses) == 400
 
 
+def test_exact(clock: Clock) -> None:
+    """O20: where counts are exact, a row is written as soon as its request has ended."""
+    gate = still(Gate.open(settings(usage_durability="exact"), clock=clock))
+    gate.accounts.create("acct_a")
+    sent = Sent("/plain", [("x-api-key", gate.keys.create("acct_a", "a").text)])
+    for door in (asgi(gate), over_wsgi(gate)):
+        door.send(sent)
+    gate.workers.close()  # without a flush
+    assert len(gate.activity.page("acct_a").items) == counted(gate) == 2
+    gate.close()
+
+
+def test_a_process_that_is_told_to_stop(faulty: Any) -> None:
+    """O20: what ends after a process was told to stop is written at once, too."""
+    gate, _, door, sent = faulty
+    gate.prepare_to_stop()
+    door.send(sent)
+    gate.workers.close()
+    assert len(gate.activity.page("acct_a").items) == counted(gate) == 1
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
@@ -731,6 +753,22 @@ class TestOff:
         door.post(call("audit_site"), key)
         assert recorded(gate) == []
         assert gate.credential_headers.noted == (b"x-request-id",)
+
+
+class NoActivity(MemoryStore):
+    """A store of a user's own that can't keep activity."""
+
+    activity = None  # type: ignore[assignment]  # which is how it has none
+
+
+def test_a_store_that_keeps_none(caplog: pytest.LogCaptureFixture) -> None:
+    """O20: of a store that can't keep activity it is said at start-up that each process does."""
+    caplog.set_level(logging.INFO, "keyrush")
+    store: Any = NoActivity()
+    with closing(Gate.open(settings(), store=store)) as gate:
+        assert not gate.keeps_activity
+    (line,) = (one.message for one in caplog.records if "keyrush: store" in one.message)
+    assert "activity in each process by itself" in line
 
 
 def test_retention(gate: Gate, clock: Clock, key: str) -> None:

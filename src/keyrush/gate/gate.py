@@ -143,10 +143,14 @@ class Gate:
         #: What notes activity; None where none is recorded.
         activity = store_opening.activity_of(self.store)
         self.recording = self._recording(settings, activity, clock)
+        #: Whether the store does, so that it is there for other processes.
+        self.keeps_activity = activity is self.store
         slots = hashing_slots(settings.argon2_slots)
         self.workers = Workers(slots, _looking_up(store))
         self.background = Background()
         self._is_by_settings = False
+        if settings.usage_durability == "exact":
+            self._record_at_once()
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
         keyring = _keyring(settings, peppers)
         self.proofs = Proofs(self.store, self.circuit, keyring)
@@ -299,7 +303,7 @@ class Gate:
             if store is None:  # no connection is carried across a fork: they come with use
                 kept.store.close()
         gate = cls(settings, kept, counted, peppers, clocks, authenticators=authenticators)
-        say_started(settings, store, counted, limiter)
+        say_started(settings, store, counted, limiter, keeps_activity=gate.keeps_activity)
         gate._is_by_settings = is_by_settings
         return gate
 
@@ -441,6 +445,11 @@ class Gate:
             self.limiter.flush,
         )
 
+    def _record_at_once(self) -> None:
+        """Write what is recorded as soon as a request has ended; no answer waits for it."""
+        if (recording := self.recording) is not None:
+            recording.hurry = partial(self.workers.submit, "io", recording.flush, must=True)
+
     def _record(self) -> None:
         if self.recording is not None:
             self.recording.flush()
@@ -452,6 +461,7 @@ class Gate:
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.deciding.counts_at_once = True
+        self._record_at_once()
         if self.is_store_async and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
         else:

@@ -22,7 +22,12 @@ _SHOWN = 8
 
 
 def say_started(
-    settings: Settings, store: Store | None, counted: Opened, limiter: SmallLimiter | None
+    settings: Settings,
+    store: Store | None,
+    counted: Opened,
+    limiter: SmallLimiter | None,
+    *,
+    keeps_activity: bool,
 ) -> None:
     """Log at INFO what the gate works with; no secret is in it.
 
@@ -32,15 +37,18 @@ def say_started(
         log = logging.getLogger(name)
         if log.hasHandlers():
             if log.isEnabledFor(logging.INFO):
-                log.info("%s", plain(_line(settings, store, counted, limiter)))
+                parts = _parts(settings, store, counted, limiter)
+                if settings.activity != "off" and not keeps_activity:
+                    parts.append("activity in each process by itself, as the store can't keep it")
+                log.info("%s", plain("; ".join(parts)))
             return
 
 
-def _line(
+def _parts(
     settings: Settings, store: Store | None, counted: Opened, limiter: SmallLimiter | None
-) -> str:
+) -> list[str]:
     kept = place_of(settings) if store is None else type(store).__name__
-    parts = [
+    return [
         f"keyrush: store {kept}",
         f"limits {_counted(settings, counted, limiter)}",
         f"plans {_listed(settings.plans)}",
@@ -48,7 +56,6 @@ def _line(
         f"public paths {_listed(settings.public_paths)}",
         f"settings from {settings.config or 'no file'}",
     ]
-    return "; ".join(parts)
 
 
 def place_of(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
 
-from keyrush.core.activity import Activity, Outcome, Source
+from keyrush.core.activity import Activity, Outcome
 from keyrush.core.identity import Verified
 from keyrush.core.issuers import SESSION
 from keyrush.core.refusal import MEANINGS, Reason, Refusal
@@ -99,6 +99,8 @@ class Recording:
         self._records_all = records_all
         self._kept = kept
         self._clock = clock
+        #: Called after each request, where its row is not to wait for the next flush.
+        self.hurry: Callable[[], object] | None = None
         self._reset()
         after_fork(self._reset)
 
@@ -117,7 +119,8 @@ class Recording:
         self._minute = 0
         self._refused: Counter[str] = Counter()  # in this minute, by credential
         self._tools: set[str] = set()
-        self._agents: dict[bytes | None, str | None] = {}
+        self._paths: dict[str, str] = {}
+        self._agents: dict[bytes, str | None] = {}
         self._clients: dict[tuple[str | None, bytes | None], str | None] = {}
         #: Requests that there is no row and no total of, because too many were waiting.
         self.dropped = 0
@@ -157,6 +160,8 @@ class Recording:
                 self.dropped += 1
             return
         self._waiting.append((came, status, reason, credits, is_broken, perf_counter(), is_kept))
+        if self.hurry is not None:
+            self.hurry()
 
     def _is_kept(self, came: Came) -> bool:
         minute, name = came[1] // _MINUTE, came[0].key_id
@@ -181,8 +186,8 @@ class Recording:
             except Away:
                 return False
             finally:
-                self._agents.clear()
-                self._clients.clear()
+                for shown in (self._paths, self._agents, self._clients):
+                    shown.clear()
             return True
 
     def _gather(self) -> _Portion:
@@ -235,21 +240,29 @@ class Recording:
                 verified.account_id,
                 verified.key_id,
                 None if session is None else session.subject,
-                _door(verified, is_mcp),
+                "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
                 method if method.isalnum() else plain(method),
-                shown_path(path) if path else rule,
+                self._path(path) if path else rule,
                 rule,
                 status,
                 _outcome(status, reason, is_broken),
                 reason,
                 credits,
-                max(0, round((ended - began) * 1_000_000)),
+                int((ended - began) * 1_000_000),
                 None if request_id is None else shown_id(request_id),
                 self._address(peer, forwarded_for) if is_kept else None,
                 None if agent is None else self._agent(agent),
                 is_kept,
             )
         )
+
+    def _path(self, path: str) -> str:
+        shown = self._paths.get(path)
+        if shown is None:
+            if len(self._paths) >= _REMEMBERED:
+                self._paths.clear()
+            shown = self._paths[path] = shown_path(path)
+        return shown
 
     def _agent(self, agent: bytes) -> str | None:
         if agent not in self._agents:
@@ -259,8 +272,8 @@ class Recording:
         return self._agents[agent]
 
     def _address(self, peer: Peer, forwarded_for: bytes | None) -> str | None:
-        host = peer[0] if isinstance(peer, tuple | list) and peer else peer
-        client = (host if isinstance(host, str) else None), forwarded_for
+        host = peer if peer is None or isinstance(peer, str) else peer[0]
+        client = host, forwarded_for
         if client not in self._clients:
             if len(self._clients) >= _REMEMBERED:
                 self._clients.clear()
@@ -288,12 +301,6 @@ class Recording:
         except DataError as error:
             log_fault("activity that is too old can't be deleted", error)
             self._look_at = now + _LOOK
-
-
-def _door(verified: Verified, is_mcp: bool) -> Source:
-    if is_mcp:
-        return "mcp"
-    return "dashboard" if verified.source == SESSION else "api"
 
 
 def _outcome(status: int, reason: Reason | None, is_broken: bool) -> Outcome:
