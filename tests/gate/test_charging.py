@@ -508,16 +508,17 @@ def assert_adds_up(gate: Gate) -> None:
 
 
 def test_who_was_charged(world: World) -> None:
-    """O20: an entry says whose credential it was, by which rule and in which request; a reversal
-    says the same of its charge.
+    """O20: an entry says whose credential it was, and for what, and a reversal says the same of
+    its charge.
     """
-    sent = Sent("/paid", [*world.sent.headers, ("X-Request-ID", "r-1")])
-    Wsgi(world.gate, failing).send(sent)
+    headers = [*world.sent.headers, ("X-Request-ID", "req-1")]
+    Wsgi(world.gate, failing).send(Sent("/paid", headers))
     [key] = world.gate.keys.list("acct_a")
     reversal, charge, _ = world.gate.credits.ledger("acct_a")
     assert (charge.reason, charge.amount, charge.by) == (
-        *("charge", -3),
-        By("api", key.id, rule="/paid", request_id="r-1"),
+        "charge",
+        -3,
+        By("api", key.id, None, "/paid", "req-1"),
     )
     assert (reversal.reason, reversal.amount, reversal.by) == ("reversal", 3, charge.by)
     assert reversal.reverses == charge.reference

@@ -166,6 +166,10 @@ def test_batches_cost_the_sum(summing: Gate, kind: Any, answer: list[Any], left:
     assert summing.credits.balance("acct_a") == left
     entries = summing.credits.ledger("acct_a", reasons=["charge", "reversal"])
     assert {one.by.source for one in entries} == {"mcp"}
+    assert {(one.by.rule, abs(one.amount)) for one in entries} == {
+        ("audit_site", 10),
+        ("inspect_page", 2),
+    }
 
 
 @pytest.mark.parametrize("kind", DOORS)

@@ -88,12 +88,15 @@ def test_all_is_well_soon_after_a_failover(
         assert time.monotonic() < deadline, "it is not well again"
         time.sleep(0.05)  # as clients do that try again
     passed += 1
+    paid = 10 + 1 + 10
     passed += sum(ask(path) == 200 for path in ("/paid", "/free") * 10)
     while not gate.health().is_well or gate.health().unwritten or not gate.health().hears_changes:
         assert time.monotonic() < deadline, gate.health()
         time.sleep(0.05)  # leaves the core to the background
     gate.flush()
     assert gate.store.usage(account_subject("acct_a"), month_of(now_ms())) == passed
+    assert gate.credits.balance("acct_a") == 1000 - paid
+    assert gate.credits.check().discrepancies == ()
     elsewhere = Gate.open(settings(**values))
     elsewhere.keys.revoke(made.key.id)
     elsewhere.close()

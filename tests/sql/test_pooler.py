@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import tempfile
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 
 from keyrush import Gate
 from keyrush.core.identity import account_subject
+from keyrush.core.ledger import OPERATOR, Refill
 from keyrush.core.sliding import Window
 from keyrush.core.times import month_of
 from keyrush.errors import ConfigurationError
@@ -235,23 +237,33 @@ def test_options_that_are_the_default(postgres_url: str, option: str) -> None:
 
 ONE = Batch("one", 1)
 
+numbers = itertools.count()
+
+
+def refill() -> Refill:
+    """What another month brings."""
+    return Refill(f"{next(numbers):07}", 100, NOW * 2)
+
 
 @pytest.mark.parametrize(
     ("call", "round_trips"),
     [
         (lambda store: store.find([api_key().fingerprint], MONTH), 1),
-        (lambda store: store.charge(ACCOUNT, 0, "one", NOW), 3),
+        (lambda store: store.charge(ACCOUNT, 1, f"{next(numbers)}", NOW), 2),
+        (lambda store: store.charge(ACCOUNT, 1, f"{next(numbers)}", NOW, OPERATOR, refill()), 2),
         (lambda store: store.add_usage(MONTH, {}, used={"cred_a": NOW}), 3),
         (lambda store: store.add_usage(MONTH, {"key:cred_a": 1}, ONE, {"cred_a": NOW}), 5),
     ],
-    ids=["alone", "in a transaction", "many in a transaction", "a whole flush"],
+    ids=["alone", "a charge", "a month", "in a transaction", "a whole flush"],
 )
 def test_round_trips(
     postgres_url: str, call: Callable[[SqlStore], object], round_trips: int
 ) -> None:
-    """A statement alone is one round trip; a transaction has one more at each end."""
+    """O12: a statement alone is one round trip; a transaction has one more at each end, but for a
+    charge, which begins with its statement, whatever is due and whatever it takes from.
+    """
     store = SqlStore(Database(postgres_url))
-    store.add_account(account())
+    store.add_account(account(balance=100))
     store.add_keys([api_key()])
     call(store)
     with tempfile.TemporaryFile("w+") as trace:

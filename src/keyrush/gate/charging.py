@@ -72,9 +72,9 @@ class Charging:
 
     # --- charging ---
 
-    def charge(self, principal: Principal, credits: int) -> int | None:
-        """See `Principal.charge`."""
-        _, balance = self._charge(principal, credits)
+    def charge(self, principal: Principal, credits: int, rule: str | None = None) -> int | None:
+        """See `Principal.charge`; `rule` is what it is for, where that is not the whole request."""
+        _, balance = self._charge(principal, credits, rule)
         return balance
 
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
@@ -92,7 +92,9 @@ class Charging:
             raise Refused(UNAVAILABLE) from error
         return balance
 
-    def _charge(self, principal: Principal, credits: int) -> tuple[Charge | None, int | None]:
+    def _charge(
+        self, principal: Principal, credits: int, rule: str | None = None
+    ) -> tuple[Charge | None, int | None]:
         """What was charged, and the new balance."""
         verified = principal.verified
         if not verified.is_metered:
@@ -109,7 +111,7 @@ class Charging:
                 credits,
                 charge.reference,
                 now,
-                _by(principal),
+                _by(principal, rule),
                 refill_of(verified.plan.credits_per_month, now),
             )
         except Away as error:
@@ -199,14 +201,14 @@ class Charging:
             self.forget({charge.account_id})
 
 
-def _by(principal: Principal) -> By:
-    """Who is charged, for the ledger."""
+def _by(principal: Principal, rule: str | None) -> By:
+    """Who is charged, and for what."""
     session = principal.verified.session
     return By(
         _door(principal),
         principal.verified.key_id,
         None if session is None else session.subject,
-        principal.rule,
+        rule or principal.rule,
         principal.request_id,
     )
 

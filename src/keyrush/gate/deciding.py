@@ -152,10 +152,11 @@ class Deciding:
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
+            prices, rules = needs.prices or (needs.credits,), needs.rules or (needs.rule,)
             try:
-                for price in needs.prices or (needs.credits,):
+                for price, rule in zip(prices, rules, strict=True):
                     if price:
-                        self._charging.charge(principal, price)
+                        self._charging.charge(principal, price, rule)
             except Refused as refused:
                 return self.refuse(principal, refused.refusal)
             if isinstance(principal, Calling):

@@ -140,6 +140,22 @@ class Database:
             yield connection
             connection.commit()
 
+    def transact(self, statement: str, values: Sequence[Any]) -> Any:
+        """The row that one statement gives in a transaction on PostgreSQL, in two round trips: to
+        begin and run it, and to commit, which only whoever has heard the first does.
+
+        Raises:
+            StoreError: The database can't answer.
+            DataError: It can't take what it was given.
+        """
+        with self.driver() as connection, connection.literal_cursor() as cursor:
+            cursor.execute(f"{_BEGIN}; {statement}", values)
+            while cursor.nextset():
+                pass
+            row = cursor.fetchone()
+            connection.commit()
+        return row
+
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)
 

@@ -25,6 +25,7 @@ from keyrush.core.ledger import (
     Refill,
     Standing,
 )
+from keyrush.sql.engine import Database
 from keyrush.store.protocol import MAX_WRONG
 
 #: What runs a statement, with "?" for each value.
@@ -92,7 +93,7 @@ def charge(
     by: By,
     refill: Refill | None,
 ) -> int | None:
-    """`Store.charge`, on SQLite; `keyrush_charge` is the same in one round trip."""
+    """`Store.charge`, on SQLite; `keyrush_charge` is the same in one statement."""
     standing = _settled(run, account_id, at, refill, locked="")
     if standing is None or not credits:
         return None if standing is None else standing.balance
@@ -105,11 +106,11 @@ def charge(
     return None if charged is None else _keep(run, standing, charged).balance
 
 
-_CHARGE = "SELECT keyrush_charge(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CHARGE = f"SELECT keyrush_charge({', '.join(['%s'] * 12)})"
 
 
 def charge_at_once(
-    run: Run,
+    database: Database,
     account_id: str,
     credits: int,
     reference: str,
@@ -122,7 +123,8 @@ def charge_at_once(
     who = by.source, by.credential_id, by.subject, by.rule, by.request_id
     due = (None, None, None) if refill is None else (refill.month, refill.amount, refill.ends_at)
     balance: int | None
-    (balance,) = run(_CHARGE, (account_id, credits, reference, at, *who, *due)).fetchone()
+    values = account_id, credits, reference, at, *who, *due
+    (balance,) = database.transact(_CHARGE, values)
     return balance
 
 

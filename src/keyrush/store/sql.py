@@ -142,11 +142,14 @@ class SqlStore:
     ) -> int | None:
         # Not in autocommit: a server that was frozen would carry out later what it was told, and
         # charge for a request that has long been refused. What is not committed it undoes.
-        is_sqlite = self._database.dialect == "sqlite"
-        charge = ledger.charge if is_sqlite else ledger.charge_at_once
+        if self._database.dialect == "postgresql":
+            return ledger.charge_at_once(
+                self._database, account_id, credits, reference, at=at, by=by, refill=refill
+            )
         with self._database.transaction() as driver:
-            run = ledger.runner(driver.execute, self._database.dialect)
-            return charge(run, account_id, credits, reference, at=at, by=by, refill=refill)
+            return ledger.charge(
+                driver.execute, account_id, credits, reference, at=at, by=by, refill=refill
+            )
 
     def reverse(
         self, account_id: str, reference: str, at: int, credits: int | None = None
