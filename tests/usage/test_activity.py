@@ -22,7 +22,7 @@ from keyrush.usage import activity as recording
 from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from tests.conftest import Clock, settings, still
-from tests.support.calls import Asgi, Headers, Sent, Wsgi, environ_of, run, scope_of
+from tests.support.calls import Asgi, Sent, Wsgi, environ_of, run, scope_of
 from tests.support.resources import DOORS, RESOURCE, App, Door, call, message, result
 
 RULES: list[dict[str, Any]] = [
