@@ -40,7 +40,7 @@ class _Bin(NamedTuple):
     credential_id: str
     rule: str
     source: str
-    outcome: str
+    outcome: Outcome
 
 
 class _Sums:
