@@ -272,7 +272,7 @@ ACTIVITY = sa.Table(
     sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
 )
 
-#: Totals of a minute, of durations in one bucket; those that are fresh are not in the hours yet.
+#: Totals of a minute, of durations in one bucket; those that are fresh are in no others yet.
 MINUTES = sa.Table(
     "keyrush_activity_minutes",
     _metadata,
@@ -295,19 +295,21 @@ sa.Index(
     postgresql_where=MINUTES.c.is_fresh == 0,
 )
 
-#: Totals of an hour, of subjects of every level, so that none is summed from all of its parts.
-HOURS = sa.Table(
-    "keyrush_activity_hours",
+#: Totals of subjects of every level, so that none is summed from all of its parts: of an hour and
+#: a day, of accounts of a minute, too. `length` is in minutes, `bin` in lengths since 1970.
+TOTALS = sa.Table(
+    "keyrush_activity_totals",
     _metadata,
     sa.Column("subject", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("length", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bin", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("credits", sa.BigInteger, nullable=False),
     sa.Column("duration", sa.BigInteger, nullable=False),
     sa.Column("longest", sa.BigInteger, nullable=False),
-    sa.Index("ix_keyrush_activity_hours_by_age", "hour"),
+    sa.Index("ix_keyrush_activity_totals_by_age", "length", "bin"),
     sqlite_with_rowid=False,
 )
 

@@ -1,10 +1,9 @@
-"""How totals of minutes come into those of hours, in a SQL store.
+"""How totals of minutes come into all others, in a SQL store.
 
 A flush adds to one total for each key, rule, source, outcome and minute, as fresh. Every few
-minutes those that are fresh are added to the hours of all subjects that they are of, and are
-fresh no more, in one transaction: so each is in the hours once, whatever is killed, and a flush
-pays for one total, not for each that something can be asked by. Whoever sums hours adds what is
-fresh.
+minutes those that are fresh are added to the totals of all subjects that they are of, and are
+fresh no more, in one transaction: so each is in them once, whatever is killed, and a flush pays
+for one total, not for each that something can be asked by. Whoever sums adds what is fresh.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 from keyrush.core.times import SECOND
 from keyrush.store.activity.adding import added
 from keyrush.store.activity.statements import statement
-from keyrush.store.activity.subjects import LEVELS
+from keyrush.store.activity.subjects import LEVELS, WHOLE
 
 #: Milliseconds between two times that a process folds.
-INTERVAL = 300 * SECOND
+INTERVAL = 600 * SECOND
 
 #: Totals of minutes that one transaction folds: a few hundredths of a second.
 PORTION = 2000
@@ -28,8 +27,13 @@ _KEY = "whole, minute, part, kind, bucket"
 #: PostgreSQL's advisory lock of who folds; one at a time, or they would take turns at each row.
 _LOCK = 0x6B657972757363
 
-_LEVELS = ", ".join(
-    f"({level}, {int(by_key)}, {int(by_rule)})" for level, (by_key, by_rule) in enumerate(LEVELS)
+#: Minutes of the bins in which subjects of a level have totals.
+LENGTHS = {level: (1, 60, 1440) if level == WHOLE else (60, 1440) for level in range(len(LEVELS))}
+
+_TARGETS = ", ".join(
+    f"({level}, {int(by_key)}, {int(by_rule)}, {length})"
+    for level, (by_key, by_rule) in enumerate(LEVELS)
+    for length in LENGTHS[level]
 )
 
 # Of what this module says alone.
@@ -40,26 +44,27 @@ _TAKEN = f"""
 """  # noqa: S608
 
 
-def _into_hours(dialect: str, taken: str) -> str:
+def _into_totals(dialect: str, taken: str) -> str:
     return f"""
-        INSERT INTO keyrush_activity_hours AS found
-            (subject, hour, kind, bucket, requests, credits, duration, longest)
-        SELECT subject.number, taken.minute / 60, taken.kind, taken.bucket,
-            sum(taken.requests), sum(taken.credits), sum(taken.duration), max(taken.longest)
+        INSERT INTO keyrush_activity_totals AS found
+            (subject, length, bin, kind, bucket, requests, credits, duration, longest)
+        SELECT subject.number, target.length, taken.minute / target.length, taken.kind,
+            taken.bucket, sum(taken.requests), sum(taken.credits), sum(taken.duration),
+            max(taken.longest)
         FROM {taken}
         CROSS JOIN keyrush_activity_subjects AS part
         CROSS JOIN (
-            SELECT column1 AS level, column2 AS by_key, column3 AS by_rule
-            FROM (VALUES {_LEVELS}) AS listed
-        ) AS levels
+            SELECT column1 AS level, column2 AS by_key, column3 AS by_rule, column4 AS length
+            FROM (VALUES {_TARGETS}) AS listed
+        ) AS target
         CROSS JOIN keyrush_activity_subjects AS subject
         WHERE part.number = taken.part
-        AND subject.account_id = part.account_id AND subject.level = levels.level
-        AND subject.credential_id = CASE levels.by_key WHEN 1 THEN part.credential_id ELSE '' END
-        AND subject.rule = CASE levels.by_rule WHEN 1 THEN part.rule ELSE '' END
-        GROUP BY 1, 2, 3, 4
-        ORDER BY 1, 2, 3, 4
-        ON CONFLICT (subject, hour, kind, bucket) DO UPDATE SET {added(dialect)}
+        AND subject.account_id = part.account_id AND subject.level = target.level
+        AND subject.credential_id = CASE target.by_key WHEN 1 THEN part.credential_id ELSE '' END
+        AND subject.rule = CASE target.by_rule WHEN 1 THEN part.rule ELSE '' END
+        GROUP BY 1, 2, 3, 4, 5
+        ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT (subject, length, bin, kind, bucket) DO UPDATE SET {added(dialect)}
     """  # noqa: S608
 
 
@@ -84,11 +89,11 @@ def _statements(dialect: str) -> list[str]:
         values = "requests, credits, duration, longest"
         same = _TAKEN.replace(f"SELECT {_KEY}", f"SELECT {_KEY}, {values}")
         source = f"({same}) AS taken"
-        return [_into_hours(dialect, source), _into_minutes(dialect, source), delete]
+        return [_into_totals(dialect, source), _into_minutes(dialect, source), delete]
     # What is taken is what is added: others may add to it until it is deleted.
     together = f"""
         WITH taken AS ({delete} RETURNING *),
-        hours AS ({_into_hours(dialect, "taken")}),
+        totals AS ({_into_totals(dialect, "taken")}),
         minutes AS ({_into_minutes(dialect, "taken")})
         SELECT count(*) FROM taken
     """  # noqa: S608

@@ -23,12 +23,15 @@ _DELETE = (
         WHERE is_fresh = 0 AND minute < :minutes ORDER BY minute LIMIT :most /*skip*/
     )
     """,
-    """
-    DELETE FROM keyrush_activity_hours WHERE (subject, hour, kind, bucket) IN (
-        SELECT subject, hour, kind, bucket FROM keyrush_activity_hours
-        WHERE hour < :hours ORDER BY hour LIMIT :most /*skip*/
-    )
-    """,
+    *(
+        f"""
+        DELETE FROM keyrush_activity_totals WHERE (subject, length, bin, kind, bucket) IN (
+            SELECT subject, length, bin, kind, bucket FROM keyrush_activity_totals
+            WHERE length = {length} AND bin < :{before} ORDER BY bin LIMIT :most /*skip*/
+        )
+        """  # noqa: S608  # of this module alone
+        for length, before in ((1, "minutes"), (60, "hours"), (1440, "days_of_hours"))
+    ),
 )
 
 
@@ -46,6 +49,7 @@ def forget(
         "days": before_rows // DAY,
         "minutes": before_minutes // FINE,
         "hours": before_hours // COARSE,
+        "days_of_hours": before_hours // DAY,
         "most": at_most,
     }
     return sum(

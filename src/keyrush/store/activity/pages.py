@@ -70,11 +70,12 @@ class _Asked(NamedTuple):
         )
         return f"""
             SELECT 0 AS day, subject.number, kinds.kind
-            FROM keyrush_activity_subjects AS subject
-            CROSS JOIN (
+            FROM (
                 SELECT kinds.column1 AS kind FROM (VALUES {values}) AS kinds
                 WHERE EXISTS (SELECT 1 FROM days {any_row})
+                LIMIT {len(self.kinds)}
             ) AS kinds
+            CROSS JOIN keyrush_activity_subjects AS subject
             WHERE {self.condition}
         """  # noqa: S608
 
@@ -103,31 +104,35 @@ def _order(name: str) -> str:
 
 @cache
 def _page(asked: _Asked) -> str:
-    newest = f"{asked.in_lane()} {_order('x')}"
+    in_lane = asked.in_lane()
+    # With as many lanes as rows, none of these is older than what is newest in the last lane.
+    some = f"""
+        SELECT x.{{}} FROM keyrush_activity AS x
+        WHERE {in_lane} AND x.at >= (SELECT at FROM oldest) {_order("x")} :limit
+    """  # noqa: S608
     if asked.dialect == "sqlite":  # which has no LATERAL
-        one, some = (
-            f"""
-            CROSS JOIN keyrush_activity AS r WHERE r.number IN (
-                SELECT x.number FROM keyrush_activity AS x WHERE {newest} {limit}
-            )
-            """  # noqa: S608
-            for limit in ("1", ":limit")
-        )
+        rows = f"CROSS JOIN keyrush_activity AS r ON r.number IN ({some.format('number')})"
     else:
-        one, some = (
-            f"""
-            CROSS JOIN LATERAL (
-                SELECT x.* FROM keyrush_activity AS x WHERE {newest} {limit}
-            ) AS r
-            """  # noqa: S608
-            for limit in ("1", ":limit")
-        )
+        rows = f"CROSS JOIN LATERAL ({some.format('*')}) AS r"
     text = f"""
         WITH RECURSIVE {_DAYS},
-        lane AS (
-            SELECT lane.* FROM ({asked.lanes()}) AS lane {one} {_order("r")} :limit
+        lane AS MATERIALIZED (
+            SELECT lane.*, (
+                SELECT x.at FROM keyrush_activity AS x WHERE {in_lane} ORDER BY x.at DESC LIMIT 1
+            ) AS newest
+            FROM ({asked.lanes()}) AS lane
         ),
-        r AS (SELECT r.* FROM lane {some} {_order("r")} :limit)
+        oldest AS MATERIALIZED (
+            SELECT CASE WHEN count(*) < :limit THEN 0 ELSE min(first.newest) END AS at FROM (
+                SELECT newest FROM lane WHERE newest IS NOT NULL ORDER BY newest DESC LIMIT :limit
+            ) AS first
+        ),
+        r AS (
+            SELECT r.*
+            FROM (SELECT * FROM lane WHERE newest >= (SELECT at FROM oldest)) AS lane
+            {rows}
+            {_order("r")} :limit
+        )
         SELECT {_COLUMNS} FROM r
         CROSS JOIN keyrush_activity_subjects AS part WHERE part.number = r.part
         {_order("r")} :limit

@@ -1,4 +1,6 @@
-"""Totals of activity in a SQL store: from minutes, or from hours and what is not in them yet."""
+"""Totals of activity in a SQL store: those of subjects and what is not in them yet, or where there
+are none, as of minutes of a key, all of the account's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from keyrush.core.activity import BUCKETS, COARSE, FINE, Group, Total, Where
+from keyrush.core.activity import BUCKETS, FINE, Group, Total, Where
+from keyrush.store.activity.folding import LENGTHS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
     LEVELS,
@@ -31,13 +34,14 @@ _VALUES: dict[Group | None, str] = {
 }
 
 
-def _in_hours(value: str, condition: str, kinds: str) -> str:
+def _of_subjects(value: str, condition: str, kinds: str, length: int) -> str:
+    milliseconds = length * FINE
     return f"""
-        SELECT cell.hour * {COARSE} AS at, {value} AS value, cell.bucket, {_SUMS}
+        SELECT cell.bin * {milliseconds} AS at, {value} AS value, cell.bucket, {_SUMS}
         FROM keyrush_activity_subjects AS subject
-        CROSS JOIN keyrush_activity_hours AS cell
-        WHERE {condition} AND cell.subject = subject.number
-        AND cell.hour >= :since / {COARSE} AND cell.hour < :until / {COARSE}
+        CROSS JOIN keyrush_activity_totals AS cell
+        WHERE {condition} AND cell.subject = subject.number AND cell.length = {length}
+        AND cell.bin >= :since / {milliseconds} AND cell.bin < :until / {milliseconds}
         AND cell.kind IN ({kinds})
     """  # noqa: S608  # of this module and numbers
 
@@ -58,18 +62,21 @@ def _in_minutes(value: str, condition: str, kinds: str, fresh: str) -> str:
 
 
 @cache
-def _cells(step_is_hours: bool, group: Group | None, where: Where) -> str:
+def _cells(level: int, length: int, group: Group | None, where: Where) -> str:
     """All totals that are meant; of `where` only what it is about matters."""
     kinds = ", ".join(map(str, kinds_of(where)))
     value = _VALUES[group]
-    by_key = where.credential_id is not None or group == "key"
-    by_rule = where.rule is not None or group == "rule"
     of_parts, _ = chosen(PART, where)
-    if not step_is_hours:
+    if length not in LENGTHS[level]:
         return _in_minutes(value, of_parts, kinds, "0, 1")
-    of_level, _ = chosen(LEVELS.index((by_key, by_rule)), where)
-    hours = _in_hours(value, of_level, kinds)
-    return f"{hours} UNION ALL {_in_minutes(value, of_parts, kinds, '1')}"
+    of_level, _ = chosen(level, where)
+    subjects = _of_subjects(value, of_level, kinds, length)
+    return f"{subjects} UNION ALL {_in_minutes(value, of_parts, kinds, '1')}"
+
+
+def _length(step: int) -> int:
+    """The longest bins of totals that a bin of `step` is made of, in minutes."""
+    return max(minutes for minutes in LENGTHS[WHOLE] if step % (minutes * FINE) == 0)
 
 
 _AMONG = {
@@ -115,7 +122,10 @@ def totals(
         since=None,
         until=None,
     )
-    cells = _cells(step % COARSE == 0, group, anyone)
+    by_key = where.credential_id is not None or group == "key"
+    by_rule = where.rule is not None or group == "rule"
+    level = LEVELS.index((by_key, by_rule))
+    cells = _cells(level, _length(step), group, anyone)
     values = {
         "account": account_id,
         "key": where.credential_id,
@@ -123,15 +133,24 @@ def totals(
         "since": where.since,
         "until": where.until,
         "step": step,
-        "most": at_most + 1,
+        "most": at_most,
     }
-    is_cut = False
-    if group in ("key", "rule"):
+    is_cut = group in ("key", "rule") and at_most < _subjects(connection, dialect, level, values)
+    if is_cut:
         ranked = connection.execute(_ranked(dialect, cells), values).fetchall()
-        is_cut = len(ranked) > at_most
-        values["told"] = json.dumps([row[0] for row in ranked[:at_most]])
+        values["told"] = json.dumps([row[0] for row in ranked])
     found = connection.execute(_totals(dialect, cells, is_cut), values).fetchall()
     return _pivoted(found, group)
+
+
+def _subjects(connection: Any, dialect: str, level: int, values: dict[str, Any]) -> int:
+    """How many keys or rules of the account may have to be told apart."""
+    text = """
+        SELECT count(*) FROM keyrush_activity_subjects
+        WHERE account_id = :account AND level = :level
+    """
+    asked = statement(dialect, text)
+    return int(connection.execute(asked, values | {"level": level}).fetchone()[0])
 
 
 def _pivoted(rows: Sequence[Sequence[Any]], group: Group | None) -> list[Total]:
