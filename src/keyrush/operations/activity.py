@@ -55,9 +55,9 @@ By = Literal["minute", "hour", "day", "all"]
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
 
 
-#: Longer than all time, so that all is in one bin: made of hours, or of minutes.
-_ALL_OF_HOURS = COARSE * 10**9
-_ALL_OF_MINUTES = _ALL_OF_HOURS + FINE
+#: Bins that are longer than all time, by what they are made of: whole days, hours or minutes.
+_OF_DAYS = DAY * 10**8
+_ALL: dict[int, int] = {DAY: _OF_DAYS, COARSE: _OF_DAYS + COARSE, FINE: _OF_DAYS + FINE}
 
 
 class ActivityLog:
@@ -124,10 +124,9 @@ class ActivityLog:
         """Totals, oldest bin first, told apart by `group`; bins of nothing are left out.
 
         `by` is the length of a bin, or its milliseconds, whole minutes; `"all"` is one bin, from
-        `since` to `until`, of whole hours where they are such, or from longer ago than minutes are
-        kept, else of whole minutes. Bins begin where they do
-        in UTC, days at midnight, and are whole: `since` goes back to the beginning of its bin,
-        `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
+        `since` to `until`, of whole minutes, or hours from longer ago than 48 hours. Bins begin
+        where they do in UTC, days at midnight, and are whole: `since` goes back to the beginning
+        of its bin, `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
         30 days, or 60 bins of another length. There are at most 1,500 bins. Of values those with
         the most requests are told apart, as many as make 20,000 totals with these bins; the rest
         is together, as the value None.
@@ -160,14 +159,13 @@ class ActivityLog:
         """The totals of all that is asked for, in one bin."""
         since = max(0, now - HOURS_KEPT) if where.since is None else where.since
         until = now + 1 if where.until is None else where.until
-        is_of_hours = since < now - MINUTES_KEPT or not (since % COARSE or until % COARSE)
-        unit = COARSE if is_of_hours else FINE
+        unit = COARSE if since < now - MINUTES_KEPT else FINE
+        unit = next((one for one in _ALL if not (since % one or until % one)), unit)
         since, until = since // unit * unit, -(-until // unit) * unit
         if until <= since or _is_nobody(where):
             return []
         asked = where._replace(since=since, until=until)
-        step = _ALL_OF_HOURS if is_of_hours else _ALL_OF_MINUTES
-        totals = self._store.activity_totals(owner, asked, step, group, MAX_TOTALS)
+        totals = self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS)
         return [total._replace(at=since) for total in totals]
 
     def days_of_keys(

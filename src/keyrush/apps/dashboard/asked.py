@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar, get_args
 
-from keyrush.apps.dashboard.ranges import DEFAULT, OWN, SPANS, Range, named, own
+from keyrush.apps.dashboard.ranges import DEFAULT, OWN, SPANS, Range, is_day, named, own
 from keyrush.core.activity import Outcome, Source, Where
 from keyrush.core.paging import Place, parse_cursor
 from keyrush.core.times import DAY
@@ -55,6 +55,12 @@ class Asked(NamedTuple):
             "outcome": self.where.outcome,
             "rule": NO_RULE if rule == "" else rule,
         }
+
+    @property
+    def days(self) -> list[tuple[str, str, bool]]:
+        """The fields of a span of one's own: name, what was given, and whether that is a day."""
+        fields = (("from", self.first), ("to", self.last))
+        return [(name, text, is_day(text)) for name, text in fields]
 
     @property
     def is_filtered(self) -> bool:

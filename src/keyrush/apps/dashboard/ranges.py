@@ -127,6 +127,14 @@ def own(first: str, last: str, now: int) -> Range:
     raise InvalidArgument("from", f"is more than {LONGEST} days before the end")
 
 
+def is_day(text: str) -> bool:
+    """Whether it is a day as forms send it: `2026-11-26`."""
+    try:
+        return len(text) == len("2026-11-26") and _instant(text, "") >= 0
+    except InvalidArgument:
+        return False
+
+
 def _instant(text: str, field: str) -> int:
     if _WRITTEN.fullmatch(text):
         try:

@@ -128,8 +128,12 @@ class Visit:
 
     @property
     def back(self) -> str:
-        """The path within the dashboard with its query, to come back to."""
+        """The path within the dashboard with its query, to come back to; without, where there may
+        be a key in it.
+        """
         query = self.request.url.query
+        if self.gate.key_format.is_in(query):
+            query = ""
         return self.here_quoted + (f"?{query}" if query else "")
 
     @property

@@ -50,8 +50,8 @@ _GOT: tuple[tuple[int, int, Reason, str, str], ...] = (
     (7, 250, "adjustment", "outage", "Goodwill for the outage"),
 )
 
-#: Days ago when something went wrong: a burst that was limited, an outage.
-_BURSTS, _OUTAGE = frozenset({17, 16, 4}), 8
+#: When something went wrong: days ago when a key was too fast, and hours; days ago of an outage.
+_BURSTS, _BURST, _OUTAGE = frozenset({17, 16, 4}), 3, 8
 
 _MCP = "/mcp"
 
@@ -110,7 +110,8 @@ def settings(**options: Any) -> Settings:
         "plans": {
             "starter": {
                 "limits": "100/minute",
-                "monthly_quota": 20_000,
+                "monthly_quota": 18_000,
+                "quota_per": "account",
                 "overage_price": "0.50",
                 "modules": ["translations"],
             }
@@ -178,15 +179,19 @@ def _requests(
     for number, (at, key, caller) in enumerate(_times(callers, now, rng)):
         days_ago = (now - at) // DAY
         row = _request(number, at, key, caller, rng)
-        if caller.name == "search-worker" and days_ago in _BURSTS and rng.random() < 0.25:  # noqa: PLR2004  # made up
-            yield row._replace(status=429, outcome="limited", reason="rate_limited", duration=0)
+        is_fast = days_ago in _BURSTS or (now - at) // _HOUR == _BURST
+        if caller.name == "search-worker" and is_fast and rng.random() < 0.4:  # noqa: PLR2004  # made up
+            yield row._replace(
+                status=429, outcome="limited", reason="rate_limited", credits=0, duration=0
+            )
         elif caller.name == "nightly-export" and rng.random() < 0.02:  # noqa: PLR2004  # made up
             yield row._replace(
                 method="POST", path="/v1/tools/audit_site", rule="/v1/tools/audit_site",
                 status=403, outcome="refused", reason="insufficient_scope", duration=0,
             )  # fmt: skip
         elif rng.random() < (0.12 if days_ago == _OUTAGE else 0.004):
-            yield row._replace(status=rng.choice((500, 502, 502, 504)), outcome="error")
+            status = rng.choice((500, 502, 502, 504))
+            yield row._replace(status=status, outcome="error", credits=0)
         else:
             yield _paid(gate, row, rng) if row.credits else row
 
@@ -202,15 +207,16 @@ def _times(
         weekday, clock = (hour // DAY + 3) % 7, hour // _HOUR % 24
         level = REQUESTS / DAYS * (0.5 if weekday >= 5 else 1.2) * (1.2 - 0.4 * days / DAYS)  # noqa: PLR2004  # Saturday
         for key, caller in callers.items():
-            if days > caller.made or (caller.ends is not None and days < caller.ends):
+            if days > caller.made:
                 continue
+            end = now if caller.ends is None else now - caller.ends * DAY
             away = min(abs(clock - caller.peak), 24 - abs(clock - caller.peak))
             form = math.exp(-((away / caller.width) ** 2) / 2)
             mean = level * caller.share * (0.12 / 24 + 0.88 * form / (caller.width * 2.5066))
             count = max(0, round(rng.gauss(mean, math.sqrt(mean)) + rng.random() - 0.5))
             for _ in range(count):
                 at = hour + rng.randrange(_HOUR)
-                if at <= now:
+                if at <= end:
                     times.append((at, key, caller))
     return sorted(times, key=lambda one: one[0])
 
