@@ -51,6 +51,15 @@ def test_all_in_one_bin(gate: Gate, clock: Clock, ago: int, until: int | None) -
     assert {total.credits for total in found} == {2 * count for count in bins.values()}
 
 
+def test_whole_days_in_one_bin(gate: Gate, clock: Clock) -> None:
+    """O20: of whole days it is the same, and begins with the first."""
+    today = clock.now // DAY * DAY
+    where = Where(since=today - DAY, until=today + DAY)
+    (total,) = gate.activity.summary("acct_a", where, by="all")
+    times = [clock.now - n * 10 * MINUTE for n in range(3 * 24 * 6)]
+    assert (total.at, total.requests) == (today - DAY, sum(at >= today - DAY for at in times))
+
+
 def test_without_a_beginning(gate: Gate) -> None:
     """O20: without `since` it is all that is kept; of nobody it is nothing."""
     (total,) = gate.activity.summary("acct_a", by="all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from keyrush.core.activity import Activity, Outcome
+from keyrush.core.activity import Activity
 from tests.conftest import Clock
 
 #: When the clock of tests begins.
@@ -39,7 +39,7 @@ def row(number: int = 1, **values: Any) -> Activity:
 
 
 def activity(
-    at: int, key_id: str, outcome: Outcome = "ok", status: int = 200, **values: Any
+    at: int, key_id: str, outcome: Any = "ok", status: int = 200, **values: Any
 ) -> Activity:
     """A request with a key of `acct_a`, of an id that no other has."""
     given: dict[str, Any] = {

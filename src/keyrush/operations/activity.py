@@ -8,7 +8,7 @@ it asks again from some time back, and leaves out the ids that were there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from keyrush.core.activity import (
@@ -16,6 +16,7 @@ from keyrush.core.activity import (
     COARSE,
     FINE,
     Activity,
+    DayOfKey,
     Group,
     Outcome,
     Source,
@@ -25,7 +26,15 @@ from keyrush.core.activity import (
 )
 from keyrush.core.checks import is_id, refuse_keys
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.paging import DEFAULT_LIMIT, Page, Place, checked_limit, cursor_at, parse_cursor
+from keyrush.core.paging import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Page,
+    Place,
+    checked_limit,
+    cursor_at,
+    parse_cursor,
+)
 from keyrush.core.times import DAY, LATEST
 from keyrush.errors import InvalidArgument
 from keyrush.operations.accounts import Accounts
@@ -46,9 +55,9 @@ By = Literal["minute", "hour", "day", "all"]
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
 
 
-#: Longer than all time, so that all is in one bin: made of hours, or of minutes.
-_ALL_OF_HOURS = COARSE * 10**9
-_ALL_OF_MINUTES = _ALL_OF_HOURS + FINE
+#: Bins that are longer than all time, by what they are made of: whole days, hours or minutes.
+_OF_DAYS = DAY * 10**8
+_ALL: dict[int, int] = {DAY: _OF_DAYS, COARSE: _OF_DAYS + COARSE, FINE: _OF_DAYS + FINE}
 
 
 class ActivityLog:
@@ -115,13 +124,12 @@ class ActivityLog:
         """Totals, oldest bin first, told apart by `group`; bins of nothing are left out.
 
         `by` is the length of a bin, or its milliseconds, whole minutes; `"all"` is one bin, from
-        `since` to `until`, of whole hours where they are such, or from longer ago than minutes are
-        kept, else of whole minutes. Bins begin where they do
-        in UTC, days at midnight, and are whole: `since` goes back to the beginning of its bin,
-        `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
-        30 days, or 60 bins of another length. There are at most 1,500 bins. Of values those with
-        the most requests are told apart, as many as make 20,000 totals with these bins; the rest
-        is together, as the value None.
+        `since` to `until`, of whole minutes, or hours from longer ago than 48 hours. Bins begin
+        where they do in UTC, days at midnight, and are whole: `since` goes back to the beginning
+        of its bin, `until` forward to the end of its. Without `since` they are the last 60
+        minutes, 24 hours, 30 days, or 60 bins of another length. There are at most 1,500 bins. Of
+        values those with the most requests are told apart, as many as make 20,000 totals with
+        these bins; the rest is together, as the value None.
 
         Raises:
             NotFound: There is no such account.
@@ -149,15 +157,32 @@ class ActivityLog:
         """The totals of all that is asked for, in one bin."""
         since = max(0, now - HOURS_KEPT) if where.since is None else where.since
         until = now + 1 if where.until is None else where.until
-        is_of_hours = since < now - MINUTES_KEPT or not (since % COARSE or until % COARSE)
-        unit = COARSE if is_of_hours else FINE
+        unit = COARSE if since < now - MINUTES_KEPT else FINE
+        unit = next((one for one in _ALL if not (since % one or until % one)), unit)
         since, until = since // unit * unit, -(-until // unit) * unit
         if until <= since or _is_nobody(where):
             return []
         asked = where._replace(since=since, until=until)
-        step = _ALL_OF_HOURS if is_of_hours else _ALL_OF_MINUTES
-        totals = self._store.activity_totals(owner, asked, step, group, MAX_TOTALS)
+        totals = self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS)
         return [total._replace(at=since) for total in totals]
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], *, days: int = 30
+    ) -> list[DayOfKey]:
+        """How many requests came with each of these keys, by day, UTC, and outcome: of the last
+        days, today with them. Keys that are not the account's have none.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: There are more than 100 keys, or a key where an id belongs.
+        """
+        refuse_keys(self._format, account=account_id, key=key_ids)
+        if len(key_ids) > MAX_LIMIT:
+            raise InvalidArgument("key", f"must be {MAX_LIMIT} ids at most")
+        owner = self._accounts.get(account_id).id
+        until = self._clock() // DAY * DAY + DAY
+        known = [one for one in key_ids if is_id(one)]
+        return [*self._store.days_of_keys(owner, known, until - days * DAY, until)]
 
     def _owner(self, account_id: str, where: Where) -> str:
         """The id of the account; `where` is checked."""

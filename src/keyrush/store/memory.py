@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from keyrush.core.activity import Activity, Group, Total, Where
+from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.ledger import (
@@ -445,6 +445,11 @@ class MemoryStore(PortalInMemory):
         self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
     ) -> Sequence[Total]:
         return self._activity.activity_totals(account_id, where, step, group, at_most)
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        return self._activity.days_of_keys(account_id, key_ids, since, until)
 
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int

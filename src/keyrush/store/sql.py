@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush.core.activity import Activity, Group, Total, Where, storable_rows
+from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where, storable_rows
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
 from keyrush.core.key_search import Outline
@@ -402,6 +402,13 @@ class SqlStore(PortalInSql):
                 group=group,
                 at_most=at_most,
             )
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        dialect = self._database.dialect
+        with self._database.driver() as driver:
+            return totals.days_of_keys(driver, dialect, account_id, key_ids, (since, until))
 
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int

@@ -319,7 +319,8 @@ def test_ledgers_of_others(paying: Browser, opened: list[Gate]) -> None:
 def test_how_long_it_lasts(paying: Browser, opened: list[Gate], clock: Clock) -> None:
     """The balance is said to last as long as the last seven days would have it."""
     gate = opened[0]
-    gate.credits.add("acct_a", 600)
+    clock.now = clock.now // DAY * DAY + DAY - 1000
+    gate.credits.add("acct_a", 610)
     assert "None were spent in the last 7 days." in billed(paying).said
     add(gate, row(gate, 1, credits=60, at=clock.now - 3 * DAY))
     add(gate, row(gate, 2, credits=40, at=clock.now))

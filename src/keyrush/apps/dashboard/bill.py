@@ -65,7 +65,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     plan = gate.catalog.plans.get(account.plan)
     begin, end = month_bounds(now)
     usage = gate.usage.this_month(account.id)
-    of_keys = _of_keys(gate, account.id, Where(since=begin, until=now + 1))
+    of_keys = _of_keys(gate, account.id, plan, begin, now)
     month = _month(gate, account.id, plan, usage, of_keys)
     limit = _limit(account, plan)
     balance = gate.credits.balance(account.id)
@@ -85,10 +85,21 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     )
 
 
-def _of_keys(gate: Gate, account_id: str, where: Where) -> list[str]:
-    """The keys that were used, those with the most requests first."""
+def _of_keys(gate: Gate, account_id: str, plan: Plan | None, begin: int, now: int) -> list[str]:
+    """The keys that were used in the month, those with the most requests first; none where nothing
+    of the bill is about a key.
+    """
+    is_by_key = plan is not None and plan.quota is not None and plan.quota_per == "key"
+    if not is_by_key and not gate.catalog.unmetered:
+        return []
+    where = Where(since=begin, until=_tomorrow(now))
     totals = gate.activity.summary(account_id, where, by="all", group="key")
     return [value for value, _ in ranked(totals) if value is not None]
+
+
+def _tomorrow(now: int) -> int:
+    """When the day ends, UTC: whole days are the cheapest to ask for."""
+    return now // DAY * DAY + DAY
 
 
 def _month(
@@ -124,9 +135,9 @@ def _by_day(gate: Gate, account_id: str, begin: int, now: int, keys: list[str]) 
     counts: Counter[int] = Counter()
 
     def add(where: Where, sign: int) -> None:
-        for outcome in _COUNTED:
-            asked = where._replace(outcome=outcome, since=begin, until=now + 1)
-            for total in gate.activity.summary(account_id, asked, by="day"):
+        asked = where._replace(since=begin, until=_tomorrow(now))
+        for total in gate.activity.summary(account_id, asked, by="day", group="outcome"):
+            if total.value in _COUNTED:
                 counts[(total.at - begin) // DAY] += sign * total.requests
 
     add(Where(), 1)
@@ -174,8 +185,9 @@ def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) ->
 
 
 def _lasts(gate: Gate, account_id: str, balance: int, now: int) -> int | None:
-    where = Where(since=now - _PACE * DAY, until=now + 1)
+    since, until = _tomorrow(now) - _PACE * DAY, _tomorrow(now)
+    where = Where(since=since, until=until)
     spent = sum(total.credits for total in gate.activity.summary(account_id, where, by="all"))
     if spent <= 0 or balance <= 0:
         return None
-    return balance * _PACE * DAY // spent
+    return balance * (now - since) // spent

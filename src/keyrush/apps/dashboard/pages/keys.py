@@ -14,7 +14,7 @@ from keyrush.apps.dashboard.figures import figures
 from keyrush.apps.dashboard.key_status import Pill, pill
 from keyrush.apps.dashboard.ranges import named
 from keyrush.apps.dashboard.visit import Visit
-from keyrush.core.activity import Total, Where
+from keyrush.core.activity import Total
 from keyrush.core.key_search import MOST, Hits, Order, Outline, Search, Status
 from keyrush.core.key_text import KeyFormat
 from keyrush.gate.gate import Gate
@@ -65,7 +65,7 @@ async def show(visit: Visit) -> Response:
     if keys.is_in(query.get("q", "")):  # a key belongs in no address: not for longer than this
         cut = search._replace(text=_begin(search.text, keys))
         return visit.redirect("/keys", **query_of(cut))
-    hits, totals = await visit.run(_read, visit.gate, visit.account_id, search, visit.now)
+    hits, totals = await visit.run(_read, visit.gate, visit.account_id, search)
     rows = [
         _Row(key, pill(visit, key), key.scopes.split(), _spark(visit, totals[key.id]))
         for key in hits.keys
@@ -85,22 +85,13 @@ async def show(visit: Visit) -> Response:
     )
 
 
-def _read(
-    gate: Gate, account_id: str, search: Search, now: int
-) -> tuple[Hits, dict[str, list[Total]]]:
+def _read(gate: Gate, account_id: str, search: Search) -> tuple[Hits, dict[str, list[Total]]]:
     hits = gate.key_records.search(account_id, search)
-    span = named("30d", now)
-    totals = {
-        key.id: gate.activity.summary(
-            account_id,
-            Where(credential_id=key.id, since=span.since, until=span.until),
-            by="day",
-            group="outcome",
-        )
-        for key in hits.keys
-        if key.last_used_at is None or key.last_used_at >= span.since
-    }
-    return hits, {key.id: totals.get(key.id, []) for key in hits.keys}
+    totals: dict[str, list[Total]] = {key.id: [] for key in hits.keys}
+    for day in gate.activity.days_of_keys(account_id, [*totals]):
+        total = Total(day.at, day.outcome, day.requests, 0, 0, 0, ())
+        totals[day.credential_id].append(total)
+    return hits, totals
 
 
 def _spark(visit: Visit, totals: list[Total]) -> Markup:

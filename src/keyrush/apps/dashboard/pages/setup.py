@@ -17,7 +17,7 @@ from keyrush.apps.dashboard.deployment import (
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.core.activity import Activity, Where
-from keyrush.core.key_search import Hits, Outline, Search
+from keyrush.core.key_search import MOST, Outline, Search, status_of
 from keyrush.core.resources import Resource
 from keyrush.gate.gate import Gate
 
@@ -30,20 +30,16 @@ class _Found(NamedTuple):
     agent: Activity | None
 
 
-def _read(gate: Gate, account_id: str) -> _Found:
-    def hits(search: Search) -> Hits:
-        return gate.key_records.search(account_id, search)
-
-    working = hits(Search(status="active", order="created", per_page=1))
-    retiring = hits(Search(status="retiring", per_page=1))
-    used = hits(Search(order="used", per_page=1)).keys
+def _read(gate: Gate, account_id: str, now: int) -> _Found:
+    keys = gate.key_records.search(account_id, Search(order="created", per_page=MOST)).keys
+    working = [key for key in keys if status_of(key, now) not in {"revoked", "expired"}]
     api = gate.activity.page(account_id, Where(source="api"), limit=1)
     agent = gate.activity.page(account_id, Where(source="mcp"), limit=1)
     rows = sorted([*api, *agent], key=lambda row: row.at)
     return _Found(
-        working.total + retiring.total,
-        working.keys[0] if working.keys else None,
-        used[0].last_used_at if used else None,
+        len(working),
+        next((key for key in working if key.retires_at is None), None),
+        max((key.last_used_at for key in keys if key.last_used_at is not None), default=None),
         rows[-1] if rows else None,
         agent[0] if agent else None,
     )
@@ -51,7 +47,7 @@ def _read(gate: Gate, account_id: str) -> _Found:
 
 async def show(visit: Visit) -> Response:
     """The page."""
-    found = await visit.run(_read, visit.gate, visit.account_id)
+    found = await visit.run(_read, visit.gate, visit.account_id, visit.now)
     resource = resource_of(visit)
     done = [found.active > 0, found.last is not None or found.used_at is not None]
     if resource is not None:
