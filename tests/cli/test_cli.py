@@ -367,6 +367,7 @@ WRITING = [
     ("keys", "limits", "ID", "1/minute"),
     ("keys", "rotate", "ID"),
     ("keys", "revoke", "ID"),
+    ("dashboard", "link", "acct_x"),
 ]
 READING = [
     ("accounts", "list"),
@@ -377,6 +378,7 @@ READING = [
     ("accounts", "activity", "acct_x"),
     ("keys", "list"),
     ("keys", "show", "ID"),
+    ("dashboard", "sessions"),
 ]
 
 
