@@ -8,7 +8,7 @@ it asks again from some time back, and leaves out the ids that were there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 from keyrush.core.activity import (
@@ -55,7 +55,7 @@ By = Literal["minute", "hour", "day", "all"]
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
 
 
-#: Bins that are longer than all time, by what they are made of: whole days, hours or minutes.
+#: Bins that are longer than all time, by what they are made of: days, hours or minutes.
 _OF_DAYS = DAY * 10**8
 _ALL: dict[int, int] = {DAY: _OF_DAYS, COARSE: _OF_DAYS + COARSE, FINE: _OF_DAYS + FINE}
 
@@ -157,14 +157,16 @@ class ActivityLog:
         """The totals of all that is asked for, in one bin."""
         since = max(0, now - HOURS_KEPT) if where.since is None else where.since
         until = now + 1 if where.until is None else where.until
-        unit = COARSE if since < now - MINUTES_KEPT else FINE
-        unit = next((one for one in _ALL if not (since % one or until % one)), unit)
-        since, until = since // unit * unit, -(-until // unit) * unit
+        units = (DAY, COARSE) if since < now - MINUTES_KEPT else (DAY, COARSE, FINE)
+        since, until = since // units[-1] * units[-1], -(-until // units[-1]) * units[-1]
         if until <= since or _is_nobody(where):
             return []
-        asked = where._replace(since=since, until=until)
-        totals = self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS)
-        return [total._replace(at=since) for total in totals]
+        found: dict[str | None, Total] = {}
+        for begin, end, unit in _parts(since, until, units):
+            asked = where._replace(since=begin, until=end)
+            for total in self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS):
+                found[total.value] = _sum(since, total, found.get(total.value))
+        return sorted(found.values(), key=lambda total: (total.value is None, total.value or ""))
 
     def days_of_keys(
         self, account_id: str, key_ids: Sequence[str], *, days: int = 30
@@ -206,6 +208,36 @@ def bins_of(where: Where, by: By | int, now: int) -> tuple[int, int, int]:
     until = -(-(now + 1 if where.until is None else where.until) // step) * step
     since = (until - bins * step if where.since is None else where.since) // step * step
     return max(0, since), until, step
+
+
+def _parts(since: int, until: int, units: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """A span in parts of whole units, the longest that there are: days, with hours before and
+    after, and minutes before and after these.
+    """
+    unit, *shorter = units
+    begin, end = -(-since // unit) * unit, until // unit * unit
+    if begin >= end:
+        yield from _parts(since, until, tuple(shorter))
+        return
+    yield begin, end, unit
+    for edge in ((since, begin), (end, until)):
+        if edge[0] < edge[1]:
+            yield from _parts(*edge, tuple(shorter))
+
+
+def _sum(at: int, one: Total, other: Total | None) -> Total:
+    """Both in one bin."""
+    if other is None:
+        return one._replace(at=at)
+    return Total(
+        at,
+        one.value,
+        one.requests + other.requests,
+        one.credits + other.credits,
+        one.duration + other.duration,
+        max(one.longest, other.longest),
+        tuple(a + b for a, b in zip(one.buckets, other.buckets, strict=True)),
+    )
 
 
 def _check(where: Where) -> None:
