@@ -183,9 +183,11 @@ def test_wait_that_is_not_documented(answers: Answers) -> None:
 
 def test_without_its_extra(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where uvicorn is not installed, the demo says what to install: exit code 1."""
-    for name in [name for name in sys.modules if name.startswith("keyrush.cli.demo")]:
+    theirs = ("keyrush.cli.demo", "keyrush.cli.serving")
+    for name in [name for name in sys.modules if name.startswith(theirs)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("keyrush.cli.demo")
+    for name in theirs:
+        monkeypatch.delattr(name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("demo")
     assert (result.code, result.out) == (1, "")
@@ -227,6 +229,8 @@ def test_serve(tmp_path: Path) -> None:
         assert curl(live).json()["data"][0]["id"] == "art_1"
         assert curl(test).json()["data"][0]["id"] == "test_art_1"
         assert 429 in [curl(limited).status_code for _ in range(7)]
+        (link,) = [line for line in lines if "/dashboard/link/" in line]
+        assert "Fernpost" in httpx2.get(link).text
         process.send_signal(signal.SIGINT)
         assert process.stdout.read().endswith("Ended.\n")
     assert process.returncode == 0

@@ -72,6 +72,57 @@ def test_signing_in_and_out(gate: Gate, base: str, chromium: Chromium, script: b
     assert tab.noise == []
 
 
+#: Sets each brand of a grid over all hues, and gives the colours that come of it, as pixels: of
+#: text on each ground that it stands on.
+_BRANDS = """() => {
+    const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const probe = document.body.appendChild(document.createElement("div"));
+    const pixel = name => {
+        probe.style.color = name.startsWith("--") ? `var(${name})` : name;
+        canvas.fillStyle = getComputedStyle(probe).color;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const pairs = [["white", "--accent"], ...["--surface", "--bg", "--sunken", "--accent-tint"].map(
+        ground => ["--accent-text", ground])];
+    const found = [];
+    for (let hue = 0; hue < 360; hue += 10)
+        for (const light of [0, .2, .4, .55, .7, .85, 1])
+            for (const chroma of [0, .05, .12, .2, .3]) {
+                const brand = `oklch(${light} ${chroma} ${hue})`;
+                document.documentElement.style.setProperty("--brand", brand);
+                for (const [text, ground] of pairs)
+                    found.push([brand, text, ground, pixel(text), pixel(ground)]);
+            }
+    return found;
+}"""
+
+
+def contrast(one: list[int], other: list[int]) -> float:
+    """How two colours differ in lightness (WCAG 2.2, contrast ratio)."""
+
+    def luminance(colour: list[int]) -> float:
+        parts = [part / 255 for part in colour]
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_any_brand_can_be_read(base: str, chromium: Chromium, theme: str) -> None:
+    """O10: whatever accent is chosen, its text and the text on it have 4.5:1 or more."""
+    tab = chromium.tab(base, theme=theme)
+    tab.open("/", 401)
+    found = tab.page.evaluate(_BRANDS)
+    assert len(found) == 36 * 7 * 5 * 5
+    poor = [one[:3] for one in found if contrast(one[3], one[4]) < 4.5]
+    assert poor == []
+
+
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
 def test_the_theme(base: str, chromium: Chromium, script: bool) -> None:
     """O10: light and dark are as the system has it, or as was chosen, from the first paint on."""
