@@ -367,6 +367,7 @@ WRITING = [
     ("keys", "limits", "ID", "1/minute"),
     ("keys", "rotate", "ID"),
     ("keys", "revoke", "ID"),
+    ("dashboard", "link", "acct_x"),
 ]
 READING = [
     ("accounts", "list"),
@@ -374,6 +375,7 @@ READING = [
     ("accounts", "credits", "acct_x"),
     ("keys", "list"),
     ("keys", "show", "ID"),
+    ("dashboard", "sessions"),
 ]
 
 

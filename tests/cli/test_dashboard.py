@@ -74,6 +74,7 @@ def test_a_link_for_programs(run: Runner) -> None:
         (["dashboard", "--account", "acct_x"], 1, "no account 'acct_x'"),
         (["dashboard", "--read-only", "link", "acct_a"], 2, "behind the command"),
         (["dashboard", "nope"], 2, "nope"),
+        (["dashboard", "--port", "70000"], 2, "70000"),
     ],
 )
 def test_what_is_wrong(run: Runner, words: list[str], code: int, said: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
+import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -27,7 +30,9 @@ from keyrush.core.activity import (
 from keyrush.core.paging import Place
 from keyrush.core.times import DAY
 from keyrush.store import activity_in_memory
+from keyrush.store.activity import forgetting, pages, totals
 from keyrush.store.activity_in_memory import ActivityInMemory
+from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Store
 from keyrush.store.sql import SqlStore
 from tests.store.test_store_keys import FUZZ
@@ -449,3 +454,59 @@ def test_days_of_keys(store: Store) -> None:
     ]
     assert not store.days_of_keys("acct_a", [], MIDNIGHT - DAY, MIDNIGHT + DAY)
     assert not store.days_of_keys("acct_x", asked, MIDNIGHT - DAY, MIDNIGHT + DAY)
+
+
+# --- how it is looked for -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+@pytest.mark.parametrize("rule", [None, "/articles"])
+@pytest.mark.parametrize("key", [None, "cred_a"])
+def test_nothing_is_looked_through(
+    tmp_path: Path, key: str | None, rule: str | None, is_after: bool
+) -> None:
+    """Pages, counts, totals and what is forgotten are found by index: no table is read in full."""
+    url = f"sqlite:///{tmp_path}/keyrush.db"
+    opened = open_store(url).store
+    plans: list[str] = []
+    asked = sqlite3.connect(tmp_path / "keyrush.db")
+
+    def explain(text: str, values: Any) -> None:
+        if "keyrush_activity" in text and not text.startswith("EXPLAIN"):
+            plan = asked.execute(f"EXPLAIN QUERY PLAN {text}", values)
+            plans.extend(line[3] for line in plan)
+
+    class Explained:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def execute(self, text: str, values: Any) -> Any:
+            explain(text, values)
+            return self._connection.execute(text, values)
+
+    where = Where(credential_id=key, rule=rule, since=MIDNIGHT, until=MIDNIGHT + DAY)
+    after = Place(NOW, "act_1") if is_after else None
+    assert isinstance(opened, SqlStore)
+    with opened.database.driver() as driver:
+        explained = Explained(driver)
+        pages.page(explained, "sqlite", "acct_a", where, limit=9, after=after)
+        pages.count(explained, "sqlite", "acct_a", where, 9)
+        groups: tuple[Group | None, ...] = (None, *get_args(Group))
+        for step, group in itertools.product((FINE, COARSE, DAY), groups):
+            for most in (0, 9):
+                totals.totals(
+                    explained, "sqlite", "acct_a", where, step=step, group=group, at_most=most
+                )
+        forgetting.forget(
+            explained,
+            "sqlite",
+            before_rows=NOW,
+            before_minutes=NOW,
+            before_hours=NOW,
+            at_most=9,
+        )
+    asked.close()
+    opened.close()
+    assert len(plans) > 50
+    tables = "x|y|cell|subject|whole|part|keyrush_.*"
+    assert not [line for line in plans if re.match(rf"SCAN ({tables})\b", line)]

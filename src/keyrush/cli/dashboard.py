@@ -19,6 +19,8 @@ app = typer.Typer(cls=Group, rich_markup_mode=None)
 sessions = typer.Typer(cls=Group, rich_markup_mode=None)
 app.add_typer(sessions, name="sessions")
 
+_LAST_PORT = 65_535
+
 _ReadOnly = Annotated[
     bool, typer.Option("--read-only", help="Whoever signs in may look, and change nothing.")
 ]
@@ -32,9 +34,7 @@ def serve(
         str | None,
         typer.Option(metavar=TEXT, help="Whose; where there is one account alone, that one."),
     ] = None,
-    port: Annotated[
-        int, typer.Option(metavar=NUMBER, min=0, max=65535, help="Where; 0 for a free one.")
-    ] = 0,
+    port: Annotated[int, typer.Option(metavar=NUMBER, help="Where; 0 for a free one.")] = 0,
     read_only: _ReadOnly = False,
 ) -> None:
     """Serve an account's dashboard on this machine, until Ctrl-C, and print the link to it.
@@ -45,6 +45,8 @@ def serve(
         if account is not None or port or read_only:
             raise InvalidArgument("dashboard", "give options behind the command that they are of")
         return
+    if not 0 <= port <= _LAST_PORT:
+        raise InvalidArgument("port", f"{port} is none; there are those from 0 to {_LAST_PORT}")
     try:
         from keyrush.cli import dashboard_here  # noqa: PLC0415  # needs an extra
     except ModuleNotFoundError as error:

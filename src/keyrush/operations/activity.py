@@ -8,7 +8,7 @@ it asks again from some time back, and leaves out the ids that were there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 from keyrush.core.activity import (
@@ -55,7 +55,7 @@ By = Literal["minute", "hour", "day", "all"]
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
 
 
-#: Bins that are longer than all time, by what they are made of: whole days, hours or minutes.
+#: Bins that are longer than all time, by what they are made of: days, hours or minutes.
 _OF_DAYS = DAY * 10**8
 _ALL: dict[int, int] = {DAY: _OF_DAYS, COARSE: _OF_DAYS + COARSE, FINE: _OF_DAYS + FINE}
 
@@ -126,10 +126,10 @@ class ActivityLog:
         `by` is the length of a bin, or its milliseconds, whole minutes; `"all"` is one bin, from
         `since` to `until`, of whole minutes, or hours from longer ago than 48 hours. Bins begin
         where they do in UTC, days at midnight, and are whole: `since` goes back to the beginning
-        of its bin, `until` forward to the end of its. Without `since` they are the last 60 minutes, 24 hours,
-        30 days, or 60 bins of another length. There are at most 1,500 bins. Of values those with
-        the most requests are told apart, as many as make 20,000 totals with these bins; the rest
-        is together, as the value None.
+        of its bin, `until` forward to the end of its. Without `since` they are the last 60
+        minutes, 24 hours, 30 days, or 60 bins of another length. There are at most 1,500 bins. Of
+        values those with the most requests are told apart, as many as make 20,000 totals with
+        these bins; the rest is together, as the value None.
 
         Raises:
             NotFound: There is no such account.
@@ -159,14 +159,16 @@ class ActivityLog:
         """The totals of all that is asked for, in one bin."""
         since = max(0, now - HOURS_KEPT) if where.since is None else where.since
         until = now + 1 if where.until is None else where.until
-        unit = COARSE if since < now - MINUTES_KEPT else FINE
-        unit = next((one for one in _ALL if not (since % one or until % one)), unit)
-        since, until = since // unit * unit, -(-until // unit) * unit
+        units = (DAY, COARSE) if since < now - MINUTES_KEPT else (DAY, COARSE, FINE)
+        since, until = since // units[-1] * units[-1], -(-until // units[-1]) * units[-1]
         if until <= since or _is_nobody(where):
             return []
-        asked = where._replace(since=since, until=until)
-        totals = self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS)
-        return [total._replace(at=since) for total in totals]
+        found: dict[str | None, Total] = {}
+        for begin, end, unit in _parts(since, until, units):
+            asked = where._replace(since=begin, until=end)
+            for total in self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS):
+                found[total.value] = _sum(since, total, found.get(total.value))
+        return sorted(found.values(), key=lambda total: (total.value is None, total.value or ""))
 
     def days_of_keys(
         self, account_id: str, key_ids: Sequence[str], *, days: int = 30
@@ -196,6 +198,36 @@ class ActivityLog:
         )
         _check(where)
         return self._accounts.get(account_id).id
+
+
+def _parts(since: int, until: int, units: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """A span in parts of whole units, the longest that there are: days, with hours before and
+    after, and minutes before and after these.
+    """
+    unit, *shorter = units
+    begin, end = -(-since // unit) * unit, until // unit * unit
+    if begin >= end:
+        yield from _parts(since, until, tuple(shorter))
+        return
+    yield begin, end, unit
+    for edge in ((since, begin), (end, until)):
+        if edge[0] < edge[1]:
+            yield from _parts(*edge, tuple(shorter))
+
+
+def _sum(at: int, one: Total, other: Total | None) -> Total:
+    """Both in one bin."""
+    if other is None:
+        return one._replace(at=at)
+    return Total(
+        at,
+        one.value,
+        one.requests + other.requests,
+        one.credits + other.credits,
+        one.duration + other.duration,
+        max(one.longest, other.longest),
+        tuple(a + b for a, b in zip(one.buckets, other.buckets, strict=True)),
+    )
 
 
 def _check(where: Where) -> None:

@@ -241,6 +241,33 @@ def test_what_is_said_next(text: str, who: str) -> None:
     assert tokens.unseal(who, text) is None
 
 
+async def _saying(visit: Visit) -> Response:
+    return visit.redirect("/next", said="Revoked <production>")
+
+
+async def _next(visit: Visit) -> Response:
+    return visit.render("sign_out.html")
+
+
+def test_what_is_said_once(gate: Gate) -> None:
+    """What was done is said by the next page, once, and by nobody else's: what others put into the
+    cookie is not said.
+    """
+    forms = Forms(gate)
+    forms.router = Router([page("/next", _next), page("/do", _saying)])
+    browser = forms.browser
+    done = browser.get("/do")
+    cookie = dict(browser.cookies)
+    assert "Revoked &lt;production&gt;" in browser.follow(done).text
+    assert "Revoked" not in browser.get("/next").text
+    for said, who in ((cookie, "acct_b"), ({"keyrush-said": "QUJD" * 20}, "acct_a")):
+        forms.who, browser.cookies = who, dict(said)
+        assert "Revoked" not in browser.get("/next").text
+    for hostile in ("é", "=", "A" * 43, "A" * 5000, "<b>"):
+        browser.cookies = {"keyrush-said": hostile}
+        assert browser.get("/next").status == 200
+
+
 def test_nothing_typed_is_shown() -> None:
     """S82: a traceback shows the names of fields, and nothing of what was typed."""
     assert repr(Fields([("name", "secret")])) == "<Fields name>"

@@ -106,6 +106,20 @@ def test_files_are_kept_for_good(nobody: Browser) -> None:
         assert head["content-length"] == str(len(plain.body))
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        *(("gzip", True), ("br, GZIP ; q=0.5", True), ("gzip;q=1.0", True), ("", False)),
+        *(("gzip;q=0", False), ("gzip;q=0.0", False), ("br", False), ("x-gzip", False)),
+    ],
+)
+def test_who_takes_gzip(nobody: Browser, accepted: str, is_packed: bool) -> None:
+    """A file is compressed for those alone who take that."""
+    (sheet, *_) = re.findall(r'stylesheet" href="([^"]+)"', nobody.get("/dashboard/").text)
+    page = nobody.get(sheet, ("accept-encoding", accepted))
+    assert ("content-encoding" in page) is is_packed
+
+
 def test_a_first_visit_is_small(browser: Browser) -> None:
     """O10: a page with all its files is less than 60 kB."""
     page = browser.get("/dashboard/")
@@ -239,6 +253,7 @@ def test_the_store_is_away(clock: Clock, error: Exception, caplog: Any) -> None:
     for browser in (host, linked):
         page = browser.get("/dashboard/keys")
         assert page.status == 503
+        assert page["retry-after"] == "1"
         assert "Your API goes on working" in page.said
         reference = page.said.partition("Reference ")[2].partition(".")[0]
         assert reference in caplog.text

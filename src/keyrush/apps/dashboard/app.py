@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 from starlette.datastructures import MutableHeaders
@@ -18,6 +19,9 @@ from keyrush.apps.dashboard.portal import ROUTES as SIGNING_IN
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.gate.gate import GATE, Gate
 
+#: In Accept-Encoding, but with a weight of 0 (RFC 9110 §12.4.2).
+_GZIP = re.compile(r"gzip(?:;q=(?!0(?:\.0*)?$)[0-9.]+)?")
+
 #: A year: files are named by what is in them.
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
@@ -29,13 +33,19 @@ async def _asset(request: Request) -> Response:
     if asset is None:
         return state(Visit(frame, request), "not_found", 404)
     headers = {"Cache-Control": _FOR_GOOD, "ETag": asset.etag, "Vary": "Accept-Encoding"}
-    if request.headers.get("if-none-match") == asset.etag:
+    if asset.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     content = asset.content
-    if asset.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+    if asset.packed is not None and _takes_gzip(request):
         headers["Content-Encoding"] = "gzip"
         content = asset.packed
     return Response(content, headers=headers, media_type=asset.kind)
+
+
+def _takes_gzip(request: Request) -> bool:
+    """Whether the browser takes it compressed: it names gzip, and not with a weight of 0."""
+    accepted = request.headers.get("accept-encoding", "").replace(" ", "").lower().split(",")
+    return any(_GZIP.fullmatch(one) for one in accepted)
 
 
 class _Otherwise:

@@ -20,6 +20,9 @@ from keyrush.errors import NotFound, Unavailable
 from keyrush.gate.principal import Principal
 from keyrush.runtime.logs import log_fault
 
+#: Seconds after which to try again, by status.
+_AGAIN = {429: "60", 503: "1"}
+
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
@@ -72,7 +75,10 @@ async def _signed_out(visit: Visit) -> Response:
 
 def state(visit: Visit, name: str, status: int, **values: object) -> Response:
     """A page that says why there is no other."""
-    return visit.render("state.html", status=status, name=name, values=values)
+    response = visit.render("state.html", status=status, name=name, values=values)
+    if status in _AGAIN:
+        response.headers["Retry-After"] = _AGAIN[status]
+    return response
 
 
 def look_whence(frame: Frame, request: Request) -> None:

@@ -6,12 +6,15 @@ button, whose POST does.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from starlette.responses import Response
 
 from keyrush.apps.dashboard.cookies import Cookies
 from keyrush.apps.dashboard.endpoints import page, state
 from keyrush.apps.dashboard.signing_in import guessing
 from keyrush.apps.dashboard.visit import Visit
+from keyrush.errors import NotFound
 
 
 async def _link(visit: Visit) -> Response:
@@ -46,7 +49,8 @@ async def _end(visit: Visit) -> Response:
     """The session's end, in the store and in the browser."""
     await visit.form(write=False)
     if visit.may.session_id is not None:
-        await visit.run(visit.gate.portal.end, visit.may.session_id)
+        with suppress(NotFound):  # ended meanwhile, as by another tab
+            await visit.run(visit.gate.portal.end, visit.may.session_id)
     response = visit.redirect("/")
     Cookies.of(visit.request).forget(response)
     return response

@@ -111,9 +111,9 @@ def _page(asked: _Asked) -> str:
         WHERE {in_lane} AND x.at >= (SELECT at FROM oldest) {_order("x")} :limit
     """  # noqa: S608
     if asked.dialect == "sqlite":  # which has no LATERAL
-        rows = f"CROSS JOIN keyrush_activity AS r ON r.number IN ({some.format('number')})"
+        rows = f"CROSS JOIN keyrush_activity AS y ON y.number IN ({some.format('number')})"
     else:
-        rows = f"CROSS JOIN LATERAL ({some.format('*')}) AS r"
+        rows = f"CROSS JOIN LATERAL ({some.format('*')}) AS y"
     text = f"""
         WITH RECURSIVE {_DAYS},
         lane AS MATERIALIZED (
@@ -128,10 +128,10 @@ def _page(asked: _Asked) -> str:
             ) AS first
         ),
         r AS (
-            SELECT r.*
+            SELECT y.*
             FROM (SELECT * FROM lane WHERE newest >= (SELECT at FROM oldest)) AS lane
             {rows}
-            {_order("r")} :limit
+            {_order("y")} :limit
         )
         SELECT {_COLUMNS} FROM r
         CROSS JOIN keyrush_activity_subjects AS part WHERE part.number = r.part
