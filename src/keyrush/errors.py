@@ -78,4 +78,6 @@ class CallerEnded(KeyrushError):
 
 
 class BeyondCaller(KeyrushError):
-    """The key that asks for an operation is about to retire, so it manages no other."""
+    """The key that asks for an operation is about to retire, so that it manages no other; or the
+    key would be one that may do more than whoever asks.
+    """

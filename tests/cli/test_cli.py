@@ -771,6 +771,32 @@ def test_rotating_a_revoked_key(run: Runner) -> None:
     assert (result.code, result.err) == (1, f"Error: {made} is revoked; create a new key\n")
 
 
+def test_edit(run: Runner) -> None:
+    """R3: the operator changes a key's name, scopes and end; what is not named stays."""
+    made = key_id(run, "--expires", "2099-01-31")
+    edited = run("keys", "edit", made, "--name", "other", "--scope", "read:a", "--json").json
+    assert (edited["name"], edited["scopes"]) == ("other", ["read:a"])
+    assert edited["expires_at"] == "2099-01-31T00:00:00Z"
+    assert run("keys", "edit", made, "--expires", "none", "--json").json["expires_at"] is None
+    assert "Name         other" in run("keys", "edit", made, "--expires", "30d").out
+
+
+def test_wrong_edits(run: Runner) -> None:
+    """An edit of nothing is no edit, and what has ended is not edited: exit code 2, and why."""
+    made = key_id(run)
+    for arguments, says in (
+        ((), "give --name, --scope or --expires"),
+        (("--name", "<b>"), "name: "),
+        (("--expires", "2001-01-01"), "is in the past"),
+    ):
+        result = run("keys", "edit", made, *arguments)
+        assert (result.code, says in result.err) == (2, True), result.err
+    assert run("keys", "edit", "cred_none", "--name", "n").code == 1
+    run("keys", "revoke", made)
+    result = run("keys", "edit", made, "--name", "n")
+    assert (result.code, result.err) == (2, "Error: credential: is revoked or expired\n")
+
+
 def test_limits_of_a_key(run: Runner) -> None:
     """O13: a key may have limits of its own, and give them up again."""
     made = key_id(run)

@@ -71,6 +71,9 @@ def test_it_is_true(clock: Clock) -> None:
         ("get", "/v1/me/usage", None, 200),
         ("get", "/v1/capabilities", None, 200),
         ("post", "/v1/capabilities", None, 200),
+        ("patch", one, {"name": "other", "scopes": ["read:a"]}, 200),
+        ("patch", one, {"expires_at": None}, 200),
+        ("patch", one, {"scopes": []}, 422),
         ("post", f"{one}/revoke", {"all": 1}, 422),
         ("post", f"{one}/rotate", {"grace": 60}, 201),
         ("post", f"{one}/revoke", {"descendants": True}, 200),
@@ -84,7 +87,8 @@ def test_it_is_true(clock: Clock) -> None:
             fits(document, path.partition("?")[0], method, reply)
             if body is not None and status < 300:
                 name = path.rpartition("/")[2]
-                kind = {"rotate": "Rotation", "revoke": "Revocation"}.get(name, "Creation")
+                kinds = {"rotate": "Rotation", "revoke": "Revocation"}
+                kind = "Change" if method == "patch" else kinds.get(name, "Creation")
                 jsonschema.validate(body, document["components"]["schemas"][f"Keyrush{kind}"])
         fits(document, keys, "get", client.get(keys))
         unknown = f"{keys}/cred_unknown/revoke"

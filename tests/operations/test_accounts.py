@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,12 +13,14 @@ import pytest
 from keyrush import Gate, InvalidArgument, NotFound, TooManyKeys
 from keyrush.authentication.keyring import Fingerprints, Hashing
 from keyrush.core.identity import account_subject, key_subject
+from keyrush.core.key_search import Search
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import ApiKey, Limit
 from keyrush.core.times import LATEST, iso, month_of
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
 from keyrush.operations.documents import credential_json
+from keyrush.operations.key_records import KeyRecords
 from keyrush.operations.keys import Keys
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
@@ -72,12 +74,17 @@ RIGHT: dict[str, Any] = {
     "scopes": ["read:articles"],
     "issuer": ISSUER["issuer"],
     "subject": "user-1",
+    "search": Search(),
 }
+
+#: What some of them have texts in.
+WRAPPED: dict[str, Callable[[str], object]] = {"scopes": lambda text: [text], "search": Search}
 
 #: The operations of a gate, by its attributes.
 GROUPS = {
     "accounts": Accounts,
     "keys": Keys,
+    "key_records": KeyRecords,
     "sessions": Sessions,
     "credits": Credits,
     "usage": Usage,
@@ -109,7 +116,7 @@ def test_keys_are_refused_wherever_they_are_given(
     hidden = HIDINGS[way](made.text)
     before = (gate.accounts.list(), gate.keys.list())
     with pytest.raises((InvalidArgument, NotFound)) as refused:
-        function(**given | {argument: [hidden] if argument == "scopes" else hidden})
+        function(**given | {argument: WRAPPED.get(argument, str)(hidden)})
     assert made.text[-30:] not in unquote(unquote(str(refused.value)))
     assert hidden not in repr(refused.value)
     assert (gate.accounts.list(), gate.keys.list()) == before

@@ -14,11 +14,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from keyrush import Gate, InvalidArgument, NotFound
+from keyrush.core.key_search import Search
 from keyrush.core.model import Account, ApiKey
 from keyrush.core.paging import Page, cursor_of, page_of, parse_cursor
 from keyrush.errors import CallerEnded
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
+from keyrush.operations.key_records import KeyRecords
 from keyrush.operations.keys import Keys
 from keyrush.operations.sessions import Sessions
 from keyrush.operations.usage import Usage
@@ -29,6 +31,7 @@ from tests.support.values import NOW, account, api_key
 GROUPS = {
     "accounts": Accounts,
     "keys": Keys,
+    "key_records": KeyRecords,
     "sessions": Sessions,
     "credits": Credits,
     "usage": Usage,
@@ -124,6 +127,23 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     "keys rotate": lambda gate, text, _: gate.keys.rotate(text),
     "keys rotate account": lambda gate, text, key: gate.keys.rotate(key, text),
     "keys rotate by": lambda gate, text, key: gate.keys.rotate(key, by=text),
+    "keys edit": lambda gate, text, _: gate.keys.edit(text),
+    "keys edit account": lambda gate, text, key: gate.keys.edit(key, text),
+    "keys edit by": lambda gate, text, key: gate.keys.edit(key, by=text),
+    "keys edit name": lambda gate, text, key: (
+        gate.keys.edit(key, name=text),
+        gate.keys.edit(key, name="n"),
+    ),
+    "keys edit scope": lambda gate, text, key: gate.keys.edit(key, scopes=[text]),
+    "keys edit granted": lambda gate, text, key: gate.keys.edit(
+        key, scopes=["*"], by=gate.keys.create("acct_a", "m").key.id, granted=[text]
+    ),
+    "key_records history key": lambda gate, text, _: gate.key_records.history(text),
+    "key_records history account": lambda gate, text, key: gate.key_records.history(key, text),
+    "key_records search account": lambda gate, text, _: gate.key_records.search(text, Search()),
+    "key_records search search": lambda gate, text, _: gate.key_records.search(
+        "acct_a", Search(text)
+    ),
     "keys set_limits key": lambda gate, text, _: gate.keys.set_limits(text, None),
     "keys set_limits limits": lambda gate, text, key: gate.keys.set_limits(key, text),
 }

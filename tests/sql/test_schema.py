@@ -240,7 +240,7 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     assert list(store.keys("acct_a")) == [store.key("cred_a")]
     shared = {"keyrush_windows", "keyrush_workers"}  # by several machines
     is_shared = engine.dialect.name == "postgresql"
-    added = {"batches", "bindings", "changes", "ledger", "links", "lots"}
+    added = {"batches", "bindings", "changes", "key_events", "ledger", "links", "lots"}
     added |= {"portal_links", "portal_sessions", "spent_forms"}
     added |= {"activity", "activity_subjects", "activity_minutes", "activity_totals"}
     added = {f"keyrush_{name}" for name in added}

@@ -425,6 +425,37 @@ def test_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.at for one in found] == [one.at for one in rows[15:]]
 
 
+def test_days_of_keys(store: Store) -> None:
+    """O20: requests of the keys that are asked for by day and outcome, folded or fresh; no other
+    account's, and no other day's.
+    """
+    hour = COARSE
+    store.add_activity([row(at=MIDNIGHT + n * hour) for n in range(3)])
+    store.add_activity([row(at=MIDNIGHT - 1), row(at=MIDNIGHT - 2 * DAY)])
+    if isinstance(store, SqlStore):
+        store.fold_activity()
+    store.add_activity(
+        [
+            row(at=MIDNIGHT + 5),
+            row(at=MIDNIGHT + 6, outcome="error", source="mcp"),
+            row(at=MIDNIGHT + DAY),
+            row(at=MIDNIGHT, credential_id="cred_b", rule="/other"),
+            row(at=MIDNIGHT, credential_id="cred_c"),
+            row(at=MIDNIGHT, account_id="acct_b"),
+        ]
+    )
+    asked = ["cred_a", "cred_b", "cred_none", "'--"]
+    found = store.days_of_keys("acct_a", asked, MIDNIGHT - DAY, MIDNIGHT + DAY)
+    assert sorted(found) == [
+        ("cred_a", MIDNIGHT - DAY, "ok", 1),
+        ("cred_a", MIDNIGHT, "error", 1),
+        ("cred_a", MIDNIGHT, "ok", 4),
+        ("cred_b", MIDNIGHT, "ok", 1),
+    ]
+    assert not store.days_of_keys("acct_a", [], MIDNIGHT - DAY, MIDNIGHT + DAY)
+    assert not store.days_of_keys("acct_x", asked, MIDNIGHT - DAY, MIDNIGHT + DAY)
+
+
 # --- how it is looked for -------------------------------------------------------------------------
 
 

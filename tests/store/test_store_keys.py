@@ -71,7 +71,7 @@ def with_caller(store: Store, caller: dict[str, Any]) -> list[ApiKey]:
 def test_caller_that_creates(store: Store, caller: dict[str, Any], outcome: str) -> None:
     """O17: whether the key that asks may create one is decided as the new one is added."""
     before = with_caller(store, caller)
-    made = api_key("cred_new", created_by="cred_by")
+    made = api_key("cred_new", created_by="cred_by", expires_at=caller.get("expires_at"))
     assert store.add_keys([made]) == outcome
     assert store.key("cred_new") == (made if outcome == "done" else None)
     assert len(every_key(store)) == len(before) + (outcome == "done")
@@ -81,7 +81,8 @@ def test_caller_that_creates(store: Store, caller: dict[str, Any], outcome: str)
 def test_caller_that_rotates(store: Store, caller: dict[str, Any], outcome: str) -> None:
     """O17, R17: whether the key that asks may rotate one is decided in that step."""
     before = with_caller(store, caller)
-    successor = api_key("cred_new", created_by="cred_by")
+    ends = caller.get("expires_at")
+    successor = api_key("cred_new", created_by="cred_by", expires_at=ends)
     assert store.replace("cred_a", successor, NOW + 9, None, "cred_by") == outcome
     if outcome == "done":
         assert store.key("cred_a") == api_key("cred_a", retires_at=NOW + 9)
@@ -325,7 +326,7 @@ def test_many_or_none(store: Store) -> None:
 def test_caller_that_ends_while_many_are_made(store: Store) -> None:
     """O6: whether a key may make others is judged as of the last of them."""
     store.add_keys([api_key(expires_at=NOW + 5)])
-    older, newer = many(2, created_by="cred_a")
+    older, newer = many(2, created_by="cred_a", expires_at=NOW + 5)
     newer = replace(newer, created_at=NOW + 5)
     assert store.add_keys([older, newer]) == "caller_ended"
     assert store.add_keys([older]) == "done"

@@ -29,7 +29,7 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import ApiKey
 from keyrush.core.notation import counted
 from keyrush.core.paging import DEFAULT_LIMIT
-from keyrush.core.times import parse_duration, parse_expiry
+from keyrush.core.times import NEVER, parse_duration, parse_expiry
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.gate.gate import Gate
 from keyrush.operations.documents import key_json, new_key_json
@@ -281,6 +281,27 @@ def rotate_key(
         if not json:
             ends = output.when(gate.keys.get(key_id).ends_at)
             output.say(f"The old key, {old.prefix}, works until {ends}.")
+
+
+@app.command("edit", cls=Command)
+def edit_key(
+    key_id: KeyId,
+    name: Annotated[
+        str | None, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(metavar=TEXT, help="All that it may do; may be repeated."),
+    ] = None,
+    expires: Expires = None,
+    json: Json = False,
+) -> None:
+    """Change a key's name, scopes or end; the key itself, and what is not named, stay."""
+    if name is None and not scope and expires is None:
+        raise InvalidArgument("edit", "give --name, --scope or --expires")
+    with writing(json) as gate:
+        ends = None if expires is None else parse_expiry(expires, gate.clock()) or NEVER
+        _show_key(gate, gate.keys.edit(key_id, name=name, scopes=scope, expires_at=ends), json)
 
 
 @app.command("limits", cls=Command)

@@ -73,6 +73,15 @@ class Where(NamedTuple):
 ALL = Where()
 
 
+class DayOfKey(NamedTuple):
+    """What came of the requests with one key in a day, UTC."""
+
+    credential_id: str
+    at: int  #: when it begins, Unix milliseconds
+    outcome: Outcome
+    requests: int
+
+
 class Total(NamedTuple):
     """The rows of one bin that have one value in common."""
 

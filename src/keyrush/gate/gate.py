@@ -44,6 +44,7 @@ from keyrush.operations.accounts import Accounts
 from keyrush.operations.activity import ActivityLog
 from keyrush.operations.credits import Credits
 from keyrush.operations.ids import new_id
+from keyrush.operations.key_records import KeyRecords
 from keyrush.operations.keys import Keys
 from keyrush.operations.portal import Portal
 from keyrush.operations.sessions import Sessions
@@ -93,9 +94,9 @@ WATCH_INTERVAL = 0.05
 class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
-    `accounts`, `keys`, `sessions`, `credits`, `usage` and `activity` are the operations. What is
-    changed through them holds at once in this gate, in other processes as soon as they hear of it,
-    at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    `accounts`, `keys`, `key_records`, `sessions`, `credits`, `usage` and `activity` are the
+    operations. What is changed through them holds at once in this gate, in other processes as soon
+    as they hear of it, at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -228,6 +229,7 @@ class Gate:
             changed=changed,
             clock=clock,
         )
+        self.key_records = KeyRecords(self.store, self.keys, key_format=key_format, clock=clock)
         self.credits = Credits(
             self.catalog,
             self.store,

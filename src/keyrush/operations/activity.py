@@ -8,7 +8,7 @@ it asks again from some time back, and leaves out the ids that were there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 from keyrush.core.activity import (
@@ -16,6 +16,7 @@ from keyrush.core.activity import (
     COARSE,
     FINE,
     Activity,
+    DayOfKey,
     Group,
     Outcome,
     Source,
@@ -25,7 +26,15 @@ from keyrush.core.activity import (
 )
 from keyrush.core.checks import is_id, refuse_keys
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.paging import DEFAULT_LIMIT, Page, Place, checked_limit, cursor_at, parse_cursor
+from keyrush.core.paging import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Page,
+    Place,
+    checked_limit,
+    cursor_at,
+    parse_cursor,
+)
 from keyrush.core.times import DAY, LATEST
 from keyrush.errors import InvalidArgument
 from keyrush.operations.accounts import Accounts
@@ -160,6 +169,24 @@ class ActivityLog:
             for total in self._store.activity_totals(owner, asked, _ALL[unit], group, MAX_TOTALS):
                 found[total.value] = _sum(since, total, found.get(total.value))
         return sorted(found.values(), key=lambda total: (total.value is None, total.value or ""))
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], *, days: int = 30
+    ) -> list[DayOfKey]:
+        """How many requests came with each of these keys, by day, UTC, and outcome: of the last
+        days, today with them. Keys that are not the account's have none.
+
+        Raises:
+            NotFound: There is no such account.
+            InvalidArgument: There are more than 100 keys, or a key where an id belongs.
+        """
+        refuse_keys(self._format, account=account_id, key=key_ids)
+        if len(key_ids) > MAX_LIMIT:
+            raise InvalidArgument("key", f"must be {MAX_LIMIT} ids at most")
+        owner = self._accounts.get(account_id).id
+        until = self._clock() // DAY * DAY + DAY
+        known = [one for one in key_ids if is_id(one)]
+        return [*self._store.days_of_keys(owner, known, until - days * DAY, until)]
 
     def _owner(self, account_id: str, where: Where) -> str:
         """The id of the account; `where` is checked."""

@@ -21,11 +21,27 @@ from keyrush.core.checks import (
 from keyrush.core.model import Account, ApiKey, Limit, Plan
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
-from keyrush.core.times import month_of
-from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound, TooManyKeys
+from keyrush.core.times import NEVER, month_of
+from keyrush.errors import (
+    BeyondCaller,
+    CallerEnded,
+    ConfigurationError,
+    InvalidArgument,
+    NotFound,
+    TooManyKeys,
+)
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.ids import known_id, new_id
-from keyrush.store.decisions import RETIRING, Outcome, judge_caller, judge_room, judge_rotation
+from keyrush.store.decisions import (
+    OWNER,
+    RETIRING,
+    Outcome,
+    judge_caller,
+    judge_room,
+    judge_rotation,
+)
+from keyrush.store.edits import Edit
+from keyrush.store.opening import keeps_edits
 from keyrush.store.protocol import Store
 
 #: Seconds for which a rotated key goes on working, unless said otherwise.
@@ -41,6 +57,7 @@ class NewKey:
 
 
 _ROTATED = "has been rotated already; rotate its replacement"
+_CHANGED = "has been rotated or edited meanwhile; look at it again"
 
 
 class Keys:
@@ -50,7 +67,9 @@ class Keys:
 
     `by`, where an operation takes it, is the id of the key that asks for it, or of the link of a
     session whose token was issued at `issued_at`, Unix milliseconds: whether that may is decided
-    in the very step that makes the change. Without, the operator asks.
+    in the very step that makes the change. Without, the operator asks. A text that begins with
+    `store.decisions.OWNER` stands for whom the app has let in as the account's owner, and who may
+    do to its keys what the operator may.
     """
 
     def __init__(
@@ -92,7 +111,7 @@ class Keys:
             InvalidArgument: Names the argument that is wrong and says what is allowed.
             TooManyKeys: The account has as many active keys as its plan allows.
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
-            BeyondCaller: The key `by` has been replaced.
+            BeyondCaller: The key `by` has been replaced, or may do less.
         """
         return self.create_many(
             account_id,
@@ -282,7 +301,7 @@ class Keys:
             TooManyKeys: With those that retire, twice as many keys of the account are active as
                 its plan allows.
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
-            BeyondCaller: The key `by` has been replaced.
+            BeyondCaller: The key `by` has been replaced, or may do less.
         """
         refuse_keys(self._format, grace=grace, expires_at=expires_at)
         ends_after, caller = checked_grace(grace) * 1000, self._caller(by, issued_at)
@@ -310,10 +329,62 @@ class Keys:
         retires_at = made.key.created_at + ends_after
         outcome = self._store.replace(old.id, made.key, retires_at, most, caller, issued_at)
         if outcome == "gone":
-            raise InvalidArgument("credential", _ROTATED)
+            raise InvalidArgument("credential", _CHANGED)
         _settle(outcome, most)
         self._changed(old.account_id)
         return made
+
+    def edit(
+        self,
+        key_id: str,
+        account_id: str | None = None,
+        *,
+        name: str | None = None,
+        scopes: Sequence[str] | None = None,
+        expires_at: int | None = None,
+        by: str | None = None,
+        issued_at: int | None = None,
+        granted: Sequence[str] | None = None,
+    ) -> ApiKey:
+        """Change the name, the scopes or the end of a key; None leaves them as they are.
+
+        `expires_at` is Unix milliseconds, or `core.times.NEVER`. Whoever asks may take from a key,
+        but give it no more than to one that they make: no scope that they lack, no later end
+        than their own. `granted` are the scopes of the token by which a link asks.
+
+        Raises:
+            NotFound: There is none, or it is another account's.
+            InvalidArgument: Names the argument that is wrong; or the key is revoked or expired.
+            CallerEnded: The key `by` is revoked or expired, or is none of the account's.
+            BeyondCaller: The key `by` has been replaced, or may not give what is to be given.
+            ConfigurationError: The store, which is a user's own, can't edit keys.
+        """
+        refuse_keys(self._format, name=name, scopes=scopes, expires_at=expires_at, granted=granted)
+        if not keeps_edits(self._store):
+            raise ConfigurationError(
+                "the store can't edit keys; see keyrush.store.protocol.EditStore"
+            )
+        if scopes is not None and not scopes:
+            raise InvalidArgument("scopes", "must name one at least; revoke a key that may nothing")
+        caller, now = self._caller(by, issued_at), self._clock()
+        key = self.get(key_id, account_id)
+        known = self._catalog.known_scopes
+        ends = expires_at if expires_at == NEVER else checked_expiry(expires_at, now)
+        edit = Edit(
+            now,
+            name=None if name is None else checked_name(name),
+            scopes=None if scopes is None else checked_scopes(scopes, known),
+            expires_at=ends,
+            by=caller,
+            issued_at=issued_at,
+            granted=None if granted is None else tuple(granted),
+        )
+        outcome = self._store.edit_key(key.id, edit)
+        if outcome == "gone":
+            raise InvalidArgument("credential", "is revoked or expired")
+        _settle(outcome)
+        self._changed(key.account_id)
+        return self.get(key.id)
 
     def set_limits(self, key_id: str, limits: str | None) -> ApiKey:
         """Give the key limits of its own, or with None its account's again; its counts stay.
@@ -375,7 +446,7 @@ class Keys:
             CallerEnded: It can't be the id of a key.
         """
         refuse_keys(self._format, by=by, issued_at=issued_at)
-        if by is not None and not is_id(by):
+        if by is not None and not is_id(by.removeprefix(OWNER)):
             raise CallerEnded("no such key may ask")
         return by
 
@@ -395,3 +466,5 @@ def _settle(outcome: Outcome, max_keys: int = 0, more: int = 1) -> None:
             raise CallerEnded("the key that asks is revoked or expired")
         case "caller_retires":
             raise BeyondCaller("the key that asks has been replaced")
+        case "beyond_caller":
+            raise BeyondCaller("the key that asks may do less")

@@ -75,6 +75,19 @@ KEYS = sa.Table(
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
 )
 
+#: What was done to keys, `changes` as JSON (`keyrush.store.edits`), in the order of `number`.
+EVENTS = sa.Table(
+    "keyrush_key_events",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("what", sa.String(16), nullable=False),
+    sa.Column("by", sa.String(80)),
+    sa.Column("changes", sa.Text, nullable=False),
+    sa.Index("ix_keyrush_key_events_of_key", "key_id", "number"),
+)
+
 #: Whom issuers of tokens know, and for which account each acts; those that have ended stay, with
 #: what was counted of them.
 LINKS = sa.Table(

@@ -14,7 +14,9 @@ from keyrush.core.activity import (
     COARSE,
     FINE,
     Activity,
+    DayOfKey,
     Group,
+    Outcome,
     Total,
     Where,
     bucket_of,
@@ -38,7 +40,7 @@ class _Bin(NamedTuple):
     credential_id: str
     rule: str
     source: str
-    outcome: str
+    outcome: Outcome
 
 
 class _Sums:
@@ -168,6 +170,17 @@ class ActivityInMemory:
             Total(at, value, one.requests, one.credits, one.duration, one.longest, (*one.buckets,))
             for (at, value), one in sorted(totals.items(), key=_by_bin_and_value)
         ]
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        found: Counter[tuple[str, int, Outcome]] = Counter()
+        with self._lock:
+            for name, sums in self._bins[COARSE].items():
+                is_asked = name.account_id == account_id and name.credential_id in key_ids
+                if is_asked and since <= name.at < until:
+                    found[name.credential_id, name.at // DAY * DAY, name.outcome] += sums.requests
+        return [DayOfKey(*place, requests) for place, requests in found.items()]
 
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int

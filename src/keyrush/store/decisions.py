@@ -13,6 +13,7 @@ Outcome = Literal[
     "gone",  # there is no such account or key, or the key is revoked or has been replaced
     "caller_ended",  # the key that asks is revoked or expired, or is none of the account's
     "caller_retires",  # the key that asks has been replaced, and only goes on for a while
+    "beyond_caller",  # the key would be one that the key or token that asks could not make
     "too_many_keys",  # the account has as many keys as it may have
     "too_many_active",  # with those that retire it has twice as many
 ]
@@ -25,6 +26,10 @@ LinkOutcome = Literal[
     "ended",  # it was linked once, and is so again only when the operator says
     "too_many",  # as many of the issuer's have been added in the last minute as may
 ]
+
+#: Begins what stands for whom the app itself lets in as the owner of an account, where else the id
+#: of a key or a link is: no id is such. They may do with its keys what the operator may.
+OWNER = "owner:"
 
 #: Links that are listed at most.
 MAX_LINKS = 1_000
@@ -53,6 +58,11 @@ class KeyCount(NamedTuple):
     retiring: int  #: those that have been, and go on for a while
 
 
+def is_trusted(by: str | None) -> bool:
+    """Whether it is the operator that asks, or the account's owner."""
+    return by is None or by.startswith(OWNER)
+
+
 def judge_caller(caller: ApiKey | None, account_id: str, now: int) -> Outcome:
     """Whether `caller`, as stored, may still change keys of the account; `done` where it may."""
     if caller is None or caller.account_id != account_id or not caller.is_active(now):
@@ -67,9 +77,16 @@ def judge_session(link: Link | None, account_id: str, issued_at: int | None) -> 
     return "done"
 
 
-def may_be_replaced(key: ApiKey, account_id: str) -> bool:
-    """Whether a key of the account may have a successor: it has none, and is not revoked."""
-    return key.account_id == account_id and key.revoked_at is None and key.retires_at is None
+def may_be_replaced(key: ApiKey, successor: ApiKey) -> bool:
+    """Whether a key may have this successor: one of its account, made of it as it still is, where
+    it has none, and is not revoked.
+    """
+    is_of_it = (key.account_id, key.name, key.scopes) == (
+        successor.account_id,
+        successor.name,
+        successor.scopes,
+    )
+    return is_of_it and key.revoked_at is None and key.retires_at is None
 
 
 def judge_room(count: KeyCount, max_keys: int | None, more: int = 1) -> Outcome:

@@ -20,12 +20,24 @@ from keyrush.store.decisions import (
     KeyCount,
     Outcome,
     Revocation,
+    is_trusted,
     judge_caller,
     judge_room,
     judge_rotation,
     judge_session,
     may_be_replaced,
 )
+from keyrush.store.edits import (
+    Edit,
+    edited,
+    event_of,
+    judge_all_made,
+    judge_edit,
+    judge_made,
+    revocation,
+    rotation,
+)
+from keyrush.store.key_events import note
 from keyrush.store.rows import key_of, link_of, row_of
 
 #: A key without what proves it, which nothing is decided by: so it is in no log of rows.
@@ -37,6 +49,8 @@ _JUDGED = sa.select(
         for column in KEYS.c
     )
 )
+
+_PLACE = KEYS.c.created_at, KEYS.c.id
 
 
 def add(
@@ -51,7 +65,11 @@ def add(
     key = keys[-1]
     if not lock(connection, key.account_id):
         return "gone"
-    outcome = _judge_caller(connection, key.created_by, key.account_id, key.created_at, issued_at)
+    outcome, maker = _judge_caller(
+        connection, key.created_by, key.account_id, key.created_at, issued_at
+    )
+    if outcome == "done":
+        outcome = judge_all_made(maker, keys)
     if outcome == "done":
         there = count(connection, key.account_id, key.created_at)
         outcome = judge_room(there, max_keys, len(keys))
@@ -74,19 +92,50 @@ def replace(
     account_id, now = successor.account_id, successor.created_at
     if not lock(connection, account_id):
         return "gone"
-    outcome = _judge_caller(connection, by, account_id, now, issued_at)
+    outcome, caller = _judge_caller(connection, by, account_id, now, issued_at)
     if outcome != "done":
         return outcome
     old = _read(connection, key_id)
-    if old is None or not may_be_replaced(old, account_id):
+    if old is None or not may_be_replaced(old, successor):
         return "gone"
+    outcome = judge_made(caller, successor)
+    if outcome != "done":
+        return outcome
     ends_one = old.is_active(now) and retires_at <= now
     outcome = judge_rotation(count(connection, account_id, now), max_keys, ends_one=ends_one)
     if outcome != "done":
         return outcome
     connection.execute(sa.update(KEYS).where(KEYS.c.id == key_id).values(retires_at=retires_at))
     connection.execute(sa.insert(KEYS).values(row_of(successor)))
+    replaced, created = rotation(key_id, successor, retires_at, by)
+    note(connection, [key_id], replaced)
+    note(connection, [successor.id], created)
     tell(connection, [account_id], now_ms())
+    return "done"
+
+
+def edit(connection: sa.Connection, key_id: str, wanted: Edit) -> Outcome:
+    """`Store.edit_key`, in the transaction of `connection`."""
+    known = _read(connection, key_id)
+    if known is None or not lock(connection, known.account_id):
+        return "gone"
+    account_id = known.account_id
+    outcome, caller = _judge_caller(connection, wanted.by, account_id, wanted.at, wanted.issued_at)
+    if outcome != "done":
+        return outcome
+    key = _read(connection, key_id)  # once more, now that nobody else changes it
+    if key is None:
+        return "gone"
+    outcome = judge_edit(caller, key, wanted)
+    if outcome != "done":
+        return outcome
+    after = edited(key, wanted)
+    if event := event_of(key, after, wanted):
+        row = row_of(after)
+        values = {name: row[name] for name in ("name", "scopes", "expires_at")}
+        connection.execute(sa.update(KEYS).where(KEYS.c.id == key_id).values(values))
+        note(connection, [key_id], event)
+        tell(connection, [account_id], now_ms())
     return "done"
 
 
@@ -104,7 +153,7 @@ def revoke(
     if known is None or not lock(connection, known.account_id):
         return Revocation("gone")
     account_id = known.account_id
-    outcome = _judge_caller(connection, by, account_id, at, issued_at)
+    outcome, _ = _judge_caller(connection, by, account_id, at, issued_at)
     if outcome == "caller_retires" and by == key_id and not descendants:
         outcome = "done"  # itself it may revoke
     if outcome != "done":
@@ -114,8 +163,9 @@ def revoke(
         where = KEYS.c.id.in_(_made_by(key_id, account_id))
         _lock_keys(connection, where)
     update = sa.update(KEYS).where(where, KEYS.c.revoked_at.is_(None)).values(revoked_at=at)
-    revoked = connection.execute(update.returning(KEYS.c.created_at, KEYS.c.id))
-    others = [Place(*row) for row in revoked if row.id != key_id]
+    revoked = [Place(*row) for row in connection.execute(update.returning(*_PLACE))]
+    note(connection, [place.id for place in revoked], revocation(at, by))
+    others = [place for place in revoked if place.id != key_id]
     tell(connection, [account_id], now_ms())
     return Revocation("done", [key_id, *(place.id for place in sorted(others))])
 
@@ -153,13 +203,14 @@ def _judge_caller(
     account_id: str,
     now: int,
     issued_at: int | None,
-) -> Outcome:
-    if by is None:  # the operator
-        return "done"
+) -> tuple[Outcome, ApiKey | None]:
+    """Whether they may ask, and the key that does, where it is one."""
+    if by is None or is_trusted(by):
+        return "done", None
     key = _read(connection, by)
     if key is None:
-        return judge_session(read_link(connection, by), account_id, issued_at)
-    return judge_caller(key, account_id, now)
+        return judge_session(read_link(connection, by), account_id, issued_at), None
+    return judge_caller(key, account_id, now), key
 
 
 def _read(connection: sa.Connection, key_id: str) -> ApiKey | None:

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from keyrush.core.activity import Activity, Group, Total, Where
+from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
+from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.ledger import (
     OPERATOR,
     Audited,
@@ -31,12 +32,25 @@ from keyrush.store.decisions import (
     LinkOutcome,
     Outcome,
     Revocation,
+    is_trusted,
     judge_caller,
     judge_room,
     judge_rotation,
     judge_session,
     may_be_replaced,
 )
+from keyrush.store.edits import (
+    Edit,
+    KeyEvent,
+    edited,
+    event_of,
+    judge_all_made,
+    judge_edit,
+    judge_made,
+    revocation,
+    rotation,
+)
+from keyrush.store.memory_events import MemoryEvents
 from keyrush.store.memory_ledger import MemoryLedger
 from keyrush.store.memory_links import MemoryLinks
 from keyrush.store.portal_in_memory import PortalInMemory
@@ -57,6 +71,7 @@ class MemoryStore(PortalInMemory):
         self._accounts: dict[str, Account] = {}
         self._keys: dict[str, ApiKey] = {}
         self._by_fingerprint: dict[str, str] = {}
+        self._events = MemoryEvents()
         self._links = MemoryLinks()
         self._usage: dict[tuple[str, str], int] = {}
         self._batches: dict[str, int] = {}
@@ -188,6 +203,9 @@ class MemoryStore(PortalInMemory):
                 return "gone"
             outcome = self._judge_caller(key.created_by, key.account_id, key.created_at, issued_at)
             if outcome == "done":
+                maker = self._keys.get(key.created_by or "")
+                outcome = judge_all_made(maker, added)
+            if outcome == "done":
                 there = self._count(key.account_id, key.created_at)
                 outcome = judge_room(there, max_keys, len(added))
             if outcome == "done":
@@ -198,7 +216,7 @@ class MemoryStore(PortalInMemory):
     def _judge_caller(
         self, by: str | None, account_id: str, now: int, issued_at: int | None
     ) -> Outcome:
-        if by is None:  # the operator
+        if by is None or is_trusted(by):
             return "done"
         if by in self._links.by_id:
             return judge_session(self._links.by_id[by], account_id, issued_at)
@@ -256,6 +274,7 @@ class MemoryStore(PortalInMemory):
             for other in (key, *chosen):
                 if other.revoked_at is None:
                     self._keys[other.id] = replace(other, revoked_at=at)
+                    self._events.add(other.id, revocation(at, by))
             return Revocation("done", [key_id, *(other.id for other in chosen)])
 
     def _made_by(self, key: ApiKey) -> list[ApiKey]:
@@ -287,14 +306,43 @@ class MemoryStore(PortalInMemory):
             if outcome != "done":
                 return outcome
             key = self._keys.get(key_id)
-            if key is None or not may_be_replaced(key, account_id):
+            if key is None or not may_be_replaced(key, successor):
                 return "gone"
+            outcome = judge_made(self._keys.get(by or ""), successor)
+            if outcome != "done":
+                return outcome
             ends_one = key.is_active(now) and retires_at <= now
             outcome = judge_rotation(self._count(account_id, now), max_keys, ends_one=ends_one)
             if outcome == "done":
                 self._keys[key_id] = replace(key, retires_at=retires_at)
                 self._put(successor)
+                replaced, created = rotation(key_id, successor, retires_at, by)
+                self._events.add(key_id, replaced)
+                self._events.add(successor.id, created)
             return outcome
+
+    def edit_key(self, key_id: str, edit: Edit) -> Outcome:
+        with self._lock:
+            key = self._keys.get(key_id)
+            if key is None:
+                return "gone"
+            outcome = self._judge_caller(edit.by, key.account_id, edit.at, edit.issued_at)
+            if outcome == "done":
+                outcome = judge_edit(self._keys.get(edit.by or ""), key, edit)
+            if outcome == "done":
+                self._keys[key_id] = edited(key, edit)
+                if event := event_of(key, self._keys[key_id], edit):
+                    self._events.add(key_id, event)
+            return outcome
+
+    def key_events(self, key_id: str) -> Sequence[KeyEvent]:
+        with self._lock:
+            return self._events.of(key_id)
+
+    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
+        with self._lock:
+            found = [key for key in self._keys.values() if key.account_id == account_id]
+        return [outline_of(key) for key in heapq.nlargest(limit, found, key=place_of)]
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         with self._lock:
@@ -397,6 +445,11 @@ class MemoryStore(PortalInMemory):
         self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
     ) -> Sequence[Total]:
         return self._activity.activity_totals(account_id, where, step, group, at_most)
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        return self._activity.days_of_keys(account_id, key_ids, since, until)
 
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int

@@ -9,7 +9,14 @@ from keyrush.errors import KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
 from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
-from keyrush.store.protocol import ActivityStore, BindingStore, LinkStore, PortalStore, Store
+from keyrush.store.protocol import (
+    ActivityStore,
+    BindingStore,
+    EditStore,
+    LinkStore,
+    PortalStore,
+    Store,
+)
 
 if TYPE_CHECKING:  # a store in memory needs no database
     from keyrush.sql.engine import Database
@@ -68,6 +75,13 @@ def given(store: Store) -> Opened:
 def keeps_links(store: Store) -> bool:
     """Whether the store knows whom tokens stand for, as all but some of a user's own do."""
     return _has(store, LinkStore)
+
+
+def keeps_edits(store: Store) -> bool:
+    """Whether the store can edit keys, and knows what was done to them, as all but some of a
+    user's own do.
+    """
+    return _has(store, EditStore)
 
 
 def bindings_of(store: Store) -> BindingStore:

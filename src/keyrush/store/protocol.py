@@ -9,6 +9,8 @@ are Unix milliseconds, months are `"2026-11"` in UTC.
 A store may also have, and `opening` alone looks for it:
 
 - the methods of `LinkStore`, all of them, without which there are keys alone, and no tokens;
+- the methods of `EditStore`, all of them, without which keys are as they were made, and what was
+  done to them is not kept;
 - the methods of `BindingStore`, both of them, without which sessions of MCP servers are known in
   the process alone that they were opened in;
 - the methods of `ActivityStore`, all of them, without which activity is kept in each process
@@ -26,8 +28,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from keyrush.core.activity import Activity, Group, Total, Where
+from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where
 from keyrush.core.identity import Found, FoundLink
+from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
     OPERATOR,
     Audited,
@@ -42,6 +45,7 @@ from keyrush.core.model import Account, ApiKey, Limit, Link
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.core.portal import PortalLink, PortalSession
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
+from keyrush.store.edits import Edit, KeyEvent
 
 
 class Batch(NamedTuple):
@@ -189,8 +193,8 @@ class KeyStore(Protocol):
         and fingerprints are new.
 
         In the same step it is decided, as of when the last was made, whether the key that made
-        them (`ApiKey.created_by`) may still do so, or the link, by a token that was issued at
-        `issued_at`, and whether the account has fewer than
+        them (`ApiKey.created_by`) may still do so, and they may do no more than it, or the link,
+        by a token that was issued at `issued_at`, and whether the account has fewer than
         `max_keys` active keys, those aside that retire, and with those fewer than twice as many
         (`keyrush.store.decisions`). Calls at once are exact in this.
         """
@@ -243,10 +247,10 @@ class KeyStore(Protocol):
     ) -> Outcome:
         """Add the successor and let the key retire at `retires_at`, in one step.
 
-        `gone`, and nothing changed, where the key is unknown, of another account, revoked or has
-        been replaced. `by` is the id of the key or link that asks, judged as in `add_keys`, and so
-        is the number of keys; a rotation may go on at `max_keys`, but not beyond twice as many with
-        those that retire.
+        `gone`, and nothing changed, where the key is unknown, of another account, revoked, has
+        been replaced, or has another name or other scopes than the successor. `by` is the id of
+        the key or link that asks, judged as in `add_keys`, and so is the number of keys; a
+        rotation may go on at `max_keys`, but not beyond twice as many with those that retire.
         """
         ...
 
@@ -268,6 +272,25 @@ class KeyStore(Protocol):
 
     def peppers(self, now: int) -> Mapping[str, int]:
         """How many active keys were made under each pepper, by pepper id."""
+        ...
+
+
+class EditStore(Protocol):
+    """Keys as people look after them."""
+
+    def edit_key(self, key_id: str, edit: Edit) -> Outcome:
+        """Change the key as `keyrush.store.edits` says, where that allows it of the key and of the
+        one that asks as they are stored in this step. `gone` where it is unknown or not active.
+        What is done to a key by this, by `replace` and by `revoke` is kept in the same step.
+        """
+        ...
+
+    def key_events(self, key_id: str) -> Sequence[KeyEvent]:
+        """What has been done to the key, newest first: the last `MAX_EVENTS`."""
+        ...
+
+    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
+        """The last `limit` keys of the account, newest first."""
         ...
 
 
@@ -448,6 +471,14 @@ class ActivityStore(Protocol):
         """
         ...
 
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        """How many requests came with each of these keys of the account, by day, UTC, and outcome;
+        days of nothing are left out. `since` and `until` are beginnings of days.
+        """
+        ...
+
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
     ) -> int:
@@ -461,6 +492,7 @@ class Store(
     AccountStore,
     CreditStore,
     KeyStore,
+    EditStore,
     LinkStore,
     BindingStore,
     CountStore,

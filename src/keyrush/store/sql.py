@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush.core.activity import Activity, Group, Total, Where, storable_rows
+from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where, storable_rows
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
+from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
     OPERATOR,
     Audited,
@@ -34,7 +35,7 @@ from keyrush.sql.changes import changes_in, tell
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
-from keyrush.store import keys, ledger, links
+from keyrush.store import key_events, keys, ledger, links
 from keyrush.store.activity import adding, folding, forgetting, pages, totals
 from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
@@ -47,6 +48,7 @@ from keyrush.store.counts import (
     touch,
 )
 from keyrush.store.decisions import KeyCount, LinkOutcome, Outcome, Revocation
+from keyrush.store.edits import Edit, KeyEvent
 from keyrush.store.finding import find, find_link
 from keyrush.store.portal import PortalInSql
 from keyrush.store.proofs import record_proofs
@@ -270,6 +272,17 @@ class SqlStore(PortalInSql):
                 issued_at=issued_at,
             )
 
+    def edit_key(self, key_id: str, edit: Edit) -> Outcome:
+        with self._run(atomic=True) as connection:
+            return keys.edit(connection, key_id, edit)
+
+    def key_events(self, key_id: str) -> Sequence[KeyEvent]:
+        with self._run() as connection:
+            return key_events.listed(connection, key_id)
+
+    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
+        return key_events.outlines(self._database, account_id, limit)
+
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
 
@@ -386,6 +399,13 @@ class SqlStore(PortalInSql):
                 group=group,
                 at_most=at_most,
             )
+
+    def days_of_keys(
+        self, account_id: str, key_ids: Sequence[str], since: int, until: int
+    ) -> Sequence[DayOfKey]:
+        dialect = self._database.dialect
+        with self._database.driver() as driver:
+            return totals.days_of_keys(driver, dialect, account_id, key_ids, (since, until))
 
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int

@@ -8,6 +8,7 @@ serves, under that path:
 - `POST /me/api-credentials` `{"name", "expires_at"?, "scopes"?}`: a new key, shown this once
 - `GET /me/api-credentials?limit&cursor`: the account's keys, without their texts, oldest first;
   where there are more, a `Link` header names the next page
+- `PATCH /me/api-credentials/{id}` `{"name"?, "expires_at"?, "scopes"?}`: what is not named stays
 - `POST /me/api-credentials/{id}/revoke` `{"descendants"?: also what it has made}`
 - `POST /me/api-credentials/{id}/rotate` `{"grace"?: seconds, "expires_at"?}`
 - `GET /me/credits` and `GET /me/usage`

@@ -47,6 +47,7 @@ _KEY = f"{_KEYS}/{{credential_id}}"
 ROUTES = [
     Route(_KEYS, answering(credentials.create, 201), methods=["POST"]),
     Route(_KEYS, answering(credentials.list_), methods=["GET"]),
+    Route(_KEY, answering(credentials.edit), methods=["PATCH"]),
     Route(f"{_KEY}/revoke", answering(credentials.revoke), methods=["POST"]),
     Route(f"{_KEY}/rotate", answering(credentials.rotate, 201), methods=["POST"]),
     Route("/me/credits", answering(account.credits), methods=["GET"]),

@@ -44,6 +44,17 @@ class Creation(Body):
     scopes: Annotated[list[ScopeName], Field(max_length=100)] | None = None
 
 
+class Change(Body):
+    """What is to be of a key; what is not named stays. `expires_at` null is never."""
+
+    name: Annotated[
+        str | None,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME),
+    ] = None
+    expires_at: Expiry | None = None
+    scopes: Annotated[list[ScopeName] | None, Field(min_length=1, max_length=100)] = None
+
+
 class Rotation(Body):
     """A replacement. `grace` is the seconds for which the old key goes on working."""
 

@@ -14,14 +14,22 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from keyrush.apps.account_api.bodies import BadBody, Creation, Revocation, Rotation, paging, wrong
+from keyrush.apps.account_api.bodies import (
+    BadBody,
+    Change,
+    Creation,
+    Revocation,
+    Rotation,
+    paging,
+    wrong,
+)
 from keyrush.apps.account_api.frame import NO_STORE, key_format, read, run
 from keyrush.core.checks import is_id
 from keyrush.core.identity import KEY
 from keyrush.core.issuers import KINDS, OAUTH
 from keyrush.core.model import ApiKey, Limit, Scopes
 from keyrush.core.refusal import Refusal
-from keyrush.core.times import SECOND, iso
+from keyrush.core.times import NEVER, SECOND, iso
 from keyrush.errors import BeyondCaller, CallerEnded, InvalidArgument, NotFound
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
@@ -162,10 +170,7 @@ async def revoke(request: Request, gate: Gate, principal: Principal) -> object:
     wanted = await read(request, gate, Revocation)
 
     def revoke() -> ApiKey:
-        key = gate.keys.get(key_id, principal.account_id)
-        sandbox = gate.catalog.unmetered
-        if principal.environment in sandbox and key.environment not in sandbox:
-            principal.refuse(Refusal("beyond_caller"))
+        _look_at_sandbox(gate, principal, gate.keys.get(key_id, principal.account_id))
         done = gate.keys.revoke_with_descendants if wanted.descendants else gate.keys.revoke
         revoked = done(key_id, principal.account_id, **_by(principal))
         return revoked if isinstance(revoked, ApiKey) else revoked[0]
@@ -198,10 +203,54 @@ async def rotate(request: Request, gate: Gate, principal: Principal) -> object:
     try:
         return _shown_once(gate, await run(gate, principal, "hash", rotate))
     except InvalidArgument as error:
-        if error.field != "credential":
-            raise wrong(error, wanted) from None
-        loc: list[str | int] = ["path", "credential_id"]
-        raise BadBody("value_error", loc, error.message, key_id) from None
+        raise _wrong(error, wanted, key_id) from None
+
+
+async def edit(request: Request, gate: Gate, principal: Principal) -> object:
+    """Change the name, the scopes or the end of a key of the account: what takes from it as who may
+    revoke it, what gives as who could make it so.
+    """
+    _admit(principal)
+    key_id = _credential_id(request)
+    wanted = await read(request, gate, Change)
+    given = _milliseconds(wanted.expires_at)
+    ends = NEVER if given is None and "expires_at" in wanted.model_fields_set else given
+
+    def edit() -> ApiKey:
+        _look_at_sandbox(gate, principal, gate.keys.get(key_id, principal.account_id))
+        return gate.keys.edit(
+            key_id,
+            principal.account_id,
+            name=wanted.name,
+            scopes=wanted.scopes,
+            expires_at=ends,
+            granted=None if principal.source == KEY else list(principal.scopes),
+            **_by(principal),
+        )
+
+    try:
+        return credential_json(await run(gate, principal, "io", edit), gate.clock())
+    except InvalidArgument as error:
+        raise _wrong(error, wanted, key_id) from None
+
+
+def _wrong(error: InvalidArgument, wanted: Change | Rotation, key_id: str) -> BadBody:
+    """What an operation found wrong with a field of the body, or with the key itself."""
+    if error.field != "credential":
+        return wrong(error, wanted)
+    loc: list[str | int] = ["path", "credential_id"]
+    return BadBody("value_error", loc, error.message, key_id)
+
+
+def _look_at_sandbox(gate: Gate, principal: Principal, key: ApiKey) -> None:
+    """Go on only if it is no sandbox key that would manage one that is none.
+
+    Raises:
+        Refused: 403; it is.
+    """
+    sandbox = gate.catalog.unmetered
+    if principal.environment in sandbox and key.environment not in sandbox:
+        principal.refuse(Refusal("beyond_caller"))
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

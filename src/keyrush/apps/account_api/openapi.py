@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from keyrush.apps.account_api.bodies import Creation, Paging, Revocation, Rotation
+from keyrush.apps.account_api.bodies import Change, Creation, Paging, Revocation, Rotation
 
 _STRING: dict[str, Any] = {"type": "string"}
 _INTEGER: dict[str, Any] = {"type": "integer"}
@@ -41,6 +41,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 _SCHEMAS: dict[str, Any] = {
     "Creation": _schema(Creation),
+    "Change": _schema(Change),
     "Rotation": _schema(Rotation),
     "Revocation": _schema(Revocation),
     "Credential": _object(
@@ -197,6 +198,7 @@ def _paths() -> dict[str, Any]:
                 "Create a key", _ref("NewKey"), status=201, body=create, refused=(413, 422)
             ),
         },
+        one: {"patch": _operation("Edit a key", _ref("Credential"), body="Change", **on_id)},
         f"{one}/revoke": {
             "post": _operation("Revoke a key", _ref("Credential"), body=revoke, **on_id)
         },

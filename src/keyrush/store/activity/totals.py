@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from keyrush.core.activity import BUCKETS, FINE, Group, Total, Where
+from keyrush.core.activity import BUCKETS, FINE, DayOfKey, Group, Total, Where
+from keyrush.core.times import DAY
 from keyrush.store.activity.folding import LENGTHS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
@@ -21,6 +22,8 @@ from keyrush.store.activity.subjects import (
     chosen,
     kinds_of,
 )
+
+_KEY = LEVELS.index((True, False))
 
 _SUMS = "requests, credits, duration, longest"
 
@@ -141,6 +144,31 @@ def totals(
         values["told"] = json.dumps([row[0] for row in ranked])
     found = connection.execute(_totals(dialect, cells, is_cut), values).fetchall()
     return _pivoted(found, group)
+
+
+@cache
+def _days_of_keys(dialect: str) -> str:
+    of_keys = f"credential_id IN ({_AMONG[dialect]})"
+    key = "subject.account_id = :account AND subject.level = {level} AND subject."
+    kinds = ", ".join(map(str, kinds_of(Where())))
+    value = f"subject.credential_id AS key, cell.kind % {len(OUTCOMES)}"
+    days = _of_subjects(value, key.format(level=_KEY) + of_keys, kinds, DAY // FINE)
+    fresh = _in_minutes(value, key.format(level=PART) + of_keys, kinds, "1")
+    text = f"""
+        SELECT key, at / {DAY} * {DAY}, value, sum(requests)
+        FROM ({days} UNION ALL {fresh}) AS cells GROUP BY 1, 2, 3
+    """  # noqa: S608  # of this module
+    return statement(dialect, text)
+
+
+def days_of_keys(
+    connection: Any, dialect: str, account_id: str, key_ids: Sequence[str], days: tuple[int, int]
+) -> list[DayOfKey]:
+    """`ActivityStore.days_of_keys`, by the driver's `connection`."""
+    told = json.dumps([*key_ids])
+    values = {"account": account_id, "told": told, "since": days[0], "until": days[1]}
+    found = connection.execute(_days_of_keys(dialect), values)
+    return [DayOfKey(key, at, OUTCOMES[kind], int(sums)) for key, at, kind, sums in found]
 
 
 def _subjects(connection: Any, dialect: str, level: int, values: dict[str, Any]) -> int:
