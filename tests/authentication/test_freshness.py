@@ -171,8 +171,8 @@ def test_last_use_of_a_fleet(fleet: Fleet) -> None:
 
 
 def test_an_idle_fleet_costs_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While no request comes the store is asked nothing but for news, however many keys are known;
-    and when there was one, one write follows.
+    """While no request comes the store is asked nothing but for news, and now and then for activity
+    that is too old, however many keys are known; and when there was one, one write follows.
     """
     fleet.gate.flush()
     asked: list[str] = []
@@ -191,13 +191,14 @@ def test_an_idle_fleet_costs_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPat
         fleet.clock.advance(1000)
         for job in jobs:
             job()
-    assert asked == []
+    assert asked == ["forget_activity"]  # once a minute, of all keys together
+    asked.clear()
     fleet.clock.advance(60_000)
     fleet.gate.watch.poll()
     fleet.come()
     for job in jobs:
         job()
-    assert asked == ["add_usage"]
+    assert sorted(asked) == ["add_usage", "forget_activity"]
 
 
 def test_end_of_a_key_needs_no_news(fleet: Fleet) -> None:

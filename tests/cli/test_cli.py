@@ -364,6 +364,7 @@ WRITING = [
     ("accounts", "unlink", "acct_x", *NAMED),
     ("sessions", "revoke", "--subject", "user-1"),
     ("keys", "create", "--account", "acct_x", "--name", "n"),
+    ("keys", "edit", "ID", "--name", "n"),
     ("keys", "limits", "ID", "1/minute"),
     ("keys", "rotate", "ID"),
     ("keys", "revoke", "ID"),
