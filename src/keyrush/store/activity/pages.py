@@ -24,15 +24,18 @@ _COLUMNS = """
     r.reason, r.credits, r.duration, r.request_id, r.address, r.agent
 """
 
-#: From index to index entry, the days that have rows at all.
+#: From index entry to index entry, the newest `:days` that have rows at all, of any account.
 _DAYS = """
-    days(day) AS (
-        SELECT max(x.day) FROM keyrush_activity AS x WHERE x.day <= :last_day
+    days(day, place) AS (
+        SELECT max(x.day), 1 FROM keyrush_activity AS x WHERE x.day <= :last_day
         UNION ALL
-        SELECT (SELECT max(x.day) FROM keyrush_activity AS x WHERE x.day < days.day)
-        FROM days WHERE days.day > :first_day
+        SELECT (SELECT max(x.day) FROM keyrush_activity AS x WHERE x.day < days.day), place + 1
+        FROM days WHERE days.day > :first_day AND place < :days
     )
 """
+
+#: Days in which a page of an account is looked for at first, and how many are no bound.
+_FIRST_DAYS, _ALL_DAYS = 2, 1_000_000
 
 _RANGE = "x.at >= :since AND x.at < :until"
 _BEFORE = "(x.at < :at OR x.at = :at AND x.id /*bytes*/ < :id)"
@@ -167,6 +170,7 @@ def _asked(
         "until": until,
         "first_day": since // DAY,
         "last_day": (until - 1) // DAY,
+        "days": _ALL_DAYS,
         "limit": limit,
     }
     kinds = tuple(kinds_of(where))
@@ -184,7 +188,12 @@ def page(
 ) -> list[Activity]:
     """`ActivityStore.activity`, by the driver's `connection`."""
     asked, values = _asked(dialect, account_id, where, limit, after)
-    found = connection.execute(_page(asked), values).fetchall()
+    found: list[Any] = []
+    if not asked.is_of_parts:  # most often all that is wanted is of today
+        first = values | {"days": _FIRST_DAYS}
+        found = connection.execute(_page(asked), first).fetchall()
+    if len(found) < limit:
+        found = connection.execute(_page(asked), values).fetchall()
     return [_row(account_id, row) for row in found]
 
 
