@@ -65,6 +65,14 @@ class KeyRecords:
             found += more
         return [outline_of(key) for key in found]
 
+    def outlines(self, account_id: str) -> Sequence[Outline]:
+        """The keys of an account in short, the newest 10,000.
+
+        Raises:
+            NotFound: The id can't be an account's. One that is unknown has no keys.
+        """
+        return self._outlines(known_id(account_id))
+
     def history(self, key_id: str, account_id: str | None = None) -> Sequence[Record]:
         """What was done to a key, newest first: when it was made, and of all else the last 100.
 

@@ -176,6 +176,7 @@ def test_the_months_line_ends_at_its_count(opened: list[Gate], clock: Clock) -> 
     for day, requests in enumerate((20, 5, 2)):
         add(gate, *(row(gate, 100 * day + n, at=days[day]) for n in range(requests)))
     add(gate, *(row(gate, 900 + n, at=days[2], credential_id=test) for n in range(7)))
+    gate.store.add_usage(month_of(clock.now), {}, used={test: clock.now})
     add(gate, row(gate, 990, at=days[2], outcome="limited", status=429))
     page = billed(browser)
     table = page.text.split("Requests so far")[1].split("</table>")[0]

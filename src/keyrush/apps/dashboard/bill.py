@@ -73,7 +73,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     return Bill(
         plan,
         usage,
-        so_far(usage.counted, _by_day(gate, account.id, begin, now, of_keys)),
+        so_far(usage.counted, _by_day(gate, account.id, begin, now)),
         (end - begin) // DAY,
         (now - begin) / DAY,
         month,
@@ -86,11 +86,10 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
 
 
 def _of_keys(gate: Gate, account_id: str, plan: Plan | None, begin: int, now: int) -> list[str]:
-    """The keys that were used in the month, those with the most requests first; none where nothing
-    of the bill is about a key.
+    """The keys that were used in the month, those with the most requests first; none where the
+    quota is not a key's.
     """
-    is_by_key = plan is not None and plan.quota is not None and plan.quota_per == "key"
-    if not is_by_key and not gate.catalog.unmetered:
+    if plan is None or plan.quota is None or plan.quota_per != "key":
         return []
     where = Where(since=begin, until=_tomorrow(now))
     totals = gate.activity.summary(account_id, where, by="all", group="key")
@@ -130,7 +129,7 @@ def _is_metered(gate: Gate, account_id: str, key_id: str) -> bool:
     return key is None or key.environment not in gate.catalog.unmetered
 
 
-def _by_day(gate: Gate, account_id: str, begin: int, now: int, keys: list[str]) -> list[int]:
+def _by_day(gate: Gate, account_id: str, begin: int, now: int) -> list[int]:
     """Requests of each day that were counted: those that the app has answered, of metered keys."""
     counts: Counter[int] = Counter()
 
@@ -142,9 +141,13 @@ def _by_day(gate: Gate, account_id: str, begin: int, now: int, keys: list[str]) 
 
     add(Where(), 1)
     if gate.catalog.unmetered:
-        found = [key for key in keys[:50] if not _is_metered(gate, account_id, key)]
-        for key in found[:_UNMETERED]:
-            add(Where(credential_id=key), -1)
+        used = [
+            (key.last_used_at, key.id)
+            for key in gate.key_records.outlines(account_id)
+            if key.environment in gate.catalog.unmetered and (key.last_used_at or 0) >= begin
+        ]
+        for _, key_id in sorted(used, reverse=True)[:_UNMETERED]:
+            add(Where(credential_id=key_id), -1)
     return [max(0, counts[day]) for day in range((now - begin) // DAY + 1)]
 
 
