@@ -140,6 +140,7 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     ),
     "key_records history key": lambda gate, text, _: gate.key_records.history(text),
     "key_records history account": lambda gate, text, key: gate.key_records.history(key, text),
+    "key_records outlines account": lambda gate, text, _: gate.key_records.outlines(text),
     "key_records search account": lambda gate, text, _: gate.key_records.search(text, Search()),
     "key_records search search": lambda gate, text, _: gate.key_records.search(
         "acct_a", Search(text)

@@ -70,7 +70,9 @@ class KeyRecords:
 
         Raises:
             NotFound: The id can't be an account's. One that is unknown has no keys.
+            InvalidArgument: A key is given where the id belongs.
         """
+        refuse_keys(self._format, account=account_id)
         return self._outlines(known_id(account_id))
 
     def history(self, key_id: str, account_id: str | None = None) -> Sequence[Record]:
