@@ -24,13 +24,13 @@ from keyrush.core.times import SECOND
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
-from keyrush.runtime.logs import log_fault, plain
+from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import ActivityStore, Batch
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from keyrush.wire.request import NOTHING, Noted
 
-#: Requests that wait for the flush at most: half a kilobyte each, and three seconds of what one
-#: process can answer.
+#: Requests that wait for the flush at most: half a kilobyte each, three at most, and three seconds
+#: of what one process can answer.
 MOST_WAITING = 50_000
 
 #: Rows of a batch; see `counting.PORTION`.
@@ -135,11 +135,13 @@ class Recording:
 
     def is_tool(self, name: str, *, is_new: bool) -> bool:
         """Whether a tool that no rule names is one to tell apart in totals: as many as there is
-        room for, each from when `is_new` says that it has answered.
+        room for, each from when `is_new` says that it has answered, and none that is not shown
+        as it is.
         """
-        if is_new and len(self._tools) < _TOOLS and len(name) <= _TOOL_NAME:
-            self._tools.add(name)
-        return name in self._tools
+        tools = self._tools
+        if is_new and name not in tools and len(tools) < _TOOLS and _may_be_tool(name):
+            tools.add(name)
+        return name in tools
 
     def add(
         self, came: Came, status: int, refusal: Refusal | None, credits: int, is_broken: bool
@@ -241,7 +243,7 @@ class Recording:
                 verified.key_id,
                 None if session is None else session.subject,
                 "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
-                method if method.isalnum() else plain(method),
+                method if method.isalnum() else self._path(method),
                 self._path(path) if path else rule,
                 rule,
                 status,
@@ -301,6 +303,11 @@ class Recording:
         except DataError as error:
             log_fault("activity that is too old can't be deleted", error)
             self._look_at = now + _LOOK
+
+
+def _may_be_tool(name: str) -> bool:
+    """Whether totals may have the name: it is no key, and shown as it is."""
+    return len(name) <= _TOOL_NAME and shown_path(name) == name
 
 
 def _outcome(status: int, reason: Reason | None, is_broken: bool) -> Outcome:
