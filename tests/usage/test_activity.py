@@ -15,14 +15,16 @@ import pytest
 from keyrush import Gate, Refusal, Refused
 from keyrush.core.activity import Activity, Where
 from keyrush.core.identity import account_subject
-from keyrush.core.times import month_of
+from keyrush.core.times import DAY, month_of
 from keyrush.errors import DataError
+from keyrush.runtime.circuit import Circuit
 from keyrush.store.memory import MemoryStore
 from keyrush.store.protocol import Batch
 from keyrush.usage import activity as recording
-from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE
+from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE, Recording
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from tests.conftest import Clock, settings, still
+from tests.support.activity import row
 from tests.support.calls import Asgi, Sent, Wsgi, environ_of, run, scope_of
 from tests.support.resources import DOORS, RESOURCE, App, Door, call, message, result
 
@@ -846,3 +848,56 @@ def test_a_look_at_what_is_too_old_is_bounded(faulty: Any, monkeypatch: pytest.M
     gate.recording.forget()
     gate.recording.forget()
     assert asked == [PORTION, PORTION]
+
+
+# --- clocks that are set -------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_ahead_for_a_while(clock: Clock) -> None:
+    """O20: nothing is deleted by a clock that has been set, until it has held for an hour: what is
+    deleted does not come back.
+    """
+    store, passed = MemoryStore(), [1000.0]
+    kept = (30 * DAY, 2 * DAY, 400 * DAY)
+    found = Recording(
+        store,
+        Circuit("the store", lambda: passed[0]),
+        Addresses("off", ()),
+        records_all=True,
+        kept=kept,
+        clock=clock,
+        monotonic=lambda: passed[0],
+    )
+
+    def forgets() -> bool:
+        found.forget()
+        return not store.activity("acct_a", Where())
+
+    store.add_activity([row(at=clock())])
+    assert not forgets()
+    clock.advance(1000 * DAY)
+    assert not forgets()
+    clock.advance(-1000 * DAY)
+    passed[0] += 1
+    assert not forgets()
+    clock.advance(1000 * DAY)
+    assert not forgets()
+    clock.advance(3_600_000)
+    passed[0] += 3600
+    assert forgets()
+
+
+def test_what_is_refused_while_the_clock_is_set(
+    gate: Gate, clock: Clock, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O20: rows of refusals are so many a minute that passes, whatever the clock says meanwhile."""
+    passed = [0.0]
+    monkeypatch.setattr(gate.recording, "_monotonic", lambda: passed[0])
+    door = Asgi(gate, Doing().asgi)
+    for minute, set_by in enumerate((365 * DAY, -365 * DAY, 0), start=1):
+        clock.advance(set_by)
+        passed[0] += 60
+        for _ in range(REFUSALS_A_MINUTE + 3):
+            door.send(Sent("/x/limit", [("x-api-key", key)]))
+        gate.flush()
+        assert gate.activity.count("acct_a") == minute * REFUSALS_A_MINUTE

@@ -11,13 +11,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from keyrush.core.times import SECOND
 from keyrush.store.activity.adding import added
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import LEVELS, WHOLE
 
-#: Milliseconds between two times that a process folds.
-INTERVAL = 600 * SECOND
+#: Seconds between two times that a process folds.
+INTERVAL = 600.0
 
 #: Totals of minutes that one transaction folds: a few hundredths of a second.
 PORTION = 2000
