@@ -119,12 +119,14 @@ def charge_at_once(
     by: By,
     refill: Refill | None,
 ) -> int | None:
-    """`Store.charge`, on PostgreSQL."""
+    """`Store.charge`, on PostgreSQL, in one round trip. One whose answer does not come may be made
+    later: by its reference it can be reversed before that, too.
+    """
     who = by.source, by.credential_id, by.subject, by.rule, by.request_id
     due = (None, None, None) if refill is None else (refill.month, refill.amount, refill.ends_at)
     balance: int | None
     values = account_id, credits, reference, at, *who, *due
-    (balance,) = database.transact(_CHARGE, values)
+    (balance,) = database.call(_CHARGE, values)
     return balance
 
 

@@ -143,8 +143,6 @@ class SqlStore(PortalInSql):
         by: By = OPERATOR,
         refill: Refill | None = None,
     ) -> int | None:
-        # Not in autocommit: a server that was frozen would carry out later what it was told, and
-        # charge for a request that has long been refused. What is not committed it undoes.
         if self._database.dialect == "postgresql":
             return ledger.charge_at_once(
                 self._database, account_id, credits, reference, at=at, by=by, refill=refill
