@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from keyrush.core.entitlement import verified as entitled
 from keyrush.core.identity import Claims, MonthlyCount
 from keyrush.core.ledger import By
 from keyrush.core.times import month_bounds
+from keyrush.errors import InvalidArgument
 from keyrush.gate.charging import A_TURN
 from keyrush.gate.principal import Principal
 from keyrush.store.memory import MemoryStore
@@ -523,6 +525,21 @@ def test_who_was_charged(world: World) -> None:
     assert (reversal.reason, reversal.amount, reversal.by) == ("reversal", 3, charge.by)
     assert reversal.reverses == charge.reference
     assert_adds_up(world.gate)
+
+
+def test_references_of_charges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O20, O22: each charge has a reference of its own, also of processes that are copies of one
+    another, that no operator may give, and that tells of neither machine nor process.
+    """
+    monkeypatch.setattr("socket.gethostname", lambda: "inner-7")
+    for _ in range(3):
+        Wsgi(world.gate).send(world.sent)
+        world.gate.charging._reset()  # noqa: SLF001  # as in a new process
+    charges = [one.reference or "" for one in world.gate.credits.ledger("acct_a", limit=3)]
+    assert len(set(charges)) == 3
+    assert all(re.fullmatch(r"charge:[0-9a-f]+-[0-9a-f]{16}", one) for one in charges)
+    with pytest.raises(InvalidArgument, match="reference"):
+        world.gate.credits.add("acct_a", 5, reference=charges[0])
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def test_adjust(gate: Gate) -> None:
         ("reference", {"reference": "x" * 81}),
         ("reference", {"reference": 5}),
         ("reference", {"reference": "opening"}),
+        ("reference", {"reference": "charge:19e0-1"}),
         ("reference", {"reference": "refill:2026-12"}),
         ("note", {"note": "x" * 201}),
         ("note", {"note": "a\nb"}),

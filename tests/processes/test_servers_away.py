@@ -312,7 +312,7 @@ def recovered(gate: Gate, clock: Clock) -> bool:
 
 
 def test_credits_while_store_frozen(away: Proxy, clock: Clock) -> None:
-    """O11, S19: a charge that the frozen store does not confirm is 503. The store comes to it later,
+    """O11, S19: a charge that the frozen store does not confirm is 503. The store makes it later,
     before or after its reversal: in either order it costs nothing.
     """
     rule = {"path": "/tools/{name}", "credits": 3}
@@ -330,6 +330,7 @@ def test_credits_while_store_frozen(away: Proxy, clock: Clock) -> None:
     assert_well_formed(reply)
     away.thaw()
     until(lambda: recovered(gate, clock))
+    gate.flush()  # tells what is owed, too
     assert gate.accounts.get(ACCOUNT).balance == 7
     assert app.send(paid).status == 200
     assert gate.accounts.get(ACCOUNT).balance == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -11,14 +12,14 @@ from collections.abc import Callable, Collection
 from keyrush.core.activity import Source as Door
 from keyrush.core.identity import Verified
 from keyrush.core.issuers import SESSION
-from keyrush.core.ledger import By, refill_of
+from keyrush.core.ledger import CHARGE, By, refill_of
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.times import month_of
 from keyrush.errors import Away, DataError
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import now_ms
-from keyrush.runtime.forks import after_fork, process_name
+from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
 from keyrush.store.protocol import Store
@@ -62,8 +63,6 @@ class Charging:
     def _reset(self) -> None:
         """As in a new process: in a forked child, what is owed is the parent's to tell."""
         self._lock = threading.Lock()
-        self._name = process_name()  # what its references begin with
-        self._numbers = itertools.count(1)
         self._owed: dict[str, Charge] = {}  # charges to be reversed, by reference
         #: The least that an account could not pay, until when that is not asked again, and in
         #: which month it was: with the next one credits may come.
@@ -102,8 +101,8 @@ class Charging:
         account_id, generation = verified.account_id, self._generation
         if self.is_short(verified, credits):
             principal.refuse(SHORT)
-        charge = Charge(f"{self._name}-{next(self._numbers)}", account_id, credits)
         now = self._clock()
+        charge = Charge(_reference(now), account_id, credits)
         try:
             balance = self._circuit.call(
                 self._store.charge,
@@ -199,6 +198,13 @@ class Charging:
             with self._lock:
                 self._owed.pop(charge.reference, None)
             self.forget({charge.account_id})
+
+
+def _reference(now: int) -> str:
+    """A new one. The account reads it, so it tells of nobody else; those of one time are together,
+    which keeps the index of them small.
+    """
+    return f"{CHARGE}{now:x}-{secrets.token_hex(8)}"
 
 
 def _by(principal: Principal, rule: str | None) -> By:
