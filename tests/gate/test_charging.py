@@ -37,13 +37,14 @@ class FaultyStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.away = self.deaf = self.deaf_to_charges = False
+        self.lost: type[BaseException] = ConnectionError
         self.reversed: list[str] = []
 
     def charge(self, *args: Any, **named: Any) -> int | None:
         balance = super().charge(*args, **named)
         if self.deaf_to_charges:
             self.deaf_to_charges = False
-            raise ConnectionError("lost on the way back")
+            raise self.lost("on the way back")
         return balance
 
     def reverse(
@@ -415,6 +416,32 @@ def test_closing_tells_what_is_owed(world: World, clock: Clock) -> None:
     clock.advance(1000)
     world.gate.close()
     assert world.store.account("acct_a") is not None
+    assert world.balance == GIVEN_BACK
+
+
+def test_what_is_lost_at_the_end_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """O11: a charge that can't be given back before the process ends is named."""
+    world.store.away = True
+    Wsgi(world.gate, failing).send(world.sent)
+    world.gate.close()
+    charge = world.gate.credits.ledger("acct_a")[0]
+    assert f"charges not given back, as the store is away: 1, as acct_a {charge.reference}" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_charge_in_which_a_worker_is_told_to_end(
+    world: World, error: type[BaseException], clock: Clock
+) -> None:
+    """O11: what is raised into a thread while it waits for the store leaves nothing charged."""
+    world.store.deaf_to_charges = True
+    world.store.lost = error
+    with pytest.raises(error):
+        Wsgi(world.gate).send(world.sent)
+    assert world.gate.accounts.get("acct_a").balance == KEPT
+    clock.advance(1000)
+    world.gate.flush()
     assert world.balance == GIVEN_BACK
 
 

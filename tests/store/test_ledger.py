@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keyrush.core import ledger
 from keyrush.core.ledger import By, Entry, EntryPlace, Posting, Reason, Refill
+from keyrush.core.model import Link
 from keyrush.core.times import DAY
 from keyrush.store import memory_ledger
 from keyrush.store.memory import MemoryStore
@@ -75,6 +76,14 @@ def test_an_account_with_a_balance(empty: Store) -> None:
     empty.add_account(account(balance=9))
     [entry] = everything(empty)
     assert (entry.amount, entry.reason, entry.reference) == (7, "adjustment", ledger.OPENING)
+    assert_adds_up(empty)
+
+
+def test_an_account_that_comes_with_a_link(empty: Store) -> None:
+    """O3, O8: what the account of a new session is added with is its first entry, too."""
+    made = Link("sub_a", "acct_a", "https://issuer", "user-1", NOW)
+    assert empty.add_link(made, account(balance=7)) == "done"
+    assert [one.reference for one in everything(empty)] == [ledger.OPENING]
     assert_adds_up(empty)
 
 

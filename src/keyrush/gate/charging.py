@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import threading
 import time
@@ -33,6 +34,11 @@ _REMEMBERED = 10_000
 
 #: Charges that are reversed in one turn of a thread that has other things to do.
 A_TURN = 100
+
+#: Charges that are named when they are lost.
+_NAMED = 10
+
+_log = logging.getLogger("keyrush")
 
 SHORT = Refusal("insufficient_credits")
 
@@ -118,6 +124,11 @@ class Charging:
                 self._owe((charge,))
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
+        except DataError:  # it has answered
+            raise
+        except BaseException:  # a worker is told to end, a greenlet's time is over
+            self._owe((charge,))
+            raise
         if balance is None:
             self._note_short(account_id, credits, generation, now)
             principal.refuse(SHORT)
@@ -183,6 +194,15 @@ class Charging:
             with self._lock:
                 owed = list(itertools.islice(self._owed.values(), at_most))
             self._reverse_each(owed)
+
+    def close(self) -> None:
+        """Tell the store what it is owed; what can't be told is lost, and logged. Blocks."""
+        self.settle()
+        with self._lock:
+            lost = list(self._owed.values())
+        if lost:
+            named = ", ".join(f"{one.account_id} {one.reference}" for one in lost[:_NAMED])
+            _log.error("charges not given back, as the store is away: %d, as %s", len(lost), named)
 
     def _reverse_each(self, charges: Collection[Charge]) -> None:
         """Reverse charges that are owed, as far as the store answers."""
