@@ -179,6 +179,7 @@ def test_check(run: Runner, tmp_path: Path) -> None:
         "wrong": [],
     }
     with closing(sqlite3.connect(tmp_path / "keyrush.db")) as database, database:
+        database.execute("DROP TRIGGER keyrush_balance_has_entry")
         database.execute("UPDATE keyrush_accounts SET balance = 31 WHERE id = 'acct_a'")
     wrong = run("accounts", "check")
     assert wrong.code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from keyrush.core.entitlement import verified as entitled
 from keyrush.core.identity import Claims, MonthlyCount
 from keyrush.core.ledger import By
 from keyrush.core.times import month_bounds
+from keyrush.errors import InvalidArgument
 from keyrush.gate.charging import A_TURN
 from keyrush.gate.principal import Principal
 from keyrush.store.memory import MemoryStore
@@ -35,13 +37,14 @@ class FaultyStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.away = self.deaf = self.deaf_to_charges = False
+        self.lost: type[BaseException] = ConnectionError
         self.reversed: list[str] = []
 
     def charge(self, *args: Any, **named: Any) -> int | None:
         balance = super().charge(*args, **named)
         if self.deaf_to_charges:
             self.deaf_to_charges = False
-            raise ConnectionError("lost on the way back")
+            raise self.lost("on the way back")
         return balance
 
     def reverse(
@@ -416,6 +419,32 @@ def test_closing_tells_what_is_owed(world: World, clock: Clock) -> None:
     assert world.balance == GIVEN_BACK
 
 
+def test_what_is_lost_at_the_end_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """O11: a charge that can't be given back before the process ends is named."""
+    world.store.away = True
+    Wsgi(world.gate, failing).send(world.sent)
+    world.gate.close()
+    charge = world.gate.credits.ledger("acct_a")[0]
+    assert f"charges not given back, as the store is away: 1, as acct_a {charge.reference}" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_charge_in_which_a_worker_is_told_to_end(
+    world: World, error: type[BaseException], clock: Clock
+) -> None:
+    """O11: what is raised into a thread while it waits for the store leaves nothing charged."""
+    world.store.deaf_to_charges = True
+    world.store.lost = error
+    with pytest.raises(error):
+        Wsgi(world.gate).send(world.sent)
+    assert world.gate.accounts.get("acct_a").balance == KEPT
+    clock.advance(1000)
+    world.gate.flush()
+    assert world.balance == GIVEN_BACK
+
+
 def test_a_forked_child_tells_nothing_of_its_parent(world: World, clock: Clock) -> None:
     """What a parent owes is the parent's to tell."""
     world.store.away = True
@@ -523,6 +552,21 @@ def test_who_was_charged(world: World) -> None:
     assert (reversal.reason, reversal.amount, reversal.by) == ("reversal", 3, charge.by)
     assert reversal.reverses == charge.reference
     assert_adds_up(world.gate)
+
+
+def test_references_of_charges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O20, O22: each charge has a reference of its own, also of processes that are copies of one
+    another, that no operator may give, and that tells of neither machine nor process.
+    """
+    monkeypatch.setattr("socket.gethostname", lambda: "inner-7")
+    for _ in range(3):
+        Wsgi(world.gate).send(world.sent)
+        world.gate.charging._reset()  # noqa: SLF001  # as in a new process
+    charges = [one.reference or "" for one in world.gate.credits.ledger("acct_a", limit=3)]
+    assert len(set(charges)) == 3
+    assert all(re.fullmatch(r"charge:[0-9a-f]+-[0-9a-f]{16}", one) for one in charges)
+    with pytest.raises(InvalidArgument, match="reference"):
+        world.gate.credits.add("acct_a", 5, reference=charges[0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from keyrush.limiter.ledgers import postgresql
 from keyrush.limiter.ledgers import postgresql_calls as sql
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL
-from keyrush.sql import patience
+from keyrush.sql import engine, patience
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
@@ -52,7 +52,9 @@ def ledger(store: SqlStore, clock: Clock) -> PostgresqlLedger:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    monkeypatch.setattr(sql, "FIRST", sql.FIRST.replace("1800", "60000"))
+    patient = engine.AT_ONCE.replace("1800", "60000")
+    for module in (sql, engine):
+        monkeypatch.setattr(module, "AT_ONCE", patient)
 
 
 @contextmanager

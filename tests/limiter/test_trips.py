@@ -24,7 +24,7 @@ from keyrush.limiter.ledgers.postgresql_calls import TOGETHER
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import AwaitedLimiter, Mode
 from keyrush.sql import patience
-from keyrush.sql.engine import Database
+from keyrush.sql.engine import AT_ONCE, Database
 from tests.conftest import settings, still
 from tests.support.faults import Proxy, cut, until
 
@@ -249,7 +249,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock does so for as long as a busy machine needs to see that."""
     monkeypatch.setattr(patience, "ANSWER", 60.0)
-    monkeypatch.setattr(postgresql_calls, "FIRST", postgresql_calls.FIRST.replace("1800", "60000"))
+    monkeypatch.setattr(postgresql_calls, "AT_ONCE", AT_ONCE.replace("1800", "60000"))
 
 
 def on_loop(database: Database, work: Callable[[PostgresqlLedger], Any]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keyrush.core import ledger
 from keyrush.core.ledger import By, Entry, EntryPlace, Posting, Reason, Refill
+from keyrush.core.model import Link
 from keyrush.core.times import DAY
 from keyrush.store import memory_ledger
 from keyrush.store.memory import MemoryStore
@@ -75,6 +76,14 @@ def test_an_account_with_a_balance(empty: Store) -> None:
     empty.add_account(account(balance=9))
     [entry] = everything(empty)
     assert (entry.amount, entry.reason, entry.reference) == (7, "adjustment", ledger.OPENING)
+    assert_adds_up(empty)
+
+
+def test_an_account_that_comes_with_a_link(empty: Store) -> None:
+    """O3, O8: what the account of a new session is added with is its first entry, too."""
+    made = Link("sub_a", "acct_a", "https://issuer", "user-1", NOW)
+    assert empty.add_link(made, account(balance=7)) == "done"
+    assert [one.reference for one in everything(empty)] == [ledger.OPENING]
     assert_adds_up(empty)
 
 
@@ -146,6 +155,8 @@ def test_pages_of_entries(store: Store) -> None:
     assert page("charge", "reversal", limit=2, before=8) == [7, 6]
     assert page("top_up", "grant") == [10, 9, 2]
     assert page("top_up", before=9) == []
+    assert page("reversal", "grant", "top_up") == [10, 9, 8, 2]
+    assert page("reversal", "charge", "grant", limit=3, before=9) == [8, 7, 6]
     assert page("expiry") == []
 
 
@@ -311,7 +322,10 @@ def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlSto
 
 WRONG: dict[str, tuple[str, set[tuple[int | None, str]]]] = {
     "a balance": (
-        "UPDATE keyrush_accounts SET balance = 7 WHERE id = 'acct_2'",
+        """
+        UPDATE keyrush_accounts SET balance = 7, entries = 6 WHERE id = 'acct_2';
+        UPDATE keyrush_accounts SET entries = 5 WHERE id = 'acct_2'
+        """,
         {(None, ledger.NOT_ITS_SUM)},
     ),
     "an amount": (
@@ -363,7 +377,8 @@ def test_audit(sql_store: SqlStore, wrong: str, limit: int) -> None:
     statement, expected = WRONG[wrong]
     with sql_store.database.engine.begin() as connection:
         if limit > 1:
-            connection.execute(sa.text(statement))
+            for one in statement.split(";"):
+                connection.execute(sa.text(one))
     found: list[ledger.Discrepancy] = []
     seen = []
     audits: list[Callable[[Any, int], ledger.Audited[Any]]]
@@ -384,6 +399,22 @@ def test_audit(sql_store: SqlStore, wrong: str, limit: int) -> None:
     with sql_store.database.engine.begin() as connection:
         rows = connection.execute(sa.text("SELECT count(*) FROM keyrush_ledger")).scalar_one()
     assert seen == [rows, 6]
+
+
+def test_balances_change_with_their_ledger(sql_store: SqlStore) -> None:
+    """O3: who changes a balance alone, as a keyrush without a ledger does that goes on beside this
+    one, is refused; all else of an account changes.
+    """
+    update = "UPDATE keyrush_accounts SET {} WHERE id = 'acct_2'"
+    with (
+        pytest.raises(sa.exc.IntegrityError, match="a balance changes with its ledger"),
+        sql_store.database.engine.begin() as connection,
+    ):
+        connection.exec_driver_sql(update.format("balance = balance + 5"))
+    with sql_store.database.engine.begin() as connection:
+        connection.exec_driver_sql(update.format("balance = balance, plan = 'pro'"))
+    assert sql_store.charge("acct_2", 1, "next", NOW) == 5
+    assert_adds_up(sql_store)
 
 
 # --- what it costs -------------------------------------------------------------------------------
@@ -418,10 +449,15 @@ def test_plans_of_queries(sql_store: SqlStore) -> None:
         driver.set_trace_callback(asked.append)
     sql_store.entries("acct_1", limit=5, before=9)
     sql_store.entries("acct_1", ["top_up", "grant"], 5)
+    sql_store.entries("acct_1", ["reversal"], 5)
+    sql_store.entries("acct_1", ["reversal", "expiry"], 5)
     with sql_store.database.driver() as driver:
         driver.set_trace_callback(None)
         plans = [driver.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in asked]
     used = [" ".join(row[-1] for row in plan) for plan in plans]
     assert "(account_id=? AND number<?)" in used[0]
     assert "ix_keyrush_ledger_added" in used[1]
-    assert not [text for text in used if "SCAN" in text or "TEMP B-TREE" in text]
+    assert "ix_keyrush_ledger_reversals" in used[2]
+    assert all(f"ix_keyrush_ledger_{name}" in used[3] for name in ("added", "reversals"))
+    assert not [text for text in used if "SCAN keyrush" in text]
+    assert not [text for text in used[:3] if "TEMP B-TREE" in text]

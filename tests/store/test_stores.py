@@ -743,7 +743,7 @@ def test_balance_is_guarded_by_the_database(sql_url: str) -> None:
     store.add_account(account())
     store.close()
     with connect(sql_url) as connection, pytest.raises(sa.exc.IntegrityError):
-        connection.execute(sa.text("UPDATE keyrush_accounts SET balance = -1"))
+        connection.execute(sa.text("UPDATE keyrush_accounts SET balance = -1, entries = 1"))
 
 
 def test_failure_is_a_store_error(sql_url: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TypeGuard
 
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.ledger import OPENING, REFILL
+from keyrush.core.ledger import CHARGE, OPENING, REFILL
 from keyrush.core.model import Scopes
 from keyrush.core.policy import MAX_CREDITS
 from keyrush.core.times import LATEST, iso
@@ -234,8 +234,9 @@ def checked_reference(reference: str | None) -> str | None:
         return None
     if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
         raise InvalidArgument("reference", "must be 1 to 80 printable ASCII characters, no space")
-    if reference == OPENING or reference.startswith(REFILL):
-        raise InvalidArgument("reference", f"must be neither {OPENING} nor begin with {REFILL}")
+    if reference == OPENING or reference.startswith((REFILL, CHARGE)):
+        names = f"neither {OPENING} nor begin with {REFILL} or {CHARGE}"
+        raise InvalidArgument("reference", f"must be {names}")
     return reference
 
 

@@ -26,8 +26,10 @@ Source = Literal[Door, "operator", "system"]
 #: What an account began with, before there was a ledger: the reference of that entry.
 OPENING = "opening"
 
-#: What the reference of a month's refill begins with.
+#: What the reference of a month's refill begins with, and that of a charge. Nobody else may give
+#: such a one: an entry that had it before would stand in their place.
 REFILL = "refill:"
+CHARGE = "charge:"
 
 
 @dataclass(frozen=True, slots=True)

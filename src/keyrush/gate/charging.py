@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -11,14 +13,14 @@ from collections.abc import Callable, Collection
 from keyrush.core.activity import Source as Door
 from keyrush.core.identity import Verified
 from keyrush.core.issuers import SESSION
-from keyrush.core.ledger import By, refill_of
+from keyrush.core.ledger import CHARGE, By, refill_of
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.times import month_of
 from keyrush.errors import Away, DataError
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import now_ms
-from keyrush.runtime.forks import after_fork, process_name
+from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
 from keyrush.store.protocol import Store
@@ -32,6 +34,11 @@ _REMEMBERED = 10_000
 
 #: Charges that are reversed in one turn of a thread that has other things to do.
 A_TURN = 100
+
+#: Charges that are named when they are lost.
+_NAMED = 10
+
+_log = logging.getLogger("keyrush")
 
 SHORT = Refusal("insufficient_credits")
 
@@ -62,8 +69,6 @@ class Charging:
     def _reset(self) -> None:
         """As in a new process: in a forked child, what is owed is the parent's to tell."""
         self._lock = threading.Lock()
-        self._name = process_name()  # what its references begin with
-        self._numbers = itertools.count(1)
         self._owed: dict[str, Charge] = {}  # charges to be reversed, by reference
         #: The least that an account could not pay, until when that is not asked again, and in
         #: which month it was: with the next one credits may come.
@@ -102,8 +107,8 @@ class Charging:
         account_id, generation = verified.account_id, self._generation
         if self.is_short(verified, credits):
             principal.refuse(SHORT)
-        charge = Charge(f"{self._name}-{next(self._numbers)}", account_id, credits)
         now = self._clock()
+        charge = Charge(_reference(now), account_id, credits)
         try:
             balance = self._circuit.call(
                 self._store.charge,
@@ -119,6 +124,11 @@ class Charging:
                 self._owe((charge,))
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
+        except DataError:  # it has answered
+            raise
+        except BaseException:  # a worker is told to end, a greenlet's time is over
+            self._owe((charge,))
+            raise
         if balance is None:
             self._note_short(account_id, credits, generation, now)
             principal.refuse(SHORT)
@@ -185,6 +195,15 @@ class Charging:
                 owed = list(itertools.islice(self._owed.values(), at_most))
             self._reverse_each(owed)
 
+    def close(self) -> None:
+        """Tell the store what it is owed; what can't be told is lost, and logged. Blocks."""
+        self.settle()
+        with self._lock:
+            lost = list(self._owed.values())
+        if lost:
+            named = ", ".join(f"{one.account_id} {one.reference}" for one in lost[:_NAMED])
+            _log.error("charges not given back, as the store is away: %d, as %s", len(lost), named)
+
     def _reverse_each(self, charges: Collection[Charge]) -> None:
         """Reverse charges that are owed, as far as the store answers."""
         for charge in charges:
@@ -199,6 +218,13 @@ class Charging:
             with self._lock:
                 self._owed.pop(charge.reference, None)
             self.forget({charge.account_id})
+
+
+def _reference(now: int) -> str:
+    """A new one. The account reads it, so it tells of nobody else; those of one time are together,
+    which keeps the index of them small.
+    """
+    return f"{CHARGE}{now:x}-{secrets.token_hex(8)}"
 
 
 def _by(principal: Principal, rule: str | None) -> By:

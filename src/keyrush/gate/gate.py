@@ -501,7 +501,7 @@ class Gate:
         steps = (
             self.workers.close,  # first: what it undoes is to be counted
             self.background.close,
-            self.charging.settle,
+            self.charging.close,
             self.counts.flush,
             self._record,
             self.proofs.flush,

@@ -56,6 +56,12 @@ _BEGIN = (
     f"SET LOCAL idle_in_transaction_session_timeout = {_PATIENCE * 1000}"
 )
 
+#: The same for statements that are sent after it in one message, which is a transaction by itself.
+AT_ONCE = (
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+    f"SET LOCAL statement_timeout = {_PATIENCE * 900}; "
+)
+
 
 class Database:
     """The database at a SQLAlchemy URL, as in `sqlite:///keyrush.db` or `postgresql://…`.
@@ -140,21 +146,21 @@ class Database:
             yield connection
             connection.commit()
 
-    def transact(self, statement: str, values: Sequence[Any]) -> Any:
-        """The row that one statement gives in a transaction on PostgreSQL, in two round trips: to
-        begin and run it, and to commit, which only whoever has heard the first does.
+    def call(self, statement: str, values: Sequence[Any]) -> Any:
+        """The row that a statement gives on PostgreSQL, None for none: one message, which is a
+        transaction of its own, and so one round trip. Its outcome is unknown where no answer comes:
+        a server that was frozen does later what it was told.
 
         Raises:
             StoreError: The database can't answer.
             DataError: It can't take what it was given.
         """
+        # Of several statements the values are written into them, by the driver.
         with self.driver() as connection, connection.literal_cursor() as cursor:
-            cursor.execute(f"{_BEGIN}; {statement}", values)
+            cursor.execute(AT_ONCE + statement, values)
             while cursor.nextset():
                 pass
-            row = cursor.fetchone()
-            connection.commit()
-        return row
+            return cursor.fetchone()
 
     def _forget_connections(self) -> None:
         self._engine.dispose(close=False)

@@ -269,6 +269,19 @@ BEGIN
 END
 $$;
 
+-- An older keyrush that goes on beside this one changes balances alone, and so does a slip of SQL.
+CREATE OR REPLACE FUNCTION keyrush_refuse_balance() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a balance changes with its ledger' USING ERRCODE = 'check_violation';
+END
+$$;
+
+DROP TRIGGER IF EXISTS keyrush_balance_has_entry ON keyrush_accounts;
+CREATE TRIGGER keyrush_balance_has_entry BEFORE UPDATE OF balance ON keyrush_accounts
+FOR EACH ROW WHEN (new.balance <> old.balance AND new.entries = old.entries)
+EXECUTE FUNCTION keyrush_refuse_balance();
+
 -- `SlotLedger.renew`: the lease of a process, with which all goes that it holds. Returns whether it
 -- had not ended, and who else has one. What others are at is left to them, as in `keyrush_enlist`.
 CREATE OR REPLACE FUNCTION keyrush_slot_lease(

@@ -150,6 +150,11 @@ LEDGER = sa.Table(
 )
 
 
+#: What a query says, to the letter, so that the index of such entries is found.
+IS_ADDED = "reason NOT IN ('charge', 'reversal')"
+IS_REVERSAL = "reason = 'reversal' AND amount <> 0"
+
+
 def _on_ledger(name: str, columns: Sequence[str], where: str, *, unique: bool) -> None:
     """An index on the entries of an account of which something is true."""
     condition = sa.text(where)
@@ -165,13 +170,18 @@ def _on_ledger(name: str, columns: Sequence[str], where: str, *, unique: bool) -
 
 _on_ledger("ux_keyrush_ledger_reference", ["reference"], "reference IS NOT NULL", unique=True)
 _on_ledger("ux_keyrush_ledger_reverses", ["reverses"], "reverses IS NOT NULL", unique=True)
-#: Of what was added, which is rare; charges pay nothing for it.
-_on_ledger(
-    "ix_keyrush_ledger_added",
-    ["number"],
-    "reason NOT IN ('charge', 'reversal')",
-    unique=False,
-)
+#: Of what is looked for among many charges, which pay nothing for it.
+_on_ledger("ix_keyrush_ledger_added", ["number"], IS_ADDED, unique=False)
+_on_ledger("ix_keyrush_ledger_reversals", ["number"], IS_REVERSAL, unique=False)
+
+#: An older keyrush that goes on beside this one changes balances alone, and so does a slip of SQL:
+#: that is refused. PostgreSQL's is in `functions.sql`.
+_GUARD = """
+    CREATE TRIGGER IF NOT EXISTS keyrush_balance_has_entry
+    BEFORE UPDATE OF balance ON keyrush_accounts
+    WHEN new.balance <> old.balance AND new.entries = old.entries
+    BEGIN SELECT RAISE(ABORT, 'a balance changes with its ledger'); END
+"""
 
 #: What is left of grants that expire, by the number of their entry.
 LOTS = sa.Table(
@@ -423,10 +433,12 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     if is_older:
         _complete(connection)
         enter_balances(connection, now_ms())
-    if connection.dialect.name == "postgresql":
+    if is_postgresql:
         functions = files("keyrush.sql").joinpath("functions.sql").read_text("utf-8")
         # As it stands: a "%" in it is no placeholder.
         connection.exec_driver_sql(functions, execution_options={"no_parameters": True})
+    else:
+        connection.exec_driver_sql(_GUARD)
     if found is None:
         connection.execute(sa.insert(META).values(name="schema", value=str(SCHEMA)))
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from keyrush.core import ledger
 from keyrush.core.ledger import (
@@ -26,6 +26,7 @@ from keyrush.core.ledger import (
     Standing,
 )
 from keyrush.sql.engine import Database
+from keyrush.sql.schema import IS_ADDED, IS_REVERSAL
 from keyrush.store.protocol import MAX_WRONG
 
 #: What runs a statement, with "?" for each value.
@@ -119,12 +120,14 @@ def charge_at_once(
     by: By,
     refill: Refill | None,
 ) -> int | None:
-    """`Store.charge`, on PostgreSQL."""
+    """`Store.charge`, on PostgreSQL, in one round trip. One whose answer does not come may be made
+    later: by its reference it can be reversed before that, too.
+    """
     who = by.source, by.credential_id, by.subject, by.rule, by.request_id
     due = (None, None, None) if refill is None else (refill.month, refill.amount, refill.ends_at)
     balance: int | None
     values = account_id, credits, reference, at, *who, *due
-    (balance,) = database.transact(_CHARGE, values)
+    (balance,) = database.call(_CHARGE, values)
     return balance
 
 
@@ -258,28 +261,40 @@ def balance_if_settled(
     return balance, not is_expiring and (refill is None or (refilled or "") >= refill.month)
 
 
-#: Written as in the index `ix_keyrush_ledger_added`, which is then found: without it, to look for
-#: what was added would be to read all that was charged.
-_IS_ADDED = "reason NOT IN ('charge', 'reversal')"
+#: How entries of some reasons are found, so that none of it reads all that was charged.
+_KINDS = (
+    ({"charge"}, "reason = 'charge'"),
+    ({"reversal"}, IS_REVERSAL),
+    ({*get_args(Reason)} - {"charge", "reversal"}, IS_ADDED),
+)
 
 
 def entries(
     run: Run, account_id: str, reasons: Collection[Reason], limit: int, before: int | None
 ) -> Sequence[Entry]:
     """`Store.entries`."""
-    where, values = ["account_id = ?", "amount <> 0"], [account_id, limit]
-    if before is not None:
-        where.append("number < ?")
-        values.insert(-1, before)
-    if reasons:
-        where.append(f"reason IN ({', '.join('?' * len(reasons))})")
-        values[-1:-1] = reasons
-        if not {"charge", "reversal"} & set(reasons):
-            where.append(_IS_ADDED)
-    conditions = " AND ".join(where)
-    select = f"SELECT {_LISTED} FROM keyrush_ledger WHERE {conditions}"  # noqa: S608
-    rows = run(f"{select} ORDER BY number DESC LIMIT ?", values).fetchall()
-    return [_entry(row) for row in rows]
+    values: list[Any] = []
+
+    def newest(*conditions: str, of: Collection[Reason] = ()) -> str:
+        where = ["account_id = ?", "amount <> 0", *conditions]
+        values.append(account_id)
+        if of:
+            where.append(f"reason IN ({', '.join('?' * len(of))})")
+            values.extend(of)
+        if before is not None:
+            where.append("number < ?")
+            values.append(before)
+        values.append(limit)
+        select = f"SELECT {_LISTED} FROM keyrush_ledger WHERE {' AND '.join(where)}"  # noqa: S608
+        return f"{select} ORDER BY number DESC LIMIT ?"
+
+    kinds = [(sorted(kind & {*reasons}), condition) for kind, condition in _KINDS]
+    asked = [newest(condition, of=of) for of, condition in kinds if of] or [newest()]
+    if len(asked) > 1:  # in one statement, or what comes meanwhile could be in one and not another
+        parts = " UNION ALL ".join(f"SELECT * FROM ({one}) AS of_kind" for one in asked)  # noqa: S608
+        asked = [f"SELECT {_LISTED} FROM ({parts}) AS found ORDER BY number DESC LIMIT ?"]  # noqa: S608
+        values.append(limit)
+    return [_entry(row) for row in run(asked[0], values).fetchall()]
 
 
 # --- whether it adds up --------------------------------------------------------------------------

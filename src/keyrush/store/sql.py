@@ -105,9 +105,12 @@ class SqlStore(PortalInSql):
                 insert.on_conflict_do_nothing().returning(ACCOUNTS.c.id)
             ).scalar()
             if added is not None:
-                run = self._runner(connection)
-                ledger.open_ledger(run, account.id, account.balance, account.created_at)
+                self._open_ledger(connection, account)
         return added is not None
+
+    def _open_ledger(self, connection: sa.Connection, account: Account) -> None:
+        run = self._runner(connection)
+        ledger.open_ledger(run, account.id, account.balance, account.created_at)
 
     def account(self, account_id: str) -> Account | None:
         found = self._select_accounts(sa.select(ACCOUNTS).where(ACCOUNTS.c.id == account_id))
@@ -144,8 +147,6 @@ class SqlStore(PortalInSql):
         by: By = OPERATOR,
         refill: Refill | None = None,
     ) -> int | None:
-        # Not in autocommit: a server that was frozen would carry out later what it was told, and
-        # charge for a request that has long been refused. What is not committed it undoes.
         if self._database.dialect == "postgresql":
             return ledger.charge_at_once(
                 self._database, account_id, credits, reference, at=at, by=by, refill=refill
@@ -310,7 +311,10 @@ class SqlStore(PortalInSql):
         self, link: Link, account: Account | None = None, at_most: int | None = None
     ) -> LinkOutcome:
         with self._run(atomic=True) as connection:
-            return links.add(connection, link, account, at_most)
+            outcome = links.add(connection, link, account, at_most)
+            if outcome == "done" and account is not None:
+                self._open_ledger(connection, account)
+        return outcome
 
     def link(self, link_id: str) -> Link | None:
         with self._run() as connection:

@@ -16,7 +16,7 @@ from keyrush.limiter.ledgers.tasks import Line, Loops, Undo
 from keyrush.limiter.ledgers.threads import ThreadBatches
 from keyrush.runtime.forks import after_fork
 from keyrush.sql.awaited import AwaitedConnection
-from keyrush.sql.engine import Database
+from keyrush.sql.engine import AT_ONCE, Database
 from keyrush.sql.patience import ServerSilent
 
 C = TypeVar("C")  # a call
@@ -25,14 +25,6 @@ A = TypeVar("A")  # its answer
 #: Calls that go together in one message at most: it holds the locks of all their windows, for
 #: which the server has a table of some thousands.
 TOGETHER = 32
-
-#: Before each call, in the same message, and so in the same transaction: what the functions rely
-#: on, whatever the database's default is; and a server that is well ends what takes too long
-#: before the client does, which would not know whether it was done.
-FIRST = (
-    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
-    "SET LOCAL statement_timeout = 1800; "  # milliseconds
-)
 
 
 class PostgresqlCalls(Generic[C, A]):
@@ -67,15 +59,8 @@ class PostgresqlCalls(Generic[C, A]):
         raise NotImplementedError
 
     def execute(self, statement: str, *values: Any) -> Any:
-        """What a statement returns: one message, and so one transaction, without BEGIN and COMMIT.
-
-        Several statements in one message have their values written into them, by the driver.
-        """
-        with self._database.driver() as connection, connection.literal_cursor() as cursor:
-            cursor.execute(FIRST + statement, values)
-            while cursor.nextset():
-                pass
-            (answer,) = cursor.fetchone() or (None,)
+        """What a statement returns, in one round trip."""
+        (answer,) = self._database.call(statement, values) or (None,)
         return answer
 
     def _ask(self, call: C) -> A:
@@ -105,7 +90,7 @@ class PostgresqlCalls(Generic[C, A]):
             keys = [key for call in calls for key in self.keys(call)]
             parts.insert(0, f"SELECT keyrush_lock({texts(keys)})")
         try:
-            return (FIRST + "; ".join(parts)).encode()
+            return (AT_ONCE + "; ".join(parts)).encode()
         except UnicodeError:
             raise DataError("the name of a window is no text that PostgreSQL holds") from None
 
