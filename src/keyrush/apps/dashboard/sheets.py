@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,10 @@ T = TypeVar("T")
 #: What spreadsheets begin formulas with, also the full-width forms, and what moves a cell's
 #: beginning on (OWASP, CSV Injection).
 _FORMULA = "=+-@\t\r\n|%\uff1d\uff0b\uff0d\uff20"
+
+#: Where a cell begins for those that take other separators than commas, as where numbers have
+#: commas in them; commas there are within quotes, and so in one cell.
+_AFTER = re.compile(rf"([;\t][ \u00a0\"]*)(?=[{re.escape(_FORMULA)}])")
 
 _KIND = "text/csv; charset=utf-8"
 
@@ -30,7 +35,11 @@ def cell(value: object) -> str:
     if value is None:
         return ""
     text = str(value)
-    if isinstance(value, str) and text.lstrip(" \u00a0")[:1] in set(_FORMULA):
+    if not isinstance(value, str):
+        return text
+    if ";" in text or "\t" in text:
+        text = _AFTER.sub(r"\1'", text)
+    if text.lstrip(" \u00a0")[:1] in set(_FORMULA):
         return f"'{text}"
     return text
 
