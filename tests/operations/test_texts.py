@@ -126,6 +126,7 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     ),
     "keys rotate": lambda gate, text, _: gate.keys.rotate(text),
     "keys rotate account": lambda gate, text, key: gate.keys.rotate(key, text),
+    "keys rotate granted": lambda gate, text, key: gate.keys.rotate(key, granted=["*", text]),
     "keys rotate by": lambda gate, text, key: gate.keys.rotate(key, by=text),
     "keys edit": lambda gate, text, _: gate.keys.edit(text),
     "keys edit account": lambda gate, text, key: gate.keys.edit(key, text),

@@ -18,7 +18,7 @@ from keyrush.core.checks import (
     is_id,
     refuse_keys,
 )
-from keyrush.core.model import Account, ApiKey, Limit, Plan
+from keyrush.core.model import Account, ApiKey, Limit, Plan, Scopes
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.core.times import NEVER, month_of
@@ -287,12 +287,14 @@ class Keys:
         expires_at: int | None = None,
         by: str | None = None,
         issued_at: int | None = None,
+        granted: Sequence[str] | None = None,
     ) -> NewKey:
         """Replace a key without downtime (contract R17).
 
         The replacement keeps name, scopes, environment, limits and history, and the expiry
         unless `expires_at` is given. The old key works for `grace` more seconds, with 0 it
-        stops at once; meanwhile the two share one limit.
+        stops at once; meanwhile the two share one limit. `granted` are the scopes of the token
+        by which a link asks: it gets no key with others.
 
         Raises:
             NotFound: There is none, or it is another account's.
@@ -303,7 +305,7 @@ class Keys:
             CallerEnded: The key `by` is revoked or expired, or is none of the account's.
             BeyondCaller: The key `by` has been replaced, or may do less.
         """
-        refuse_keys(self._format, grace=grace, expires_at=expires_at)
+        refuse_keys(self._format, grace=grace, expires_at=expires_at, granted=granted)
         ends_after, caller = checked_grace(grace) * 1000, self._caller(by, issued_at)
         old = self.get(key_id, account_id)
         now = self._clock()
@@ -313,6 +315,9 @@ class Keys:
             raise InvalidArgument("credential", "is revoked or expired; create a new one")
         if old.retires_at is not None:
             raise InvalidArgument("credential", _ROTATED)
+        # What the store replaces has these very scopes, or is not replaced.
+        if granted is not None and not Scopes(granted).covers(old.scopes):
+            raise BeyondCaller("the token that asks may do less")
         most = self._max_keys(self._accounts.get(old.account_id))
         count = self._store.active_keys(old.account_id, now)
         _settle(judge_rotation(count, most, ends_one=ends_after == 0), most)

@@ -120,7 +120,7 @@ def test_a_month_goes_on_as_it_went() -> None:
         "+1",
         "-1",
         "@SUM(A1)",
-        "\t=1",
+        "\t1",
         "\r=1",
         "\n=1",
         "  =1",
@@ -134,6 +134,23 @@ def test_a_month_goes_on_as_it_went() -> None:
 def test_no_cell_is_a_formula(text: str) -> None:
     """Text that a spreadsheet might run has an apostrophe before it, and is else as it was."""
     assert cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a;=1+1", "a;'=1+1"),
+        ("a; =1;\u00a0@b", "a; '=1;\u00a0'@b"),
+        ("a\t-1", "a\t'-1"),
+        ("\t=1", "'\t'=1"),
+        ('a;"=1', "a;\"'=1"),
+        ("=1;=2", "'=1;'=2"),
+        ("curl/8 (X11; Linux; a=b)", "curl/8 (X11; Linux; a=b)"),
+    ],
+)
+def test_no_part_of_a_cell_is_a_formula(text: str, written: str) -> None:
+    """Nor is what becomes a cell where semicolons or tabs are between them."""
+    assert cell(text) == written
 
 
 @pytest.mark.parametrize(

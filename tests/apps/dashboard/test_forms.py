@@ -96,6 +96,7 @@ def test_one_of_two_tabs(forms: Forms) -> None:
         ({"origin": "https://app.example"}, 200),
         ({"origin": "http://app.example"}, 200),  # a proxy may speak TLS
         ({"origin": "https://api.example.com"}, 200),  # as public_url has it
+        ({"sec-fetch-site": "cross-site", "origin": "https://api.example.com"}, 403),
         ({"origin": "https://app.example:444"}, 403),
         ({"origin": "https://app.example.evil"}, 403),
         ({"origin": "https://evil.example"}, 403),

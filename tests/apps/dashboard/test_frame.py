@@ -174,6 +174,15 @@ def test_without_any_mount(gate: Gate) -> None:
     assert "/my/dash/keys" in stripped.get("/").links
 
 
+def test_no_host_in_a_mount(gate: Gate) -> None:
+    """O10: a path that begins like a host is none in links, wherever the app around takes it."""
+    dashboard = Dashboard(gate, account_of=lambda _: "acct_a")
+    page = Browser(dashboard, root_path="//evil.example/d").get("//evil.example/d/keys")
+    assert page.status == 200
+    assert "/evil.example/d/keys" in page.links
+    assert '"//' not in page.text
+
+
 def test_a_slash_at_the_end(browser: Browser) -> None:
     """A slash at the end of a path never matters."""
     assert browser.get("/dashboard/keys/").status == 200
@@ -277,6 +286,23 @@ def test_a_page_that_fails(gate: Gate, caplog: Any) -> None:
     assert page.status == 500
     assert "broken" not in page.text
     assert page.said.partition("Reference ")[2].partition(".")[0] in caplog.text
+
+
+def test_who_goes_in_the_middle(browser: Browser, caplog: Any) -> None:
+    """S10: who goes away while they send a form is no fault that the log tells of."""
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    kind = ("content-type", "application/x-www-form-urlencoded")
+    sent = Sent("/dashboard/theme", [kind, ("sec-fetch-site", "same-origin")], "POST")
+    run(browser.app(scope_of(sent), receive, send))
+    assert messages[0]["status"] == 400
+    assert caplog.text == ""
 
 
 def test_web_sockets_are_closed(gate: Gate) -> None:

@@ -16,6 +16,8 @@ from keyrush.apps.dashboard.scopes import groups
 from keyrush.apps.dashboard.visit import May
 from keyrush.core.model import ApiKey, Scopes
 from keyrush.core.times import DAY
+from keyrush.errors import StoreError
+from keyrush.operations.keys import NewKey
 from tests.apps.dashboard.conftest import app_of
 from tests.apps.dashboard.test_keys import HOSTILE, RULES, key_in
 from tests.conftest import Clock, settings, still
@@ -265,6 +267,34 @@ def test_edit_in_two_tabs(gate: Gate, browser: Browser, key: ApiKey) -> None:
     assert "It was changed meanwhile" in page.said
     assert dict(page.form(at(key, "edit")).fields)["name"] == "first"
     assert gate.keys.get(key.id).name == "first"
+
+
+@pytest.mark.parametrize(
+    ("grace", "says"), [("0", "The old one works no more."), ("1h", "The old one works until ")]
+)
+def test_a_key_is_shown_whatever_happens(
+    gate: Gate, browser: Browser, key: ApiKey, grace: str, says: str
+) -> None:
+    """R17: once the key has been replaced its page needs nothing more of the store, which may be
+    away by then; it takes a moment to make one.
+    """
+    rotate = gate.keys.rotate
+
+    def last(*args: Any, **values: Any) -> NewKey:
+        gate.clock.advance(50)  # type: ignore[attr-defined]  # it is the test's
+        made = rotate(*args, **values)
+
+        def away(*_: Any) -> Any:
+            raise StoreError("away")
+
+        gate.store.key = away  # type: ignore[assignment,method-assign]  # from now on
+        return made
+
+    gate.keys.rotate = last  # type: ignore[method-assign]  # nothing is there after it
+    page = fill(browser, key, "rotate", grace=grace)
+    assert page.status == 201
+    assert key_in(page)
+    assert says in page.said
 
 
 @pytest.mark.parametrize("what", ["edit", "rotate"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from keyrush import Gate
 from keyrush.apps import Dashboard
+from keyrush.operations.keys import NewKey
 from tests.apps.dashboard.conftest import app_of
 from tests.apps.dashboard.test_key_pages import at, fill
 from tests.apps.dashboard.test_keys import NEW, RULES
@@ -68,6 +70,24 @@ def test_what_they_change(gate: Gate, browser: Browser) -> None:
     assert gate.keys.get(key.id).expires_at is None
     assert fill(browser, key, "rotate", grace="0").status == 201
     assert fill(browser, key, "revoke", typed="m").status == 303
+
+
+def test_a_key_that_is_given_more_meanwhile(gate: Gate, browser: Browser) -> None:
+    """O9: a session gets no key that may do more than it, though the owner has given the old one
+    more while the form was under way.
+    """
+    key = gate.keys.create("acct_a", "n", scopes=["read:articles"]).key
+    rotate = gate.keys.rotate
+
+    def late(*args: Any, **values: Any) -> NewKey:
+        gate.keys.edit(key.id, scopes=["read:articles", "run:tools"])
+        return rotate(*args, **values)
+
+    gate.keys.rotate = late  # type: ignore[method-assign]  # the owner is faster
+    page = fill(browser, key, "rotate", grace="0")
+    assert page.status == 409
+    assert "edited" in page.said
+    assert [one.id for one in gate.keys.list("acct_a")] == [key.id]
 
 
 def test_a_session_that_ends_meanwhile(gate: Gate, browser: Browser) -> None:

@@ -110,6 +110,16 @@ def test_ends_after_a_day(gate: Gate, browser: Browser) -> None:
     assert iso(only(gate).expires_at) == "2099-03-05T00:00:00Z"
 
 
+def test_where_there_are_no_environments(clock: Clock) -> None:
+    """R2: where keys have no environments, one that was sent is left alone."""
+    gate = still(Gate.open(settings(key_environments=()), clock=clock))
+    gate.accounts.create("acct_a")
+    browser = Browser(app_of(Dashboard(gate, account_of=lambda _: "acct_a")))
+    assert fill(browser, access="full", env="live").status == 201
+    assert only(gate).environment is None
+    gate.close()
+
+
 def test_scopes(gate: Gate, browser: Browser) -> None:
     """R4: several scopes, or full access, which is told plainly."""
     page = browser.get(NEW)

@@ -122,6 +122,11 @@ def _by(principal: Principal) -> dict[str, Any]:
     return {"by": principal.verified.key_id, "issued_at": _issued_at(principal)}
 
 
+def _granted(principal: Principal) -> list[str] | None:
+    """The scopes of the token by which a link asks; None of a key, whose own are in the store."""
+    return None if principal.source == KEY else list(principal.scopes)
+
+
 def _given(gate: Gate, principal: Principal) -> list[str]:
     """The scopes of a new key where none are named: the caller's, but those of a token that are
     for something else, as `openid` is.
@@ -196,6 +201,7 @@ async def rotate(request: Request, gate: Gate, principal: Principal) -> object:
             principal.account_id,
             grace=wanted.grace,
             expires_at=expires_at,
+            granted=_granted(principal),
             **_by(principal),
         )
 
@@ -223,7 +229,7 @@ async def edit(request: Request, gate: Gate, principal: Principal) -> object:
             name=wanted.name,
             scopes=wanted.scopes,
             expires_at=ends,
-            granted=None if principal.source == KEY else list(principal.scopes),
+            granted=_granted(principal),
             **_by(principal),
         )
 

@@ -19,6 +19,11 @@ class Acting(NamedTuple):
     issued_at: int | None
 
 
+def granted(may: May) -> tuple[str, ...] | None:
+    """The scopes of the session's token by which a link asks; None of the account's owner."""
+    return None if may.by is None else tuple(may.scopes)
+
+
 def acting(may: May) -> Acting:
     """The link that a session's token stands for; else the account's owner, by the way they came,
     and by which session of a link.

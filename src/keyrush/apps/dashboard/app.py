@@ -145,6 +145,8 @@ def _within(scope: Scope) -> Scope:
         if sent.endswith(inside):
             root = sent[: len(sent) - len(inside)]
     root = root.rstrip("/")
+    if root.startswith("//"):  # which would be a host in links
+        root = "/" + root.lstrip("/")
     if len(inside) > 1:  # a slash at the end never matters
         inside = inside.rstrip("/") or "/"
     return {**scope, "root_path": root, "path": root + inside}

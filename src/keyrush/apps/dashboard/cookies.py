@@ -18,9 +18,27 @@ _HOST = "__Host-"
 _SESSION = "keyrush-session"
 _AGAIN = "keyrush-again"
 
+#: What proxies add to a request, beside the scheme; the first version of HTTP is one's, too.
+_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
 _LOOPBACK = re.compile(
     r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE
 )
+
+
+def cookie(request: Request, name: str) -> str | None:
+    """The value of the cookie of that very name; of several the last.
+
+    Around names, browsers leave out spaces and tabs alone. Where more is left out, as by Starlette,
+    a host beside this one can plant what begins with the prefix.
+    """
+    found = None
+    for header in request.headers.getlist("cookie"):
+        for pair in header.split(";"):
+            key, _, value = pair.partition("=")
+            if key.strip(" \t") == name:
+                found = value.strip(" \t").strip('"')
+    return found
 
 
 class Cookies(NamedTuple):
@@ -31,23 +49,26 @@ class Cookies(NamedTuple):
 
     @classmethod
     def of(cls, request: Request) -> Cookies:
-        """Those of a request. Only on loopback may they go without https."""
+        """Those of a request. Only on loopback may they go without https, and not behind a proxy,
+        which may have come by https itself, unless it says that it has not.
+        """
+        headers = request.headers
         is_plain = (
             request.url.scheme == "http"
-            and request.headers.get("x-forwarded-proto", "http") == "http"
-            and _LOOPBACK.fullmatch(request.headers.get("host", "")) is not None
+            and _LOOPBACK.fullmatch(headers.get("host", "")) is not None
+            and headers.get("x-forwarded-proto", _scheme(request)) == "http"
         )
         return cls(request, is_plain)
 
     @property
     def session(self) -> str | None:
         """The token of a session that a link has become."""
-        return self.request.cookies.get(self._name(_SESSION))
+        return cookie(self.request, self._name(_SESSION))
 
     @property
     def again(self) -> str | None:
         """What a browser has that was shown, signed out, a form to be sent again."""
-        return self.request.cookies.get(self._name(_AGAIN))
+        return cookie(self.request, self._name(_AGAIN))
 
     def remember(self, response: Response, token: str) -> None:
         """Have the browser keep the token of a session."""
@@ -74,3 +95,11 @@ class Cookies(NamedTuple):
             httponly=True,
             samesite="lax",
         )
+
+
+def _scheme(request: Request) -> str:
+    """What the browser has come by, where no proxy says so; empty where there is one."""
+    is_proxied = request.scope.get("http_version") == "1.0" or any(
+        name in request.headers for name in _PROXIED
+    )
+    return "" if is_proxied else "http"

@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from keyrush.apps.dashboard.cookies import Cookies
+from keyrush.apps.dashboard.cookies import Cookies, cookie
 from keyrush.apps.dashboard.frame import FRAME, Frame
 from keyrush.apps.dashboard.signing_in import signed_in
 from keyrush.apps.dashboard.visit import Stop, Visit
@@ -48,6 +48,8 @@ def page(
             return state(visit, stop.name, stop.status, **stop.values)
         except NotFound:
             return state(visit, "not_found", 404)
+        except ClientDisconnect:  # in the middle of a form: nobody hears the answer
+            return Response(status_code=400)
         except Unavailable as error:
             reference = _reference()
             log_fault(f"a page of the dashboard can't be shown ({reference})", error)
@@ -67,9 +69,8 @@ async def _signed_out(visit: Visit) -> Response:
         visit.frame.warn_of_key(request)
         return visit.signed_out("with_key")
     fields = await visit.posted() if request.method == "POST" else None
-    had = Cookies.of(request).session or request.cookies.get(
-        visit.gate.settings.dashboard_cookie or ""
-    )
+    named = visit.gate.settings.dashboard_cookie
+    had = Cookies.of(request).session or (named and cookie(request, named))
     return visit.signed_out("over" if had or fields is not None else "none", fields)
 
 
@@ -97,9 +98,7 @@ def look_whence(frame: Frame, request: Request) -> None:
         if site != "same-origin":
             raise Stop("elsewhere", 403)
         return
-    own = {request.headers.get("host")}
-    if public := frame.gate.settings.public_url:
-        own.add(urlsplit(public).netloc)
+    own = {request.headers.get("host"), urlsplit(frame.gate.settings.dashboard_at).netloc}
     # Of either scheme: a proxy may speak https to the browser, and http to us.
     origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in own if host}
     if request.headers.get("origin") not in origins:

@@ -16,12 +16,17 @@ from keyrush.apps.dashboard.brand import brand_of
 from keyrush.apps.dashboard.formats import Formats
 from keyrush.apps.dashboard.forms import Tokens
 from keyrush.apps.dashboard.texts import texts_in
+from keyrush.apps.dashboard.turns import Turns
 from keyrush.gate.gate import Gate
 
 #: Says which account somebody has signed in to in the app around, None where nobody has.
 AccountOf = Callable[[Request], "str | Awaitable[str | None] | None"]
 
 _log = logging.getLogger("keyrush")
+
+#: Files that are made for one account at once, each of which keeps a thread busy for as long as
+#: its reader takes it; a reader that was lost has one until the server knows.
+_FILES = 4
 
 #: Where the scope has the frame.
 FRAME = "keyrush.dashboard"
@@ -43,6 +48,7 @@ class Frame:
         self.formats = Formats(self.texts)
         self.forms = Tokens(gate.secrets("forms of the dashboard"))
         self.templates = _templates(settings.dashboard_templates)
+        self.files = Turns(_FILES)
         self.policy = _content_policy(settings.dashboard_frame_ancestors)
 
         self._warns_of_key = True

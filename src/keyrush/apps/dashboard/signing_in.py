@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from keyrush.apps.dashboard.cookies import Cookies
+from keyrush.apps.dashboard.cookies import Cookies, cookie
 from keyrush.apps.dashboard.frame import Frame
 from keyrush.apps.dashboard.visit import May, Stop, asked
 from keyrush.core.checks import is_id
@@ -159,7 +159,7 @@ def _tokens(frame: Frame, request: Request) -> list[bytes]:
         if isinstance(sent, Credential):
             found.append(sent.text)
     name = frame.gate.settings.dashboard_cookie
-    if name is not None and (text := request.cookies.get(name)):
+    if name is not None and (text := cookie(request, name)):
         found.append(text.encode("latin-1", "replace"))
     return found
 

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from keyrush.apps.dashboard import forms
 from keyrush.apps.dashboard.brand import Brand
-from keyrush.apps.dashboard.cookies import Cookies
+from keyrush.apps.dashboard.cookies import Cookies, cookie
 from keyrush.apps.dashboard.frame import Frame
 from keyrush.core.model import Account, Scopes
 from keyrush.core.times import iso
@@ -128,13 +128,13 @@ class Visit:
 
     @property
     def back(self) -> str:
-        """The path within the dashboard with its query, to come back to; without, where there may
-        be a key in it.
+        """The path within the dashboard with its query, to come back to; as much of it as has no
+        key in it.
         """
-        query = self.request.url.query
-        if self.gate.key_format.is_in(query):
-            query = ""
-        return self.here_quoted + (f"?{query}" if query else "")
+        query, keys = self.request.url.query, self.gate.key_format
+        if keys.is_in(self.here):
+            return "/"
+        return self.here_quoted + (f"?{query}" if query and not keys.is_in(query) else "")
 
     @property
     def here_quoted(self) -> str:
@@ -295,7 +295,7 @@ class Visit:
     @property
     def theme(self) -> str:
         """The theme that was chosen, empty for the system's."""
-        chosen = self.request.cookies.get(_THEME, "")
+        chosen = cookie(self.request, _THEME) or ""
         return chosen if chosen in THEMES else ""
 
     def set_theme(self, response: Response, theme: str) -> None:
@@ -303,7 +303,7 @@ class Visit:
         self._set(response, _THEME, theme if theme in THEMES else "", YEAR)
 
     def _said(self) -> str | None:
-        sealed = self.request.cookies.get(_SAID)
+        sealed = cookie(self.request, _SAID)
         if not sealed or self._may is None or self.request.method == "POST":
             return None
         return self.frame.forms.unseal(self._mark, sealed)

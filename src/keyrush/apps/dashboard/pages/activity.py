@@ -233,11 +233,11 @@ async def download(visit: Visit) -> Response:
 
     try:
         return await streamed(
+            visit,
             f"activity-{account_id}",
             _COLUMNS,
             lambda cursor: visit.run(read, cursor),
             written,
-            is_asked=visit.request.method != "HEAD",
         )
     except InvalidArgument:
         raise Stop("bad_query", 400) from None

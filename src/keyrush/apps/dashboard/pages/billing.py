@@ -237,11 +237,11 @@ async def download(visit: Visit) -> Response:
 
     try:
         return await streamed(
+            visit,
             f"credits-{account_id}",
             _COLUMNS,
             lambda cursor: visit.run(read, cursor),
             written,
-            is_asked=visit.request.method != "HEAD",
         )
     except InvalidArgument:
         raise Stop("bad_query", 400) from None

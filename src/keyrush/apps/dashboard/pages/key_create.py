@@ -30,7 +30,7 @@ async def create(visit: Visit) -> Response:
     name = read_name(fields, keys)
     ends = read_end(fields, visit.now)
     scopes = read_scopes(fields, catalog.known_scopes, visit.may.scopes)
-    environment = fields.get("env") or None
+    environment = (fields.get("env") or None) if keys.environments else None
     wrong = [one for one in (name, ends, scopes) if isinstance(one, Wrong)]
     if keys.environments and environment not in keys.environments:
         wrong.append(Wrong("env", "keys.wrong_environment"))

@@ -8,7 +8,7 @@ from functools import partial
 
 from starlette.responses import Response
 
-from keyrush.apps.dashboard.acting import acting
+from keyrush.apps.dashboard.acting import acting, granted
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.forms import Fields
 from keyrush.apps.dashboard.key_forms import Wrong, read_end, read_name, read_scopes
@@ -55,7 +55,7 @@ async def edit(visit: Visit) -> Response:
         name=None if name == key.name else name,
         scopes=None if set(scopes) == set(key.scopes) else scopes,
         expires_at=None if ends == key.expires_at else NEVER if ends is None else ends,
-        granted=None if visit.may.by is None else tuple(visit.may.scopes),
+        granted=granted(visit.may),
         **acting(visit.may)._asdict(),
     )
     try:

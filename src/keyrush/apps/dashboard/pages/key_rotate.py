@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from starlette.responses import Response
 
-from keyrush.apps.dashboard.acting import acting
+from keyrush.apps.dashboard.acting import acting, granted
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.key_forms import GRACES
 from keyrush.apps.dashboard.key_page import Known, known, unable
@@ -36,22 +37,24 @@ async def rotate(visit: Visit) -> Response:
         return sent_before(visit)
     if reason is not None:
         return unable(visit, of, reason)
-    replace = partial(
+    make = partial(
         visit.gate.keys.rotate,
         of.key.id,
         visit.account_id,
         grace=grace or 0,
+        granted=granted(visit.may),
         **acting(visit.may)._asdict(),
     )
     try:
-        new = await visit.run(replace, pool="hash")
+        new = await visit.run(make, pool="hash")
     except TooManyKeys as full:
         return _form(visit, of, wrong="keys.wrong_too_many_active", most=full.limit)
-    except InvalidArgument:
+    except (InvalidArgument, BeyondCaller):  # it was changed meanwhile
         return unable(visit, of, visit.t("key.not_as_it_was"))
-    except (CallerEnded, BeyondCaller):
+    except CallerEnded:
         raise Stop("ended", 401) from None
-    old = await visit.run(visit.gate.keys.get, of.key.id, visit.account_id)
+    # Nothing is asked of the store any more: were it away now, nobody would ever see the key.
+    old = replace(of.key, retires_at=visit.now + 1000 * (grace or 0))
     return revealed(visit, new, old)
 
 
