@@ -584,6 +584,7 @@ def test_memory_store_after_a_fork() -> None:
         """
         from keyrush.store.memory import MemoryStore
         from tests.support.scripts import fork_while_held
+        from tests.support.stores import grant
         from tests.support.values import account
 
         store = MemoryStore()
@@ -603,6 +604,7 @@ def test_sql_store_after_a_fork(sql_url: str) -> None:
         """
         import os, sys
         from keyrush.store.opening import open_store
+        from tests.support.stores import grant
         from tests.support.values import account
 
         store = open_store(sys.argv[1]).store
