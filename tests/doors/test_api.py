@@ -1031,6 +1031,7 @@ def test_wrong_method(gate: Gate, client: httpx2.Client) -> None:
     said = {"success": False, "error": "Method not allowed.", "statusCode": 405}
     for method, path, allowed in (
         ("DELETE", KEYS, "GET, HEAD, POST"),
+        ("GET", f"{KEYS}/cred_x", "PATCH"),
         ("GET", f"{KEYS}/cred_x/revoke", "POST"),
         ("PUT", f"{KEYS}/cred_x/rotate", "POST"),
         ("POST", "/v1/me/credits", "GET, HEAD"),
@@ -1044,7 +1045,7 @@ def test_wrong_method(gate: Gate, client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/me", "/v1/me/nothing", f"{KEYS}/cred_x", "/v1/x"]
+    "path", ["/v1", "/v1/", "/v1/me", "/v1/me/nothing", f"{KEYS}/cred_x/y", "/v1/x"]
 )
 @pytest.mark.parametrize("framework", [Starlette, FastAPI])
 def test_no_such_path(gate: Gate, framework: Any, path: str) -> None:

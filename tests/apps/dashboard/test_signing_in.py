@@ -322,6 +322,17 @@ def test_an_account_that_is_not_there(gate: Gate, account_id: Any) -> None:
     assert "acct_" not in page.said
 
 
+def test_one_account_alone(gate: Gate) -> None:
+    """O10: a dashboard of one account shows nothing to another's people, however they came."""
+    gate.accounts.create("acct_z")
+    own, other = (
+        Browser(app_of(Dashboard(gate, account_of=lambda _, who=who: who, only="acct_a")))
+        for who in ("acct_a", "acct_z")
+    )
+    assert own.get("/dashboard/").status == 200
+    assert other.get("/dashboard/").status == 403
+
+
 def test_where_to_sign_in(gate: Gate) -> None:
     """O10: who is not signed in is led to where one is, and back, by a path and never a host."""
     for url, led in (

@@ -91,6 +91,7 @@ class Dashboard:
     `account_of` says, of a request, which account the app around has signed somebody in to, or
     None; a function or a coroutine function. `sign_in_url` is where they sign in: `{next}` in it
     is the page that they came from. It stands before the setting `KEYRUSH_DASHBOARD_SIGN_IN_URL`.
+    With `only`, the id of an account, nobody else sees anything, however they are signed in.
     """
 
     def __init__(
@@ -99,9 +100,11 @@ class Dashboard:
         *,
         account_of: AccountOf | None = None,
         sign_in_url: str | None = None,
+        only: str | None = None,
     ) -> None:
         self._gate = gate
         self._account_of = account_of
+        self._only = only
         self._sign_in_url = sign_in_url
         self._frame: Frame | None = None if gate is None else self._framed(gate)
 
@@ -127,7 +130,7 @@ class Dashboard:
         await app({**_within(scope), FRAME: frame}, receive, _with_headers(frame, send))
 
     def _framed(self, gate: Gate) -> Frame:
-        return Frame(gate, self._account_of, self._sign_in_url)
+        return Frame(gate, self._account_of, self._sign_in_url, self._only)
 
 
 #: The dashboard as settings have it, behind `KeyrushMiddleware`.

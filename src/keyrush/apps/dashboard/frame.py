@@ -36,11 +36,16 @@ class Frame:
     """All that a visit needs beside its request."""
 
     def __init__(
-        self, gate: Gate, account_of: AccountOf | None = None, sign_in_url: str | None = None
+        self,
+        gate: Gate,
+        account_of: AccountOf | None = None,
+        sign_in_url: str | None = None,
+        only: str | None = None,
     ) -> None:
         settings = gate.settings
         self.gate = gate
         self.account_of = account_of
+        self.only = only
         self.sign_in_url = sign_in_url or settings.dashboard_sign_in_url
         self.assets = Assets(settings)
         self.brand = brand_of(settings, self.assets)

@@ -44,11 +44,14 @@ async def signed_in(frame: Frame, request: Request) -> SignedIn | None:
         Stop: Somebody is, and may see nothing here.
         Unavailable: The store can't say, or the issuer.
     """
-    return (
+    found = (
         await _by_link(frame, request)
         or await _by_host(frame, request)
         or await _by_issuer(frame, request)
     )
+    if found is not None and frame.only not in {None, found.account.id}:
+        raise Stop("not_permitted", 403)
+    return found
 
 
 async def guessing(
