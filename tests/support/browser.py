@@ -42,6 +42,15 @@ _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice
 _RUN_AXE = """async rules => (await axe.run(document, {runOnly: rules})).violations.map(one => [
     one.id, one.help, one.nodes.map(node => [node.target.join(" "), node.failureSummary])])"""
 
+#: What is wider than its box, which cuts it off, and cells whose parts would drift apart where
+#: tables are cards.
+_MISLAID = """() => [
+    ...[...document.querySelectorAll(".card, .tw, .stats > *, main")].filter(
+        one => one.scrollWidth > one.clientWidth),
+    ...[...document.querySelectorAll(".cards td[data-label]")].filter(one => [...one.childNodes].filter(
+        part => part.nodeType === Node.ELEMENT_NODE || part.textContent.trim()).length > 1),
+].map(one => one.outerHTML.slice(0, 200))"""
+
 #: Says of what the policy has forbidden as browsers say it of a fault in a script.
 _TELL_VIOLATIONS = """document.addEventListener("securitypolicyviolation", event =>
     console.error("forbidden:", event.violatedDirective, event.blockedURI, event.sourceFile))"""
@@ -75,7 +84,8 @@ class Tab:
 
     def check(self, name: str) -> None:
         """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
-        nothing, nothing is wider than the window, nothing was forbidden, no script has failed.
+        nothing, nothing is wider than the window or its box, nothing was forbidden, no script has
+        failed.
         """
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}-{self._look}.png", full_page=True)
@@ -86,6 +96,7 @@ class Tab:
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
         assert wide <= window, (name, self._look, wide)
+        assert self.page.evaluate(_MISLAID) == [], (name, self._look)
         assert self.noise == [], (name, self._look, self.noise)
 
 

@@ -152,6 +152,9 @@ def test_print(filled: str, chromium: Chromium) -> None:
             expect(one).not_to_be_visible()
     expect(page.get_by_role("heading", name="Credits in and out")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    page.set_viewport_size({"width": 640, "height": 900})  # of A4 or letter, within wide margins
+    for table in page.locator("table.cards").all():
+        expect(table).to_have_css("display", "table")
 
 
 # --- newer rows ----------------------------------------------------------------------------------
