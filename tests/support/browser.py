@@ -47,8 +47,9 @@ _RUN_AXE = """async rules => (await axe.run(document, {runOnly: rules})).violati
 _MISLAID = """() => [
     ...[...document.querySelectorAll(".card, .tw, .stats > *, main")].filter(
         one => one.scrollWidth > one.clientWidth),
-    ...[...document.querySelectorAll(".cards td[data-label]")].filter(one => [...one.childNodes].filter(
-        part => part.nodeType === Node.ELEMENT_NODE || part.textContent.trim()).length > 1),
+    ...[...document.querySelectorAll(".cards td[data-label]")].filter(
+        one => [...one.childNodes].filter(
+            part => part.nodeType === Node.ELEMENT_NODE || part.textContent.trim()).length > 1),
 ].map(one => one.outerHTML.slice(0, 200))"""
 
 #: Says of what the policy has forbidden as browsers say it of a fault in a script.
@@ -81,6 +82,12 @@ class Tab:
         assert answer is not None
         assert answer.status == status, (path, answer.status)
         return self.page
+
+    def show(self, name: str) -> None:
+        """Take a picture of what is seen of the page, for the documents."""
+        folder = PICTURES / "docs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=folder / f"{name}.png")
 
     def check(self, name: str) -> None:
         """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
