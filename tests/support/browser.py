@@ -89,6 +89,14 @@ class Tab:
         folder.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=folder / f"{name}.png")
 
+    def check_fit(self, name: str) -> None:
+        """Nothing of the page is wider than the window or its box, and no cell falls apart."""
+        wide, window = self.page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide <= window, (name, self._look, wide)
+        assert self.page.evaluate(_MISLAID) == [], (name, self._look)
+
     def check(self, name: str) -> None:
         """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
         nothing, nothing is wider than the window or its box, nothing was forbidden, no script has
@@ -99,11 +107,7 @@ class Tab:
         self.page.evaluate(_AXE)
         found = self.page.evaluate(_RUN_AXE, _RULES)
         assert found == [], (name, self._look, found)
-        wide, window = self.page.evaluate(
-            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        assert wide <= window, (name, self._look, wide)
-        assert self.page.evaluate(_MISLAID) == [], (name, self._look)
+        self.check_fit(name)
         assert self.noise == [], (name, self._look, self.noise)
 
 
