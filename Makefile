@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test coverage lint types pictures bench accuracy chaos dist pgbouncer chromium clean
+.PHONY: demo test coverage lint types pictures screenshots bench accuracy chaos dist pgbouncer chromium clean
 
 # One venv for everything; made anew when the dependencies change.
 $(VENV)/.for-%: pyproject.toml
@@ -57,6 +57,10 @@ types: $(VENV)/.for-lint  ## mypy --strict, and pyright as users see the public 
 pictures: $(VENV)/.for-test  ## docs/architecture.md and the table of docs/contract.md, from the code
 	@$(BIN)/python -m tests.support.floors
 	@$(BIN)/python -m tests.support.points
+
+screenshots: $(VENV)/.for-test chromium  ## the pictures of docs/dashboard.md, as a browser has its pages now
+	@$(BIN)/python -m pytest -q -k pictures_of_the_document tests/apps/dashboard/test_activity_in_a_browser.py
+	@mkdir -p docs/pictures && cp build/screenshots/docs/*.png docs/pictures/
 
 bench: $(VENV)/.for-bench  ## keyrush beside its peers, in one run
 	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)

@@ -42,6 +42,16 @@ _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice
 _RUN_AXE = """async rules => (await axe.run(document, {runOnly: rules})).violations.map(one => [
     one.id, one.help, one.nodes.map(node => [node.target.join(" "), node.failureSummary])])"""
 
+#: What is wider than its box, which cuts it off, and cells whose parts would drift apart where
+#: tables are cards.
+_MISLAID = """() => [
+    ...[...document.querySelectorAll(".card, .tw, .stats > *, main")].filter(
+        one => one.scrollWidth > one.clientWidth),
+    ...[...document.querySelectorAll(".cards td[data-label]")].filter(
+        one => [...one.childNodes].filter(
+            part => part.nodeType === Node.ELEMENT_NODE || part.textContent.trim()).length > 1),
+].map(one => one.outerHTML.slice(0, 200))"""
+
 #: Says of what the policy has forbidden as browsers say it of a fault in a script.
 _TELL_VIOLATIONS = """document.addEventListener("securitypolicyviolation", event =>
     console.error("forbidden:", event.violatedDirective, event.blockedURI, event.sourceFile))"""
@@ -73,19 +83,31 @@ class Tab:
         assert answer.status == status, (path, answer.status)
         return self.page
 
+    def show(self, name: str) -> None:
+        """Take a picture of what is seen of the page, for the documents."""
+        folder = PICTURES / "docs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=folder / f"{name}.png")
+
+    def check_fit(self, name: str) -> None:
+        """Nothing of the page is wider than the window or its box, and no cell falls apart."""
+        wide, window = self.page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide <= window, (name, self._look, wide)
+        assert self.page.evaluate(_MISLAID) == [], (name, self._look)
+
     def check(self, name: str) -> None:
         """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
-        nothing, nothing is wider than the window, nothing was forbidden, no script has failed.
+        nothing, nothing is wider than the window or its box, nothing was forbidden, no script has
+        failed.
         """
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}-{self._look}.png", full_page=True)
         self.page.evaluate(_AXE)
         found = self.page.evaluate(_RUN_AXE, _RULES)
         assert found == [], (name, self._look, found)
-        wide, window = self.page.evaluate(
-            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        assert wide <= window, (name, self._look, wide)
+        self.check_fit(name)
         assert self.noise == [], (name, self._look, self.noise)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -41,6 +42,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 store_url=f"sqlite:///{file}",
                 limiter_url="memory://",
                 dashboard_top_up_url=top_up,
+                dashboard_name="Fernpost",
+                dashboard_links={"Documentation": "https://docs.example.com/"},
+                public_url="https://api.fernpost.example",
             )
         )
     )
@@ -67,6 +71,30 @@ def test_every_look(filled: str, chromium: Chromium, theme: str, width: int) -> 
     tab.open("/billing")
     tab.page.locator("details summary").click()
     tab.check("billing")
+
+
+#: What the document has pictures of: path, theme, and size in CSS pixels.
+SHOWN = {
+    "activity": ("/activity", "light", 1200, 800),
+    "keys": ("/keys", "dark", 1200, 560),
+    "create": ("/keys/new", "light", 900, 720),
+    "billing": ("/billing", "light", 1200, 640),
+    "phone": ("/", "dark", 400, 720),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_pictures_of_the_document(filled: str, chromium: Chromium, name: str) -> None:
+    """`make screenshots` takes the pictures that docs/dashboard.md shows, of what is there now."""
+    path, theme, width, height = SHOWN[name]
+    size = {"width": width, "height": height}
+    tab = chromium.tab(filled, theme=theme, width=width, viewport=size)
+    tab.open(path)
+    tab.show(name)
+    assert tab.noise == []
+    document = Path(__file__).parents[3] / "docs" / "dashboard.md"
+    shown = re.findall(r"!\[[^\]]+\]\(pictures/([a-z]+)\.png\)", document.read_text("utf-8"))
+    assert sorted(shown) == sorted(SHOWN)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -152,6 +180,9 @@ def test_print(filled: str, chromium: Chromium) -> None:
             expect(one).not_to_be_visible()
     expect(page.get_by_role("heading", name="Credits in and out")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    page.set_viewport_size({"width": 640, "height": 900})  # of A4 or letter, within wide margins
+    for table in page.locator("table.cards").all():
+        expect(table).to_have_css("display", "table")
 
 
 # --- newer rows ----------------------------------------------------------------------------------

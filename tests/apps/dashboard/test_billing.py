@@ -207,9 +207,14 @@ def test_the_last_hour_of_an_account(opened: list[Gate], clock: Clock) -> None:
     """O13: where the account has one window, it is that; limits of seconds have no meter."""
     browser = seen(opened, clock, {"limits": "5/second;300/hour", "per": "account"})
     add(opened[0], *(row(opened[0], n) for n in range(3)))
-    assert "The last 1 hour 3 of 300" in billed(browser).said
+    assert "This hour 3 of 300" in billed(browser).said
     browser = seen(opened, clock, {"limits": "5/second"})
-    assert "The last" not in billed(browser).said
+    said = billed(browser).said
+    assert "The last" not in said
+    assert "This" not in said
+    said = billed(seen(opened, clock, {"limits": "5/2minute"})).said
+    assert "The last 2 minutes 0 of 5" in said
+    assert "Busiest" not in said  # nobody is, where nobody has sent anything
 
 
 # --- credits -------------------------------------------------------------------------------------

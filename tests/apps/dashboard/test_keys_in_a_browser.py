@@ -103,6 +103,34 @@ def test_every_page(
     tab.check("key-unable")
 
 
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_long_words_fit(clock: Clock, chromium: Chromium, width: int) -> None:
+    """Names, scopes, tools and paths of any length stay in their boxes at any width."""
+    path, scope = "/v1/" + "long-segment/" * 9 + "{id}", "read:" + "subscriptions-and-" * 3 + "all"
+    values: dict[str, Any] = {
+        "rules": [
+            {"path": path, "scopes": [scope]},
+            {"path": "/v1/tool", "tool": "tool_" * 12, "credits": 12_345_678, "scopes": ["run:x"]},
+        ],
+        "plans": {"starter": {"limits": "100/minute", "monthly_quota": 9, "quota_per": "key"}},
+        "dashboard_name": "Unabhängigkeitserklärungsgesellschaft und Nachfolger",
+        "dashboard_links": {"Donaudampfschifffahrtsgesellschaft": "https://example.com/"},
+    }
+    gate = still(Gate.open(settings(**values), clock=clock))
+    gate.accounts.create("acct_" + "a" * 50)
+    key = gate.keys.create("acct_" + "a" * 50, "Ω" * 120, scopes=[scope, "run:x"]).key
+    row = activity(clock.now - 1000, key.id)
+    gate.store.add_activity([row._replace(account_id=key.account_id, path=path, rule=path)])
+    pages = ("/", "/keys", "/keys/new", "/activity", "/billing")
+    of_key = ("", "/edit", "/rotate", "/revoke")
+    with serve(app_of(Dashboard(gate, account_of=lambda _: key.account_id))) as url:
+        tab = chromium.tab(f"{url}/dashboard", width=width)
+        for page in (*pages, *(f"/keys/{key.id}{end}" for end in of_key)):
+            tab.open(page)
+            tab.check_fit(page)
+    gate.close()
+
+
 def create(tab: Tab, name: str = "checkout") -> None:
     """Make a key by the form."""
     tab.open("/keys/new")

@@ -146,7 +146,7 @@ def stacked(
                 continue
             out.append(
                 f'<rect class="{name}" x="{left + gap:.3f}%" y="{base - tall:.1f}" '
-                f'width="{width - 2 * gap:.3f}%" height="{tall:.1f}" rx="1.5"/>'
+                f'width="{width - 2 * gap:.3f}%" height="{tall:.1f}"/>'
             )
             base -= tall + 1
         out.append("</g>")

@@ -23,7 +23,7 @@ from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
 
 #: Rows of a page, values of a list of the most, and of a filter.
-_ROWS, _MOST, _CHOICES = 25, 5, 25
+_ROWS, _MOST, _CHOICES = 20, 5, 25
 
 #: Rows are there about a second after their request has ended, but stand where it came: who asks
 #: for newer ones asks from so long before the newest there was.
