@@ -26,7 +26,7 @@ from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.logs import log_fault, plain
 from keyrush.store.protocol import ActivityStore, Batch
-from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
+from keyrush.usage.shown import PATH_LOOKED_AT, Addresses, shown_agent, shown_id, shown_path
 from keyrush.wire.request import NOTHING, Noted
 
 #: Requests that wait for the flush at most: half a kilobyte each, and three seconds of what one
@@ -48,6 +48,9 @@ _REMEMBERED = 1024
 
 #: Tools that no rule names and that are told apart, and characters of a name.
 _TOOLS, _TOOL_NAME = 256, 128
+
+#: Characters of a method that are kept: those of HTTP are shorter, of MCP not much longer.
+_METHOD = 64
 
 _MINUTE = 60 * SECOND
 _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
@@ -148,6 +151,8 @@ class Recording:
         charged in the end. Never waits.
         """
         reason, is_kept = None, True
+        if len(came[4]) > PATH_LOOKED_AT or len(came[3]) > _METHOD:
+            came = (*came[:3], came[3][:_METHOD], came[4][:PATH_LOOKED_AT], *came[5:])
         if refusal is not None:
             reason, status = refusal.reason, refusal.status
             is_kept = self._is_kept(came)
