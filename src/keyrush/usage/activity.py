@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -68,6 +69,9 @@ Came = tuple[Verified, int, float, str, str, str, Peer, Noted, bool]
 #: What came of it: status, why it was refused, credits, whether the answer broke off, when it ended
 #: (`perf_counter`), and whether there is to be a row of it.
 _Happened = tuple[Came, int, Reason | None, int, bool, float, bool]
+
+#: `Activity._make`, without a call of Python's own.
+_activity = partial(tuple.__new__, Activity)
 
 _log = logging.getLogger("keyrush")
 
@@ -238,7 +242,7 @@ class Recording:
         agent, request_id, forwarded_for = noted
         session = verified.session
         self._made += 1
-        return Activity._make(
+        return _activity(
             (
                 f"req_{self._ids}{self._made:010x}",
                 at,
@@ -247,7 +251,7 @@ class Recording:
                 None if session is None else session.subject,
                 "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
                 method if method.isalnum() else plain(method),
-                self._path(path) if path else rule,
+                (self._paths.get(path) or self._path(path)) if path else rule,
                 rule,
                 status,
                 _outcome(status, reason, is_broken),
@@ -256,7 +260,7 @@ class Recording:
                 int((ended - began) * 1_000_000),
                 None if request_id is None else shown_id(request_id),
                 self._address(peer, forwarded_for) if is_kept else None,
-                None if agent is None else self._agent(agent),
+                None if agent is None else self._agents.get(agent) or self._agent(agent),
                 is_kept,
             )
         )

@@ -103,7 +103,7 @@ class CredentialHeaders:
         #: Answers depend on them, which caches should know (S23).
         self.vary: Header = (b"vary", spelled.encode("ascii"))
 
-    def credential(  # noqa: C901  # one pass, as every request takes it
+    def credential(  # noqa: C901, PLR0912  # one pass, as every request takes it
         self, headers: Iterable[Header], noted: Noted = NOTHING
     ) -> Credential | Refusal:
         """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
