@@ -23,7 +23,7 @@ from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
 from keyrush.usage.activity import Peer
-from keyrush.wire.request import MISSING, Credential, Header
+from keyrush.wire.request import MISSING, NOTHING, Credential, Header, Noted
 from keyrush.wire.resource_metadata import Document
 
 #: What pytest finds here as a plugin.
@@ -134,11 +134,12 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         headers: Iterable[Header],
         query: bytes,
         peer: Peer = None,
+        noted: Noted = NOTHING,
     ) -> Admitted | Refusal | Pending | Document:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)
-        return begin(method, path, raw_path, root, given, query, peer)
+        return begin(method, path, raw_path, root, given, query, peer, noted)
 
     admission.begin = begin_with_key  # type: ignore[method-assign]  # put back below
     try:

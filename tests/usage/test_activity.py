@@ -612,6 +612,18 @@ def test_nothing_of_the_key_is_kept(gate: Gate, key: str, opening: Opening) -> N
     assert key not in repr(recorded(gate))
 
 
+def test_what_waits_is_short(gate: Gate, key: str, opening: Opening) -> None:
+    """O20: of what a client may make as long as it likes, little waits for the flush."""
+    long = "x" * 9_000
+    noted = [("user-agent", long), ("x-request-id", long)]
+    opening(gate).send(Sent(f"/plain/{long}", [("x-api-key", key), *noted]))
+    assert gate.recording is not None
+    ((came, *_),) = gate.recording._waiting  # noqa: SLF001  # that is what waits
+    assert len(repr(came[1:])) < 1_500
+    (row,) = recorded(gate)
+    assert (len(row.path), row.request_id) == (200, None)
+
+
 # --- floods and outages -------------------------------------------------------------------------
 
 

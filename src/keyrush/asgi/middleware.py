@@ -138,7 +138,8 @@ class KeyrushMiddleware:
                 share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
-            passage.conclude()
+            if gate.recording is not None or exchange is not None or passage.is_open:
+                passage.conclude()
 
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that has passed this gate before, on its way to an app within the app."""

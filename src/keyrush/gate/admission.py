@@ -29,13 +29,14 @@ from keyrush.gate.strangers import Strangers
 from keyrush.runtime.bridge import result_of
 from keyrush.runtime.workers import Busy, Pool, Workers
 from keyrush.usage.activity import Came, Peer, Recording
-from keyrush.usage.shown import PATH_LOOKED_AT
 from keyrush.wire.request import (
     INVALID,
     MISSING,
+    NOTHING,
     Credential,
     CredentialHeaders,
     Header,
+    Noted,
     is_preflight,
 )
 from keyrush.wire.resource_metadata import Document, ResourceMetadata
@@ -48,9 +49,6 @@ _Came = Entry | Admitted | Refusal | Future[Entry | Refusal]
 
 #: Where there are rules, and the path is not in plain form.
 MALFORMED_PATH = Refusal("malformed_path")
-
-#: Characters of a method that are noted; those of HTTP are shorter.
-_METHOD = 20
 
 #: Of an address that sends unknown keys, and of all when no thread is free: seconds.
 _SOON = 1
@@ -201,8 +199,8 @@ class Pending:
             verified,
             self._at,
             self._began,
-            self._method[:_METHOD],
-            "" if needs.rule else self._path[:PATH_LOOKED_AT],
+            self._method,
+            "" if needs.rule else self._path,
             needs.rule,
             self._peer,
             self._credential.noted,
@@ -350,21 +348,22 @@ class Admission:
         headers: Iterable[Header],
         query: bytes,
         peer: Peer = None,
+        noted: Noted = NOTHING,
     ) -> Admitted | Refusal | Pending | Document:
         """The answer to a request from memory alone, or what must be finished to have one.
 
         `path` is decoded, and may begin with `root`, the prefix that the server names;
         `raw_path` is as it was sent, where the server tells. `headers` may be only those that
         may hold a key, with the ones of a CORS preflight, and those that are noted. `query` is the
-        raw query string, `peer` whoever is at the other end.
+        raw query string, `peer` whoever is at the other end, `noted` what is noted already.
         """
-        began = perf_counter()
+        began = perf_counter() if self._recording is not None else 0.0
         policy = self.policy
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root):
             return self._metadata.answer(method, path, root) or (Anonymous(), [])
-        credential = self._credential(headers)
+        credential = self._credential(headers, noted)
         if isinstance(credential, Refusal):
             if credential is MISSING:
                 return self._from_nobody(method, path, raw_path, root, headers)
@@ -378,8 +377,7 @@ class Admission:
             needs = policy.needs(method, path, root) if policy.has_rules else ANY_KEY
             verified, rule = entry.verified, needs.rule
             noted, is_mcp = credential.noted, needs.resource is not None
-            where = "" if rule else path[:PATH_LOOKED_AT]
-            came = verified, now, began, method[:_METHOD], where, rule, peer, noted, is_mcp
+            came = verified, now, began, method, "" if rule else path, rule, peer, noted, is_mcp
             answer = self._at_once(verified, needs, query, came, now)
             if answer is not None:
                 if not isinstance(answer, tuple):

@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import ActivityStore, Batch
-from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
+from keyrush.usage.shown import PATH_LOOKED_AT, Addresses, shown_agent, shown_id, shown_path
 from keyrush.wire.request import NOTHING, Noted
 
 #: Requests that wait for the flush at most: half a kilobyte each, three at most, and three seconds
@@ -53,6 +54,9 @@ _REMEMBERED = 1024
 #: Tools that no rule names and that are told apart, and characters of a name.
 _TOOLS, _TOOL_NAME = 256, 128
 
+#: Characters of a method that are kept: those of HTTP are shorter, of MCP not much longer.
+_METHOD = 64
+
 _MINUTE = 60.0
 _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
 _ERROR = 400
@@ -69,6 +73,9 @@ Came = tuple[Verified, int, float, str, str, str, Peer, Noted, bool]
 #: What came of it: status, why it was refused, credits, whether the answer broke off, when it ended
 #: (`perf_counter`), and whether there is to be a row of it.
 _Happened = tuple[Came, int, Reason | None, int, bool, float, bool]
+
+#: `Activity._make`, without a call of Python's own.
+_activity = partial(tuple.__new__, Activity)
 
 _log = logging.getLogger("keyrush")
 
@@ -158,6 +165,8 @@ class Recording:
         charged in the end. Never waits.
         """
         reason, is_kept = None, True
+        if len(came[4]) > PATH_LOOKED_AT or len(came[3]) > _METHOD:
+            came = (*came[:3], came[3][:_METHOD], came[4][:PATH_LOOKED_AT], *came[5:])
         if refusal is not None:
             reason, status = refusal.reason, refusal.status
             is_kept = self._is_kept(came)
@@ -243,7 +252,7 @@ class Recording:
         agent, request_id, forwarded_for = noted
         session = verified.session
         self._made += 1
-        return Activity._make(
+        return _activity(
             (
                 f"req_{self._ids}{self._made:010x}",
                 at,
@@ -252,7 +261,7 @@ class Recording:
                 None if session is None else session.subject,
                 "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
                 method if method.isalnum() else self._path(method),
-                self._path(path) if path else rule,
+                (self._paths.get(path) or self._path(path)) if path else rule,
                 rule,
                 status,
                 _outcome(status, reason, is_broken),
@@ -261,7 +270,7 @@ class Recording:
                 int((ended - began) * 1_000_000),
                 None if request_id is None else shown_id(request_id),
                 self._address(peer, forwarded_for) if is_kept else None,
-                None if agent is None else self._agent(agent),
+                None if agent is None else self._agents.get(agent) or self._agent(agent),
                 is_kept,
             )
         )

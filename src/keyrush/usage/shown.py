@@ -57,10 +57,12 @@ def shown_id(request_id: bytes | None) -> str | None:
     """The id of a request as a client or a proxy names it: 1 to 64 visible characters of ASCII, and
     no key; None for all else.
     """
-    if request_id is None or not _ID(request_id):
+    if request_id is None or len(request_id) > MAX_ID:
         return None
     if request_id.replace(b"-", b"").isalnum():  # as most are, and no key is
         return request_id.decode("ascii")
+    if not _ID(request_id):
+        return None
     text = request_id.decode("ascii")
     return None if _may_be_secret(text) else text
 
@@ -105,6 +107,8 @@ class Addresses:
     def _shown(self, address: str) -> str:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         packed = socket.inet_pton(family, address)
+        if family == socket.AF_INET:  # which there is one way to write
+            return address if self._kept == "full" else f"{address.rpartition('.')[0]}.0/24"
         if packed[:12] == b"\0" * 10 + b"\xff\xff":  # as servers on both protocols show IPv4
             family, packed = socket.AF_INET, packed[12:]
         if self._kept == "full":

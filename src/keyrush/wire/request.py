@@ -30,16 +30,8 @@ USER_AGENT, REQUEST_ID, FORWARDED_FOR = b"user-agent", b"x-request-id", b"x-forw
 #: last.
 _MAX_AGENT, _MAX_ID, _MAX_FORWARDED = 400, 65, 512
 
-#: The same, as slices of values.
-CUTS = {
-    USER_AGENT: slice(_MAX_AGENT),
-    REQUEST_ID: slice(_MAX_ID),
-    FORWARDED_FOR: slice(-_MAX_FORWARDED, None),
-}
-
-#: What a header is looked at for.
-_KEY, _AGENT, _ID, _FORWARDED = "key", "agent", "id", "forwarded"
-_WHAT = {USER_AGENT: _AGENT, REQUEST_ID: _ID, FORWARDED_FOR: _FORWARDED}
+#: The same, as slices of values, in the order of `Noted`.
+CUTS = (slice(_MAX_AGENT), slice(_MAX_ID), slice(-_MAX_FORWARDED, None))
 
 
 class Credential:
@@ -107,41 +99,41 @@ class CredentialHeaders:
         self.names = tuple(name.lower().encode("ascii") for name in names)
         self._names = frozenset(self.names)
         self.noted = tuple(name for name in noted if name not in self._names)
-        whats = {name: _WHAT[name] for name in self.noted} | dict.fromkeys(self.names, _KEY)
-        #: What is looked for in a header; None where nothing is.
-        self._looked_at = whats.get
-        self._lengths = frozenset(map(len, whats))
+        self._lengths = frozenset(map(len, (*self.names, *self.noted)))
         spelled = ", ".join(name.title().replace("Api", "API") for name in names)
         #: Answers depend on them, which caches should know (S23).
         self.vary: Header = (b"vary", spelled.encode("ascii"))
 
-    def credential(  # noqa: C901  # one pass, as every request takes it
-        self, headers: Iterable[Header]
+    def credential(  # noqa: C901, PLR0912  # one pass, as every request takes it
+        self, headers: Iterable[Header], noted: Noted = NOTHING
     ) -> Credential | Refusal:
         """The one credential among the request headers, or why there is none (S1–S8, S11, S12).
 
         Header names may be in any case. Several headers may hold a key only if it is the same.
+        `noted` is what the caller has found itself.
         """
-        lengths, looked_at = self._lengths, self._looked_at
+        lengths, names = self._lengths, self._names
         first_name = first = None
         others: list[Header] | None = None
-        agent = request_id = forwarded = None
+        agent, request_id, forwarded = noted
         for name, value in headers:
             # The length is looked at first, because most names are of another.
-            if len(name) in lengths and (what := looked_at(lower := name.lower())):
-                if what is _AGENT:
-                    agent = value[:_MAX_AGENT]
-                elif what is _ID:
+            if len(name) in lengths:
+                lower = name.lower()
+                if lower in names:
+                    if first is None:
+                        first_name, first = lower, value
+                    elif others is None:
+                        others = [(lower, value)]
+                    else:
+                        others.append((lower, value))
+                elif lower == REQUEST_ID:
                     request_id = value[:_MAX_ID]
-                elif what is _FORWARDED:
+                elif lower == USER_AGENT:
+                    agent = value[:_MAX_AGENT]
+                elif lower == FORWARDED_FOR:
                     before = b"" if forwarded is None else forwarded + b","
                     forwarded = (before + value[-_MAX_FORWARDED:])[-_MAX_FORWARDED:]
-                elif first is None:
-                    first_name, first = lower, value
-                elif others is None:
-                    others = [(lower, value)]
-                else:
-                    others.append((lower, value))
         if first is None:
             return MISSING
         if others is not None:
@@ -184,7 +176,8 @@ def _bearer(value: bytes, most: int) -> bytes | Refusal | None:
     if len(value) > MAX_VALUE:
         return _long_bearer(value, most)
     if value[:7] == b"Bearer " and b"," not in value:  # as nearly all send it
-        return _sane(value[7:].strip(b" "), most)
+        text = value[7:].strip(b" ")
+        return text if 0 < len(text) <= most else INVALID  # `_sane`, without a call
     scheme, _, token = value.strip(b" \t").partition(b" ")
     if b"," in value:
         parts = [part.strip(b" \t") for part in value.split(b",")]

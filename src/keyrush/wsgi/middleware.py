@@ -12,7 +12,14 @@ from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Principal
 from keyrush.settings.settings import Settings
 from keyrush.wire.interfaces import is_asgi
-from keyrush.wire.request import CUTS, Header
+from keyrush.wire.request import (
+    CUTS,
+    FORWARDED_FOR,
+    REQUEST_ID,
+    USER_AGENT,
+    Header,
+    Noted,
+)
 from keyrush.wire.resource_metadata import Document
 from keyrush.wsgi.calls import ACCEPT_ENCODING, come_in
 from keyrush.wsgi.environ import (
@@ -60,8 +67,11 @@ class KeyrushMiddleware:
         most = slice(self.gate.credential_headers.longest + 1)  # enough to see it is long
         #: The variables that the gate looks at, their headers, and how much of each.
         self._wanted = tuple((*one, most) for one in self._credentials)
-        for name in self.gate.credential_headers.noted:
-            self._wanted += ((variable_of(name), name, CUTS[name]),)
+        noted = self.gate.credential_headers.noted
+        self._agent, self._id, self._forwarded = (
+            variable_of(name) if name in noted else ""
+            for name in (USER_AGENT, REQUEST_ID, FORWARDED_FOR)
+        )
         self._preflight = tuple((*one, most) for one in _PREFLIGHT)
 
     def __call__(  # noqa: C901  # one straight line, read from top to bottom
@@ -86,6 +96,7 @@ class KeyrushMiddleware:
             self._headers(environ),
             environ.get("QUERY_STRING", "").encode("latin-1"),
             environ.get("REMOTE_ADDR"),
+            self._noted(environ),
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
@@ -133,6 +144,16 @@ class KeyrushMiddleware:
             for variable, name, cut in wanted
             if variable in environ
         ]
+
+    def _noted(self, environ: Environ) -> Noted:
+        """What is noted of the request headers beside those."""
+        get, (of_agent, of_id, of_forwarded) = environ.get, CUTS
+        agent, request_id, forwarded = get(self._agent), get(self._id), get(self._forwarded)
+        return (
+            None if agent is None else agent[of_agent].encode("latin-1"),
+            None if request_id is None else request_id[of_id].encode("latin-1"),
+            None if forwarded is None else forwarded[of_forwarded].encode("latin-1"),
+        )
 
     def _within(
         self, caller: Principal, environ: Environ, start_response: StartResponse

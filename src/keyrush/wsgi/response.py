@@ -26,6 +26,11 @@ class Passage:
     on it is a `connections.Connection`.
     """
 
+    # What most responses never change stands here: to set it for each would cost.
+    _refusal: Refusal | None = None  # which the answer says, in the app's stead
+    _has_raised = False  # the app, anything but a refusal that is answered
+    _is_recorded = False
+
     def __init__(  # noqa: PLR0917  # what there is of a request
         self,
         gate: Gate,
@@ -51,9 +56,6 @@ class Passage:
         self._is_ended = False  # by the gate, because the key has ended
         self._has_left = False  # the client
         self._refused: list[bytes] | None = None
-        self._refusal: Refusal | None = None  # which that says
-        self._has_raised = False  # the app, anything but a refusal that is answered
-        self._recording = gate.recording  # until it is done
         self._inner: Iterable[bytes] = ()
         self._items: Iterator[bytes] = iter(())
         try:
@@ -124,9 +126,11 @@ class Passage:
             if close := getattr(self._inner, "close", None):
                 close()
         finally:
-            recording, self._recording = self._recording, None
-            if recording is not None and isinstance(self._caller, Principal):
-                self._record(recording, self._caller)
+            recording = self._gate.recording
+            if recording is not None and not self._is_recorded:
+                self._is_recorded = True
+                if isinstance(self._caller, Principal):
+                    self._record(recording, self._caller)
 
     def _record(self, recording: Recording, caller: Principal) -> None:
         """Record the request, of which all is over."""

@@ -29,6 +29,10 @@ WHOLE, PART = 0, 3
 _REMEMBERED = 50_000
 
 
+#: A `Part`, as a row has it.
+Asked = tuple[str, str, str]
+
+
 class Part(NamedTuple):
     """Who asks and for what, as far as totals tell it."""
 
@@ -95,18 +99,18 @@ class Subjects:
     """The numbers of parts, as far as this process has seen them committed: they never change."""
 
     def __init__(self) -> None:
-        self._known: dict[Part, Numbers] = {}
+        self._known: dict[Asked, Numbers] = {}
 
     def numbers(
-        self, connection: Any, dialect: str, parts: Collection[Part]
-    ) -> dict[Part, Numbers]:
+        self, connection: Any, dialect: str, parts: Collection[Asked]
+    ) -> dict[Asked, Numbers]:
         """The numbers of parts; new ones are added in the transaction of the driver's
         `connection`. To be remembered once it is committed.
         """
         known = self._known
         found = {part: known[part] for part in parts if part in known}
         if len(found) < len(parts):
-            new = sorted(part for part in parts if part not in found)
+            new = sorted(Part(*part) for part in parts if part not in found)
             # In one order, so that two processes never wait for each other.
             rows = sorted({part.at_level(level) for part in new for level in range(len(LEVELS))})
             connection.execute(statement(dialect, _insert(dialect)), {"rows": json.dumps(rows)})
@@ -117,7 +121,7 @@ class Subjects:
             found.update(zip(new, numbers, strict=True))
         return found
 
-    def remember(self, found: dict[Part, Numbers]) -> None:
+    def remember(self, found: dict[Asked, Numbers]) -> None:
         """Know these without asking, from now on."""
         if len(self._known) + len(found) > _REMEMBERED:
             self._known = {}
