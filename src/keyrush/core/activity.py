@@ -73,6 +73,14 @@ class Where(NamedTuple):
 ALL = Where()
 
 
+class Span(NamedTuple):
+    """A span of whole units, which are minutes, hours or days. Unix milliseconds all."""
+
+    since: int
+    until: int
+    unit: int
+
+
 class DayOfKey(NamedTuple):
     """What came of the requests with one key in a day, UTC."""
 
