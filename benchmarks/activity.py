@@ -118,6 +118,16 @@ def fill(store: SqlStore, rows: int, now: int) -> None:
             sum(requests), sum(credits), sum(duration), max(longest)
         FROM keyrush_activity_minutes WHERE is_fresh = 0
         GROUP BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING;
+        INSERT INTO keyrush_activity_totals
+        SELECT CASE level.value WHEN 0 THEN level_0 WHEN 1 THEN level_1 WHEN 2 THEN level_2
+            ELSE level_3 END,
+            30, minute / 30, kind, bucket,
+            sum(requests), sum(credits), sum(duration), max(longest)
+        FROM json_each('[0, 1, 2, 3]') AS level
+        CROSS JOIN keyrush_activity_minutes AS cell
+        CROSS JOIN parts ON parts.number = cell.part
+        WHERE is_fresh = 0
+        GROUP BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING;
     """
     with store.database.driver() as connection:
         connection.executescript(f"""
@@ -141,7 +151,7 @@ def fill(store: SqlStore, rows: int, now: int) -> None:
                     AND of_rule.rule = part.rule
                 WHERE part.level = {PART};
             CREATE INDEX temp.parts_by_place ON parts (is_big, place);
-            CREATE INDEX temp.parts_by_number ON parts (number);
+            CREATE UNIQUE INDEX temp.parts_by_number ON parts (number);
             CREATE TEMP TABLE kinds AS SELECT key, value AS kind FROM json_each('{kinds}');
             CREATE INDEX temp.kinds_by_key ON kinds (key);
             WITH RECURSIVE numbers(n) AS (

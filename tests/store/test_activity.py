@@ -19,6 +19,7 @@ from keyrush.core.activity import (
     BUCKETS,
     COARSE,
     FINE,
+    MIDDLE,
     Activity,
     Group,
     Outcome,
@@ -332,10 +333,12 @@ def test_ranks_of_every_filter(
     store.add_activity(rows[::2])
     fold(store)
     store.add_activity(rows[1::2])
-    begin, middle, end = MIDNIGHT + 90 * FINE, MIDNIGHT + 3 * COARSE, MIDNIGHT + DAY
-    spans = [Span(begin, middle, FINE), Span(middle, end, COARSE), Span(end, end + DAY, DAY)]
+    begin, end = MIDNIGHT + 90 * FINE, MIDNIGHT + 2 * DAY
+    edges = (begin, begin + 90 * FINE, begin + 270 * FINE, MIDNIGHT + DAY, end)
+    units = (FINE, MIDDLE, COARSE, DAY)
+    spans = [Span(*one) for one in zip(edges, edges[1:], units, strict=False)]
     for where in (ALL, *(one._replace(since=None, until=None) for one in asked)):
-        exact = where._replace(since=begin, until=end + DAY)
+        exact = where._replace(since=begin, until=end)
         own = [one for one in rows if one.account_id == names["acct_a"] and agrees(exact, one)]
         for group in get_args(Group):
             field = "credential_id" if group == "key" else group
@@ -399,6 +402,7 @@ def test_forgetting(store: Store) -> None:
     assert bins(FINE) == bins(COARSE) == [one.at for one in rows]
     assert store.forget_activity(0, noon + FINE - 1, 0, 99)
     assert bins(FINE) == [one.at for one in rows[6:]]
+    assert bins(MIDDLE) == [one.at for one in rows[6:]]
     assert bins(COARSE) == [one.at for one in rows]
     assert store.forget_activity(0, 0, noon + COARSE, 99)
     assert bins(COARSE) == [one.at for one in rows[7:]]
@@ -518,12 +522,12 @@ def test_nothing_is_looked_through(
         pages.page(explained, "sqlite", "acct_a", where, limit=9, after=after)
         pages.count(explained, "sqlite", "acct_a", where, 9)
         groups: tuple[Group | None, ...] = (None, *get_args(Group))
-        for step, group in itertools.product((FINE, COARSE, DAY), groups):
+        for step, group in itertools.product((FINE, MIDDLE, COARSE, DAY), groups):
             for most in (0, 9):
                 totals.totals(
                     explained, "sqlite", "acct_a", where, step=step, group=group, at_most=most
                 )
-        spans = [Span(NOW, NOW + unit, unit) for unit in (FINE, COARSE, DAY)]
+        spans = [Span(NOW, NOW + unit, unit) for unit in (FINE, MIDDLE, COARSE, DAY)]
         for by in get_args(Group):
             ranks.ranks(explained, "sqlite", "acct_a", where, spans, group=by, at_most=9)
         forgetting.forget(

@@ -15,6 +15,7 @@ from keyrush.core.activity import (
     ALL,
     COARSE,
     FINE,
+    MIDDLE,
     Activity,
     DayOfKey,
     Group,
@@ -56,9 +57,11 @@ By = Literal["minute", "hour", "day", "all"]
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
 
 
-#: Bins that are longer than all time, by what they are made of: days, hours or minutes.
-_OF_DAYS = DAY * 10**8
-_ALL: dict[int, int] = {DAY: _OF_DAYS, COARSE: _OF_DAYS + COARSE, FINE: _OF_DAYS + FINE}
+#: What spans are made of, the longest first; the last two are kept for two days.
+_UNITS = (DAY, COARSE, MIDDLE, FINE)
+
+#: Bins that are longer than all time, by what they are made of.
+_ALL: dict[int, int] = {unit: DAY * 10**8 + unit % DAY for unit in _UNITS}
 
 
 class ActivityLog:
@@ -230,14 +233,14 @@ def _spans(where: Where, now: int) -> list[Span]:
     """All the time that is meant, in spans of whole units; none where it is empty."""
     since = max(0, now - HOURS_KEPT) if where.since is None else where.since
     until = now + 1 if where.until is None else where.until
-    units = (DAY, COARSE) if since < now - MINUTES_KEPT else (DAY, COARSE, FINE)
+    units = _UNITS[:2] if since < now - MINUTES_KEPT else _UNITS
     since, until = since // units[-1] * units[-1], -(-until // units[-1]) * units[-1]
     return [*_parts(since, until, units)] if since < until else []
 
 
 def _parts(since: int, until: int, units: tuple[int, ...]) -> Iterator[Span]:
     """A span in parts of whole units, the longest that there are: days, with hours before and
-    after, and minutes before and after these.
+    after, half hours before and after these, and so on.
     """
     unit, *shorter = units
     begin, end = -(-since // unit) * unit, until // unit * unit

@@ -27,8 +27,11 @@ _KEY = "whole, minute, part, kind, bucket"
 #: PostgreSQL's advisory lock of who folds; one at a time, or they would take turns at each row.
 _LOCK = 0x6B657972757363
 
-#: Minutes of the bins in which subjects of a level have totals.
-LENGTHS = {level: (1, 60, 1440) if level == WHOLE else (60, 1440) for level in range(len(LEVELS))}
+#: Minutes of the bins in which subjects of a level have totals. A chart of a day is of half hours:
+#: of a key, its minutes would have to be found among all of the account's.
+LENGTHS = {
+    level: (1, 30, 60, 1440) if level == WHOLE else (30, 60, 1440) for level in range(len(LEVELS))
+}
 
 _TARGETS = ", ".join(
     f"({level}, {int(by_key)}, {int(by_rule)}, {length})"
