@@ -79,6 +79,7 @@ def test_it_is_true(clock: Clock) -> None:
         ("get", "/v1/me/activity?since=now", None, 422),
         ("get", "/v1/me/activity/summary?group=source", None, 200),
         ("get", "/v1/me/activity/summary?by=week", None, 422),
+        ("get", "/v1/me/activity/summary?by=all", None, 422),
         ("get", "/v1/me/usage", None, 200),
         ("get", "/v1/capabilities", None, 200),
         ("post", "/v1/capabilities", None, 200),

@@ -543,3 +543,27 @@ def test_nothing_is_looked_through(
     assert len(plans) > 50
     tables = "x|y|cell|subject|whole|part|keyrush_.*"
     assert not [line for line in plans if re.match(rf"SCAN ({tables})\b", line)]
+
+
+def test_an_account_of_many_keys(store: Store) -> None:
+    """O20: what folding takes goes with how many totals there are, and not with how many keys the
+    account has, for which a database would not wait.
+    """
+    rows = [row(credential_id=f"cred_{number}") for number in range(1500)]
+    store.add_activity(rows)
+    fold(store)
+    days = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    (total,) = store.activity_totals("acct_a", days, DAY, None, 1)
+    assert total.requests == len(rows)
+
+
+def test_a_chart_of_many_keys(store: Store) -> None:
+    """O20: so does what a chart takes of totals that are not folded yet."""
+    fold(store)
+    store.add_activity([row(id="act_of_the_first", at=NOW - 2 * DAY)])  # after which none is due
+    rows = [row(credential_id=f"cred_{number}") for number in range(4000)]
+    store.add_activity(rows)
+    asked = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    for group in (None, *get_args(Group)):
+        found = store.activity_totals("acct_a", asked, FINE, group, 10)
+        assert sum(total.requests for total in found) == len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,14 +15,16 @@ import pytest
 from keyrush import Gate, Refusal, Refused
 from keyrush.core.activity import Activity, Where
 from keyrush.core.identity import account_subject
-from keyrush.core.times import month_of
+from keyrush.core.times import DAY, month_of
 from keyrush.errors import DataError
+from keyrush.runtime.circuit import Circuit
 from keyrush.store.memory import MemoryStore
 from keyrush.store.protocol import Batch
 from keyrush.usage import activity as recording
-from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE
+from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE, Recording
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from tests.conftest import Clock, settings, still
+from tests.support.activity import row
 from tests.support.calls import Asgi, Sent, Wsgi, environ_of, run, scope_of
 from tests.support.resources import DOORS, RESOURCE, App, Door, call, message, result
 
@@ -31,6 +34,8 @@ RULES: list[dict[str, Any]] = [
     {"path": "/mcp", "mcp": "tools/call", "tool": "audit_site", "credits": 10, "scopes": ["seo"]},
     {"path": "/mcp", "mcp": "tools/call", "tool": "inspect_page", "credits": 2},
 ]
+
+KEY = "kr_live_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 
 PLANS = {"standard": {"limits": "1000/minute", "per": "account"}}
 
@@ -472,9 +477,25 @@ def test_tools_that_no_rule_names(gate: Gate, door: Door, app: App, agent: str) 
     ]
 
 
+@pytest.mark.parametrize(
+    "asked", [call(KEY), call(f"x {KEY}"), call(KEY.replace("_", "%5f")), message(KEY)]
+)
+def test_calls_that_are_named_like_a_key(
+    gate: Gate, door: Door, app: App, agent: str, asked: Any
+) -> None:
+    """S82: a key for the name of a tool or a method is in no row and in no total, although the
+    server answers as if there were one.
+    """
+    app.answers(result())
+    door.post(asked, agent)
+    (row,) = recorded(gate)
+    (total,) = gate.activity.summary("acct_a", group="rule")
+    assert KEY[10:] not in repr((row, total))
+    assert (row.rule, total.value) == ("", "")
+
+
 # --- what is kept of people ---------------------------------------------------------------------
 
-KEY = "kr_live_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
 PATHS = [
@@ -504,11 +525,26 @@ def test_a_key_at_the_cut() -> None:
         assert "a1B2c3D4e5a1B2c3D4e5" not in shown_path("/" + "x" * (length - 2) + "/" + KEY)
 
 
+HOSTILE = ["_" * 399, "a_" * 190 + "%2525252541", "a" * 399, "_a" * 150 + "%25252541", "eyJ." * 99]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_what_a_path_costs(path: str) -> None:
+    """O20: whatever a client sends, a look for keys takes a time that goes with its length: paths
+    that took the square of it held the process up for tens of milliseconds each.
+    """
+    began = time.thread_time()
+    for _ in range(100):
+        shown_path(path)
+    assert time.thread_time() - began < 0.5
+
+
 def test_agents() -> None:
     """O20: 80 characters of the user agent, control characters replaced, and none with a key."""
     assert shown_agent(b"curl/8.5.0") == "curl/8.5.0"
     assert shown_agent(b"x" * 100) == "x" * 80
     assert shown_agent(b"a\x00\x1b\xff") == "a??\ufffd"
+    assert shown_agent("ä".encode() * 100) == "ä" * 80
     assert [shown_agent(one) for one in (None, b"", KEY.encode(), b"x/" + JWT.encode())] == [
         None
     ] * 4
@@ -554,6 +590,17 @@ class TestProxies:
         opening(gate).send(Sent("/plain", [*claims, ("x-forwarded-for", "10.0.0.7")]))
         (row,) = recorded(gate)
         assert row.address == "203.0.113.9"
+
+
+@pytest.mark.parametrize("before", [50, 64, 79])
+def test_an_agent_with_a_key_at_the_cut(
+    gate: Gate, key: str, opening: Opening, before: int
+) -> None:
+    """S82: of a key that begins within the characters that are kept nothing is."""
+    agent = "x" * (before - 1) + " " + KEY
+    opening(gate).send(Sent("/plain", [("x-api-key", key), ("user-agent", agent)]))
+    (row,) = recorded(gate)
+    assert row.agent is None
 
 
 def test_nothing_of_the_key_is_kept(gate: Gate, key: str, opening: Opening) -> None:
@@ -801,3 +848,56 @@ def test_a_look_at_what_is_too_old_is_bounded(faulty: Any, monkeypatch: pytest.M
     gate.recording.forget()
     gate.recording.forget()
     assert asked == [PORTION, PORTION]
+
+
+# --- clocks that are set -------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_ahead_for_a_while(clock: Clock) -> None:
+    """O20: nothing is deleted by a clock that has been set, until it has held for an hour: what is
+    deleted does not come back.
+    """
+    store, passed = MemoryStore(), [1000.0]
+    kept = (30 * DAY, 2 * DAY, 400 * DAY)
+    found = Recording(
+        store,
+        Circuit("the store", lambda: passed[0]),
+        Addresses("off", ()),
+        records_all=True,
+        kept=kept,
+        clock=clock,
+        monotonic=lambda: passed[0],
+    )
+
+    def forgets() -> bool:
+        found.forget()
+        return not store.activity("acct_a", Where())
+
+    store.add_activity([row(at=clock())])
+    assert not forgets()
+    clock.advance(1000 * DAY)
+    assert not forgets()
+    clock.advance(-1000 * DAY)
+    passed[0] += 1
+    assert not forgets()
+    clock.advance(1000 * DAY)
+    assert not forgets()
+    clock.advance(3_600_000)
+    passed[0] += 3600
+    assert forgets()
+
+
+def test_what_is_refused_while_the_clock_is_set(
+    gate: Gate, clock: Clock, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O20: rows of refusals are so many a minute that passes, whatever the clock says meanwhile."""
+    passed = [0.0]
+    monkeypatch.setattr(gate.recording, "_monotonic", lambda: passed[0])
+    door = Asgi(gate, Doing().asgi)
+    for minute, set_by in enumerate((365 * DAY, -365 * DAY, 0), start=1):
+        clock.advance(set_by)
+        passed[0] += 60
+        for _ in range(REFUSALS_A_MINUTE + 3):
+            door.send(Sent("/x/limit", [("x-api-key", key)]))
+        gate.flush()
+        assert gate.activity.count("acct_a") == minute * REFUSALS_A_MINUTE

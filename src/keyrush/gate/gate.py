@@ -144,7 +144,7 @@ class Gate:
         self.counts = MonthlyCounts(self.store, self.circuit)
         #: What notes activity; None where none is recorded.
         activity = store_opening.activity_of(self.store)
-        self.recording = self._recording(settings, activity, clock)
+        self.recording = self._recording(settings, activity, clocks)
         #: Whether the store does, so that it is there for other processes.
         self.keeps_activity = activity is self.store
         slots = hashing_slots(settings.argon2_slots)
@@ -381,7 +381,7 @@ class Gate:
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
     def _recording(
-        self, settings: Settings, store: ActivityStore, clock: Callable[[], int]
+        self, settings: Settings, store: ActivityStore, clocks: Clock
     ) -> Recording | None:
         if settings.activity == "off":
             return None
@@ -391,7 +391,8 @@ class Gate:
             Addresses(settings.activity_address, settings.networks),
             records_all=settings.activity == "all",
             kept=(settings.activity_days * DAY, MINUTES_KEPT, HOURS_KEPT),
-            clock=clock,
+            clock=clocks.now,
+            monotonic=clocks.monotonic,
         )
 
     def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:

@@ -51,7 +51,9 @@ MINUTES_KEPT, HOURS_KEPT = 2 * DAY, 400 * DAY
 #: Bins of one summary, and its totals, so bins times values, at most.
 MAX_BINS, MAX_TOTALS = 1500, 20_000
 
-By = Literal["minute", "hour", "day", "all"]
+#: The bins that have a name, and besides all there is in one.
+Bins = Literal["minute", "hour", "day"]
+By = Bins | Literal["all"]
 
 #: Milliseconds of a bin, and the bins of a summary without `since`.
 _STEPS: dict[str, tuple[int, int]] = {"minute": (FINE, 60), "hour": (COARSE, 24), "day": (DAY, 30)}
@@ -296,5 +298,5 @@ def _step(by: By | int) -> tuple[int, int]:
     if type(by) is int and 0 < by <= HOURS_KEPT and by % FINE == 0:
         return by, 60
     raise InvalidArgument(
-        "by", f"must be one of {', '.join(get_args(By))}, or whole minutes in milliseconds"
+        "by", f"must be one of {', '.join((*_STEPS, 'all'))}, or whole minutes in milliseconds"
     )

@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from keyrush.core.times import DAY, SECOND
+from keyrush.core.times import DAY
 from keyrush.sql.schema import BATCHES
 from keyrush.store.protocol import Batch
 
-#: Milliseconds between two looks for batches that can be forgotten.
-FORGET_INTERVAL = 3600 * SECOND
+#: Seconds between two looks for batches that can be forgotten.
+FORGET_INTERVAL = 3600.0
 
 
 # By the driver, and with all rows in one JSON object, as it is answered with one: neither a

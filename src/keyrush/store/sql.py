@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,9 +66,9 @@ class SqlStore(PortalInSql):
         # What else a statement says that reads how an account stands, so as to change it.
         self._locked = " FOR UPDATE" if database.dialect == "postgresql" else ""
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._forget_at = 0  # when to look for batches of workers that are no longer
+        self._forget_at = 0.0  # when to look for batches of workers that are no longer
         self._subjects = Subjects()
-        self._fold_at = 0  # when to fold totals of minutes
+        self._fold_at = 0.0  # when to fold totals of minutes
 
     @property
     def database(self) -> Database:
@@ -344,8 +345,8 @@ class SqlStore(PortalInSql):
 
     def _forget(self, now: int) -> None:
         """Delete what nobody will ask about any more."""
-        if now >= self._forget_at:
-            self._forget_at = now + FORGET_INTERVAL
+        if monotonic() >= self._forget_at:
+            self._forget_at = monotonic() + FORGET_INTERVAL
             with self._run(atomic=True) as connection:
                 forget_batches(connection, now)
 
@@ -360,14 +361,15 @@ class SqlStore(PortalInSql):
     def add_activity(self, rows: Sequence[Activity], batch: Batch | None = None) -> None:
         if not rows:
             return
-        now, dialect = now_ms(), self._database.dialect
+        dialect = self._database.dialect
         with self._database.transaction() as driver:
-            if batch is not None and not note(driver, dialect, batch, now):
+            if batch is not None and not note(driver, dialect, batch, now_ms()):
                 return  # it has been added before
             known = adding.add(driver, dialect, storable_rows(rows), self._subjects)
         self._subjects.remember(known)
-        if now >= self._fold_at:
-            self._fold_at = now + folding.INTERVAL
+        # No interval is by a clock that may be set: set back, it would take that long to be over.
+        if monotonic() >= self._fold_at:
+            self._fold_at = monotonic() + folding.INTERVAL
             self.fold_activity()
 
     def fold_activity(self) -> None:

@@ -24,13 +24,13 @@ from keyrush.core.times import SECOND
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
-from keyrush.runtime.logs import log_fault, plain
+from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import ActivityStore, Batch
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from keyrush.wire.request import NOTHING, Noted
 
-#: Requests that wait for the flush at most: half a kilobyte each, and three seconds of what one
-#: process can answer.
+#: Requests that wait for the flush at most: half a kilobyte each, three at most, and three seconds
+#: of what one process can answer.
 MOST_WAITING = 50_000
 
 #: Rows of a batch; see `counting.PORTION`.
@@ -40,8 +40,12 @@ PORTION = 500
 #: why. A flood of refusals adds to totals alone.
 REFUSALS_A_MINUTE = 60
 
-#: Milliseconds between two looks at what is too old, once there is nothing more.
-_LOOK = 60 * SECOND
+#: Seconds between two looks at what is too old, once there is nothing more.
+_LOOK = 60.0
+
+#: A clock that has been set by more milliseconds is believed, as to what is too old, after so many
+#: seconds: what is deleted by one that is wrong for a while does not come back.
+_LEAP, _DOUBT = 3600 * SECOND, 3600.0
 
 #: Texts of clients whose shown form is remembered during a flush.
 _REMEMBERED = 1024
@@ -49,7 +53,7 @@ _REMEMBERED = 1024
 #: Tools that no rule names and that are told apart, and characters of a name.
 _TOOLS, _TOOL_NAME = 256, 128
 
-_MINUTE = 60 * SECOND
+_MINUTE = 60.0
 _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
 _ERROR = 400
 
@@ -80,7 +84,8 @@ class Recording:
     """The activity of this process. Safe to call from any thread.
 
     With `records_all` false there are only refusals. Rows, totals by the minute and by the hour are
-    kept for `kept` milliseconds. `clock` gives Unix milliseconds.
+    kept for `kept` milliseconds. `clock` gives Unix milliseconds, `monotonic` seconds, from
+    anywhere, that nobody sets.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Recording:
         records_all: bool,
         kept: tuple[int, int, int],
         clock: Callable[[], int],
+        monotonic: Callable[[], float],
     ) -> None:
         self._store = store
         self._circuit = circuit
@@ -99,6 +105,7 @@ class Recording:
         self._records_all = records_all
         self._kept = kept
         self._clock = clock
+        self._monotonic = monotonic
         #: Called after each request, where its row is not to wait for the next flush.
         self.hurry: Callable[[], object] | None = None
         self._reset()
@@ -115,7 +122,8 @@ class Recording:
         self._ids = secrets.token_hex(6)  # how the ids of this process begin
         self._made = 0
         self._written = 0  # since the last look at what is too old
-        self._look_at = 0
+        self._look_at = 0.0
+        self._offset: int | None = None  # of the clock, from what nobody sets
         self._minute = 0
         self._refused: Counter[str] = Counter()  # in this minute, by credential
         self._tools: set[str] = set()
@@ -135,11 +143,13 @@ class Recording:
 
     def is_tool(self, name: str, *, is_new: bool) -> bool:
         """Whether a tool that no rule names is one to tell apart in totals: as many as there is
-        room for, each from when `is_new` says that it has answered.
+        room for, each from when `is_new` says that it has answered, and none that is not shown
+        as it is.
         """
-        if is_new and len(self._tools) < _TOOLS and len(name) <= _TOOL_NAME:
-            self._tools.add(name)
-        return name in self._tools
+        tools = self._tools
+        if is_new and name not in tools and len(tools) < _TOOLS and _may_be_tool(name):
+            tools.add(name)
+        return name in tools
 
     def add(
         self, came: Came, status: int, refusal: Refusal | None, credits: int, is_broken: bool
@@ -164,9 +174,9 @@ class Recording:
             self.hurry()
 
     def _is_kept(self, came: Came) -> bool:
-        minute, name = came[1] // _MINUTE, came[0].key_id
+        minute, name = int(self._monotonic() / _MINUTE), came[0].key_id
         with self._lock:
-            if minute > self._minute:
+            if minute != self._minute:
                 self._minute = minute
                 self._refused.clear()
             self._refused[name] += 1
@@ -241,7 +251,7 @@ class Recording:
                 verified.key_id,
                 None if session is None else session.subject,
                 "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
-                method if method.isalnum() else plain(method),
+                method if method.isalnum() else self._path(method),
                 self._path(path) if path else rule,
                 rule,
                 status,
@@ -286,21 +296,33 @@ class Recording:
         """Delete what is kept no longer, at most twice as much as came since; called again and
         again by one thread, so that millions of rows hold nothing up.
         """
-        now = self._clock()
-        if now < self._look_at:
+        now, passed = self._clock(), self._monotonic()
+        if self._has_leapt(now - int(passed * SECOND)):
+            self._look_at = passed + _DOUBT
+        if passed < self._look_at:
             return
         before = [now - kept for kept in self._kept]
         turns, self._written = 1 + 2 * self._written // PORTION, 0
         try:
             for _ in range(turns):
                 if not self._circuit.call(self._store.forget_activity, *before, PORTION):
-                    self._look_at = now + _LOOK
+                    self._look_at = passed + _LOOK
                     return
         except Away:
             return
         except DataError as error:
             log_fault("activity that is too old can't be deleted", error)
-            self._look_at = now + _LOOK
+            self._look_at = passed + _LOOK
+
+    def _has_leapt(self, offset: int) -> bool:
+        """Whether the clock has been set since the last time."""
+        before, self._offset = self._offset, offset
+        return before is not None and abs(offset - before) > _LEAP
+
+
+def _may_be_tool(name: str) -> bool:
+    """Whether totals may have the name: it is no key, and shown as it is."""
+    return len(name) <= _TOOL_NAME and shown_path(name) == name
 
 
 def _outcome(status: int, reason: Reason | None, is_broken: bool) -> Outcome:

@@ -20,9 +20,12 @@ PATH_LOOKED_AT = 400
 HIDDEN = "…"
 
 #: A key by whatever prefix, and the most of one that was cut (ids of ours have 16 characters
-#: there); a JWT; what follows `Bearer`.
+#: there); a JWT; what follows `Bearer`. A run of characters is looked through from its beginning
+#: alone: from each of them, long runs would take the square of their length.
 _SECRET = re.compile(
-    r"[\w.-]*_[0-9A-Za-z]{20,}[\w-]*|eyJ[\w-]{8,}(?:\.[\w-]*)*|bearer[\s:=+/]+[^\s/]+",
+    r"(?<![\w.-])[\w.-]*_[0-9A-Za-z]{20,}[\w-]*"
+    r"|eyJ[\w-]{8,}(?:\.[\w-]*)*"
+    r"|bearer[\s:=+/]+[^\s/]+",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -44,7 +47,9 @@ def shown_agent(agent: bytes | None) -> str | None:
     """The first 80 characters of a user agent, control characters as `?`; None where there is none,
     or where it looks like a key.
     """
-    text = "".join(c if c.isprintable() else "?" for c in (agent or b"").decode("utf-8", "replace"))
+    text = (agent or b"").decode("utf-8", "replace")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "?" for c in text)
     return None if not text or _may_be_secret(text) else text[:MAX_AGENT]
 
 

@@ -25,9 +25,10 @@ NOTHING: Noted = (None, None, None)
 
 USER_AGENT, REQUEST_ID, FORWARDED_FOR = b"user-agent", b"x-request-id", b"x-forwarded-for"
 
-#: Bytes that are kept of each: what is longer than an id is none, and of proxies those count that
-#: have spoken last.
-_MAX_AGENT, _MAX_ID, _MAX_FORWARDED = 80, 65, 512
+#: Bytes that are kept of each: of an agent what 80 characters may take, and what a key has that
+#: begins in them; what is longer than an id is none, and of proxies those count that have spoken
+#: last.
+_MAX_AGENT, _MAX_ID, _MAX_FORWARDED = 400, 65, 512
 
 #: The same, as slices of values.
 CUTS = {

@@ -11,7 +11,7 @@ from keyrush.apps.account_api.queries import ActivityQuery, LedgerQuery, Paging,
 from keyrush.core.activity import Group, Outcome, Source
 from keyrush.core.ledger import Reason
 from keyrush.core.ledger import Source as LedgerSource
-from keyrush.operations.activity import By
+from keyrush.operations.activity import Bins
 
 _STRING: dict[str, Any] = {"type": "string"}
 _INTEGER: dict[str, Any] = {"type": "integer"}
@@ -128,7 +128,7 @@ _SCHEMAS: dict[str, Any] = {
     "Summary": _object(
         "Totals of what was asked in bins, from `since` on and before `until`; bins of nothing are "
         "left out.",
-        by=_one_of(By),
+        by=_one_of(Bins),
         group=_or_null(_one_of(Group)),
         since=_MOMENT,
         until=_MOMENT,

@@ -14,7 +14,7 @@ from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import Reason
 from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT
 from keyrush.errors import InvalidArgument
-from keyrush.operations.activity import By
+from keyrush.operations.activity import Bins
 
 #: A time with a zone.
 Instant = Annotated[
@@ -64,7 +64,7 @@ class ActivityQuery(Paging, Filter):
 class SummaryQuery(Filter):
     """Totals of activity in bins, `by` a length; `group` is what they are told apart by."""
 
-    by: By = "hour"
+    by: Bins = "hour"
     group: Group | None = None
 
 

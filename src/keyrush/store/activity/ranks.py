@@ -12,7 +12,7 @@ from typing import Any
 from keyrush.core.activity import FINE, Group, Span, Where
 from keyrush.store.activity.folding import LENGTHS
 from keyrush.store.activity.statements import statement
-from keyrush.store.activity.subjects import PART, WHOLE, chosen, kinds_of
+from keyrush.store.activity.subjects import WHOLE, chosen, kinds_of, narrowed
 from keyrush.store.activity.totals import NAMED, VALUES, level_of, shape_of
 
 
@@ -30,7 +30,6 @@ def _of_subjects(level: int, value: str, where: Where, length: int, name: str) -
 
 
 def _in_minutes(value: str, where: Where, fresh: int, name: str) -> str:
-    condition, _ = chosen(PART, where)
     return f"""
         SELECT {value} AS value, sum(cell.requests) AS requests
         FROM keyrush_activity_subjects AS whole
@@ -40,7 +39,7 @@ def _in_minutes(value: str, where: Where, fresh: int, name: str) -> str:
         AND cell.is_fresh = {fresh} AND cell.whole = whole.number
         AND cell.minute >= :since_{name} AND cell.minute < :until_{name}
         AND cell.kind IN ({", ".join(map(str, kinds_of(where)))})
-        AND subject.number = cell.part AND {condition}
+        AND subject.number = cell.part{narrowed(where)}
         GROUP BY 1
     """  # noqa: S608  # of this module and numbers
 

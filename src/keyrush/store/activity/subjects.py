@@ -133,11 +133,13 @@ def kinds_of(where: Where) -> list[int]:
     ]
 
 
+def narrowed(where: Where) -> str:
+    """What else a condition says, of subjects of which account and level are known."""
+    of_key = "" if where.credential_id is None else " AND subject.credential_id = :key"
+    return of_key if where.rule is None else f"{of_key} AND subject.rule = :rule"
+
+
 def chosen(level: int, where: Where) -> tuple[str, dict[str, Any]]:
     """Which `subject` is meant at a level, as a condition and its parameters."""
-    condition = f"subject.account_id = :account AND subject.level = {level}"
-    if where.credential_id is not None:
-        condition += " AND subject.credential_id = :key"
-    if where.rule is not None:
-        condition += " AND subject.rule = :rule"
+    condition = f"subject.account_id = :account AND subject.level = {level}{narrowed(where)}"
     return condition, {"key": where.credential_id, "rule": where.rule}

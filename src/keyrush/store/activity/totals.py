@@ -16,11 +16,11 @@ from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
     LEVELS,
     OUTCOMES,
-    PART,
     SOURCES,
     WHOLE,
     chosen,
     kinds_of,
+    narrowed,
 )
 
 _KEY = LEVELS.index((True, False))
@@ -69,8 +69,10 @@ def _of_subjects(value: str, condition: str, kinds: str, length: int) -> str:
     """  # noqa: S608  # of this module and numbers
 
 
-def _in_minutes(value: str, condition: str, kinds: str, fresh: str) -> str:
-    """Of the parts of the account: `condition` is of these."""
+def _in_minutes(value: str, more: str, kinds: str, fresh: str) -> str:
+    """Of the parts of the account; `more` is said of these, and nothing of account and level, by
+    which PostgreSQL would look through all of them for each total.
+    """
     return f"""
         SELECT cell.minute * {FINE} AS at, {value} AS value, cell.bucket, {_SUMS}
         FROM keyrush_activity_subjects AS whole
@@ -80,7 +82,7 @@ def _in_minutes(value: str, condition: str, kinds: str, fresh: str) -> str:
         AND cell.is_fresh IN ({fresh}) AND cell.whole = whole.number
         AND cell.minute >= :since / {FINE} AND cell.minute < :until / {FINE}
         AND cell.kind IN ({kinds})
-        AND subject.number = cell.part AND {condition}
+        AND subject.number = cell.part{more}
     """  # noqa: S608  # of this module and numbers
 
 
@@ -89,12 +91,12 @@ def _cells(level: int, length: int, group: Group | None, where: Where) -> str:
     """All totals that are meant; of `where` only what it is about matters."""
     kinds = ", ".join(map(str, kinds_of(where)))
     value = VALUES[group]
-    of_parts, _ = chosen(PART, where)
+    more = narrowed(where)
     if length not in LENGTHS[level]:
-        return _in_minutes(value, of_parts, kinds, "0, 1")
+        return _in_minutes(value, more, kinds, "0, 1")
     of_level, _ = chosen(level, where)
     subjects = _of_subjects(value, of_level, kinds, length)
-    return f"{subjects} UNION ALL {_in_minutes(value, of_parts, kinds, '1')}"
+    return f"{subjects} UNION ALL {_in_minutes(value, more, kinds, '1')}"
 
 
 def _length(step: int) -> int:
@@ -160,12 +162,12 @@ def totals(
 
 @cache
 def _days_of_keys(dialect: str) -> str:
-    of_keys = f"credential_id IN ({_AMONG[dialect]})"
-    key = "subject.account_id = :account AND subject.level = {level} AND subject."
+    of_keys = f" AND subject.credential_id IN ({_AMONG[dialect]})"
+    of_account, _ = chosen(_KEY, Where())
     kinds = ", ".join(map(str, kinds_of(Where())))
     value = f"subject.credential_id AS key, cell.kind % {len(OUTCOMES)}"
-    days = _of_subjects(value, key.format(level=_KEY) + of_keys, kinds, DAY // FINE)
-    fresh = _in_minutes(value, key.format(level=PART) + of_keys, kinds, "1")
+    days = _of_subjects(value, of_account + of_keys, kinds, DAY // FINE)
+    fresh = _in_minutes(value, of_keys, kinds, "1")
     text = f"""
         SELECT key, at / {DAY} * {DAY}, value, sum(requests)
         FROM ({days} UNION ALL {fresh}) AS cells GROUP BY 1, 2, 3
