@@ -34,7 +34,9 @@ _DELETE = (
             (1, "minutes"),
             (30, "half_hours"),
             (60, "hours"),
+            (-60, "hours"),
             (1440, "days_of_hours"),
+            (-1440, "days_of_hours"),
         )
     ),
 )

@@ -10,21 +10,25 @@ from functools import cache
 from typing import Any
 
 from keyrush.core.activity import FINE, Group, Span, Where
-from keyrush.store.activity.folding import LENGTHS
+from keyrush.store.activity.folding import LENGTHS, TOGETHER
 from keyrush.store.activity.statements import statement
-from keyrush.store.activity.subjects import WHOLE, chosen, kinds_of, narrowed
+from keyrush.store.activity.subjects import KEY, WHOLE, chosen, kinds_of, narrowed
 from keyrush.store.activity.totals import NAMED, VALUES, level_of, shape_of
 
 
 def _of_subjects(level: int, value: str, where: Where, length: int, name: str) -> str:
     condition, _ = chosen(level, where)
+    is_any = where.source is None and where.outcome is None
+    is_together = is_any and level == KEY and length in TOGETHER
+    kinds = [0] if is_together else kinds_of(where)
     return f"""
         SELECT {value} AS value, sum(cell.requests) AS requests
         FROM keyrush_activity_subjects AS subject
         CROSS JOIN keyrush_activity_totals AS cell
-        WHERE {condition} AND cell.subject = subject.number AND cell.length = {length}
+        WHERE {condition} AND cell.subject = subject.number
+        AND cell.length = {-length if is_together else length}
         AND cell.bin >= :since_{name} / {length} AND cell.bin < :until_{name} / {length}
-        AND cell.kind IN ({", ".join(map(str, kinds_of(where)))})
+        AND cell.kind IN ({", ".join(map(str, kinds))})
         GROUP BY 1
     """  # noqa: S608  # of this module and numbers
 

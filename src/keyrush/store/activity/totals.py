@@ -14,6 +14,7 @@ from keyrush.core.times import DAY
 from keyrush.store.activity.folding import LENGTHS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
+    KEY,
     LEVELS,
     OUTCOMES,
     SOURCES,
@@ -22,8 +23,6 @@ from keyrush.store.activity.subjects import (
     kinds_of,
     narrowed,
 )
-
-_KEY = LEVELS.index((True, False))
 
 _SUMS = "requests, credits, duration, longest"
 
@@ -163,7 +162,7 @@ def totals(
 @cache
 def _days_of_keys(dialect: str) -> str:
     of_keys = f" AND subject.credential_id IN ({_AMONG[dialect]})"
-    of_account, _ = chosen(_KEY, Where())
+    of_account, _ = chosen(KEY, Where())
     kinds = ", ".join(map(str, kinds_of(Where())))
     value = f"subject.credential_id AS key, cell.kind % {len(OUTCOMES)}"
     days = _of_subjects(value, of_account + of_keys, kinds, DAY // FINE)
