@@ -2,7 +2,8 @@
 
 First what a flush pays for a row, in microseconds of CPU. Then a month of N rows, of which one
 account has nine tenths, with 1,000 keys and 20 rules: how long pages with each filter, counts and
-charts of it take. 10,000,000 rows need 3 GB in the folder for temporary files, and some minutes.
+charts of it take, and which indexes find them. It ends with 1 where anything is found without one.
+10,000,000 rows need 3 GB in the folder for temporary files, and some minutes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +35,9 @@ SMALL = 300
 
 #: Days over which rows are spread.
 DAYS = 30
+
+#: A line of a plan that is about a table of activity, by its names in statements.
+_TABLE = re.compile(r"(SEARCH|SCAN) (x|y|cell|subject|whole|part|keyrush_\w+)\b")
 
 
 def row(account_id: str, key: int, rule: int, at: int, number: int) -> Activity:
@@ -118,6 +124,15 @@ def fill(store: SqlStore, rows: int, now: int) -> None:
             sum(requests), sum(credits), sum(duration), max(longest)
         FROM keyrush_activity_minutes WHERE is_fresh = 0
         GROUP BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING;
+        INSERT INTO keyrush_activity_totals
+        SELECT CASE level.value WHEN 0 THEN level_0 WHEN 1 THEN level_1 ELSE level_2 END,
+            30, minute / 30, kind, bucket,
+            sum(requests), sum(credits), sum(duration), max(longest)
+        FROM json_each('[0, 1, 2]') AS level
+        CROSS JOIN keyrush_activity_minutes AS cell
+        CROSS JOIN parts ON parts.number = cell.part
+        WHERE is_fresh = 0
+        GROUP BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING;
     """
     with store.database.driver() as connection:
         connection.executescript(f"""
@@ -141,7 +156,7 @@ def fill(store: SqlStore, rows: int, now: int) -> None:
                     AND of_rule.rule = part.rule
                 WHERE part.level = {PART};
             CREATE INDEX temp.parts_by_place ON parts (is_big, place);
-            CREATE INDEX temp.parts_by_number ON parts (number);
+            CREATE UNIQUE INDEX temp.parts_by_number ON parts (number);
             CREATE TEMP TABLE kinds AS SELECT key, value AS kind FROM json_each('{kinds}');
             CREATE INDEX temp.kinds_by_key ON kinds (key);
             WITH RECURSIVE numbers(n) AS (
@@ -177,6 +192,12 @@ def fill(store: SqlStore, rows: int, now: int) -> None:
                 count(*), sum(credits), sum(duration), max(duration)
             FROM keyrush_activity GROUP BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING;
             {levels}
+            INSERT INTO keyrush_activity_totals
+            SELECT subject, -length, bin, 0, 0,
+                sum(requests), sum(credits), sum(duration), max(longest)
+            FROM keyrush_activity_totals
+            WHERE length IN (60, 1440) AND subject IN (SELECT level_1 FROM parts)
+            GROUP BY 1, 2, 3 ON CONFLICT DO NOTHING;
             DROP TABLE temp.parts;
             PRAGMA cache_size = -2000;
         """)  # noqa: S608  # of this module alone
@@ -213,12 +234,34 @@ def asked(gate: Gate, now: int) -> dict[str, Callable[[], Any]]:
         "month by day, of a key": (month._replace(credential_id=key), "day"),
         "month by day, of a rule": (month._replace(rule=rule), "day"),
     }
+    for name, since in (("hour", COARSE), ("day", DAY), ("month", DAYS * DAY)):
+        for group in ("rule", "key"):
+            where = Where(since=now - since)
+            most = partial(log.most, BIG, where, group=group, at_most=25)
+            calls[f"most: {name}, by {group}"] = most
     groups: tuple[Group | None, ...] = (None, "outcome", "rule", "key")
     for name, (where, by) in charts.items():
         for group in groups:
             named = f"chart: {name}, by {group}" if group else f"chart: {name}"
             calls[named] = partial(log.summary, BIG, where, by=by, group=group)
     return calls
+
+
+def plans(store: SqlStore, call: Callable[[], Any]) -> set[str]:
+    """How SQLite finds what a call asks of activity: a table, and by which index."""
+    texts: list[str] = []
+    with store.database.driver() as connection:  # the only one of this thread
+        connection.set_trace_callback(texts.append)
+    call()
+    with store.database.driver() as connection:
+        connection.set_trace_callback(None)
+        found = {
+            line[3]
+            for text in texts
+            if "keyrush_activity" in text
+            for line in connection.execute(f"EXPLAIN QUERY PLAN {text}")
+        }
+    return {line for line in found if _TABLE.match(line)}
 
 
 def milliseconds(call: Callable[[], Any], rounds: int = 5) -> float:
@@ -240,6 +283,7 @@ def main() -> None:
     options = parser.parse_args()
     now = int(time.time() * 1000)
     figures: dict[str, float] = {}
+    indexes: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/keyrush.db"
         gate = Gate.open(Settings(store_url=url, pepper="p" * 32))
@@ -254,13 +298,16 @@ def main() -> None:
         figures["file, MB"] = Path(f"{folder}/keyrush.db").stat().st_size / 1e6
         for name, call in asked(gate, now).items():
             figures[f"{name}, ms"] = milliseconds(call)
+            indexes |= plans(store, call)
         gate.close()
     if options.json:
-        print(json.dumps(figures))  # noqa: T201  # that is what it is for
-        return
-    print(f"{options.rows:,} rows")  # noqa: T201
-    for name, figure in figures.items():
-        print(f"{name:<60}{figure:>10,.1f}")  # noqa: T201
+        print(json.dumps(figures | {"indexes": sorted(indexes)}))  # noqa: T201  # what it is for
+    else:
+        print(f"{options.rows:,} rows")  # noqa: T201
+        for name, figure in figures.items():
+            print(f"{name:<60}{figure:>10,.1f}")  # noqa: T201
+        print("\n".join(["found by", *sorted(indexes)]))  # noqa: T201
+    sys.exit(not indexes or any(line.startswith("SCAN") for line in indexes))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ def test_all_in_one_bin(gate: Gate, clock: Clock, ago: int, until: int | None) -
     assert {total.value: total.requests for total in found} == bins
     assert {total.at for total in found} <= {begin}
     assert {total.credits for total in found} == {2 * count for count in bins.values()}
+    for at_most in (1, 2):
+        most = gate.activity.most("acct_a", where, group="key", at_most=at_most)
+        assert most == bins.most_common(at_most)
 
 
 def test_whole_days_in_one_bin(gate: Gate, clock: Clock) -> None:
@@ -65,4 +68,8 @@ def test_without_a_beginning(gate: Gate) -> None:
     (total,) = gate.activity.summary("acct_a", by="all")
     assert isinstance(total, Total)
     assert (total.requests, total.value) == (3 * 24 * 6, None)
-    assert gate.activity.summary("acct_a", Where(credential_id="cred_x"), by="all") == []
+    nobody = Where(credential_id="cred_x")
+    assert gate.activity.summary("acct_a", nobody, by="all") == []
+    assert gate.activity.most("acct_a", nobody, group="key", at_most=5) == []
+    never = Where(since=9 * DAY, until=8 * DAY)
+    assert gate.activity.most("acct_a", never, group="key", at_most=5) == []

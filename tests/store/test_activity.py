@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,10 +19,12 @@ from keyrush.core.activity import (
     BUCKETS,
     COARSE,
     FINE,
+    MIDDLE,
     Activity,
     Group,
     Outcome,
     Source,
+    Span,
     Total,
     Where,
     bucket_of,
@@ -30,7 +32,7 @@ from keyrush.core.activity import (
 from keyrush.core.paging import Place
 from keyrush.core.times import DAY
 from keyrush.store import activity_in_memory
-from keyrush.store.activity import forgetting, pages, totals
+from keyrush.store.activity import forgetting, pages, ranks, totals
 from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Store
@@ -319,6 +321,33 @@ def test_totals_of_every_filter(
             assert list(found) == summed(own, exact, step, group)
 
 
+@FUZZ
+@given(rows_of_many, st.lists(wheres, min_size=4, max_size=4), st.integers(1, 4))
+def test_ranks_of_every_filter(
+    store: Store, rows: list[Activity], asked: list[Where], at_most: int
+) -> None:
+    """O20: what had the most requests is so of a plain list, by whatever filters and spans, before
+    and after it is in the totals of hours.
+    """
+    names, rows = renamed(rows)
+    store.add_activity(rows[::2])
+    fold(store)
+    store.add_activity(rows[1::2])
+    begin, end = MIDNIGHT + 90 * FINE, MIDNIGHT + 2 * DAY
+    edges = (begin, begin + 90 * FINE, begin + 270 * FINE, MIDNIGHT + DAY, end)
+    units = (FINE, MIDDLE, COARSE, DAY)
+    spans = [Span(*one) for one in zip(edges, edges[1:], units, strict=False)]
+    for where in (ALL, *(one._replace(since=None, until=None) for one in asked)):
+        exact = where._replace(since=begin, until=end)
+        own = [one for one in rows if one.account_id == names["acct_a"] and agrees(exact, one)]
+        for group in get_args(Group):
+            field = "credential_id" if group == "key" else group
+            most = Counter(getattr(one, field) for one in own).items()
+            expected = sorted(most, key=lambda item: (-item[1], item[0]))[:at_most]
+            found = store.activity_ranks(names["acct_a"], where, spans, group, at_most)
+            assert list(found) == expected
+
+
 def test_pages_while_rows_come(store: Store) -> None:
     """What is added meanwhile neither repeats nor hides what was there."""
     rows = [row(at=NOW + number // 3) for number in range(30)]  # three at once
@@ -373,6 +402,7 @@ def test_forgetting(store: Store) -> None:
     assert bins(FINE) == bins(COARSE) == [one.at for one in rows]
     assert store.forget_activity(0, noon + FINE - 1, 0, 99)
     assert bins(FINE) == [one.at for one in rows[6:]]
+    assert bins(MIDDLE) == [one.at for one in rows[6:]]
     assert bins(COARSE) == [one.at for one in rows]
     assert store.forget_activity(0, 0, noon + COARSE, 99)
     assert bins(COARSE) == [one.at for one in rows[7:]]
@@ -492,11 +522,14 @@ def test_nothing_is_looked_through(
         pages.page(explained, "sqlite", "acct_a", where, limit=9, after=after)
         pages.count(explained, "sqlite", "acct_a", where, 9)
         groups: tuple[Group | None, ...] = (None, *get_args(Group))
-        for step, group in itertools.product((FINE, COARSE, DAY), groups):
+        for step, group in itertools.product((FINE, MIDDLE, COARSE, DAY), groups):
             for most in (0, 9):
                 totals.totals(
                     explained, "sqlite", "acct_a", where, step=step, group=group, at_most=most
                 )
+        spans = [Span(NOW, NOW + unit, unit) for unit in (FINE, MIDDLE, COARSE, DAY)]
+        for by in get_args(Group):
+            ranks.ranks(explained, "sqlite", "acct_a", where, spans, group=by, at_most=9)
         forgetting.forget(
             explained,
             "sqlite",

@@ -27,8 +27,8 @@ BUCKETS = (
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
 )  # fmt: skip
 
-#: Milliseconds of the bins that totals are kept in: of the last two days, and for longer.
-FINE, COARSE = 60 * SECOND, 3600 * SECOND
+#: Milliseconds of the bins that totals are kept in: those of the last two days, and for longer.
+FINE, MIDDLE, COARSE = 60 * SECOND, 1800 * SECOND, 3600 * SECOND
 
 
 class Activity(NamedTuple):
@@ -71,6 +71,14 @@ class Where(NamedTuple):
 
 
 ALL = Where()
+
+
+class Span(NamedTuple):
+    """A span of whole units: minutes, half hours, hours or days. Unix milliseconds all."""
+
+    since: int
+    until: int
+    unit: int
 
 
 class DayOfKey(NamedTuple):

@@ -319,7 +319,8 @@ sa.Index(
 )
 
 #: Totals of subjects of every level, so that none is summed from all of its parts: of an hour and
-#: a day, of accounts of a minute, too. `length` is in minutes, `bin` in lengths since 1970.
+#: a day, but for parts of half an hour, and of accounts of a minute. `length` is in minutes, `bin`
+#: in lengths since 1970; where it is negative, all kinds and durations are together, as 0.
 TOTALS = sa.Table(
     "keyrush_activity_totals",
     _metadata,

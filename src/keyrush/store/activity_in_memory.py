@@ -17,6 +17,7 @@ from keyrush.core.activity import (
     DayOfKey,
     Group,
     Outcome,
+    Span,
     Total,
     Where,
     bucket_of,
@@ -170,6 +171,22 @@ class ActivityInMemory:
             Total(at, value, one.requests, one.credits, one.duration, one.longest, (*one.buckets,))
             for (at, value), one in sorted(totals.items(), key=_by_bin_and_value)
         ]
+
+    def activity_ranks(
+        self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int
+    ) -> Sequence[tuple[str, int]]:
+        most: Counter[str] = Counter()
+        with self._lock:
+            for span in spans:
+                asked = where._replace(since=span.since, until=span.until)
+                for name, sums in self._bins[FINE if span.unit % COARSE else COARSE].items():
+                    if (
+                        name.account_id == account_id
+                        and _is_in_time(asked, name.at)
+                        and _agrees(asked, name)
+                    ):
+                        most[_value(name, group) or ""] += sums.requests
+        return sorted(most.items(), key=lambda item: (-item[1], item[0]))[:at_most]
 
     def days_of_keys(
         self, account_id: str, key_ids: Sequence[str], since: int, until: int

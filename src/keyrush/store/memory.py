@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where
+from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.ledger import (
@@ -445,6 +445,11 @@ class MemoryStore(PortalInMemory):
         self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
     ) -> Sequence[Total]:
         return self._activity.activity_totals(account_id, where, step, group, at_most)
+
+    def activity_ranks(
+        self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int
+    ) -> Sequence[tuple[str, int]]:
+        return self._activity.activity_ranks(account_id, where, spans, group, at_most)
 
     def days_of_keys(
         self, account_id: str, key_ids: Sequence[str], since: int, until: int

@@ -28,7 +28,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where
+from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink
 from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
@@ -468,6 +468,14 @@ class ActivityStore(Protocol):
         asked. `where.since` and `where.until` are given, and multiples of `step`, or of a minute
         or an hour where one step is all of time. Of more than `at_most` values those with the
         most requests are told apart; the rest is together, as the value None.
+        """
+        ...
+
+    def activity_ranks(
+        self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int
+    ) -> Sequence[tuple[str, int]]:
+        """The values of `group` that had the most requests in all of the spans, with these: of as
+        many, by name. `where` is without a time; of spans there is at least one.
         """
         ...
 

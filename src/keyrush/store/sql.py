@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyrush.core.activity import Activity, DayOfKey, Group, Total, Where, storable_rows
+from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where, storable_rows
 from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
 from keyrush.core.key_search import Outline
@@ -37,7 +37,7 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import key_events, keys, ledger, links
-from keyrush.store.activity import adding, folding, forgetting, pages, totals
+from keyrush.store.activity import adding, folding, forgetting, pages, ranks, totals
 from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
 from keyrush.store.counts import (
@@ -407,6 +407,15 @@ class SqlStore(PortalInSql):
                 step=step,
                 group=group,
                 at_most=at_most,
+            )
+
+    def activity_ranks(
+        self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int
+    ) -> Sequence[tuple[str, int]]:
+        dialect = self._database.dialect
+        with self._database.driver() as driver:
+            return ranks.ranks(
+                driver, dialect, account_id, where, spans, group=group, at_most=at_most
             )
 
     def days_of_keys(

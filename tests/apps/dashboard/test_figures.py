@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush.apps.dashboard.charts import OUTCOMES, Outcomes
-from keyrush.apps.dashboard.figures import Delta, change, figures, ranked, rate_change
+from keyrush.apps.dashboard.figures import Delta, change, figures, rate_change
 from keyrush.apps.dashboard.months import projected, so_far
 from keyrush.apps.dashboard.ranges import OWN, Range, named
 from keyrush.apps.dashboard.sheets import cell, lines
@@ -61,13 +61,6 @@ def test_weeks_are_made_of_days() -> None:
     assert of.before == Outcomes(2)
     assert (of.busiest, of.worst) == (1, 1)
     assert figures([], span).worst is None
-
-
-def test_values_are_ranked() -> None:
-    """Values with the most requests are first, by name where they have as many; the rest last."""
-    totals = [total(0, "b", 2), total(1, "a", 1), total(1, "b", 1), total(2, None, 9)]
-    totals += [total(3, "c", 3), total(3, "", 1)]
-    assert ranked(totals) == [("b", 3), ("c", 3), ("", 1), ("a", 1), (None, 9)]
 
 
 @pytest.mark.parametrize(

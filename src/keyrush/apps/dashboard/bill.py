@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from keyrush.apps.dashboard.callers import names
-from keyrush.apps.dashboard.figures import ranked
 from keyrush.apps.dashboard.months import projected, so_far
 from keyrush.core import sliding
 from keyrush.core.activity import FINE, Group, Outcome, Where
+from keyrush.core.key_search import MOST
 from keyrush.core.model import Account, ApiKey, Limit, Plan
 from keyrush.core.times import DAY, month_bounds
 from keyrush.errors import NotFound
@@ -92,8 +92,7 @@ def _of_keys(gate: Gate, account_id: str, plan: Plan | None, begin: int, now: in
     if plan is None or plan.quota is None or plan.quota_per != "key":
         return []
     where = Where(since=begin, until=_tomorrow(now))
-    totals = gate.activity.summary(account_id, where, by="all", group="key")
-    return [value for value, _ in ranked(totals) if value is not None]
+    return [key for key, _ in gate.activity.most(account_id, where, group="key", at_most=MOST)]
 
 
 def _tomorrow(now: int) -> int:

@@ -71,14 +71,6 @@ def _sum(counts: Iterable[Outcomes]) -> Outcomes:
     return Outcomes(*(sum(column) for column in zip(Outcomes(), *counts, strict=True)))
 
 
-def ranked(totals: Iterable[Total]) -> list[tuple[str | None, int]]:
-    """Values with their requests, those with the most first; the rest, None, is last."""
-    sums: Counter[str | None] = Counter()
-    for total in totals:
-        sums[total.value] += total.requests
-    return sorted(sums.items(), key=lambda item: (item[0] is None, -item[1], item[0] or ""))
-
-
 class Delta(NamedTuple):
     """How a figure has changed, in tenths of a per cent, or of a point where it is a rate."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from keyrush.store.activity.adding import added
 from keyrush.store.activity.statements import statement
-from keyrush.store.activity.subjects import LEVELS, WHOLE
+from keyrush.store.activity.subjects import KEY, LEVELS, PART, WHOLE
 
 #: Seconds between two times that a process folds.
 INTERVAL = 600.0
@@ -26,13 +26,20 @@ _KEY = "whole, minute, part, kind, bucket"
 #: PostgreSQL's advisory lock of who folds; one at a time, or they would take turns at each row.
 _LOCK = 0x6B657972757363
 
-#: Minutes of the bins in which subjects of a level have totals.
-LENGTHS = {level: (1, 60, 1440) if level == WHOLE else (60, 1440) for level in range(len(LEVELS))}
+#: Minutes of the bins in which subjects of a level have totals. A chart of a day is of half hours:
+#: of a key, its minutes would have to be found among all of the account's. Of parts there are so
+#: many that a quarter of what folding costs would be theirs.
+LENGTHS = dict.fromkeys(range(len(LEVELS)), (30, 60, 1440))
+LENGTHS |= {WHOLE: (1, 30, 60, 1440), PART: (60, 1440)}
+
+#: Of such bins of a key there is one total besides of all kinds and durations together, whose
+#: length is the negative: a list of the most reads one number for each key and bin, not dozens.
+TOGETHER = (60, 1440)
 
 _TARGETS = ", ".join(
-    f"({level}, {int(by_key)}, {int(by_rule)}, {length})"
+    f"({level}, {int(by_key)}, {int(by_rule)}, {abs(length)}, {int(length > 0)})"
     for level, (by_key, by_rule) in enumerate(LEVELS)
-    for length in LENGTHS[level]
+    for length in (*LENGTHS[level], *(-one for one in TOGETHER if level == KEY))
 )
 
 # Of what this module says alone.
@@ -57,13 +64,16 @@ def _into_totals(dialect: str, taken: str) -> str:
     return f"""
         INSERT INTO keyrush_activity_totals AS found
             (subject, length, bin, kind, bucket, requests, credits, duration, longest)
-        SELECT ({_SUBJECT}), target.length, taken.minute / target.length, taken.kind, taken.bucket,
-            sum(taken.requests), sum(taken.credits), sum(taken.duration),
-            max(taken.longest)
+        SELECT ({_SUBJECT}),
+            CASE target.is_apart WHEN 1 THEN target.length ELSE -target.length END,
+            taken.minute / target.length,
+            taken.kind * target.is_apart, taken.bucket * target.is_apart,
+            sum(taken.requests), sum(taken.credits), sum(taken.duration), max(taken.longest)
         FROM {taken}
         CROSS JOIN keyrush_activity_subjects AS part
         CROSS JOIN (
-            SELECT column1 AS level, column2 AS by_key, column3 AS by_rule, column4 AS length
+            SELECT column1 AS level, column2 AS by_key, column3 AS by_rule, column4 AS length,
+                column5 AS is_apart
             FROM (VALUES {_TARGETS}) AS listed
         ) AS target
         WHERE part.number = taken.part

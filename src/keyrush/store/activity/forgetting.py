@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyrush.core.activity import COARSE, FINE
+from keyrush.core.activity import COARSE, FINE, MIDDLE
 from keyrush.core.times import DAY
 from keyrush.store.activity.statements import statement
 
@@ -30,7 +30,14 @@ _DELETE = (
             WHERE length = {length} AND bin < :{before} ORDER BY bin LIMIT :most /*skip*/
         )
         """  # noqa: S608  # of this module alone
-        for length, before in ((1, "minutes"), (60, "hours"), (1440, "days_of_hours"))
+        for length, before in (
+            (1, "minutes"),
+            (30, "half_hours"),
+            (60, "hours"),
+            (-60, "hours"),
+            (1440, "days_of_hours"),
+            (-1440, "days_of_hours"),
+        )
     ),
 )
 
@@ -48,6 +55,7 @@ def forget(
     values = {
         "days": before_rows // DAY,
         "minutes": before_minutes // FINE,
+        "half_hours": before_minutes // (MIDDLE),
         "hours": before_hours // COARSE,
         "days_of_hours": before_hours // DAY,
         "most": at_most,

@@ -23,7 +23,7 @@ KINDS: dict[tuple[str, str], int] = {
 #: What tells apart at each level: the key, the rule.
 LEVELS = ((False, False), (True, False), (False, True), (True, True))
 
-WHOLE, PART = 0, 3
+WHOLE, KEY, PART = 0, 1, 3
 
 #: Parts that a process remembers; of more, all are forgotten, and asked for again.
 _REMEMBERED = 50_000

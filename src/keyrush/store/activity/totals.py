@@ -14,6 +14,7 @@ from keyrush.core.times import DAY
 from keyrush.store.activity.folding import LENGTHS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
+    KEY,
     LEVELS,
     OUTCOMES,
     SOURCES,
@@ -23,18 +24,36 @@ from keyrush.store.activity.subjects import (
     narrowed,
 )
 
-_KEY = LEVELS.index((True, False))
-
 _SUMS = "requests, credits, duration, longest"
 
 #: What tells rows apart, of a table that is named `cell` and one that is named `subject`.
-_VALUES: dict[Group | None, str] = {
+VALUES: dict[Group | None, str] = {
     None: "NULL",
     "key": "subject.credential_id",
     "rule": "subject.rule",
     "source": f"cell.kind / {len(OUTCOMES)}",
     "outcome": f"cell.kind % {len(OUTCOMES)}",
 }
+
+#: What numbers among them stand for.
+NAMED: dict[Group | None, Sequence[str]] = {"source": SOURCES, "outcome": OUTCOMES}
+
+
+def level_of(where: Where, group: Group | None) -> int:
+    """The level of subjects that tells apart what is asked for."""
+    by_key = where.credential_id is not None or group == "key"
+    by_rule = where.rule is not None or group == "rule"
+    return LEVELS.index((by_key, by_rule))
+
+
+def shape_of(where: Where) -> Where:
+    """What a statement's text depends on: of a key or rule only that there is one."""
+    return where._replace(
+        credential_id=where.credential_id and "",
+        rule=None if where.rule is None else "",
+        since=None,
+        until=None,
+    )
 
 
 def _of_subjects(value: str, condition: str, kinds: str, length: int) -> str:
@@ -70,7 +89,7 @@ def _in_minutes(value: str, more: str, kinds: str, fresh: str) -> str:
 def _cells(level: int, length: int, group: Group | None, where: Where) -> str:
     """All totals that are meant; of `where` only what it is about matters."""
     kinds = ", ".join(map(str, kinds_of(where)))
-    value = _VALUES[group]
+    value = VALUES[group]
     more = narrowed(where)
     if length not in LENGTHS[level]:
         return _in_minutes(value, more, kinds, "0, 1")
@@ -121,16 +140,8 @@ def totals(
     at_most: int,
 ) -> list[Total]:
     """`ActivityStore.activity_totals`, by the driver's `connection`."""
-    anyone = where._replace(
-        credential_id=where.credential_id and "",
-        rule=None if where.rule is None else "",
-        since=None,
-        until=None,
-    )
-    by_key = where.credential_id is not None or group == "key"
-    by_rule = where.rule is not None or group == "rule"
-    level = LEVELS.index((by_key, by_rule))
-    cells = _cells(level, _length(step), group, anyone)
+    level = level_of(where, group)
+    cells = _cells(level, _length(step), group, shape_of(where))
     values = {
         "account": account_id,
         "key": where.credential_id,
@@ -151,7 +162,7 @@ def totals(
 @cache
 def _days_of_keys(dialect: str) -> str:
     of_keys = f" AND subject.credential_id IN ({_AMONG[dialect]})"
-    of_account, _ = chosen(_KEY, Where())
+    of_account, _ = chosen(KEY, Where())
     kinds = ", ".join(map(str, kinds_of(Where())))
     value = f"subject.credential_id AS key, cell.kind % {len(OUTCOMES)}"
     days = _of_subjects(value, of_account + of_keys, kinds, DAY // FINE)
@@ -193,7 +204,7 @@ def _pivoted(rows: Sequence[Sequence[Any]], group: Group | None) -> list[Total]:
         sums[2] += duration
         sums[3] = max(sums[3], longest)
         sums[4 + bucket] += requests
-    named = {"source": SOURCES, "outcome": OUTCOMES}.get(group or "")
+    named = NAMED.get(group)
     totals = []
     for (at, value), sums in found.items():
         requests, credits, duration, longest, *buckets = map(int, sums)  # PostgreSQL's are decimal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, get_args
 
 from markupsafe import Markup
@@ -13,7 +13,7 @@ from keyrush.apps.dashboard.callers import names
 from keyrush.apps.dashboard.charting import cards, chart
 from keyrush.apps.dashboard.charts import OUTCOMES, share
 from keyrush.apps.dashboard.endpoints import page
-from keyrush.apps.dashboard.figures import Figures, figures, ranked
+from keyrush.apps.dashboard.figures import Figures, figures
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.core.activity import Activity, Group, Source, Where
@@ -29,7 +29,7 @@ _ROWS, _MOST, _CHOICES = 20, 5, 25
 #: for newer ones asks from so long before the newest there was.
 _LATE = 15 * SECOND
 
-Ranked = Sequence[tuple[str | None, int]]
+Ranked = Sequence[tuple[str, int]]
 
 
 class _Found(NamedTuple):
@@ -52,17 +52,17 @@ def _read(gate: Gate, account_id: str, of: Asked) -> _Found:
     of_outcomes = log.summary(account_id, both, by=span.asked, group="outcome")
     found = figures(of_outcomes, span)
 
-    def most(group: Group, where: Where) -> Ranked:
-        return ranked(log.summary(account_id, where, by="all", group=group))
+    def most(where: Where, at_most: int, groups: Iterable[Group]) -> dict[str, Ranked]:
+        return {one: log.most(account_id, where, group=one, at_most=at_most) for one in groups}
 
-    tops = {group: most(group, where) for group in ("rule", "key", "source")}
     everything = Where(since=span.since, until=span.until)
-    choices = tops
+    choices = most(everything, _CHOICES, ("rule", "key"))
+    tops = choices | most(where, _MOST, ("source",))
     if of.is_filtered:
-        choices = {group: most(group, everything) for group in ("rule", "key")}
+        tops |= most(where, _MOST, ("rule", "key"))
     rows, opened = _rows(gate, account_id, of)
     ids = [row.credential_id for row in rows]
-    ids += [one for one, _ in (*choices["key"][:_CHOICES], *tops["key"][:_MOST]) if one]
+    ids += [one for one, _ in (*choices["key"], *tops["key"])]
     return _Found(
         found,
         tops,
@@ -143,17 +143,12 @@ class _Words:
     def most(self, values: Ranked, words: Callable[[str], str]) -> list[tuple[str, int, Markup]]:
         """Those with the most requests, each with a bar."""
         top = values[0][1] if values else 0
-        return [
-            (self._t("activity.rest") if value is None else words(value), count, share(count, top))
-            for value, count in values[:_MOST]
-        ]
+        return [(words(value), count, share(count, top)) for value, count in values[:_MOST]]
 
     def choices(self, values: Ranked, words: Callable[[str], str]) -> list[tuple[str, str]]:
         """What may be filtered by, by name."""
-        known = [value for value, _ in values[:_CHOICES] if value is not None]
-        return sorted(
-            ((value or NO_RULE, words(value)) for value in known), key=lambda one: one[1].casefold()
-        )
+        known = [(value or NO_RULE, words(value)) for value, _ in values]
+        return sorted(known, key=lambda one: one[1].casefold())
 
 
 def _is_dated(of: Asked) -> bool:

@@ -14,7 +14,7 @@ from keyrush.apps.dashboard.callers import names
 from keyrush.apps.dashboard.charting import chart
 from keyrush.apps.dashboard.charts import share
 from keyrush.apps.dashboard.endpoints import page
-from keyrush.apps.dashboard.figures import Figures, figures, ranked
+from keyrush.apps.dashboard.figures import Figures, figures
 from keyrush.apps.dashboard.key_page import known
 from keyrush.apps.dashboard.key_status import why_not, why_not_revoke
 from keyrush.apps.dashboard.ranges import named
@@ -43,7 +43,7 @@ class _Refused(NamedTuple):
 
 class _Found(NamedTuple):
     figures: Figures
-    rules: Sequence[tuple[str | None, int]]
+    rules: Sequence[tuple[str, int]]
     refused: Sequence[Activity]
     history: Sequence[Record]
     names: Mapping[str, str]
@@ -66,7 +66,7 @@ def _read(gate: Gate, key: ApiKey, now: int) -> _Found:
     limits = account.limits if account.limits is not None else of_plan
     return _Found(
         figures(log.summary(account_id, month, by="day", group="outcome"), span),
-        ranked(log.summary(account_id, month, by="day", group="rule")),
+        log.most(account_id, month, group="rule", at_most=_RULES),
         refused,
         history,
         names(gate, account_id, _ids(history)),
@@ -110,7 +110,7 @@ async def show(visit: Visit) -> Response:
         of=of,
         chart=chart(visit, found.figures, named("30d", visit.now)),
         figures=found.figures,
-        rules=[(_rule(visit, rule), n, share(n, top)) for rule, n in found.rules[:_RULES]],
+        rules=[(_rule(visit, rule), n, share(n, top)) for rule, n in found.rules],
         refusals=grouped(found.refused)[:_REFUSALS],
         most=MAX_LIMIT,
         history=[_event(visit, record, found.names) for record in found.history],
@@ -121,9 +121,7 @@ async def show(visit: Visit) -> Response:
     )
 
 
-def _rule(visit: Visit, rule: str | None) -> str:
-    if rule is None:
-        return visit.t("activity.rest")
+def _rule(visit: Visit, rule: str) -> str:
     return rule or visit.t("activity.no_rule")
 
 
