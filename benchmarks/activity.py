@@ -36,6 +36,9 @@ SMALL = 300
 #: Days over which rows are spread.
 DAYS = 30
 
+#: What lists of the most are by.
+RANKED: tuple[Group, ...] = ("rule", "key")
+
 #: A line of a plan that is about a table of activity, by its names in statements.
 _TABLE = re.compile(r"(SEARCH|SCAN) (x|y|cell|subject|whole|part|keyrush_\w+)\b")
 
@@ -235,11 +238,11 @@ def asked(gate: Gate, now: int) -> dict[str, Callable[[], Any]]:
         "month by day, of a rule": (month._replace(rule=rule), "day"),
     }
     for name, since in (("hour", COARSE), ("day", DAY), ("month", DAYS * DAY)):
-        for group in ("rule", "key"):
+        for ranked in RANKED:
             where = Where(since=now - since)
-            most = partial(log.most, BIG, where, group=group, at_most=25)
-            calls[f"most: {name}, by {group}"] = most
-    groups: tuple[Group | None, ...] = (None, "outcome", "rule", "key")
+            most = partial(log.most, BIG, where, group=ranked, at_most=25)
+            calls[f"most: {name}, by {ranked}"] = most
+    groups: tuple[Group | None, ...] = (None, "outcome", *RANKED)
     for name, (where, by) in charts.items():
         for group in groups:
             named = f"chart: {name}, by {group}" if group else f"chart: {name}"

@@ -1,4 +1,4 @@
-"""OpenRush's API (contract O1 to O18): tools for agents, paid with credits.
+"""OpenRush's API (contract O1 to O18): tools for agents, paid with credits, and its dashboard.
 
     uvicorn openrush:app
 
@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Security
 from pydantic import BaseModel, Field, HttpUrl
 
 from keyrush import Gate, KeyrushMiddleware, Principal, Refusal, Settings
-from keyrush.apps import account_api
+from keyrush.apps import account_api, dashboard
 from keyrush.fastapi import document, principal
 
 CONFIG = Path(__file__).with_suffix(".toml")
@@ -204,6 +204,7 @@ def create_app(gate: Gate | None = None) -> FastAPI:
     app.state.datasets = {}
     app.include_router(tools)
     app.mount("/v1", account_api)
+    app.mount("/dashboard", dashboard)
     settings = None if gate else Settings(config=CONFIG)
     app.add_middleware(KeyrushMiddleware, settings=settings, gate=gate)
     return app

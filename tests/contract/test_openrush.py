@@ -18,6 +18,7 @@ from keyrush import Gate
 from keyrush.operations.keys import NewKey
 from keyrush.store.memory import MemoryStore
 from tests.conftest import CHEAP, Clock, settings
+from tests.support.dashboard import Page
 from tests.support.serving import serve, serve_process
 
 KEYS = "/v1/me/api-credentials"
@@ -162,6 +163,34 @@ def call(
     """Call a tool, with a body that it accepts unless one is given."""
     sent = TOOLS[tool][1] if body is None else body
     return client.post(f"/v1/tools/{tool}", headers=bearer(key), json=sent)
+
+
+# --- the dashboard ---
+
+
+def test_dashboard(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
+    """O10: Setup, API access, Activity and Billing, for whoever is signed in: the key of a call,
+    the call and what it cost.
+    """
+    assert client.get("/dashboard/").status_code == 401
+    assert call(client, key, "inspect_domain").status_code == 200
+    openrush.flush()
+    path = f"/dashboard/link/{openrush.portal.link('acct_a')}"
+    shown = Page(200, [], client.get(path).content, path)
+    signed_in = client.post(
+        path, data=dict(shown.form(path).fields), headers={"Sec-Fetch-Site": "same-origin"}
+    )
+    assert signed_in.status_code == 303
+    for page, said in (
+        ("", "Setup"),
+        ("keys", key.key.id),
+        ("activity", "inspect_domain"),
+        ("billing", "497"),
+    ):
+        answer = client.get(f"/dashboard/{page}")
+        assert answer.status_code == 200
+        assert said in answer.text
+        assert key.text not in answer.text
 
 
 # --- keys ---
