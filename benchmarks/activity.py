@@ -235,10 +235,10 @@ def asked(gate: Gate, now: int) -> dict[str, Callable[[], Any]]:
         "month by day, of a rule": (month._replace(rule=rule), "day"),
     }
     for name, since in (("hour", COARSE), ("day", DAY), ("month", DAYS * DAY)):
-        for group in ("rule", "key"):
-            where = Where(since=now - since)
-            most = partial(log.most, BIG, where, group=group, at_most=25)
-            calls[f"most: {name}, by {group}"] = most
+        where = Where(since=now - since)
+        by_rule = partial(log.most, BIG, where, group="rule", at_most=25)
+        by_key = partial(log.most, BIG, where, group="key", at_most=25)
+        calls |= {f"most: {name}, by rule": by_rule, f"most: {name}, by key": by_key}
     groups: tuple[Group | None, ...] = (None, "outcome", "rule", "key")
     for name, (where, by) in charts.items():
         for group in groups:

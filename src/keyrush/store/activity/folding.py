@@ -29,8 +29,10 @@ _LOCK = 0x6B657972757363
 #: Minutes of the bins in which subjects of a level have totals. A chart of a day is of half hours:
 #: of a key, its minutes would have to be found among all of the account's. Of parts there are so
 #: many that a quarter of what folding costs would be theirs.
-LENGTHS = dict.fromkeys(range(len(LEVELS)), (30, 60, 1440))
-LENGTHS |= {WHOLE: (1, 30, 60, 1440), PART: (60, 1440)}
+LENGTHS: dict[int, tuple[int, ...]] = {
+    level: {WHOLE: (1, 30, 60, 1440), PART: (60, 1440)}.get(level, (30, 60, 1440))
+    for level in range(len(LEVELS))
+}
 
 #: Of such bins of a key there is one total besides of all kinds and durations together, whose
 #: length is the negative: a list of the most reads one number for each key and bin, not dozens.
