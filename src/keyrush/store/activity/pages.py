@@ -73,12 +73,12 @@ class _Asked(NamedTuple):
         )
         return f"""
             SELECT 0 AS day, subject.number, kinds.kind
-            FROM (
+            FROM keyrush_activity_subjects AS subject
+            CROSS JOIN (
                 SELECT kinds.column1 AS kind FROM (VALUES {values}) AS kinds
                 WHERE EXISTS (SELECT 1 FROM days {any_row})
                 LIMIT {len(self.kinds)}
             ) AS kinds
-            CROSS JOIN keyrush_activity_subjects AS subject
             WHERE {self.condition}
         """  # noqa: S608
 
