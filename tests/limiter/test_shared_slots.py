@@ -283,6 +283,7 @@ class Course:
         """Have one of them do something, and maybe the ledger fail."""
         self.ledger.fault = data.draw(st.sampled_from([None, None, None, "before", "after"]))
         process = data.draw(st.sampled_from(self.processes))
+        which = data.draw(st.integers(0, 63))  # whatever there is: shares go by names, at random
         match data.draw(st.sampled_from(["take", "take", "back", "settle", "renew", "wait"])):
             case "take":
                 wants = data.draw(st.sampled_from([[A], [B], [A, B]]))
@@ -290,7 +291,7 @@ class Course:
                 if isinstance(found, Slot):
                     self.taken[found] = process
             case "back" if self.taken:
-                slot = data.draw(st.sampled_from(list(self.taken)))
+                slot = list(self.taken)[which % len(self.taken)]
                 self.taken.pop(slot).give_back(slot)
             case "settle":
                 process.settle()
