@@ -328,6 +328,16 @@ class Admission:
         self._advises_on_cors = not passes_preflights
         self._at_once = deciding.at_once
 
+    async def identify_async(
+        self, credential: Credential, request: tuple[str, str, str, bytes], address: Address
+    ) -> Verified | Refusal:
+        """Who sends a credential, whatever for; nothing of it is counted or recorded. `request` is
+        method, path, root and query.
+        """
+        came = self._clock(), 0.0, None
+        pending = Pending(self, credential, request, came, is_known=False)
+        return await pending.identify_async(address)
+
     def note(self, came: Came, answer: Admitted | Refusal) -> None:
         """Record an answer to a known caller, where it is a refusal."""
         if self._recording is not None and not isinstance(answer, tuple):

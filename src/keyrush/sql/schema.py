@@ -295,6 +295,13 @@ ACTIVITY = sa.Table(
     sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
 )
 
+
+def _sums() -> list[sa.Column[int]]:
+    """What a total has of its requests; see `core.activity.Total`."""
+    names = ("requests", "credits", "duration", "longest")
+    return [sa.Column(name, sa.BigInteger, nullable=False) for name in names]
+
+
 #: Totals of a minute, of durations in one bucket; those that are fresh are in no others yet.
 MINUTES = sa.Table(
     "keyrush_activity_minutes",
@@ -305,10 +312,7 @@ MINUTES = sa.Table(
     sa.Column("part", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("credits", sa.BigInteger, nullable=False),
-    sa.Column("duration", sa.BigInteger, nullable=False),
-    sa.Column("longest", sa.BigInteger, nullable=False),
+    *_sums(),
     sqlite_with_rowid=False,
 )
 sa.Index(
@@ -329,10 +333,7 @@ TOTALS = sa.Table(
     sa.Column("bin", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("credits", sa.BigInteger, nullable=False),
-    sa.Column("duration", sa.BigInteger, nullable=False),
-    sa.Column("longest", sa.BigInteger, nullable=False),
+    *_sums(),
     sa.Index("ix_keyrush_activity_totals_by_age", "length", "bin"),
     sqlite_with_rowid=False,
 )

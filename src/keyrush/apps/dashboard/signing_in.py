@@ -20,7 +20,6 @@ from keyrush.core.issuers import SESSION
 from keyrush.core.model import Account
 from keyrush.core.refusal import Refusal
 from keyrush.errors import Unavailable
-from keyrush.gate.admission import Pending
 from keyrush.gate.principal import Principal
 from keyrush.wire.request import AUTHORIZATION, INVALID, MAX_TOKEN, Credential
 
@@ -141,9 +140,9 @@ async def _verified(frame: Frame, request: Request) -> Verified | None:
             continue
         scope = request.scope
         place = scope["method"], scope["path"], scope["root_path"], b""
-        came = frame.gate.clock(), 0.0, None  # of which no activity is recorded
-        pending = Pending(frame.gate.admission, Credential(text), place, came, is_known=False)
-        found = await pending.identify_async(lambda: _address(frame, request))
+        found = await frame.gate.admission.identify_async(
+            Credential(text), place, lambda: _address(frame, request)
+        )
         if isinstance(found, Refusal):
             if found.reason == "rate_limited":
                 raise Stop("too_many", 429)
