@@ -39,6 +39,16 @@ class Window(NamedTuple):
     name: str  #: "minute", "hour", … for header fields and people
 
 
+class Demand(NamedTuple):
+    """What a request takes of one subject: so many units from each of the windows, or from none.
+
+    What is taken together is of several subjects, or of different costs, and no window is in two.
+    """
+
+    windows: Sequence[Window]
+    cost: int  #: units; 0 only looks
+
+
 class Taken(NamedTuple):
     """What a take came to, in numbers alone: what shared windows answer with."""
 
@@ -165,6 +175,40 @@ def take(
     return _tally(Tally, (True, tightest, least, ready)), changes if cost else []
 
 
+def take_together(
+    demands: Sequence[Demand],
+    counters: Mapping[str, WindowCount],
+    now: int,
+    clock: Callable[[], int] | None = None,
+) -> tuple[Tally, Changes]:
+    """`take`, of several demands: all that they ask for, or nothing."""
+    tallies: list[Tally] = []
+    changes: Changes = []
+    for windows, cost in demands:
+        tally, its = take(windows, counters, cost, now, clock)
+        tallies.append(tally)
+        changes += its
+    tally = together(tallies)
+    return tally, changes if tally.admitted else []
+
+
+def together(tallies: Sequence[Tally]) -> Tally:
+    """The tally of several that were taken together: it tells of the window that refuses for
+    longest, or else of the most constrained one (O14).
+    """
+    limited = [tally for tally in tallies if tally.window is not None]
+    refused = [tally for tally in limited if not tally.admitted]
+    full = [tally for tally in limited if not tally.remaining]
+    if refused or full:
+        return max(refused or full, key=lambda tally: (tally.ready_at, tally.window))
+    return min(limited, key=_room, default=UNLIMITED)
+
+
+def _room(tally: Tally) -> tuple[int, int]:
+    assert tally.window is not None  # noqa: S101  # only those are asked that have one
+    return tally.remaining, -tally.window.length
+
+
 def grant(
     windows: Sequence[Window], counters: Mapping[str, WindowCount], cost: int, extra: int, now: int
 ) -> tuple[Taken, Changes]:
@@ -238,6 +282,13 @@ def give_back(
     if age == 1:
         return (index, current, max(0, previous - cost))
     return counter
+
+
+def subject_of(key: str) -> str:
+    """Whose window it is, by its key: `subject:seconds`, or `subject|group:seconds` where it is
+    one of several of that length, as of a rule.
+    """
+    return key.rpartition(":")[0].partition("|")[0]
 
 
 def is_idle(counter: WindowCount, length: int, now: int) -> bool:

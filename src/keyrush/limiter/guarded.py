@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.errors import Away, DataError, LimiterError
 from keyrush.limiter.protocol import WELL, LimiterState, Outage, SmallLimiter
+from keyrush.limiter.together import one_by_one
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
 
@@ -63,6 +64,19 @@ class GuardedLimiter:
         if self._outage == "closed":
             raise Away("the limiter is away")
         return sliding.take(windows, {}, 0, now)[0]
+
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        return one_by_one(self, demands, now)
+
+    def take_together_at_once(
+        self,
+        demands: Sequence[Demand],  # noqa: ARG002  # as below
+        now: int,  # noqa: ARG002  # only I/O can tell
+    ) -> Tally | None:
+        return None
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        self.give_back(windows, -cost, now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if self._circuit.is_closed:  # otherwise it may have passed uncounted

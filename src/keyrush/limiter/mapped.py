@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.mapped.records import Held, NoPlace
 from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import TABLES
 from keyrush.limiter.over_file import OverFile
 from keyrush.limiter.protocol import Outage
+from keyrush.limiter.together import one_by_one
 from keyrush.runtime.clock import now_ms
 
 #: What is to be given back and could not be yet; the oldest is forgotten, so that it counts.
@@ -79,6 +80,19 @@ class MappedLimiter(OverFile[Table]):
         slot = _slot(windows)
         self._uncounted[slot] = max(now, self._uncounted.get(slot, now))
         return sliding.take(windows, {}, 0, now)[0]
+
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        return one_by_one(self, demands, now)
+
+    def take_together_at_once(
+        self,
+        demands: Sequence[Demand],  # noqa: ARG002  # as below
+        now: int,  # noqa: ARG002  # only I/O can tell
+    ) -> Tally | None:
+        return None
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        self.give_back(windows, -cost, now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if windows and taken_at > self._uncounted.get(_slot(windows), -1):

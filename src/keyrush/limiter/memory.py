@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.protocol import WELL, LimiterState
 from keyrush.runtime.background import Background
@@ -48,6 +48,22 @@ class MemoryLimiter:
 
     def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
         return self.take(windows, cost, now)
+
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        if any(demand.cost < 0 for demand in demands):
+            raise ValueError("a cost is negative")
+        with self._lock:
+            known = self._counters
+            tally, changes = sliding.take_together(demands, known, now, self._clock)
+            windows = [window for demand in demands for window in demand.windows]
+            known.put(changes, windows, now)
+            return tally
+
+    def take_together_at_once(self, demands: Sequence[Demand], now: int) -> Tally:
+        return self.take_together(demands, now)
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        self.give_back(windows, -cost, now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.runtime.background import Background
 
 #: Units taken ahead in blocks, or one by one.
@@ -42,11 +42,15 @@ class SmallLimiter(Protocol):
     """
 
     def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        """Take `cost` from all windows or from none. A cost of 0 only looks."""
+        """Take `cost` from all windows, which are of one subject, or from none. A cost of 0 only
+        looks.
+        """
         ...
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        """Undo a take made at `taken_at`, as far as it still counts."""
+        """Undo a take made at `taken_at`, as far as it still counts. A negative cost adds to what
+        is taken, whatever the limit.
+        """
         ...
 
     def close(self) -> None:
@@ -63,6 +67,21 @@ class Limiter(SmallLimiter, Protocol):
 
     def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
         """`take` from memory alone, without I/O; None where only I/O can tell."""
+        ...
+
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        """`take` of several subjects, or of several costs: all demands or none."""
+        ...
+
+    def take_together_at_once(self, demands: Sequence[Demand], now: int) -> Tally | None:
+        """`take_together` from memory alone; None where only I/O can tell."""
+        ...
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        """Count `cost` units that were used without being taken, whatever the limit: whoever takes
+        next waits as the arithmetic says. Does no I/O: what can't be told now is told with the
+        next take, or in the background.
+        """
         ...
 
     def start(self, background: Background) -> None:
@@ -83,4 +102,8 @@ class AwaitedLimiter(Limiter, Protocol):
 
     async def take_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
         """`take`, on the event loop; None where only what blocks can tell."""
+        ...
+
+    async def take_together_async(self, demands: Sequence[Demand], now: int) -> Tally | None:
+        """`take_together`, on the event loop; None where only what blocks can tell."""
         ...

@@ -83,21 +83,6 @@ def _now() -> int:
     return int(time.time() * 1000) + 1
 
 
-def _together(tallies: Sequence[Tally]) -> Tally:
-    """The tally of several windows that were taken from together."""
-
-    def ready(tally: Tally) -> tuple[int, Window]:
-        return tally.ready_at, cast("Window", tally.window)
-
-    refused = [tally for tally in tallies if not tally.admitted]
-    if refused:
-        return max(refused, key=ready)
-    full = [tally for tally in tallies if not tally.remaining]
-    if full:
-        return max(full, key=ready)
-    return min(tallies, key=lambda tally: (tally.remaining, -cast("Window", tally.window).length))
-
-
 class LimitsLimiter:
     """The storage of `limits` at `uri`, exact: every request asks it. Safe to use in threads.
 
@@ -178,14 +163,14 @@ class LimitsLimiter:
         seen = [self._look(window) for window in windows]
         foreseen = [one.tally(cost) for one in seen]
         if not cost or not all(tally.admitted for tally in foreseen):
-            return _together(foreseen)
+            return sliding.together(foreseen)
         limiter, began = self._opened, _now() - 1
         for number, window in enumerate(windows):
             if not limiter.hit(_item(window), cost=cost):
                 self.give_back(windows[:number], cost, began)
                 return self._overtaken(window, cost)
         after = _now()
-        return _together(
+        return sliding.together(
             [
                 tally if after < one.until else self._look(one.window).tally(0)
                 for one, tally in zip(seen, foreseen, strict=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.core.sliding import UNLIMITED, Demand, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.membership import SIGN_OF_LIFE
+from keyrush.limiter.together import one_by_one
 from keyrush.runtime.background import Background
 
 #: Seconds between two looks at what the ledger is owed.
@@ -55,6 +56,19 @@ class ExactLimiter:
         """The answer to a call that has failed just now."""
         return self.client.books.answer_in_outage(windows, cost, self.client.clock.wall())
 
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        return one_by_one(self, demands, now)
+
+    def take_together_at_once(
+        self,
+        demands: Sequence[Demand],  # noqa: ARG002  # as below
+        now: int,  # noqa: ARG002  # only I/O can tell
+    ) -> Tally | None:
+        return None
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        self.give_back(windows, -cost, now)
+
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         if windows:
             self.client.books.give_back(windows, cost, taken_at)
@@ -85,3 +99,6 @@ class AwaitedExactLimiter(ExactLimiter):
             return answer.tally(windows, cost)
         except Away:
             return self._answer_in_outage(windows, cost)
+
+    async def take_together_async(self, demands: Sequence[Demand], now: int) -> Tally | None:  # noqa: ARG002  # what blocks can tell
+        return None

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
-from keyrush.core.sliding import UNLIMITED, Tally, Window
+from keyrush.core.sliding import UNLIMITED, Demand, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.protocol import LimiterState
@@ -25,6 +25,7 @@ from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.lease import Lease
 from keyrush.limiter.shared.ledger_clock import Answer
 from keyrush.limiter.shared.membership import SIGN_OF_LIFE
+from keyrush.limiter.together import one_by_one
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import in_event_loop
 from keyrush.runtime.forks import after_fork
@@ -204,6 +205,19 @@ class LeasedLimiter:
         if units := lease.lose():
             self._books.owe(tuple(lease.windows), -units, lease.taken_at)
 
+    def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
+        return one_by_one(self, demands, now)
+
+    def take_together_at_once(
+        self,
+        demands: Sequence[Demand],  # noqa: ARG002  # as below
+        now: int,  # noqa: ARG002  # only I/O can tell
+    ) -> Tally | None:
+        return None
+
+    def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        self.give_back(windows, -cost, now)
+
     # --- giving back ---
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
@@ -286,3 +300,6 @@ class AwaitedLeasedLimiter(LeasedLimiter):
         answer = await self.client.ask_async(self._take, windows, cost, extra)
         with self._lock:
             return self._absorb(lease, windows, answer, cost, asked_at if is_first else None)
+
+    async def take_together_async(self, demands: Sequence[Demand], now: int) -> Tally | None:  # noqa: ARG002  # what blocks can tell
+        return None
