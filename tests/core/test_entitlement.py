@@ -36,6 +36,7 @@ CATALOG = Catalog(
         "shared": Plan("shared", PLAN, Quota(5), per="account"),
         "apart": Plan("apart", PLAN, Quota(5), quota_per="account"),
         "open": Plan("open"),
+        "narrow": Plan("narrow", max_concurrent=10),
     },
     "starter",
     unmetered=frozenset({"test"}),
@@ -99,6 +100,19 @@ def test_what_was_claimed_is_handed_on(ends_at: int | None, expires_at: int) -> 
     assert (found.environment, found.prefix) == ("live", "kr_live_abc123...")
     assert (found.expires_at, found.source) == (expires_at, "token")
     assert found.plan is CATALOG.plans["starter"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "own", "most"),
+    [("open", None, None), ("open", 5, 5), ("narrow", None, 10), ("narrow", 5, 5)],
+)
+def test_how_many_at_once(plan: str, own: int | None, most: int | None) -> None:
+    """A credential's own `max_concurrent` holds, else the plan's; what is under way belongs to the
+    lineage, by the very text that its counts have.
+    """
+    found = verified(replace(CLAIMS, max_concurrent=own), account(plan=plan), CATALOG, COUNTS)
+    assert found.max_concurrent == most
+    assert found.subject is COUNTS[0].subject
 
 
 def test_plan_that_is_not_in_the_table() -> None:

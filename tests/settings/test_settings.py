@@ -458,6 +458,8 @@ def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, al
         ("[plans.p]\nmax_keys = 0", "plans.p.max_keys", "greater than or equal to 1"),
         ("[plans.p]\nmax_keys = '9'", "plans.p.max_keys", "integer"),
         ("[plans.p]\nmax_keys = 1000001", "plans.p.max_keys", "less than or equal to 1000000"),
+        ("[plans.p]\nmax_concurrent = 0", "plans.p.max_concurrent", "greater than or equal to 1"),
+        ("[plans.p]\nmax_concurrent = true", "plans.p.max_concurrent", "integer"),
         ("[plans.p]\noverage_price = -1", "plans.p.overage_price", "greater than or equal to 0"),
         ("[plans.p]\nmodules = 'meta'", "plans.p.modules", "a list"),
         ("[plans.p]\nlimit = '5/minute'", "plans.p.limit", "is no setting"),

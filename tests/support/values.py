@@ -76,5 +76,6 @@ def verified(
         windows=windows,
         expires_at=NEVER,
         quota_count=counts[0] if counts else MonthlyCount("key:cred_a", MONTH, used),
+        subject=counts[0].subject if counts else "key:cred_a",
         counts=counts,
     )

@@ -12,7 +12,6 @@ from keyrush.core.identity import (
     Session,
     Verified,
     account_subject,
-    key_subject,
 )
 from keyrush.core.model import Account, Scopes
 from keyrush.core.sliding import Window
@@ -38,7 +37,8 @@ def verified(
     if plan is None:
         raise ConfigurationError(f"{account.id} is on the plan {account.plan!r}: not in the table")
     limits = plan.limits if account.limits is None else account.limits
-    subject = key_subject(claims.lineage)
+    own = counts[0].subject  # `key_subject`, as the object that is there already
+    subject = own
     if claims.limits is not None:
         limits = claims.limits
     elif plan.per == "account":
@@ -57,7 +57,11 @@ def verified(
         ),
         expires_at=NEVER if claims.ends_at is None else claims.ends_at,
         quota_count=counts[plan.quota_per == "account"],
+        subject=own,
         counts=() if claims.environment in catalog.unmetered else counts,
+        max_concurrent=(
+            plan.max_concurrent if claims.max_concurrent is None else claims.max_concurrent
+        ),
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )

@@ -44,7 +44,8 @@ class Claims:
 
     `id` names the credential, and is no secret; counts and windows of its own belong to its
     `lineage`. `prefix` is what may be shown of it. `limits`, where set, replace those of account
-    and plan. It is worth nothing from `ends_at` on, Unix milliseconds. `source` is its kind.
+    and plan, and so `max_concurrent` the plan's. It is worth nothing from `ends_at` on, Unix
+    milliseconds. `source` is its kind.
 
     `audience` are the resources that it is good for, by canonical URI (RFC 8707), with `API` for
     all paths that are none; None is everywhere. `subject`, `session_id` and `client_id` are
@@ -58,6 +59,7 @@ class Claims:
     scopes: tuple[str, ...]
     environment: str | None = None
     limits: tuple[Limit, ...] | None = None
+    max_concurrent: int | None = None
     ends_at: int | None = None
     source: str = KEY
     audience: frozenset[str] | None = None
@@ -107,7 +109,9 @@ class Verified:
     `key_id` is the `Claims.id` of callers without a key, too, who have a `session`. `expires_at`
     is `NEVER` where nothing ends by itself. `counts` are those that a request adds to:
     the key's and the account's, or none in an environment that is not metered (contract R2).
-    `quota_count` is the one of them that `plan.quota` is held against.
+    `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
+    own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
+    requests of it may be under way at once: its own number, else its plan's; None is any number.
     """
 
     key_id: str
@@ -120,7 +124,9 @@ class Verified:
     windows: tuple[Window, ...]
     expires_at: int
     quota_count: MonthlyCount
+    subject: str
     counts: tuple[MonthlyCount, ...] = ()
+    max_concurrent: int | None = None
     source: str = KEY
     session: Session | None = None
 

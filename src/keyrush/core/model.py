@@ -82,6 +82,9 @@ Per = Literal["key", "account"]
 #: Active keys of an account, where its plan says nothing else.
 MAX_KEYS = 50
 
+#: The most that a `max_concurrent` may say: no process, and no ledger, has so many under way.
+MAX_CONCURRENT = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -91,6 +94,7 @@ class Plan:
     `quota_per` says it of the quota alone, which else goes with `per`. `overage_price` is the
     price of 1,000 requests above the quota (R13). `max_keys` is how many active keys an account
     may have, those aside that retire. `credits_per_month` are given to each account once a month.
+    `max_concurrent` is how many requests of one key may be under way at once, None is any number.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Plan:
     max_keys: int = MAX_KEYS
     quota_per: Per = ""  # type: ignore[assignment]  # never seen: it becomes what `per` is
     credits_per_month: MonthlyCredits | None = None
+    max_concurrent: int | None = None
 
     def __post_init__(self) -> None:
         if not self.quota_per:

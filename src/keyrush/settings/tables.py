@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
-from keyrush.core.model import MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
+from keyrush.core.model import MAX_CONCURRENT, MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
 from keyrush.core.policy import MAX_CREDITS, Rule
 from keyrush.errors import InvalidArgument
@@ -59,6 +59,7 @@ class PlanTable(Table):
     overage_price: Annotated[Decimal, Field(ge=0)] | None = None
     max_keys: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = MAX_KEYS
     credits_per_month: MonthlyCreditsTable | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT, strict=True)] | None = None
 
     def plan(self, name: str) -> Plan:
         """The value that the rest of keyrush works with."""
@@ -74,6 +75,7 @@ class PlanTable(Table):
             self.max_keys,
             self.quota_per or self.per,
             None if credits is None else MonthlyCredits(credits.amount, credits.mode),
+            self.max_concurrent,
         )
 
 
