@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 from keyrush.core.paths import forms, pattern, with_head, without_slash
-from keyrush.core.policy import Needs, Policy, Rule
+from keyrush.core.policy import Needs, Policy, Rule, with_limits
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import Resource
+from keyrush.core.rule_limits import RuleLimits
 
 TOOLS_CALL = "tools/call"
 
@@ -86,7 +88,9 @@ class CallPolicy:
         found = replace(self._plain.needs(method, path, root), resource=resource)
         if not self._is_at(resource, path, root):
             return replace(found, prices=(found.credits,))
-        return replace(found, credits=0, is_named=True, prices=(), weight=0)
+        return replace(
+            found, credits=0, is_named=True, prices=(), weight=0, cost=0, limits=(), wait=0
+        )
 
     def needs_of(
         self, resource: Resource, method: str, path: str, root: str, asked: Calls
@@ -101,7 +105,8 @@ class CallPolicy:
         together: Needs | None = None
         prices: list[int] = []
         rules: list[str] = []
-        weight = 0
+        limits: tuple[tuple[RuleLimits, int], ...] = ()
+        weight = cost = 0
         for call in asked.calls:
             found = table.find(call)
             is_free = call.is_free
@@ -114,7 +119,10 @@ class CallPolicy:
                 found = replace(found, is_named=True)
             prices.append(price)
             rules.append(found.rule)
-            weight += not is_free
+            if not is_free:
+                weight += 1
+                cost += found.cost
+                limits = with_limits(limits, found.limits, add)
             if together is None:
                 together = found
             else:
@@ -128,6 +136,9 @@ class CallPolicy:
             prices=tuple(prices),
             rules=tuple(rules),
             weight=weight,
+            cost=cost,
+            limits=limits,
+            wait=together.wait,
         )
 
     def _is_at(self, resource: Resource, path: str, root: str) -> bool:
@@ -146,7 +157,7 @@ WITHOUT_ID = Refusal("call_without_id")
 
 def not_taken(resource: Resource, refusal: Refusal) -> Needs:
     """What a request comes to that is refused whatever its caller may do."""
-    return Needs(resource=resource, prices=(), weight=0, refused=refusal)
+    return Needs(resource=resource, prices=(), weight=0, cost=0, refused=refusal)
 
 
 class _Table:

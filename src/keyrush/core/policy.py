@@ -10,7 +10,7 @@ that a path is one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -22,9 +22,13 @@ from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, forms, pattern, with_head, within, without_slash
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS, Resource
+from keyrush.core.rule_limits import RuleLimits
 
 #: Credits that one request may cost at most; a bound against a slip in the configuration.
 MAX_CREDITS = 1_000_000_000
+
+#: Units that one request may take from its windows at most, for the same reason.
+MAX_COST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,9 @@ class Rule:
     `methods` empty means all; GET includes HEAD. All of `scopes` and `modules` are needed,
     and every module that the query parameter `modules_from` names (contract R16). `credits`
     are charged before the work (O11). `tool` names the rule in the capabilities (O7).
+
+    A request takes `cost` units from each of its windows: those of its plan, and of `limits`, where
+    the rule has any. Where it is over them, it may wait for `wait` milliseconds instead.
 
     With `mcp`, a method of MCP, it is about such messages to the resource at `path` alone, and
     with `tool` about calls of that tool.
@@ -48,6 +55,9 @@ class Rule:
     credits: int = 0
     tool: str | None = None
     mcp: str | None = None
+    limits: RuleLimits | None = None
+    cost: int = 1
+    wait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,10 @@ class Needs:
 
     With a `resource` it is about that, and nobody knows more until the body has been read: then
     `prices` are the credits of each of its messages, in their order, `rules` the rule of each, and
-    `weight` is how many requests they are to the windows. What can't be taken at all is `refused`.
+    `weight` is how many requests they are. What can't be taken at all is `refused`.
+
+    It takes `cost` units from the windows of the plan, and of each of `limits` so many units as
+    stand beside them. Instead of being refused it may wait for `wait` milliseconds.
 
     `rule` names the rule, for people: by the template of its path, or the tool it is about; of
     several, the first.
@@ -73,9 +86,22 @@ class Needs:
     resource: Resource | None = None
     prices: tuple[int, ...] | None = None
     weight: int = 1
+    cost: int = 1
+    limits: tuple[tuple[RuleLimits, int], ...] = ()
+    wait: int = 0
     refused: Refusal | None = None
     rules: tuple[str, ...] = field(default=(), compare=False)
     rule: str = field(default="", compare=False)
+    #: Some of its limits count by the client's address.
+    is_by_address: bool = field(init=False, repr=False, compare=False)
+    #: It takes other than one unit a request from the windows of the plan alone.
+    has_limits: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        has_limits = bool(self.limits) or self.cost != self.weight or bool(self.wait)
+        is_by_address = any(limits.per == "address" for limits, _ in self.limits)
+        object.__setattr__(self, "has_limits", has_limits)  # as a frozen class sets its fields
+        object.__setattr__(self, "is_by_address", is_by_address)
 
     @property
     def is_unread(self) -> bool:
@@ -95,7 +121,16 @@ class Needs:
         """What one rule needs."""
         parameters = () if rule.modules_from is None else (rule.modules_from,)
         name = rule.tool if rule.mcp and rule.tool else rule.path
-        return cls(rule.scopes, rule.modules, parameters, rule.credits, rule=name)
+        return cls(
+            rule.scopes,
+            rule.modules,
+            parameters,
+            rule.credits,
+            cost=rule.cost,
+            limits=() if rule.limits is None else ((rule.limits, rule.cost),),
+            wait=rule.wait,
+            rule=name,
+        )
 
     def __or__(self, other: Needs) -> Needs:
         if self == other:
@@ -106,8 +141,25 @@ class Needs:
             self.modules_from + other.modules_from,
             max(self.credits, other.credits),
             self.is_named or other.is_named,
+            cost=max(self.cost, other.cost),
+            limits=with_limits(self.limits, other.limits, max),
+            wait=min(self.wait, other.wait),
             rule=self.rule or other.rule,
         )
+
+
+def with_limits(
+    some: Iterable[tuple[RuleLimits, int]],
+    others: Iterable[tuple[RuleLimits, int]],
+    both: Callable[[int, int], int],
+) -> tuple[tuple[RuleLimits, int], ...]:
+    """The limits of either, each once, with their units; `both` says those of one that is in both
+    (`max` for one request, `add` for two).
+    """
+    together = dict(some)
+    for limits, cost in others:
+        together[limits] = both(together[limits], cost) if limits in together else cost
+    return tuple(together.items())
 
 
 #: A valid key and nothing more: where no rule names the request.

@@ -23,6 +23,7 @@ from keyrush.core.paths import is_plain
 from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import Resource
+from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
@@ -127,7 +128,9 @@ class Pending:
         came = self.came(verified, needs)
         answer: Admitted | Refusal | None = None
         if self._entry is None:  # else that was tried
-            answer = self._admission.deciding.at_once(verified, needs, self._query, came)
+            answer = self._admission.deciding.at_once(
+                verified, needs, self._query, came, address=self._subject(needs)
+            )
         try:
             answer = answer or await self._decide_async(verified, needs, came)
         except Busy:
@@ -181,13 +184,16 @@ class Pending:
 
     def decide(self, verified: Verified, needs: Needs, came: Came) -> Admitted | Refusal:
         """The answer to a caller, now that it is known what is needed; may block."""
-        return self._admission.deciding.decide(verified, needs, self._query, came)
+        address = self._subject(needs)
+        return self._admission.deciding.decide(verified, needs, self._query, came, address)
 
     async def decide_async(
         self, verified: Verified, needs: Needs, came: Came
     ) -> Admitted | Refusal:
         """`decide`, awaited."""
-        answer = self._admission.deciding.at_once(verified, needs, self._query, came)
+        answer = self._admission.deciding.at_once(
+            verified, needs, self._query, came, address=self._subject(needs)
+        )
         try:
             return answer or await self._decide_async(verified, needs, came)
         except Busy:
@@ -219,12 +225,17 @@ class Pending:
     async def _decide_async(
         self, verified: Verified, needs: Needs, came: Came
     ) -> Admitted | Refusal:
-        deciding, query = self._admission.deciding, self._query
-        if deciding.is_async and (answer := await deciding.awaited(verified, needs, query, came)):
+        deciding = self._admission.deciding
+        asked = verified, needs, self._query, came, self._subject(needs)
+        if deciding.is_async and (answer := await deciding.awaited(*asked)):
             return answer
-        return await self._admission.workers.run(
-            "io", deciding.decide, verified, needs, query, came, undo=deciding.undo
-        )
+        return await self._admission.workers.run("io", deciding.decide, *asked, undo=deciding.undo)
+
+    def _subject(self, needs: Needs) -> str:
+        """The subject of the client's address, where limits count by it."""
+        if not needs.is_by_address:
+            return ""
+        return self._admission.addresses.of(self._peer, self._credential.noted[2])
 
     async def _verify_async(
         self, address: Address, verify: Callable[[], _Came]
@@ -277,7 +288,9 @@ class Pending:
     def _decide(self, verified: Verified) -> Admitted | Refusal:
         needs = self._needs()
         came = self.came(verified, needs)
-        answer = self._admission.deciding.decide(verified, needs, self._query, came)
+        answer = self._admission.deciding.decide(
+            verified, needs, self._query, came, self._subject(needs)
+        )
         self._admission.note(came, answer)
         return answer
 
@@ -306,6 +319,7 @@ class Admission:
         workers: Workers,
         looks_up_in: Pool,
         strangers: Strangers,
+        addresses: AddressSubjects,
         clock: Callable[[], int],
         passes_preflights: bool,
         recording: Recording | None = None,
@@ -320,6 +334,7 @@ class Admission:
         self.looks_up_in = looks_up_in
         self.decides_there = looks_up_in == "io" and not deciding.is_async
         self.strangers = strangers
+        self.addresses = addresses
         self._credential = credential_headers.credential
         self._vary = credential_headers.vary
         self._cache = cache
@@ -388,7 +403,8 @@ class Admission:
             verified, rule = entry.verified, needs.rule
             noted, is_mcp = credential.noted, needs.resource is not None
             came = verified, now, began, method, "" if rule else path, rule, peer, noted, is_mcp
-            answer = self._at_once(verified, needs, query, came, now)
+            address = self.addresses.of(peer, noted[2]) if needs.is_by_address else ""
+            answer = self._at_once(verified, needs, query, came, now, address)
             if answer is not None:
                 if not isinstance(answer, tuple):
                     self.note(came, answer)

@@ -5,18 +5,19 @@ A later refusal gives back what an earlier step took, so that a refused request 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from keyrush.core.identity import Verified
 from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.courtesy import Courtesy
-from keyrush.gate.principal import Caller, Calling, Principal
+from keyrush.gate.principal import Caller, Calling, Principal, Taken
+from keyrush.gate.taking import Taking, Took
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
@@ -66,20 +67,23 @@ class Deciding:
         self._vary = vary
         self._clock = clock
         self._take_at_once = limiter.take_at_once
+        self._taking = Taking(limiter, awaited)
         #: The limiter is better awaited than called from a thread.
         self.is_async = awaited is not None
         self._awaited = awaited
 
-    def at_once(  # noqa: C901  # one straight line, as every warm request takes it
+    def at_once(  # noqa: C901, PLR0912, PLR0917  # one straight line, as every warm request takes it
         self,
         verified: Verified,
         needs: Needs,
         query: bytes,
         came: Came | None = None,
         now: int | None = None,
+        address: str = "",
     ) -> Admitted | Refusal | None:
         """The answer to a verified caller from memory alone, or None where I/O is needed. Without
-        `now` it may have taken a while to verify it.
+        `now` it may have taken a while to verify it. `address` is the subject of the client's, by
+        which limits may count.
         """
         if now is None:
             now = self._clock()
@@ -92,7 +96,7 @@ class Deciding:
         if self.counts_at_once:
             return None
         try:
-            refusal, cost = None, 1
+            refusal, cost, took = None, 1, None
             if needs is not ANY_KEY:
                 if needs.resource is not None and needs.is_unread:
                     return None
@@ -102,15 +106,24 @@ class Deciding:
                 if refusal and (refused := self._over(verified, now)):
                     return refused
                 cost = 0 if refusal else needs.weight
-            tally = self._take_at_once(verified.windows, cost, now)
+                if needs.has_limits:
+                    took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
+                    if took is None:
+                        return None
+            tally = took.tally if took else self._take_at_once(verified.windows, cost, now)
             if tally is None:
                 return None
-            return self._answer(verified, needs, refusal, tally, now, came)
+            return self._answer(verified, needs, refusal, tally, now, came, took)
         except Exception as error:
             return _unavailable(error)
 
     async def awaited(
-        self, verified: Verified, needs: Needs, query: bytes, came: Came | None = None
+        self,
+        verified: Verified,
+        needs: Needs,
+        query: bytes,
+        came: Came | None = None,
+        address: str = "",
     ) -> Admitted | Refusal | None:
         """`at_once`, where only the limiter must be asked and that can be awaited: on asyncio,
         for which limiters are written.
@@ -124,6 +137,12 @@ class Deciding:
             return INVALID
         try:
             refusal = self._refusal(verified, needs, query)
+            if needs.has_limits:
+                is_look = refusal is not None
+                took = await self._taking.take_async(verified, needs, address, now, is_look=is_look)
+                if took is None:
+                    return None
+                return self._answer(verified, needs, refusal, took.tally, now, came, took)
             cost = 0 if refusal else needs.weight
             tally = await self._awaited.take_async(verified.windows, cost, now)
             if tally is None:
@@ -133,7 +152,12 @@ class Deciding:
             return _unavailable(error)
 
     def decide(
-        self, verified: Verified, needs: Needs, query: bytes, came: Came | None = None
+        self,
+        verified: Verified,
+        needs: Needs,
+        query: bytes,
+        came: Came | None = None,
+        address: str = "",
     ) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
@@ -145,23 +169,34 @@ class Deciding:
             refusal = self._refusal(verified, needs, query)
             if refusal and (refused := self._over(verified, now)):
                 return refused
-            tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
-            answer = self._answer(verified, needs, refusal, tally, now, came)
+            took = None
+            if needs.has_limits:
+                is_look = refusal is not None
+                took = self._taking.take(verified, needs, address, now, is_look=is_look)
+                tally = took.tally
+            else:
+                tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
+            answer = self._answer(verified, needs, refusal, tally, now, came, took)
         except Exception as error:
             return _unavailable(error)
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
-            prices, rules = needs.prices or (needs.credits,), needs.rules or (needs.rule,)
-            try:
-                for price, rule in zip(prices, rules, strict=True):
-                    if price:
-                        self._charging.charge(principal, price, rule)
-            except Refused as refused:
-                return self.refuse(principal, refused.refusal)
-            if isinstance(principal, Calling):
-                principal.paid = principal.charges
+            return self._charge(principal, needs) or answer
         return answer
+
+    def _charge(self, principal: Principal, needs: Needs) -> Refusal | None:
+        """Charge what an admitted request costs, or refuse it; may block."""
+        prices, rules = needs.prices or (needs.credits,), needs.rules or (needs.rule,)
+        try:
+            for price, rule in zip(prices, rules, strict=True):
+                if price:
+                    self._charging.charge(principal, price, rule)
+        except Refused as refused:
+            return self.refuse(principal, refused.refusal)
+        if isinstance(principal, Calling):
+            principal.paid = principal.charges
+        return None
 
     def _is_not_for(self, verified: Verified, needs: Needs, now: int) -> bool:
         """Whether the credential has ended, or is for something else."""
@@ -187,56 +222,51 @@ class Deciding:
         tally: Tally,
         now: int,
         came: Came | None,
+        took: Took | None = None,
     ) -> Admitted | Refusal:
-        """The answer to a verified caller, whom `refusal` or the tally may yet refuse."""
+        """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
+        what was taken, where it is not one unit a request of the plan's windows.
+        """
+        demands = took.demands if took else None
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
-                return self._rate_limited(verified, tally, now)  # limits come before credits
+                # Limits come before credits.
+                return self._rate_limited(verified, tally, now, demands)
             self._tolerance.note(verified, "rules", now)
-            fields = tuple(self._fields.of(verified, tally, now))
+            fields = tuple(self._fields.of(verified, tally, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
-        if needs.resource is not None:
-            return self._answer_calls(verified, needs, tally, now, came)
-        if not tally.admitted:
-            return self._rate_limited(verified, tally, now)
-        if not self._usage.add(verified, now):
-            self.limiter.give_back(verified.windows, 1, now)
-            return self._quota_exceeded(verified, now)
-        if self.counts_at_once and (lost := self._count_at_once(verified, now, 1)):
-            return lost
-        if self._background.thread is None:
-            self._background.start()
-        headers = self._fields.of(verified, tally, now)
-        headers.append(self._vary)
-        return Principal(verified, self._policy, self._charging, now, came), headers
-
-    def _answer_calls(
-        self, verified: Verified, needs: Needs, tally: Tally, now: int, came: Came | None
-    ) -> Admitted | Refusal:
-        """The same for a request to a resource, which is as many as it has calls, or none."""
         weight = needs.weight
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
-            return self._rate_limited(verified, tally, now)
+            return self._rate_limited(verified, tally, now, demands)
         elif not self._usage.add(verified, now, weight):
-            self.limiter.give_back(verified.windows, weight, now)
+            self._taking.give_back(_taken(verified, weight, now, demands))
             return self._quota_exceeded(verified, now)
         elif self.counts_at_once and (lost := self._count_at_once(verified, now, weight)):
+            self._taking.give_back(_taken(verified, weight, now, demands))
             return lost
         if self._background.thread is None:
             self._background.start()
-        caller = Calling(
-            verified,
-            self._policy,
-            self._charging,
-            now,
-            came,
-            resource=needs.resource,
-            taken=weight,
+        caller = (
+            Principal(verified, self._policy, self._charging, now, came)
+            if needs.resource is None
+            else Calling(
+                verified,
+                self._policy,
+                self._charging,
+                now,
+                came,
+                resource=needs.resource,
+                taken=weight,
+            )
         )
-        return caller, [*self._fields.of(verified, tally, now), self._vary]
+        if demands is not None:
+            caller.takes = (Taken(demands, now),)
+        headers = self._fields.of(verified, tally, now, demands)
+        headers.append(self._vary)
+        return caller, headers
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
         """429 for a caller that comes to resources too often, whatever for, or that has been
@@ -253,9 +283,15 @@ class Deciding:
         over = self._tolerance.over(verified, "rules", now) if self._tolerance.exceeded else None
         return self._rate_limited(verified, over, now) if over else None
 
-    def _rate_limited(self, verified: Verified, tally: Tally, now: int) -> Refusal:
+    def _rate_limited(
+        self,
+        verified: Verified,
+        tally: Tally,
+        now: int,
+        demands: Sequence[Demand] | None = None,
+    ) -> Refusal:
         wait = seconds_until(tally.ready_at, now)
-        fields = tuple(self._fields.of(verified, tally, now))
+        fields = tuple(self._fields.of(verified, tally, now, demands))
         return Refusal("rate_limited", retry_after=wait, headers=fields)
 
     def _count_at_once(self, verified: Verified, now: int, weight: int) -> Refusal | None:
@@ -268,7 +304,6 @@ class Deciding:
         if is_written and not self._usage.exceeds(verified):
             return None
         self._usage.take_back(verified, now, weight)
-        self.limiter.give_back(verified.windows, weight, now)
         return self._quota_exceeded(verified, now) if is_written else UNAVAILABLE
 
     def _quota_exceeded(self, verified: Verified, now: int) -> Refusal:
@@ -292,10 +327,8 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            if caller.taken:
-                self.limiter.give_back(verified.windows, caller.taken, caller.taken_at)
-            tally = self.limiter.take(verified.windows, 0, now)
-            fields = tuple(self._fields.of(verified, tally, now))
+            tally, demands = self._taking.undo(caller, now)
+            fields = tuple(self._fields.of(verified, tally, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:
             return refusal
@@ -307,6 +340,11 @@ class Deciding:
         """`refuse`, for an answer that nobody waits for any more."""
         if isinstance(answer, tuple):  # `Admitted`
             self.refuse(answer[0], UNAVAILABLE)
+
+
+def _taken(verified: Verified, weight: int, now: int, demands: Sequence[Demand] | None) -> Taken:
+    """What was taken: `demands`, or else of the plan's windows alone."""
+    return Taken((Demand(verified.windows, weight),) if demands is None else demands, now)
 
 
 def _unavailable(error: Exception) -> Refusal:

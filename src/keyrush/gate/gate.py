@@ -27,6 +27,7 @@ from keyrush.core.times import DAY, month_of
 from keyrush.errors import Away, ConfigurationError
 from keyrush.events.log import log_refusal
 from keyrush.events.protocol import Events, RequestRefused
+from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.admission import Admission
 from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
@@ -193,6 +194,7 @@ class Gate:
             workers=self.workers,
             looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
+            addresses=AddressSubjects(settings.networks),
             clock=clock,
             passes_preflights=settings.preflight == "pass",
             recording=self.recording,
@@ -549,10 +551,14 @@ def _looking_up(store: store_opening.Opened) -> int:
 def _noted(settings: Settings) -> list[bytes]:
     """The request headers that are noted beside those that may hold a key."""
     names = [REQUEST_ID]
-    if settings.activity != "off":
+    is_active = settings.activity != "off"
+    if is_active:
         names.append(USER_AGENT)
-        if settings.networks and settings.activity_address != "off":
-            names.append(FORWARDED_FOR)
+    counts_addresses = any(rule.per == "address" for rule in settings.rules)
+    if settings.networks and (
+        counts_addresses or (is_active and settings.activity_address != "off")
+    ):
+        names.append(FORWARDED_FOR)
     return names
 
 

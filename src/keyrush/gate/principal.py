@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -12,6 +12,7 @@ from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
 from keyrush.core.resources import Resource
+from keyrush.core.sliding import Demand
 from keyrush.usage.activity import Came
 from keyrush.usage.shown import shown_id
 
@@ -24,6 +25,15 @@ class Charge(NamedTuple):
     reference: str  #: by which the store knows it, and reverses it
     account_id: str
     credits: int
+
+
+class Taken(NamedTuple):
+    """What was taken from windows for a request, and is given back where it is refused after
+    all.
+    """
+
+    demands: Sequence[Demand]
+    at: int  #: Unix milliseconds
 
 
 class Charges(Protocol):
@@ -87,9 +97,13 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_charging", "_policy", "_verified", "came", "taken_at")
+    __slots__ = ("_charging", "_policy", "_verified", "came", "taken_at", "takes")
 
     is_authenticated = True
+
+    #: What it has taken from windows, where that is not one unit a request of the plan's; unset
+    #: otherwise, because every request would pay for it: see `taking.takes_of`.
+    takes: tuple[Taken, ...]
 
     #: Requests that it is to windows and counts.
     taken = 1

@@ -38,7 +38,7 @@ from keyrush.settings.dashboard import DashboardSettings
 from keyrush.settings.issuers import IssuerTable, check_issuers
 from keyrush.settings.mistakes import explained, look_for_typing_errors
 from keyrush.settings.resources import ResourceTable, check_together
-from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans
+from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans, rules_of
 from keyrush.wire.refusals import Body
 from keyrush.wire.request import CREDENTIAL_HEADERS
 from keyrush.wire.sender import UNIX, Kept, Network
@@ -307,7 +307,7 @@ class Settings(DashboardSettings):
     @field_validator("rules")
     @classmethod
     def _check_rules(cls, value: tuple[RuleTable, ...]) -> tuple[RuleTable, ...]:
-        Policy((), [table.rule() for table in value])
+        Policy((), rules_of(value))
         return value
 
     @model_validator(mode="after")
@@ -323,10 +323,18 @@ class Settings(DashboardSettings):
 
     @model_validator(mode="after")
     def _check_resources(self) -> Settings:
-        rules = [table.rule() for table in self.rules]
+        rules = rules_of(self.rules)
         check_together(
             self.resources, rules, self.public_paths, self.optional_paths, self.root_path
         )
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits_by_plan(self) -> Settings:
+        for number, rule in enumerate(self.rules):
+            named = rule.limits if isinstance(rule.limits, dict) else {}
+            if unknown := sorted(set(named) - set(self.plans)):
+                raise ValueError(f"rules.{number}.limits: {unknown[0]} is no plan")
         return self
 
     @model_validator(mode="after")
@@ -371,7 +379,7 @@ class Settings(DashboardSettings):
         """Plans and rules as values; the scopes of rules are known besides those of `scopes`, and
         where any are, those that resources name.
         """
-        rules = tuple(table.rule() for table in self.rules)
+        rules = rules_of(self.rules)
         known = frozenset(self.scopes).union(*(rule.scopes for rule in rules))
         if known:
             known = known.union(*(table.scopes_supported or () for table in self.resources))

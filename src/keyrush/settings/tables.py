@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -11,7 +14,9 @@ from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_CONCURRENT, MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
-from keyrush.core.policy import MAX_CREDITS, Rule
+from keyrush.core.policy import MAX_COST, MAX_CREDITS, Rule
+from keyrush.core.rule_limits import Counted, RuleLimits
+from keyrush.core.times import SECOND
 from keyrush.errors import InvalidArgument
 from keyrush.wire.request import MAX_FIELD
 
@@ -29,6 +34,14 @@ def _limits(value: Any) -> Any:
         return value
     raise ValueError('must be text like "100/minute" or a list of such')
 
+
+#: Milliseconds that a request waits at most.
+MAX_WAIT = 30 * SECOND
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)").fullmatch
+
+#: Whether limits refuse what is over them, or only tell.
+Mode = Literal["enforce", "observe"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
@@ -79,6 +92,23 @@ class PlanTable(Table):
         )
 
 
+#: What a rule's limits may be told apart by: text, a list, or either by the name of the plan.
+RuleLimitsByPlan = dict[str, Annotated[Any, BeforeValidator(_limits)]]
+
+
+def _rule_limits(value: Any) -> Any:
+    return value if isinstance(value, dict) else _limits(value)
+
+
+def _milliseconds(value: Any) -> Any:
+    """Milliseconds from `"2s"`, `"1.5s"` or `"500ms"`."""
+    if isinstance(value, str) and (found := _DURATION(value.strip())):
+        value = round(float(found[1]) * (1 if found[2] == "ms" else SECOND))
+    if type(value) is not int or not 0 <= value <= MAX_WAIT:
+        raise ValueError(f'must be text like "2s" or "500ms", of at most {MAX_WAIT // SECOND}s')
+    return value
+
+
 class RuleTable(Table):
     """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
@@ -90,6 +120,13 @@ class RuleTable(Table):
     credits: Annotated[int, Field(ge=0, le=MAX_CREDITS, strict=True)] = 0
     tool: str | None = None
     mcp: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9/_.-]{0,63}$")] | None = None
+    limits: Annotated[RuleLimitsByPlan | Any, BeforeValidator(_rule_limits)] = None
+    per: Counted = "key"
+    limit_group: Name | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=MAX_COST, strict=True)] | None = None
+    cost: Annotated[int, Field(ge=1, le=MAX_COST, strict=True)] = 1
+    wait: Annotated[int, BeforeValidator(_milliseconds)] = 0
+    mode: Mode = "enforce"
 
     @model_validator(mode="after")
     def _check_mcp(self) -> RuleTable:
@@ -105,10 +142,56 @@ class RuleTable(Table):
             )
         return self
 
-    def rule(self) -> Rule:
-        """The value that the rest of keyrush works with."""
-        values = self.model_dump()
-        return Rule(**values | {"methods": frozenset(self.methods)})
+    def rule(self, groups: Mapping[str, RuleLimits] = MappingProxyType({})) -> Rule:
+        """The value that the rest of keyrush works with; `groups` are the limits of those that
+        share them.
+        """
+        values = self.model_dump(
+            exclude={"methods", "limits", "per", "limit_group", "max_concurrent", "mode"}
+        )
+        limits = groups.get(self.limit_group or "") or self.rule_limits()
+        return Rule(**values, methods=frozenset(self.methods), limits=limits)
+
+    def rule_limits(self) -> RuleLimits | None:
+        """What it limits itself; None where it says nothing of that."""
+        if self.limits is None and self.max_concurrent is None:
+            return None
+        limits: Any = self.limits
+        is_by_plan = isinstance(limits, dict)
+        methods = " ".join(sorted(name.upper() for name in self.methods))
+        own = " ".join(filter(None, (methods, self.path, self.mcp, self.tool)))
+        return RuleLimits(
+            f"group {self.limit_group}" if self.limit_group else f"rule {own}",
+            self.limit_group or self.tool or self.path,
+            limits=() if is_by_plan else limits or (),
+            by_plan=limits if is_by_plan else {},
+            per=self.per,
+            max_concurrent=self.max_concurrent,
+            is_observed=self.mode == "observe",
+        )
+
+
+def rules_of(tables: Sequence[RuleTable]) -> tuple[Rule, ...]:
+    """All rules as values. Of those that share a `limit_group`, one says the limits, or all the
+    same.
+
+    Raises:
+        ValueError: The rules of a group differ, or none of them says any limits.
+    """
+    groups: dict[str, RuleLimits] = {}
+    for number, table in enumerate(tables):
+        limits = table.rule_limits()
+        if table.limit_group is None or limits is None:
+            continue
+        if groups.setdefault(table.limit_group, limits) != limits:
+            raise ValueError(
+                f"{number}.limit_group: {table.limit_group} has other limits elsewhere; say "
+                "limits, per, max_concurrent and mode in one rule of the group alone"
+            )
+    for number, name in enumerate(table.limit_group for table in tables):
+        if name is not None and name not in groups:
+            raise ValueError(f"{number}.limit_group: no rule says the limits of {name}")
+    return tuple(table.rule(groups) for table in tables)
 
 
 def built_in_plans() -> dict[str, PlanTable]:

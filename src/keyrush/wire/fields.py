@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from keyrush.core.identity import Verified
-from keyrush.core.sliding import Tally
+from keyrush.core.sliding import Demand, Tally
 from keyrush.core.times import month_bounds
 from keyrush.wire.request import Header
 
@@ -38,8 +38,16 @@ class Fields:
         self._x = style in ("x-ratelimit", "both")
         self._ietf = style in ("ietf", "both")
 
-    def of(self, verified: Verified, tally: Tally, now: int) -> list[Header]:
-        """The fields for one response (R11–R13, O14); `now` is Unix milliseconds."""
+    def of(
+        self,
+        verified: Verified,
+        tally: Tally,
+        now: int,
+        demands: Sequence[Demand] | None = None,
+    ) -> list[Header]:
+        """The fields for one response (R11–R13, O14); `now` is Unix milliseconds. `demands` are on
+        windows that are not those of the plan alone.
+        """
         fields: list[Header] = []
         if self._x:
             _, window, remaining, ready_at = tally
@@ -60,7 +68,7 @@ class Fields:
                     fields.append((b"x-ratelimit-monthly-remaining", b"0"))
                     fields.append((b"x-ratelimit-monthly-overage", b"%d" % -left))
         if self._ietf:
-            fields += _ietf(verified, tally, now)
+            fields += _ietf(verified, tally, now, demands)
         return fields
 
 
@@ -79,10 +87,13 @@ def _monthly_limit(amount: int) -> Header:
     return (b"x-ratelimit-monthly-limit", b"%d" % amount)
 
 
-def _ietf(verified: Verified, tally: Tally, now: int) -> list[Header]:
+def _ietf(
+    verified: Verified, tally: Tally, now: int, demands: Sequence[Demand] | None
+) -> list[Header]:
     """RateLimit-Policy and RateLimit of draft-ietf-httpapi-ratelimit-headers-11 (S28–S33)."""
     quota = verified.plan.quota
-    policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in verified.windows]
+    windows = verified.windows if demands is None else [w for one in demands for w in one.windows]
+    policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in windows]
     if quota is not None:
         first, following = month_bounds(now)
         policies.append(f'"month";q={quota.amount};w={(following - first) // 1000}')

@@ -1,0 +1,77 @@
+"""Limits of rules, beside those of plans: whose requests they count, and together with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from keyrush.core.identity import Verified, account_subject
+from keyrush.core.model import Limit
+from keyrush.core.sliding import Window
+
+#: Whose requests a rule's limits count: each key's, each account's, or each client address's.
+Counted = Literal["key", "account", "address"]
+
+#: Subjects whose windows are kept made, of each rule.
+_KEPT = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLimits:
+    """What requests of a rule are limited to, on top of their plan.
+
+    `limits` hold for every plan but those of `by_plan`. `group` names the windows: rules of one
+    group share them. `per` says whose requests are counted together. `label` is for people, in
+    header fields. `max_concurrent` of them may be under way at once. With `is_observed` what is
+    over is told and never refused.
+    """
+
+    group: str
+    label: str
+    limits: tuple[Limit, ...] = ()
+    by_plan: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    per: Counted = "key"
+    max_concurrent: int | None = None
+    is_observed: bool = False
+    _made: dict[tuple[str, str], tuple[Window, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
+        """The windows of a caller, who asks from the subject `address`."""
+        if self.per == "key":
+            subject = verified.subject
+        elif self.per == "account":
+            subject = account_subject(verified.account_id)
+        else:
+            subject = address
+        return self._windows(subject, verified.plan.name)
+
+    def of_anonymous(self, address: str) -> tuple[Window, ...]:
+        """The windows of somebody without a key, or plan: by address, whatever `per` says."""
+        return self._windows(address, "")
+
+    def _windows(self, subject: str, plan: str) -> tuple[Window, ...]:
+        made = self._made.get((subject, plan))
+        if made is None:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
+            made = self._made[subject, plan] = tuple(
+                Window(
+                    f"{subject}|{self.group}:{limit.seconds}",
+                    limit.seconds * 1000,
+                    limit.amount,
+                    f"{self.label}-{limit.name}",
+                )
+                for limit in self.by_plan.get(plan, self.limits)
+            )
+        return made
+
+    def __hash__(self) -> int:
+        return hash((self.group, self.per, self.is_observed))
+
+
+def address_subject(address: str) -> str:
+    """The subject that windows of a client address belong to."""
+    return f"address:{address}"
