@@ -114,7 +114,7 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     if isinstance(entry, Refusal):
         raise Refused(entry)
     assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
-    return Principal(entry.verified, gate.policy, gate.charging, gate.clock())
+    return Principal(entry.verified, gate.deciding.means, gate.clock(), [gate.vary])
 
 
 @contextmanager

@@ -582,9 +582,9 @@ def test_by_which_door(world: World, source: str, expected: str) -> None:
     )
     caller = Principal(
         entitled(claims, known, world.gate.catalog, counts),
-        world.gate.policy,
-        world.gate.charging,
+        world.gate.deciding.means,
         world.gate.clock(),
+        [],
     )
     assert caller.charge(3) == KEPT
     charge = world.gate.credits.ledger("acct_a")[0]

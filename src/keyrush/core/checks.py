@@ -9,7 +9,7 @@ from typing import TypeGuard
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import CHARGE, OPENING, REFILL
 from keyrush.core.model import Scopes
-from keyrush.core.policy import MAX_CREDITS
+from keyrush.core.policy import MAX_COST, MAX_CREDITS
 from keyrush.core.times import LATEST, iso
 from keyrush.errors import InvalidArgument
 
@@ -30,6 +30,7 @@ MIN_PEPPER = 32
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_LIMIT_NAME = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,64}").fullmatch
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,80}")
 
 MAX_NOTE = 200  # characters
@@ -208,6 +209,28 @@ def checked_credits(credits: int) -> int:
             "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
         )
     return credits
+
+
+def checked_cost(units: int) -> int:
+    """`units`, if a request can cost so many of its windows.
+
+    Raises:
+        InvalidArgument: It is no whole number from 0 to 1,000,000.
+    """
+    if type(units) is not int or not 0 <= units <= MAX_COST:
+        raise InvalidArgument("cost", f"{units!r} is no whole number from 0 to {MAX_COST:,}")
+    return units
+
+
+def checked_limit_name(name: str) -> str:
+    """`name`, if limits can be called that.
+
+    Raises:
+        InvalidArgument: It is not 1 to 64 visible characters of ASCII, without quotes.
+    """
+    if not isinstance(name, str) or not _LIMIT_NAME(name):
+        raise InvalidArgument("name", "must be 1 to 64 visible characters of ASCII, without quotes")
+    return name
 
 
 def checked_change(credits: int) -> int:

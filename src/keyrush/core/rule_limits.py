@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
 from keyrush.core.identity import Verified, account_subject
 from keyrush.core.model import Limit
@@ -62,7 +63,7 @@ class RuleLimits:
                     f"{subject}|{self.group}:{limit.seconds}",
                     limit.seconds * 1000,
                     limit.amount,
-                    f"{self.label}-{limit.name}",
+                    f"{_shown(self.label)}-{limit.name}",
                 )
                 for limit in self.by_plan.get(plan, self.limits)
             )
@@ -70,6 +71,11 @@ class RuleLimits:
 
     def __hash__(self) -> int:
         return hash((self.group, self.per, self.is_observed))
+
+
+def _shown(label: str) -> str:
+    """A label as header fields hold it: visible ASCII, without quotes."""
+    return quote(label, safe="/{}:@!$&'()*+,;=~ ")
 
 
 def address_subject(address: str) -> str:

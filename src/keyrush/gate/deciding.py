@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from keyrush.core.identity import Verified
-from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
+from keyrush.core.policy import ANY_KEY, UNRULED, Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.courtesy import Courtesy
-from keyrush.gate.principal import Caller, Calling, Principal, Taken
+from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
 from keyrush.gate.taking import Taking, Took
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
@@ -46,7 +46,7 @@ class Deciding:
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
         *,
-        policy: Policy,
+        means: Means,
         usage: MonthlyCounts,
         charging: Charging,
         background: Background,
@@ -57,7 +57,9 @@ class Deciding:
     ) -> None:
         self.limiter = limiter
         self.counts_at_once = counts_at_once
-        self._policy = policy
+        #: What principals act through.
+        self.means = means
+        self._policy = means.policy
         self._usage = usage
         self._charging = charging
         self._tolerance = Tolerance()
@@ -249,23 +251,17 @@ class Deciding:
             return lost
         if self._background.thread is None:
             self._background.start()
+        headers = self._fields.of(verified, tally, now, demands)
+        headers.append(self._vary)
         caller = (
-            Principal(verified, self._policy, self._charging, now, came)
+            Principal(verified, self.means, now, headers, came)
             if needs.resource is None
             else Calling(
-                verified,
-                self._policy,
-                self._charging,
-                now,
-                came,
-                resource=needs.resource,
-                taken=weight,
+                verified, self.means, now, headers, came, resource=needs.resource, taken=weight
             )
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
-        headers = self._fields.of(verified, tally, now, demands)
-        headers.append(self._vary)
         return caller, headers
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
@@ -327,7 +323,10 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            tally, demands = self._taking.undo(caller, now)
+            self._taking.undo(caller)
+            if refusal.headers:  # of the window that refuses
+                return refusal
+            tally, demands = self._taking.look(caller, now)
             fields = tuple(self._fields.of(verified, tally, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:

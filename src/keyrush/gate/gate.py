@@ -34,10 +34,12 @@ from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
+from keyrush.gate.principal import Means
 from keyrush.gate.starting import say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
+from keyrush.gate.weighing import Weighing
 from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
@@ -171,14 +173,18 @@ class Gate:
             clock=clock,
         )
         self.limiter = limiter.limiter
+        fields = Fields(settings.headers)
+        weighing = Weighing(
+            self.limiter, limiter.awaited, workers=self.workers, fields=fields, clock=clock
+        )
         self.deciding = Deciding(
             self.limiter,
             limiter.awaited,
-            policy=self.policy,
+            means=Means(self.policy, self.charging, weighing),
             usage=self.counts,
             charging=self.charging,
             background=self.background,
-            fields=Fields(settings.headers),
+            fields=fields,
             vary=self.vary,
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",

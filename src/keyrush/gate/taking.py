@@ -64,14 +64,16 @@ class Taking:
             if cost:
                 self._limiter.give_back(windows, cost, taken.at)
 
-    def undo(self, caller: Principal, now: int) -> tuple[Tally, Sequence[Demand]]:
-        """Give back all that a caller has taken; how its windows stand then. May block."""
-        taken = takes_of(caller)
-        for one in taken:
+    def undo(self, caller: Principal) -> None:
+        """Give back all that a request has taken; may block."""
+        for one in takes_of(caller):
             self.give_back(one)
-        looks = {demand.windows: Demand(demand.windows, 0) for one in taken for demand in one[0]}
-        demands = tuple(looks.values())
-        return self._limiter.take_together(demands, now), demands
+
+    def look(self, caller: Principal, now: int) -> Took:
+        """How the windows of a request stand; may block."""
+        windows = dict.fromkeys(one.windows for demands, _ in takes_of(caller) for one in demands)
+        looks = [Demand(one, 0) for one in windows]
+        return Took(self._limiter.take_together(looks, now), looks)
 
 
 def takes_of(caller: Principal) -> tuple[Taken, ...]:
