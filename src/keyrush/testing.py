@@ -16,15 +16,13 @@ from typing import Any
 
 from keyrush.authentication.cache import Entry
 from keyrush.core.refusal import Refusal, Refused
-from keyrush.gate.admission import Pending
-from keyrush.gate.deciding import Admitted
+from keyrush.gate.admission import Begun
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
 from keyrush.usage.activity import Peer
 from keyrush.wire.request import MISSING, NOTHING, Credential, Header, Noted
-from keyrush.wire.resource_metadata import Document
 
 #: What pytest finds here as a plugin.
 pytest_plugins = ["keyrush.fixtures"]
@@ -135,7 +133,7 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         query: bytes,
         peer: Peer = None,
         noted: Noted = NOTHING,
-    ) -> Admitted | Refusal | Pending | Document:
+    ) -> Begun:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)

@@ -102,6 +102,7 @@ def test_defaults() -> None:
         "realm": "api",
         "trusted_proxies": (),
         "rules": (),
+        "anonymous": None,
         "issuers": (),
         "resources": (),
         "mcp_max_body": 1_048_576,

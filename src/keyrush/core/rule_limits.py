@@ -39,6 +39,11 @@ class RuleLimits:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    @property
+    def all(self) -> tuple[Limit, ...]:
+        """Its limits, of whatever plan."""
+        return self.limits + tuple(one for some in self.by_plan.values() for one in some)
+
     def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
         """The windows of a caller, who asks from the subject `address`."""
         if self.per == "key":

@@ -20,6 +20,7 @@ from keyrush.authentication.verification import Verification
 from keyrush.core.calls import BODILESS, CallPolicy
 from keyrush.core.catalog import Catalog
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.paths import PathList
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
@@ -29,6 +30,7 @@ from keyrush.events.log import log_refusal
 from keyrush.events.protocol import Events, RequestRefused
 from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.admission import Admission
+from keyrush.gate.anonymous import Unknowns
 from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
@@ -189,6 +191,20 @@ class Gate:
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
         )
+        lengths = [limit.seconds * 1000 for limit in settings.by_address]
+        addresses = AddressSubjects(settings.networks, max(lengths, default=60_000), clock)
+        exempt = () if settings.anonymous is None else settings.anonymous.exempt_paths
+        unknowns = Unknowns(
+            self.limiter,
+            limiter.awaited,
+            limits=None if settings.anonymous is None else settings.anonymous.value(),
+            is_exempt=PathList("exempt", exempt, settings.root_path).holds,
+            policy=self.policy,
+            addresses=addresses,
+            workers=self.workers,
+            fields=fields,
+            clock=clock,
+        )
         self.admission = Admission(
             self.deciding,
             self.policy,
@@ -200,7 +216,8 @@ class Gate:
             workers=self.workers,
             looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
-            addresses=AddressSubjects(settings.networks),
+            addresses=addresses,
+            unknowns=unknowns,
             clock=clock,
             passes_preflights=settings.preflight == "pass",
             recording=self.recording,
@@ -560,9 +577,8 @@ def _noted(settings: Settings) -> list[bytes]:
     is_active = settings.activity != "off"
     if is_active:
         names.append(USER_AGENT)
-    counts_addresses = any(rule.per == "address" for rule in settings.rules)
     if settings.networks and (
-        counts_addresses or (is_active and settings.activity_address != "off")
+        settings.by_address or (is_active and settings.activity_address != "off")
     ):
         names.append(FORWARDED_FOR)
     return names
