@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import CHARGE, OPENING, REFILL
-from keyrush.core.model import Scopes
+from keyrush.core.model import MAX_CONCURRENT, Scopes
 from keyrush.core.policy import MAX_COST, MAX_CREDITS
 from keyrush.core.times import LATEST, iso
 from keyrush.errors import InvalidArgument
@@ -160,7 +160,7 @@ def checked_scopes(scopes: Sequence[str], known: Collection[str]) -> tuple[str, 
     return tuple(dict.fromkeys(scopes))
 
 
-def checked_expiry(expires_at: int | None, now: int) -> int | None:
+def checked_expiry(expires_at: int | None, now: int, field: str = "expires_at") -> int | None:
     """`expires_at`, if it lies in the future; Unix milliseconds.
 
     Raises:
@@ -169,10 +169,10 @@ def checked_expiry(expires_at: int | None, now: int) -> int | None:
     if expires_at is None:
         return None
     if type(expires_at) is not int or expires_at > LATEST:
-        raise InvalidArgument("expires_at", "is no Unix time in milliseconds before the year 10000")
+        raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
     if expires_at <= now:
         shown = f"{iso(expires_at)} " if expires_at >= 0 else ""
-        raise InvalidArgument("expires_at", f"{shown}is in the past")
+        raise InvalidArgument(field, f"{shown}is in the past")
     return expires_at
 
 
@@ -196,6 +196,20 @@ def checked_count(count: int) -> int:
     if type(count) is not int or not 1 <= count <= MAX_AT_ONCE:
         raise InvalidArgument("count", f"{count!r} is no whole number from 1 to {MAX_AT_ONCE:,}")
     return count
+
+
+def checked_max_concurrent(max_concurrent: int | None) -> int | None:
+    """`max_concurrent`, if so many requests of a key may be under way at once; None is its plan's.
+
+    Raises:
+        InvalidArgument: It is no whole number from 1 to 1,000,000.
+    """
+    if max_concurrent is None:
+        return None
+    if type(max_concurrent) is not int or not 1 <= max_concurrent <= MAX_CONCURRENT:
+        said = f"{max_concurrent!r} is no whole number from 1 to {MAX_CONCURRENT:,}"
+        raise InvalidArgument("max_concurrent", said)
+    return max_concurrent
 
 
 def checked_credits(credits: int) -> int:

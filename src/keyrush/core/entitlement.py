@@ -9,11 +9,12 @@ from keyrush.core.identity import (
     KEY,
     Claims,
     MonthlyCount,
+    Overridden,
     Session,
     Verified,
     account_subject,
 )
-from keyrush.core.model import Account, Scopes
+from keyrush.core.model import Account, Limit, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
@@ -23,12 +24,17 @@ _SHARED = 1024
 
 
 def verified(
-    claims: Claims, account: Account, catalog: Catalog, counts: tuple[MonthlyCount, MonthlyCount]
+    claims: Claims,
+    account: Account,
+    catalog: Catalog,
+    counts: tuple[MonthlyCount, MonthlyCount],
+    now: int,
 ) -> Verified:
-    """The caller with all that a warm request needs.
+    """The caller with all that a warm request needs, from `now` on, Unix milliseconds.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own. `counts` are the credential's and the account's.
+    its own are counted on their own. Those of the account may be others for a time
+    (`Overridden`). `counts` are the credential's and the account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -43,7 +49,7 @@ def verified(
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
-    return Verified(
+    found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
         name=_one(claims.name),
@@ -51,10 +57,7 @@ def verified(
         environment=None if claims.environment is None else _one(claims.environment),
         scopes=_scopes(tuple(claims.scopes)),
         plan=plan,
-        windows=tuple(
-            Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
-            for limit in limits
-        ),
+        windows=_windows(subject, limits),
         expires_at=NEVER if claims.ends_at is None else claims.ends_at,
         quota_count=counts[plan.quota_per == "account"],
         subject=own,
@@ -64,6 +67,19 @@ def verified(
         ),
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
+    )
+    override = account.override_at(now) if claims.limits is None else None
+    if override is None:
+        return found
+    common = {name: getattr(found, name) for name in Verified.__slots__}
+    common["windows"] = _windows(subject, override.limits)
+    return Overridden(**common, until=override.until, then=found)
+
+
+def _windows(subject: str, limits: tuple[Limit, ...]) -> tuple[Window, ...]:
+    return tuple(
+        Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
+        for limit in limits
     )
 
 

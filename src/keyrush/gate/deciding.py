@@ -89,6 +89,7 @@ class Deciding:
         """
         if now is None:
             now = self._clock()
+            verified = verified.at(now)
             if now >= verified.expires_at:
                 return INVALID
         if verified.session is not None and not needs.are_for(verified.session):
@@ -135,6 +136,7 @@ class Deciding:
         if running_loop() is None:
             return None
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
         try:
@@ -163,6 +165,7 @@ class Deciding:
     ) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):

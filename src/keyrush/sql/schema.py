@@ -15,7 +15,7 @@ from keyrush.runtime.clock import now_ms
 from keyrush.sql.opening import enter_balances
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 7
+SCHEMA = 8
 
 
 #: Seconds that a statement of an upgrade may take.
@@ -45,6 +45,9 @@ ACCOUNTS = sa.Table(
     sa.Column("entries", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("refilled", sa.String(7)),
     sa.Column("next_expiry", sa.BigInteger),
+    # Limits that hold before then, whatever the others are.
+    sa.Column("override", sa.Text),
+    sa.Column("override_until", sa.BigInteger),
     sa.CheckConstraint("balance >= 0", name="keyrush_balance_not_negative"),
     sa.Index("ix_keyrush_accounts_by_age", "created_at", "id"),
 )
@@ -70,6 +73,7 @@ KEYS = sa.Table(
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("created_by", sa.String(64)),
     sa.Column("proof", sa.String(64)),
+    sa.Column("max_concurrent", sa.Integer),
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
@@ -194,9 +198,6 @@ LOTS = sa.Table(
     sa.CheckConstraint("remaining >= 0", name="keyrush_lot_not_negative"),
     sqlite_with_rowid=False,
 )
-
-#: What 7 has added to accounts.
-_OF_LEDGER = (ACCOUNTS.c.entries, ACCOUNTS.c.refilled, ACCOUNTS.c.next_expiry)
 
 #: Which batch of counts each process has added last, so that none is added twice.
 BATCHES = sa.Table(
@@ -449,19 +450,23 @@ def _make(connection: sa.Connection, found: int | None) -> None:
 
 
 def _complete(connection: sa.Connection) -> None:
-    """Give older tables the column and the indexes that 3 has added, and the column of 5."""
-    columns = {column["name"] for column in sa.inspect(connection).get_columns(KEYS.name)}
-    for added in (KEYS.c.created_by.name, KEYS.c.proof.name):
-        if added not in columns:
-            connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN {added} VARCHAR(64)")
+    """Give older tables of accounts and keys the columns that 3, 5, 7 and 8 have added, and the
+    indexes of 3.
+    """
+    for table in (ACCOUNTS, KEYS):
+        _add_columns(connection, table)
     for index in (*ACCOUNTS.indexes, *KEYS.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")
-    columns = {column["name"] for column in sa.inspect(connection).get_columns(ACCOUNTS.name)}
-    for column in _OF_LEDGER:
-        if column.name not in columns:
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """Give an older table the columns that it lacks, each of which is null or has a default."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.c:
+        if column.name not in there:
             definition = CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {ACCOUNTS.name} ADD COLUMN {definition}")
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
 
 
 def _version(connection: sa.Connection) -> int | None:

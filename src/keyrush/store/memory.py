@@ -22,7 +22,7 @@ from keyrush.core.ledger import (
     Reason,
     Refill,
 )
-from keyrush.core.model import Account, ApiKey, Limit, Link
+from keyrush.core.model import Account, ApiKey, Limit, Link, Override
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
 from keyrush.store.activity_in_memory import ActivityInMemory
@@ -137,11 +137,18 @@ class MemoryStore(PortalInMemory):
                 self._accounts[account_id] = replace(account, plan=plan)
             return account is not None
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
         with self._lock:
             account = self._accounts.get(account_id)
             if account is not None:
-                self._accounts[account_id] = replace(account, limits=limits)
+                if until is None:
+                    changed = replace(account, limits=limits, override=None)
+                else:
+                    override = None if limits is None else Override(limits, until)
+                    changed = replace(account, override=override)
+                self._accounts[account_id] = changed
             return account is not None
 
     def charge(  # noqa: PLR0917  # one's own may be called by place alone

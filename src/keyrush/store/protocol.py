@@ -87,8 +87,15 @@ class AccountStore(Protocol):
         """Put the account on a plan; False where there is no such account."""
         ...
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        """Give the account limits of its own, or with None its plan's; False if there is none."""
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
+        """Give the account limits of its own, or with None its plan's; False if there is none.
+
+        Without `until` they are for good, and an override ends; with it, `limits` are an override
+        (`Account.override`), which replaces an earlier one, or with None ends it; those for good
+        stay.
+        """
         ...
 
 
@@ -248,9 +255,9 @@ class KeyStore(Protocol):
         """Add the successor and let the key retire at `retires_at`, in one step.
 
         `gone`, and nothing changed, where the key is unknown, of another account, revoked, has
-        been replaced, or has another name or other scopes than the successor. `by` is the id of
-        the key or link that asks, judged as in `add_keys`, and so is the number of keys; a
-        rotation may go on at `max_keys`, but not beyond twice as many with those that retire.
+        been replaced, or has another name, other scopes or other limits than the successor. `by` is
+        the id of the key or link that asks, judged as in `add_keys`, and so is the number of keys;
+        a rotation may go on at `max_keys`, but not beyond twice as many with those that retire.
         """
         ...
 

@@ -29,7 +29,7 @@ from keyrush.core.ledger import (
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link
-from keyrush.core.notation import format_limits, parse_limits
+from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import changes_in, tell
@@ -54,7 +54,7 @@ from keyrush.store.finding import find, find_link
 from keyrush.store.portal import PortalInSql
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
-from keyrush.store.rows import key_of, row_of_account
+from keyrush.store.rows import account_of, key_of, row_of_account
 
 
 class SqlStore(PortalInSql):
@@ -127,16 +127,18 @@ class SqlStore(PortalInSql):
     def _select_accounts(self, select: sa.Select[Any]) -> list[Account]:
         with self._run() as connection:
             rows = connection.execute(select).all()
-        return [
-            Account(row.id, row.plan, row.created_at, row.balance, parse_limits(row.limits))
-            for row in rows
-        ]
+        return [account_of(row) for row in rows]
 
     def set_plan(self, account_id: str, plan: str) -> bool:
         return self._change(ACCOUNTS, account_id, plan=plan)
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        return self._change(ACCOUNTS, account_id, limits=format_limits(limits))
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
+        values = {"override": format_limits(limits), "override_until": until}
+        if until is None:
+            values = {"limits": format_limits(limits), "override": None, "override_until": None}
+        return self._change(ACCOUNTS, account_id, **values)
 
     def charge(  # noqa: PLR0917  # one's own may be called by place alone
         self,

@@ -93,6 +93,20 @@ def test_own_limits_are_said(opened: list[Gate], clock: Clock) -> None:
     assert "No limit of requests." in billed(browser).said
 
 
+def test_limits_for_a_time_are_said(opened: list[Gate], clock: Clock) -> None:
+    """O13: an override is told with its end, in place of all others, for as long as it holds."""
+    browser = seen(opened, clock, {"limits": "100/minute", "max_concurrent": 10})
+    until = clock.now + 60_000
+    opened[0].accounts.set_limits("acct_a", "900/minute", until=until)
+    said = billed(browser).said
+    assert "900 requests a minute for each key. That holds until 18 Nov 2026, " in said
+    assert "10 requests at once for each key." in said
+    clock.now = until
+    said = billed(browser).said
+    assert "100 requests a minute for each key." in said
+    assert "holds until" not in said
+
+
 # --- the month -----------------------------------------------------------------------------------
 
 

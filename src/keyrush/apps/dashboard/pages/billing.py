@@ -143,10 +143,17 @@ class _Words:
     def plan(self, plan: Plan) -> list[str]:
         """What the plan includes, in sentences."""
         t, account = self._t, self._visit.account
-        limits = plan.limits if account.limits is None else account.limits
+        own, override = account.limits_at(self._visit.now), account.override_at(self._visit.now)
         said: list[str] = [
-            t(f"billing.limit_{plan.per}", limit=self.limit(limit)) for limit in limits
+            t(f"billing.limit_{plan.per}", limit=self.limit(limit))
+            for limit in (plan.limits if own is None else own)
         ] or [t("billing.no_limit")]
+        if override is not None:
+            when = self._visit.formats.moment(override.until)
+            said.append(t("billing.limits_until", when=when))
+        if plan.max_concurrent is not None:
+            n = self._number(plan.max_concurrent)
+            said.append(t("billing.max_concurrent", n=n))
         if plan.quota is None:
             said.append(t("billing.no_quota"))
         else:
