@@ -96,6 +96,7 @@ class KeyrushMiddleware:
                 await self._within(caller, scope, receive, send)
                 return
         # The key is known in there, and not here, where the app runs.
+        passage: Passage | None
         answer: Begun | None = gate.admission.begin(
             scope.get("method", "GET"),  # a WebSocket handshake is a GET
             scope["path"] or "/",
@@ -113,33 +114,36 @@ class KeyrushMiddleware:
                 await _instead(gate, answer, exchange, scope, receive, send)
                 return
         caller, headers = answer
-
-        if OFFERED in scope:
-            send = answering(scope[OFFERED], send)
-        inner = scope
-        if exchange is not None:
-            # What was sent to get in is for nobody further on (S61).
-            inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
-            passage: Passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
-        else:
-            if gate.hides_credentials:
-                inner, send = without_credentials(gate, scope, send)
-            passage = Passage(gate, scope, receive, send, caller, headers)
-        enter(inner, gate, caller)
+        inner, passage = scope, None
         try:
+            if OFFERED in scope:
+                send = answering(scope[OFFERED], send)
+            if exchange is not None:
+                # What was sent to get in is for nobody further on (S61).
+                inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
+                passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
+            else:
+                if gate.hides_credentials:
+                    inner, send = without_credentials(gate, scope, send)
+                passage = Passage(gate, scope, receive, send, caller, headers)
+            enter(inner, gate, caller)
             await self.app(inner, passage.receive, passage.send)
         except BaseException as error:
-            if not await passage.failed(error):
+            if passage is None or not await passage.failed(error):
                 raise
         else:
             if caller.charges:
                 await passage.settle()
         finally:
+            if gate.concurrency.opened is not None:
+                gate.concurrency.end(caller)  # first: nothing that may fail comes before it
             if inner is not scope:
                 share(inner, scope)
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
-            if gate.recording is not None or exchange is not None or passage.is_open:
+            if passage is not None and (
+                gate.recording is not None or exchange is not None or passage.is_open
+            ):
                 passage.conclude()
 
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from keyrush.core.catalog import Catalog
+from keyrush.core.concurrency import Want
 from keyrush.core.identity import (
     KEY,
     Claims,
@@ -33,8 +34,8 @@ def verified(
     """The caller with all that a warm request needs, from `now` on, Unix milliseconds.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own. Those of the account may be others for a time
-    (`Overridden`). `counts` are the credential's and the account's.
+    its own are counted on their own, and so is what is under way at once. Those of the account
+    may be others for a time (`Overridden`). `counts` are the credential's and the account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -49,6 +50,11 @@ def verified(
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
+    most, going_on = claims.max_concurrent, own
+    if most is None:
+        most = plan.max_concurrent
+        if plan.per == "account":
+            going_on = account_subject(account.id)
     found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
@@ -62,9 +68,8 @@ def verified(
         quota_count=counts[plan.quota_per == "account"],
         subject=own,
         counts=() if claims.environment in catalog.unmetered else counts,
-        max_concurrent=(
-            plan.max_concurrent if claims.max_concurrent is None else claims.max_concurrent
-        ),
+        max_concurrent=most,
+        wants=() if most is None else (Want(going_on, most),),
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from keyrush.core.concurrency import Want
 from keyrush.core.issuers import KINDS
 from keyrush.core.model import Account, ApiKey, Limit, Link, Plan, Scopes
 from keyrush.core.sliding import Window
@@ -112,6 +113,7 @@ class Verified:
     `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
     own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
     requests of it may be under way at once: its own number, else its plan's; None is any number.
+    `wants` is what each request takes a slot of, for that.
     """
 
     key_id: str
@@ -127,6 +129,7 @@ class Verified:
     subject: str
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
+    wants: tuple[Want, ...] = ()
     source: str = KEY
     session: Session | None = None
 

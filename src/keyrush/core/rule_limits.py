@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
+from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified, account_subject
 from keyrush.core.model import Limit
 from keyrush.core.sliding import Window
@@ -46,13 +47,18 @@ class RuleLimits:
 
     def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
         """The windows of a caller, who asks from the subject `address`."""
+        return self._windows(self._subject(verified, address), verified.plan.name)
+
+    def want_of(self, verified: Verified, address: str) -> Want | None:
+        """What a request of the caller's takes a slot of; None where any number may go on."""
+        if self.max_concurrent is None:
+            return None
+        return Want(f"{self._subject(verified, address)}|{self.group}", self.max_concurrent)
+
+    def _subject(self, verified: Verified, address: str) -> str:
         if self.per == "key":
-            subject = verified.subject
-        elif self.per == "account":
-            subject = account_subject(verified.account_id)
-        else:
-            subject = address
-        return self._windows(subject, verified.plan.name)
+            return verified.subject
+        return account_subject(verified.account_id) if self.per == "account" else address
 
     def of_anonymous(self, address: str) -> tuple[Window, ...]:
         """The windows of somebody without a key, or plan: by address, whatever `per` says."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
+from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified
 from keyrush.core.policy import ANY_KEY, UNRULED, Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
@@ -15,11 +16,13 @@ from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
+from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.courtesy import Courtesy
 from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
 from keyrush.gate.taking import Taking, Took
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import RETRY_AFTER
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
@@ -47,6 +50,7 @@ class Deciding:
         awaited: AwaitedLimiter | None,
         *,
         means: Means,
+        concurrency: Concurrency,
         usage: MonthlyCounts,
         charging: Charging,
         background: Background,
@@ -69,7 +73,8 @@ class Deciding:
         self._vary = vary
         self._clock = clock
         self._take_at_once = limiter.take_at_once
-        self._taking = Taking(limiter, awaited)
+        self._taking = Taking(limiter, awaited, concurrency)
+        self._concurrency = concurrency
         #: The limiter is better awaited than called from a thread.
         self.is_async = awaited is not None
         self._awaited = awaited
@@ -98,8 +103,8 @@ class Deciding:
             return self._rate_limited(verified, over, now)
         if self.counts_at_once:
             return None
+        refusal, cost, took = None, 1, None
         try:
-            refusal, cost, took = None, 1, None
             if needs is not ANY_KEY:
                 if needs.resource is not None and needs.is_unread:
                     return None
@@ -109,16 +114,16 @@ class Deciding:
                 if refusal and (refused := self._over(verified, now)):
                     return refused
                 cost = 0 if refusal else needs.weight
-                if needs.has_limits:
-                    took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
-                    if took is None:
-                        return None
+            if verified.wants or needs.has_limits:
+                took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
+                if took is None:
+                    return None
             tally = took.tally if took else self._take_at_once(verified.windows, cost, now)
             if tally is None:
                 return None
             return self._answer(verified, needs, refusal, tally, now, came, took)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
 
     async def awaited(
         self,
@@ -139,9 +144,10 @@ class Deciding:
         verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
+        took = None
         try:
             refusal = self._refusal(verified, needs, query)
-            if needs.has_limits:
+            if verified.wants or needs.has_limits:
                 is_look = refusal is not None
                 took = await self._taking.take_async(verified, needs, address, now, is_look=is_look)
                 if took is None:
@@ -152,8 +158,8 @@ class Deciding:
             if tally is None:
                 return None
             return self._answer(verified, needs, refusal, tally, now, came)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
 
     def decide(
         self,
@@ -170,25 +176,36 @@ class Deciding:
             return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
             return self._rate_limited(verified, over, now)
+        took = None
         try:
             refusal = self._refusal(verified, needs, query)
             if refusal and (refused := self._over(verified, now)):
                 return refused
-            took = None
-            if needs.has_limits:
+            if verified.wants or needs.has_limits:
                 is_look = refusal is not None
                 took = self._taking.take(verified, needs, address, now, is_look=is_look)
                 tally = took.tally
             else:
                 tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
             answer = self._answer(verified, needs, refusal, tally, now, came, took)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
-            return self._charge(principal, needs) or answer
+            try:
+                return self._charge(principal, needs) or answer
+            except BaseException:
+                self._concurrency.end(principal)
+                raise
         return answer
+
+    def _failed(self, error: BaseException, took: Took | None) -> Refusal:
+        """503, where nobody can tell what a request may take."""
+        self._taking.let_go(took)
+        if not isinstance(error, Exception):  # as time-outs of gevent's are
+            raise error
+        return _unavailable(error)
 
     def _charge(self, principal: Principal, needs: Needs) -> Refusal | None:
         """Charge what an admitted request costs, or refuse it; may block."""
@@ -219,7 +236,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -232,7 +249,7 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands = took.demands if took else None
+        demands, slot = (took.demands, took.slot) if took else (None, None)
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
@@ -242,14 +259,19 @@ class Deciding:
             fields = tuple(self._fields.of(verified, tally, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         weight = needs.weight
+        if took is not None and took.full is not None:
+            self._usage.start_month(verified, now)
+            return self._rate_limited(verified, tally, now, demands, took.full)
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
             return self._rate_limited(verified, tally, now, demands)
         elif not self._usage.add(verified, now, weight):
+            self._taking.let_go(took)
             self._taking.give_back(_taken(verified, weight, now, demands))
             return self._quota_exceeded(verified, now)
         elif self.counts_at_once and (lost := self._count_at_once(verified, now, weight)):
+            self._taking.let_go(took)
             self._taking.give_back(_taken(verified, weight, now, demands))
             return lost
         if self._background.thread is None:
@@ -265,6 +287,8 @@ class Deciding:
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
+        if slot is not None:
+            caller.slot = slot
         return caller, headers
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
@@ -288,9 +312,13 @@ class Deciding:
         tally: Tally,
         now: int,
         demands: Sequence[Demand] | None = None,
+        full: Want | None = None,
     ) -> Refusal:
-        wait = seconds_until(tally.ready_at, now)
+        """429: a window is used up, or so many requests are under way as may be (`full`)."""
         fields = tuple(self._fields.of(verified, tally, now, demands))
+        if full is not None:
+            return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, fields)
+        wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=fields)
 
     def _count_at_once(self, verified: Verified, now: int, weight: int) -> Refusal | None:
@@ -318,6 +346,7 @@ class Deciding:
         if not isinstance(caller, Principal):
             return refusal
         verified = caller.verified
+        self._concurrency.end(caller)  # first: what comes next may fail
         self._usage.take_back(verified, caller.taken_at, caller.taken)
         self._charging.uncharge(caller)
         now = self._clock()

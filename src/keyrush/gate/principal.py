@@ -13,6 +13,7 @@ from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal, Refused
 from keyrush.core.resources import Resource
 from keyrush.core.sliding import Demand
+from keyrush.limiter.slots.protocol import Slot
 from keyrush.usage.activity import Came
 from keyrush.usage.shown import shown_id
 from keyrush.wire.request import Header
@@ -138,13 +139,17 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_means", "_verified", "came", "shown", "taken_at", "takes")
+    __slots__ = ("_means", "_verified", "came", "shown", "slot", "taken_at", "takes")
 
     is_authenticated = True
 
     #: What it has taken from windows, where that is not one unit a request of the plan's; unset
     #: otherwise, because every request would pay for it: see `taking.takes_of`.
     takes: tuple[Taken, ...]
+
+    #: What it holds until it is over, where only so many may be under way at once; unset otherwise,
+    #: for the same reason: see `concurrency.Concurrency.end`.
+    slot: Slot
 
     #: Requests that it is to windows and counts.
     taken = 1

@@ -114,6 +114,14 @@ class Passage:
 
         Credits are kept where the client has broken an answer off.
         """
+        try:
+            self._close()
+        finally:
+            gate = self._gate
+            if gate.concurrency.opened is not None:
+                gate.concurrency.end(self._caller)
+
+    def _close(self) -> None:
         if self._is_open:
             self._gate.connections.remove(self)
         if not self._is_over and not self._called:
