@@ -358,8 +358,8 @@ class Deciding:
             self._taking.undo(caller)
             if refusal.headers:  # of the window that refuses
                 return refusal
-            tally, demands = self._taking.look(caller, now)
-            fields = tuple(self._fields.of(verified, tally, now, demands))
+            took = self._taking.look(caller, now)
+            fields = tuple(self._fields.of(verified, took.tally, now, took.demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:
             return refusal
