@@ -28,7 +28,8 @@ def verified(
     """The caller with all that a warm request needs.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own. `counts` are the credential's and the account's.
+    its own are counted on their own. A plan that is only observed is so in what it says itself:
+    limits that somebody was given are enforced. `counts` are the credential's and the account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -37,6 +38,7 @@ def verified(
     if plan is None:
         raise ConfigurationError(f"{account.id} is on the plan {account.plan!r}: not in the table")
     limits = plan.limits if account.limits is None else account.limits
+    is_observed = plan.is_observed and account.limits is None and claims.limits is None
     own = counts[0].subject  # `key_subject`, as the object that is there already
     subject = own
     if claims.limits is not None:
@@ -62,6 +64,8 @@ def verified(
         max_concurrent=(
             plan.max_concurrent if claims.max_concurrent is None else claims.max_concurrent
         ),
+        is_observed=is_observed,
+        has_limits=plan.is_observed,
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )

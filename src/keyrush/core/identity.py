@@ -112,6 +112,8 @@ class Verified:
     `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
     own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
     requests of it may be under way at once: its own number, else its plan's; None is any number.
+    `is_observed` windows are told of and refuse nothing. Where `has_limits` is false, a request
+    takes units of these windows alone, and they are enforced.
     """
 
     key_id: str
@@ -127,6 +129,8 @@ class Verified:
     subject: str
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
+    is_observed: bool = False
+    has_limits: bool = False
     source: str = KEY
     session: Session | None = None
 

@@ -16,9 +16,11 @@ from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.courtesy import Courtesy
+from keyrush.gate.observing import Observing, header
 from keyrush.gate.principal import Caller, Calling, Principal, Taken
-from keyrush.gate.taking import Taking, Took
+from keyrush.gate.taking import Taking
 from keyrush.gate.tolerance import By, Tolerance
+from keyrush.gate.windows import Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
@@ -48,6 +50,7 @@ class Deciding:
         *,
         policy: Policy,
         usage: MonthlyCounts,
+        observing: Observing,
         charging: Charging,
         background: Background,
         fields: Fields,
@@ -59,6 +62,7 @@ class Deciding:
         self.counts_at_once = counts_at_once
         self._policy = policy
         self._usage = usage
+        self._observing = observing
         self._charging = charging
         self._tolerance = Tolerance()
         self._courtesy = Courtesy()
@@ -106,10 +110,10 @@ class Deciding:
                 if refusal and (refused := self._over(verified, now)):
                     return refused
                 cost = 0 if refusal else needs.weight
-                if needs.has_limits:
-                    took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
-                    if took is None:
-                        return None
+            if needs.has_limits or verified.has_limits:
+                took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
+                if took is None:
+                    return None
             tally = took.tally if took else self._take_at_once(verified.windows, cost, now)
             if tally is None:
                 return None
@@ -137,7 +141,7 @@ class Deciding:
             return INVALID
         try:
             refusal = self._refusal(verified, needs, query)
-            if needs.has_limits:
+            if needs.has_limits or verified.has_limits:
                 is_look = refusal is not None
                 took = await self._taking.take_async(verified, needs, address, now, is_look=is_look)
                 if took is None:
@@ -170,7 +174,7 @@ class Deciding:
             if refusal and (refused := self._over(verified, now)):
                 return refused
             took = None
-            if needs.has_limits:
+            if needs.has_limits or verified.has_limits:
                 is_look = refusal is not None
                 took = self._taking.take(verified, needs, address, now, is_look=is_look)
                 tally = took.tally
@@ -214,7 +218,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -227,14 +231,14 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands = took.demands if took else None
+        demands, shown = (took.demands, took.shown or tally) if took else (None, tally)
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
                 # Limits come before credits.
                 return self._rate_limited(verified, tally, now, demands)
             self._tolerance.note(verified, "rules", now)
-            fields = tuple(self._fields.of(verified, tally, now, demands))
+            fields = tuple(self._fields.of(verified, shown, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         weight = needs.weight
         if not weight:
@@ -249,9 +253,12 @@ class Deciding:
             return lost
         if self._background.thread is None:
             self._background.start()
+        would_limit = ""
+        if took is not None and weight:
+            would_limit = self._observing.over(verified, took, now)
         caller = (
             Principal(verified, self._policy, self._charging, now, came)
-            if needs.resource is None
+            if needs.resource is None and not would_limit
             else Calling(
                 verified,
                 self._policy,
@@ -260,11 +267,14 @@ class Deciding:
                 came,
                 resource=needs.resource,
                 taken=weight,
+                would_limit=would_limit,
             )
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
-        headers = self._fields.of(verified, tally, now, demands)
+        headers = self._fields.of(verified, shown, now, demands)
+        if would_limit:
+            headers.append(header(would_limit))
         headers.append(self._vary)
         return caller, headers
 

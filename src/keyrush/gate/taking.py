@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand, Tally
 from keyrush.gate.principal import Principal, Taken
+from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
-
-
-class Took(NamedTuple):
-    """What came of it."""
-
-    tally: Tally
-    demands: Sequence[Demand]  #: of all windows, those of the plan first
 
 
 class Taking:
@@ -28,15 +21,13 @@ class Taking:
 
     def __init__(self, limiter: Limiter, awaited: AwaitedLimiter | None) -> None:
         self._limiter = limiter
-        self._awaited = awaited
+        self._windows = Windows(limiter, awaited)
 
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
-        demands = _demands(verified, needs, address, is_look=is_look)
-        tally = self._limiter.take_together_at_once(demands, now)
-        return None if tally is None else Took(tally, demands)
+        return self._windows.at_once(_demands(verified, needs, address, is_look=is_look), now)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -46,17 +37,14 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        demands = _demands(verified, needs, address, is_look=is_look)
-        return Took(self._limiter.take_together(demands, now), demands)
+        return self._windows.take(_demands(verified, needs, address, is_look=is_look), now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        assert self._awaited is not None  # noqa: S101  # else nobody awaits it
         demands = _demands(verified, needs, address, is_look=is_look)
-        tally = await self._awaited.take_together_async(demands, now)
-        return None if tally is None else Took(tally, demands)
+        return await self._windows.take_async(demands, now)
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken for a request that is refused after all; may block."""
@@ -82,10 +70,16 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _demands(
-    verified: Verified, needs: Needs, address: str, *, is_look: bool
-) -> tuple[Demand, ...]:
-    demands = [Demand(verified.windows, 0 if is_look else needs.cost)]
+def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
+    wanted = [(verified.windows, needs.cost, verified.is_observed)]
     for limits, cost in needs.limits:
-        demands.append(Demand(limits.of(verified, address), 0 if is_look else cost))
-    return tuple(one for one in demands if one.windows)
+        wanted.append((limits.of(verified, address), cost, limits.is_observed))
+    enforced, observed = (
+        tuple(
+            Demand(windows, 0 if is_look else cost)
+            for windows, cost, is_observed in wanted
+            if windows and is_observed is which
+        )
+        for which in (False, True)
+    )
+    return Demands(enforced, observed)
