@@ -35,7 +35,9 @@ def verified(
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
     its own are counted on their own, and so is what is under way at once. Those of the account
-    may be others for a time (`Overridden`). `counts` are the credential's and the account's.
+    may be others for a time (`Overridden`). A plan that is only observed is so in what it says
+    itself: limits that somebody was given are enforced. `counts` are the credential's and the
+    account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -44,6 +46,7 @@ def verified(
     if plan is None:
         raise ConfigurationError(f"{account.id} is on the plan {account.plan!r}: not in the table")
     limits = plan.limits if account.limits is None else account.limits
+    is_observed = plan.is_observed and account.limits is None and claims.limits is None
     own = counts[0].subject  # `key_subject`, as the object that is there already
     subject = own
     if claims.limits is not None:
@@ -55,6 +58,7 @@ def verified(
         most = plan.max_concurrent
         if plan.per == "account":
             going_on = account_subject(account.id)
+    wants = () if most is None else (Want(going_on, most),)
     found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
@@ -69,7 +73,9 @@ def verified(
         subject=own,
         counts=() if claims.environment in catalog.unmetered else counts,
         max_concurrent=most,
-        wants=() if most is None else (Want(going_on, most),),
+        wants=wants,
+        is_observed=is_observed,
+        has_limits=plan.is_observed or bool(wants),
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )
@@ -77,7 +83,7 @@ def verified(
     if override is None:
         return found
     common = {name: getattr(found, name) for name in Verified.__slots__}
-    common["windows"] = _windows(subject, override.limits)
+    common |= {"windows": _windows(subject, override.limits), "is_observed": False}
     return Overridden(**common, until=override.until, then=found)
 
 

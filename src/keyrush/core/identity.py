@@ -113,7 +113,9 @@ class Verified:
     `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
     own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
     requests of it may be under way at once: its own number, else its plan's; None is any number.
-    `wants` is what each request takes a slot of, for that.
+    `wants` is what each request takes a slot of, for that. `is_observed` windows are told of and
+    refuse nothing. Where `has_limits` is false, a request takes units of these windows alone, and
+    they are enforced.
     """
 
     key_id: str
@@ -130,6 +132,8 @@ class Verified:
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
     wants: tuple[Want, ...] = ()
+    is_observed: bool = False
+    has_limits: bool = False
     source: str = KEY
     session: Session | None = None
 

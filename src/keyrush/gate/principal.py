@@ -100,6 +100,9 @@ class Caller:
     #: The request, as activity has it; None where it has none.
     came: Came | None = None
 
+    #: By which window it would have been refused, were that more than observed; empty by none.
+    would_limit = ""
+
     def __init__(self) -> None:
         self.charges: tuple[Charge, ...] = ()  #: what this request was charged so far
         self.refusal: Refusal | None = None  #: what this request was refused with, in the app
@@ -353,9 +356,11 @@ class Principal(Caller):
 
 
 class Calling(Principal):
-    """The caller of a request to a resource, which is as many requests as it has calls."""
+    """The caller of a request that is not the plain one: to a resource, where it is as many as it
+    has calls, or over limits that are only observed.
+    """
 
-    __slots__ = ("paid", "resource", "taken")
+    __slots__ = ("paid", "resource", "taken", "would_limit")
 
     def __init__(
         self,
@@ -367,10 +372,12 @@ class Calling(Principal):
         *,
         resource: Resource | None,
         taken: int,
+        would_limit: str,
     ) -> None:
         super().__init__(verified, means, taken_at, shown, came)
         self.resource = resource
         self.taken = taken
+        self.would_limit = would_limit
         self.paid = ()
 
 

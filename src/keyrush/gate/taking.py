@@ -5,27 +5,15 @@ Slots come first, for they are given back at any time without a trace; windows n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
-from keyrush.core.sliding import Demand, Tally
+from keyrush.core.sliding import Demand
 from keyrush.gate.concurrency import Concurrency, wants_of
 from keyrush.gate.principal import Principal, Taken
+from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.limiter.slots.protocol import Slot
-
-
-class Took(NamedTuple):
-    """What came of it."""
-
-    tally: Tally
-    #: Of all windows, those of the plan first; None where they are those of the plan alone.
-    demands: Sequence[Demand] | None
-    slot: Slot | None = None  #: until the request is over
-    full: Want | None = None  #: of what no slot was left: then nothing was taken
 
 
 class Taking:
@@ -39,35 +27,24 @@ class Taking:
         self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
     ) -> None:
         self._limiter = limiter
-        self._awaited = awaited
+        self._windows = Windows(limiter, awaited)
         self._concurrency = concurrency
 
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
-        slot: Slot | None = None
-        full: Want | None = None
+        found: Slot | Want | None = None
         if not is_look and (wants := wants_of(verified, needs, address)):
             found = self._concurrency.take_at_once(wants)
             if found is None:
                 return None
-            slot, full = _told(found)
         try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                cost = 0 if is_look else needs.cost
-                tally = self._limiter.take_at_once(verified.windows, cost, now)
-            else:
-                tally = self._limiter.take_together_at_once(demands, now)
+            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
+            return self._with_slot(self._windows.at_once(demands, now), found)
         except BaseException:
-            self._concurrency.give_back(slot)
+            self._let_go(found)
             raise
-        if tally is None:
-            self._concurrency.give_back(slot)
-            return None
-        return self._took(tally, demands, slot, full)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -77,61 +54,46 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        slot: Slot | None = None
-        full: Want | None = None
+        found: Slot | Want | None = None
         if not is_look and (wants := wants_of(verified, needs, address)):
-            slot, full = _told(self._concurrency.take(wants))
+            found = self._concurrency.take(wants)
         try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                tally = self._limiter.take(verified.windows, 0 if is_look else needs.cost, now)
-            else:
-                tally = self._limiter.take_together(demands, now)
+            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
+            took = self._with_slot(self._windows.take(demands, now), found)
         except BaseException:
-            self._concurrency.give_back(slot)
+            self._let_go(found)
             raise
-        return self._took(tally, demands, slot, full)
+        assert took is not None  # noqa: S101  # who may block is told
+        return took
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        assert self._awaited is not None  # noqa: S101  # else nobody awaits it
-        slot: Slot | None = None
-        full: Want | None = None
+        found: Slot | Want | None = None
         if not is_look and (wants := wants_of(verified, needs, address)):
             found = await self._concurrency.take_async(wants)
             if found is None:
                 return None
-            slot, full = _told(found)
         try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                cost = 0 if is_look else needs.cost
-                tally = await self._awaited.take_async(verified.windows, cost, now)
-            else:
-                tally = await self._awaited.take_together_async(demands, now)
+            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
+            return self._with_slot(await self._windows.take_async(demands, now), found)
         except BaseException:  # a task that is cancelled, too
-            self._concurrency.give_back(slot)
+            self._let_go(found)
             raise
-        if tally is None:
-            self._concurrency.give_back(slot)
-            return None
-        return self._took(tally, demands, slot, full)
 
-    def _took(
-        self,
-        tally: Tally,
-        demands: Sequence[Demand] | None,
-        slot: Slot | None,
-        full: Want | None,
-    ) -> Took:
-        if slot is not None and not tally.admitted:
-            self._concurrency.give_back(slot)
-            slot = None
-        return Took(tally, demands, slot, full)
+    def _with_slot(self, took: Took | None, found: Slot | Want | None) -> Took | None:
+        """What came of it, with the slot as long as it is needed."""
+        if took is None or not took.tally.admitted:
+            self._let_go(found)
+            return took
+        if isinstance(found, Slot):
+            return took._replace(slot=found)
+        return took if found is None else took._replace(full=found)
+
+    def _let_go(self, found: Slot | Want | None) -> None:
+        if isinstance(found, Slot):
+            self._concurrency.give_back(found)
 
     def let_go(self, took: Took | None) -> None:
         """Give back the slot of a request that is refused after all."""
@@ -166,17 +128,20 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _told(found: Slot | Want) -> tuple[Slot | None, Want | None]:
-    """The slot that was taken, or of what there is none left."""
-    return (found, None) if isinstance(found, Slot) else (None, found)
+def _is_full(found: Slot | Want | None) -> bool:
+    return isinstance(found, Want)
 
 
-def _demands(
-    verified: Verified, needs: Needs, address: str, *, is_look: bool
-) -> tuple[Demand, ...] | None:
-    if not needs.has_limits:
-        return None
-    demands = [Demand(verified.windows, 0 if is_look else needs.cost)]
+def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
+    wanted = [(verified.windows, needs.cost, verified.is_observed)]
     for limits, cost in needs.limits:
-        demands.append(Demand(limits.of(verified, address), 0 if is_look else cost))
-    return tuple(one for one in demands if one.windows)
+        wanted.append((limits.of(verified, address), cost, limits.is_observed))
+    enforced, observed = (
+        tuple(
+            Demand(windows, 0 if is_look else cost)
+            for windows, cost, is_observed in wanted
+            if windows and is_observed is which
+        )
+        for which in (False, True)
+    )
+    return Demands(enforced, observed)
