@@ -193,3 +193,13 @@ def test_away(opened: Opening) -> None:
     answer = world.get("/open")
     assert answer.status == 503
     assert int(answer["retry-after"]) > 0
+
+
+def test_observed(opened: Opening) -> None:
+    """What a rule only observes refuses nobody, and is told."""
+    rule = {"path": "/open", "limits": "1/minute", "mode": "observe"}
+    world = opened(public_paths=("/open",), rules=[rule])
+    answers = [world.get("/open") for _ in range(3)]
+    assert [one.status for one in answers] == [200, 200, 429]
+    assert answers[1]["x-ratelimit-would-limit"] == "/open-minute"
+    assert "x-ratelimit-would-limit" not in answers[0]

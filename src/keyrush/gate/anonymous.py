@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from keyrush.core.policy import Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.rule_limits import RuleLimits
-from keyrush.core.sliding import Demand, Tally
+from keyrush.core.sliding import Demand
 from keyrush.errors import Away
 from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.deciding import Admitted
+from keyrush.gate.observing import header
 from keyrush.gate.principal import Anonymous
+from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
@@ -43,8 +45,8 @@ class Unknowns:
         fields: Fields,
         clock: Callable[[], int],
     ) -> None:
-        self.limiter = limiter
-        self.awaited = awaited
+        self.windows = Windows(limiter, awaited)
+        self.is_async = awaited is not None
         self.workers = workers
         self.clock = clock
         self._limits = limits
@@ -72,24 +74,25 @@ class Unknowns:
             return Anonymous(), [*vary]
         subject = self._addresses.of(peer, forwarded_for)
         demands = _demands(own, needs, subject)
-        if not demands:
+        if not any(demands):
             return Anonymous(), [*vary]
         now = self.clock()
         try:
-            tally = self.limiter.take_together_at_once(demands, now)
+            took = self.windows.at_once(demands, now)
         except Exception as error:
             return unavailable(error)
-        if tally is None:
+        if took is None:
             return PendingUnknown(self, demands, vary)
-        return self.decided(demands, tally, now, vary)
+        return self.decided(took, now, vary)
 
-    def decided(
-        self, demands: Sequence[Demand], tally: Tally, now: int, vary: Sequence[Header]
-    ) -> Admitted | Refusal:
+    def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
         """The answer, by what a take came to."""
-        windows = [window for demand in demands for window in demand.windows]
-        fields = self._fields.of_windows(windows, tally, now)
+        windows = [window for demand in took.demands for window in demand.windows]
+        tally = took.tally
+        fields = self._fields.of_windows(windows, took.shown or tally, now)
         if tally.admitted:
+            if took.told is not None and took.told.window is not None:
+                fields.append(header(took.told.window.name))
             return Anonymous(), [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
@@ -98,9 +101,7 @@ class Unknowns:
 class PendingUnknown:
     """A request from nobody for which the limiter has to be asked."""
 
-    def __init__(
-        self, unknowns: Unknowns, demands: Sequence[Demand], vary: Sequence[Header]
-    ) -> None:
+    def __init__(self, unknowns: Unknowns, demands: Demands, vary: Sequence[Header]) -> None:
         self._unknowns = unknowns
         self._demands = demands
         self._vary = vary
@@ -109,19 +110,19 @@ class PendingUnknown:
         """The answer; may block."""
         now = self._unknowns.clock()
         try:
-            tally = self._unknowns.limiter.take_together(self._demands, now)
+            took = self._unknowns.windows.take(self._demands, now)
         except Exception as error:
             return unavailable(error)
-        return self._unknowns.decided(self._demands, tally, now, self._vary)
+        return self._unknowns.decided(took, now, self._vary)
 
     async def finish_async(self, address: object = None) -> Admitted | Refusal:
         """`finish`, awaited."""
         unknowns, now = self._unknowns, self._unknowns.clock()
         try:
-            if unknowns.awaited is not None and running_loop() is not None:
-                tally = await unknowns.awaited.take_together_async(self._demands, now)
-                if tally is not None:
-                    return unknowns.decided(self._demands, tally, now, self._vary)
+            if unknowns.is_async and running_loop() is not None:
+                took = await unknowns.windows.take_async(self._demands, now)
+                if took is not None:
+                    return unknowns.decided(took, now, self._vary)
             return await unknowns.workers.run("io", self.finish, address)
         except Busy:
             return Refusal("unavailable", retry_after=1)
@@ -136,11 +137,8 @@ def unavailable(error: Exception) -> Refusal:
     return UNAVAILABLE
 
 
-def _demands(own: RuleLimits | None, needs: Needs | None, subject: str) -> tuple[Demand, ...]:
-    demands = []
-    cost = 1 if needs is None else needs.cost
-    if own is not None:
-        demands.append(Demand(own.of_anonymous(subject), cost))
-    if needs is not None:
-        demands += [Demand(one.of_anonymous(subject), units) for one, units in needs.limits]
-    return tuple(one for one in demands if one.windows)
+def _demands(own: RuleLimits | None, needs: Needs | None, subject: str) -> Demands:
+    wanted = [] if own is None else [(own, 1 if needs is None else needs.cost)]
+    wanted += () if needs is None else needs.limits
+    made = [(one.is_observed, Demand(one.of_anonymous(subject), cost)) for one, cost in wanted]
+    return Demands.of(made)

@@ -133,15 +133,9 @@ def _is_full(found: Slot | Want | None) -> bool:
 
 
 def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
-    wanted = [(verified.windows, needs.cost, verified.is_observed)]
-    for limits, cost in needs.limits:
-        wanted.append((limits.of(verified, address), cost, limits.is_observed))
-    enforced, observed = (
-        tuple(
-            Demand(windows, 0 if is_look else cost)
-            for windows, cost, is_observed in wanted
-            if windows and is_observed is which
-        )
-        for which in (False, True)
-    )
-    return Demands(enforced, observed)
+    cost = 0 if is_look else needs.cost
+    wanted = [(verified.is_observed, Demand(verified.windows, cost))]
+    for limits, units in needs.limits:
+        demand = Demand(limits.of(verified, address), 0 if is_look else units)
+        wanted.append((limits.is_observed, demand))
+    return Demands.of(wanted)

@@ -23,6 +23,17 @@ class Demands(NamedTuple):
     enforced: tuple[Demand, ...]
     observed: tuple[Demand, ...] = ()
 
+    @classmethod
+    def of(cls, wanted: Sequence[tuple[bool, Demand]]) -> Demands:
+        """Those of which it is said whether they are only observed; without windows there is none."""
+        enforced, observed = (
+            tuple(
+                demand for is_observed, demand in wanted if demand.windows and is_observed is which
+            )
+            for which in (False, True)
+        )
+        return cls(enforced, observed)
+
 
 class Took(NamedTuple):
     """What came of it."""
