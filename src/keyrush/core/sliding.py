@@ -191,10 +191,10 @@ def take_together(
         return take(windows, counters, common, now, clock)
     tallies: list[Tally] = []
     changes: Changes = []
-    for windows, cost in demands:
-        tally, its = take(windows, counters, cost, now, clock)
+    for its, cost in demands:
+        tally, new = take(its, counters, cost, now, clock)
         tallies.append(tally)
-        changes += its
+        changes += new
     tally = together(tallies)
     return tally, changes if tally.admitted else []
 
@@ -220,18 +220,17 @@ def together(tallies: Sequence[Tally]) -> Tally:
     """The tally of several that were taken together: it tells of the window that refuses for
     longest, or else of the most constrained one (O14), as `take` of all their windows would.
     """
-    limited = [tally for tally in tallies if tally.window is not None]
-    return max(limited, key=_urgency, default=UNLIMITED)
+    return max(tallies, key=_urgency, default=UNLIMITED)
 
 
 def _urgency(tally: Tally) -> tuple[int, int, Any]:
-    """The higher, the more there is to be told of the tally: refused, full, or with room."""
-    if not tally.admitted:
-        return 2, tally.ready_at, None
-    if not tally.remaining:
-        return 1, tally.ready_at, tally.window
-    assert tally.window is not None  # noqa: S101  # only those are asked that have one
-    return 0, -tally.remaining, tally.window.length
+    """The higher, the more is to be told of it: refused, full, with room, or nothing limits."""
+    admitted, window, remaining, ready_at = tally
+    if not admitted:
+        return 3, ready_at, None
+    if window is None:
+        return 0, 0, None
+    return (1, -remaining, window[1]) if remaining else (2, ready_at, window)
 
 
 def grant(

@@ -37,9 +37,13 @@ class MappedLimiter(OverFile[Table]):
         clock: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._owed: deque[tuple[Sequence[Window], int, int]] = deque(maxlen=_OWED)
         self._uncounted: dict[int, int] = {}  # when takes passed last that nothing has counted
         super().__init__(path, TABLES, outage, clock, monotonic)
+
+    def _renew_lock(self) -> None:
+        super()._renew_lock()
+        #: What a parent owes is told by the parent.
+        self._owed: deque[tuple[Sequence[Window], int, int]] = deque(maxlen=_OWED)
 
     def take_at_once(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
         if cost < 0:
@@ -115,14 +119,14 @@ class MappedLimiter(OverFile[Table]):
         if cost > 0 and (table is None or not self.counts(taken_at)):
             return
         try:
-            if table is None:
-                raise Away("the limiter is away")
-            table.give_back(windows, cost, taken_at, self._clock)
-        except (Held, Away):
-            self._owed.append((windows, cost, taken_at))
+            if table is not None:
+                table.give_back(windows, cost, taken_at, self._clock)
+                return
+        except Held:
+            pass
         except NoPlace:
-            self._owed.append((windows, cost, taken_at))
             self._grow_soon()
+        self._owed.append((windows, cost, taken_at))
 
     def counts(self, taken_at: int) -> bool:
         """False where a take at `taken_at` may have been counted in a file that is gone."""

@@ -12,7 +12,7 @@ order that every state between is as before the take or as after it, window by w
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from keyrush.core import sliding
@@ -96,9 +96,7 @@ class Table(Records):
                     return tally
             return self._take_anywhere([Demand(windows, cost)], windows, now, clock)
 
-    def take_together(
-        self, demands: Sequence[Demand], now: int, clock: Callable[[], int]
-    ) -> Tally:
+    def take_together(self, demands: Sequence[Demand], now: int, clock: Callable[[], int]) -> Tally:
         """`Limiter.take_together`, likewise: the locks of all subjects are held, taken in one order
         that all processes have in common.
         """
@@ -114,12 +112,13 @@ class Table(Records):
                     break
                 places.append(_place(packed))
             else:
-                stripes = {STRIPE + place[3] for place in places}
-                tally = (
-                    self._take(windows, places, common, now, clock)
-                    if common is not None and len(stripes) == 1
-                    else self._take_of_several(demands, windows, places, stripes, now, clock)
-                )
+                number = places[0][3]
+                for place in places:
+                    if common is None or place[3] != number:
+                        tally = self._take_of_several(demands, windows, places, now, clock)
+                        break
+                else:
+                    tally = self._take(windows, places, common or 0, now, clock)
                 if tally is not None:
                     return tally
             return self._take_anywhere(demands, windows, now, clock)
@@ -172,25 +171,40 @@ class Table(Records):
         demands: Sequence[Demand],
         windows: Sequence[Window],
         places: Sequence[Place],
-        stripes: Collection[int],
         now: int,
         clock: Callable[[], int],
     ) -> Tally | None:
         """The same of several subjects, or at several costs."""
-        with self._locked(sorted(stripes)):
+        lock = self._lock
+        stripes = sorted({STRIPE + place[3] for place in places})
+        try:
+            for stripe in stripes:
+                if not lock.lock(stripe):
+                    self._insist(stripe)
+            if self.stuck:
+                for stripe in stripes:
+                    self.stuck.pop(stripe, None)
             segments = self._segments
             counters: dict[str, WindowCount] = {}
-            for window, place in zip(windows, places, strict=True):
-                if segments[place[2]][place[1] + TAG] != place[0]:
+            known: dict[str, tuple[Place, int]] = {}
+            nth = 0
+            for key, length, _, _ in windows:
+                place = places[nth]
+                found, expires, even, odd = _UNPACK(segments[place[2]], place[1] * WORD)
+                if found != place[0]:
                     return None
-                counters[window.key] = _counter(segments, place, window.length)
+                last = expires // length - 2
+                counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
+                known[key] = place, length
+                nth += 1  # noqa: SIM113  # as above
             tally, changes = sliding.take_together(demands, counters, now, clock)
-            if changes:
-                known = dict(zip(counters, zip(windows, places, strict=True), strict=True))
-                for key, after in changes:
-                    window, place = known[key]
-                    _write(segments, place, window.length, counters[key], after)
+            for key, after in changes:
+                place, length = known[key]
+                _write(segments, place, length, counters[key], after)
             return tally
+        finally:
+            for stripe in stripes:
+                lock.unlock(stripe)
 
     def _take_anywhere(
         self,
@@ -199,14 +213,14 @@ class Table(Records):
         now: int,
         clock: Callable[[], int],
     ) -> Tally:
-        """`take_together` of windows, all that are demanded, whose records have to be looked for."""
+        """The same of windows, all that are demanded, whose records have to be looked for."""
         hashes = self._hashes(windows)
         with self._locked(self._locks(hashes)):
             now = max(now, clock())  # by which records are free: who had them must not come late
             found, counters = self._find_all(windows, hashes)
             tally, changes = sliding.take_together(demands, counters, now, clock)
-            found = self._store(windows, hashes, found, counters, changes, now)
-            self._remember(found)
+            wanted = zip(windows, hashes, strict=True)
+            self._remember(self._store(wanted, found, counters, changes, now))
             return tally
 
     def give_back(
@@ -233,7 +247,7 @@ class Table(Records):
                         continue
                     if before is not None or not sliding.is_idle(after, length, now):
                         changes.append((key, after))
-                self._store(windows, hashes, found, counters, changes, now)
+                self._store(zip(windows, hashes, strict=True), found, counters, changes, now)
 
     # --- records ---
 
@@ -283,8 +297,7 @@ class Table(Records):
 
     def _store(
         self,
-        windows: Sequence[Window],
-        hashes: Sequence[Hash],
+        wanted: Iterable[tuple[Window, Hash]],
         found: dict[str, Place],
         counters: Mapping[str, WindowCount],
         changes: Changes,
@@ -296,12 +309,11 @@ class Table(Records):
             NoPlace: There is none; nothing was written.
         """
         if changes:
-            lengths = {window.key: window.length for window in windows}
             after = dict(changes)
-            wanted = [one for one in zip(windows, hashes, strict=True) if one[0].key in after]
+            wanted = [one for one in wanted if one[0].key in after]
             found = self._with_free(wanted, found, now)
-            for key, counter in changes:
-                _write(self._segments, found[key], lengths[key], counters.get(key), counter)
+            for (key, length, _, _), _ in wanted:
+                _write(self._segments, found[key], length, counters.get(key), after[key])
         return found
 
     def _find(self, windows: Sequence[Window], hashes: Sequence[Hash]) -> dict[str, Place]:
