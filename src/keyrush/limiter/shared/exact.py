@@ -79,6 +79,8 @@ class ExactLimiter:
             return self._answer_in_outage(demands)
 
     def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
         if windows and cost:
             self.client.books.give_back(windows, -bounded(cost, windows), now)
 

@@ -38,15 +38,23 @@ class Used(NamedTuple):
     periods: list[int]
     units: int
     taken_at: int  #: on the ledger's clock
-    tally: Tally
+
+
+class Lacking(NamedTuple):
+    """A lease that lacks units for a demand."""
+
+    place: int  #: of the demand among all
+    lease: Lease
+    is_first: bool  #: nobody else asks for a block of it
 
 
 class Hand(NamedTuple):
     """A take of several demands: what it has of leases, and what it asks the ledger for."""
 
+    tallies: list[Tally]  #: of all demands; of those that lack units none yet
     used: list[Used]
     parts: list[Part]
-    lacking: list[tuple[Lease, bool]]  #: the leases of the parts, and which ask for blocks
+    lacking: list[Lacking]  #: of the parts
     asked_at: int
 
 
@@ -150,20 +158,22 @@ class Leases:
         meanwhile, and what is to be asked for: in blocks where the take comes `first`.
         """
         instant = self._clock.instant()
-        hand = Hand([], [], [], instant)
+        hand = Hand([], [], [], [], instant)
         with self._lock:
             tally = self._at_hand(demands, leases, instant)
             if tally is not None:
                 return tally
-            for (windows, cost), lease in zip(demands, leases, strict=True):
+            for place, ((windows, cost), lease) in enumerate(zip(demands, leases, strict=True)):
                 if lease.has(windows, cost, instant):
                     of = (lease, lease.windows, lease.periods, cost, lease.taken_at)
-                    hand.used.append(Used(*of, self._use(lease, cost)))
+                    hand.used.append(Used(*of))
+                    hand.tallies.append(self._use(lease, cost))
                     continue
                 is_first = lease in first
                 extra = lease.ahead(cost, instant) if is_first and cost else 0
                 hand.parts.append(Part(windows, cost, extra))
-                hand.lacking.append((lease, is_first))
+                hand.lacking.append(Lacking(place, lease, is_first))
+                hand.tallies.append(UNLIMITED)
         return hand
 
     def _end(self, hand: Hand, answers: Sequence[Answer]) -> Tally:
@@ -175,22 +185,22 @@ class Leases:
             for part, answer in zip(hand.parts, answers, strict=True)
         ]
         is_taken = all(tally.admitted for tally in told)
-        tallies = [used.tally for used in hand.used]
         asked = zip(hand.parts, hand.lacking, answers, told, strict=True)
         with self._lock:
-            for (windows, cost, _), (lease, is_first), answer, tally in asked:
+            for (windows, cost, _), (place, lease, is_first), answer, tally in asked:
                 if is_taken or not tally.admitted:
                     asked_at = hand.asked_at if is_first else None
-                    tallies.append(self._absorb(lease, windows, answer, cost, asked_at))
+                    tally = self._absorb(lease, windows, answer, cost, asked_at)  # noqa: PLW2901  # it knows of units
+                hand.tallies[place] = tally
         if not is_taken:
             self._let_be(hand)
-        return sliding.together(tallies)
+        return sliding.together(hand.tallies)
 
     def _let_be(self, hand: Hand) -> None:
         """Have the leases' units used again that a take has used which came to nothing."""
         with self._lock:
             instant = self._clock.instant()
-            for lease, windows, periods, units, taken_at, _ in hand.used:
+            for lease, windows, periods, units, taken_at in hand.used:
                 lease.out_until = 0
                 if self._may_hold(lease, windows, periods, instant):
                     lease.left += units
@@ -261,6 +271,8 @@ class Leases:
         """Count what was used without being taken: of the lease's units, and the ledger is told of
         the rest before it is asked again.
         """
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
         if not windows or not cost:
             return
         lease = self._leases.get(windows[0].key)
