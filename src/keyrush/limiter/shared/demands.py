@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import EXACT, Demand, Part, Tally, Window
+from keyrush.core.sliding import Demand, Part, Tally, Window
 from keyrush.limiter.shared.ledger_clock import Answer
 
 
@@ -33,4 +33,4 @@ def tally_of(parts: Sequence[Part], answers: Sequence[Answer]) -> Tally:
 
 def bounded(cost: int, windows: Sequence[Window]) -> int:
     """As many of the units as a counter of one of the windows can hold."""
-    return min(cost, EXACT // min(window.length for window in windows))
+    return min(cost, sliding.most(min(window.length for window in windows)))

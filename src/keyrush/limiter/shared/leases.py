@@ -119,27 +119,30 @@ class Leases:
             return UNLIMITED
         leases = [self._leases.get(windows[0].key) for windows, _ in demands]
         with self._lock:
-            tally = self._at_hand(demands, leases, self._clock.instant(now))
+            tally = self._at_hand(demands, leases, now)
         if tally is None and self.client.circuit.is_open:
             return self._books.answer_in_outage(demands, now)
         return tally
 
     def _at_hand(
-        self, demands: Sequence[Demand], leases: Sequence[Lease | None], instant: int
+        self, demands: Sequence[Demand], leases: Sequence[Lease | None], now: int
     ) -> Tally | None:
         """What the leases say to all demands, None where not all can. The lock is held."""
+        instant = self._clock.instant(now)
         having: list[tuple[Lease, int]] = []
         refusals: list[Tally] = []
-        for (windows, cost), lease in zip(demands, leases, strict=True):
-            if lease is None:
-                continue
-            if lease.has(windows, cost, instant):
-                having.append((lease, cost))
-            elif lease.refuses(windows, cost, instant):
+        lacking: list[Demand] = []
+        for demand, lease in zip(demands, leases, strict=True):
+            if lease is not None and lease.has(*demand, instant):
+                having.append((lease, demand.cost))
+            elif lease is not None and lease.refuses(*demand, instant):
                 refusals.append(lease.refusal)
-        if refusals:
-            return sliding.together(refusals)
-        if len(having) < len(demands):
+            else:
+                lacking.append(demand)
+        if refusals:  # for how long, others may have to say, too
+            expected = [self._books.expected(*demand, now) for demand in lacking]
+            return sliding.together(refusals + [one for one in expected if not one.admitted])
+        if lacking:
             return None
         return sliding.together([self._use(lease, cost) for lease, cost in having])
 
@@ -160,7 +163,7 @@ class Leases:
         instant = self._clock.instant()
         hand = Hand([], [], [], [], instant)
         with self._lock:
-            tally = self._at_hand(demands, leases, instant)
+            tally = self._at_hand(demands, leases, self._clock.wall())
             if tally is not None:
                 return tally
             for place, ((windows, cost), lease) in enumerate(zip(demands, leases, strict=True)):

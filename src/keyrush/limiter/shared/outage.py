@@ -47,6 +47,13 @@ class Books:
             keys = (window.key for window in windows)
             self._known.put(zip(keys, taken.counters, strict=True), windows, taken.now)
 
+    def expected(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        """What a take would come to, if the ledger still had the windows as last heard."""
+        at = self._clock.ledger_time(now)
+        with self._lock:
+            tally, _ = sliding.take(windows, self._known, cost, at)
+        return tally._replace(ready_at=tally.ready_at + now - at)
+
     # --- in an outage ---
 
     def answer_in_outage(self, demands: Sequence[Demand], now: int) -> Tally:
