@@ -49,6 +49,14 @@ class Demand(NamedTuple):
     cost: int  #: units; 0 only looks
 
 
+class Part(NamedTuple):
+    """What is asked of shared windows for one demand: see `grant`."""
+
+    windows: Sequence[Window]
+    cost: int  #: units
+    extra: int  #: units for requests to come, at most
+
+
 class Taken(NamedTuple):
     """What a take came to, in numbers alone: what shared windows answer with."""
 
@@ -260,14 +268,24 @@ def grant(
     return Taken(granted, now, taken), changes
 
 
+def grant_together(
+    parts: Sequence[Part], counters: Mapping[str, WindowCount], now: int
+) -> tuple[list[Taken], Changes]:
+    """`grant`, of several parts: what each costs, or nothing of any."""
+    answers = [grant(windows, counters, cost, extra, now) for windows, cost, extra in parts]
+    if all(taken.granted >= cost for (taken, _), (_, cost, _) in zip(answers, parts, strict=True)):
+        return [taken for taken, _ in answers], [one for _, its in answers for one in its]
+    return [grant(windows, counters, 0, 0, now)[0] for windows, _, _ in parts], []
+
+
 def tally(windows: Sequence[Window], taken: Taken, cost: int) -> Tally:
-    """The tally of a take of `cost`, by the clock of `taken`. A cost of 0 is a look."""
+    """The tally of a take of `cost`, by the clock of `taken`. A cost of 0 is a look. One that is
+    admitted, though nothing was granted, is refused by others that it was to be taken with.
+    """
     counters = {
         window.key: counter for window, counter in zip(windows, taken.counters, strict=True)
     }
-    if cost and not taken.granted:
-        return _refused(windows, counters, cost, taken.now)
-    return take(windows, counters, 0, taken.now)[0]
+    return take(windows, counters, 0 if taken.granted else cost, taken.now)[0]
 
 
 def _refused(
