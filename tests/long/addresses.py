@@ -1,6 +1,6 @@
 """A flood of addresses: what a million windows of a minute take, in a file and in memory.
 
-    python -m tests.long.addresses [--addresses 1000000] [--folder FOLDER]
+    python -m tests.long.addresses [file] [memory] [--addresses 1000000] [--folder FOLDER]
 
 Each address takes once. Then all are asked again, a few of them of every sort; a minute after those
 have ended as many others come, which must need no more. Bytes are of the file and of the memory
@@ -103,20 +103,24 @@ def _come(limiter: Limiter, numbers: range, now: int) -> float:
 def main() -> int:
     """Print what they took; 1 where it was too much."""
     parser = argparse.ArgumentParser(prog="python -m tests.long.addresses", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help="file, memory; both by default")
     parser.add_argument("--addresses", type=int, default=1_000_000)
     parser.add_argument("--folder", help="where the file is; by default a new one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        path = Path(folder) / "windows"
-        rows = [
-            flood(
-                "a file",
-                options.addresses,
-                lambda clock: MappedLimiter(str(path), clock=clock),
-                lambda: path.stat().st_size,
+    rows = []
+    if "file" in (options.parts or ["file"]):
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / "windows"
+            rows.append(
+                flood(
+                    "a file",
+                    options.addresses,
+                    lambda clock: MappedLimiter(str(path), clock=clock),
+                    lambda: path.stat().st_size,
+                )
             )
-        ]
-    rows.append(flood("memory", options.addresses, MemoryLimiter, lambda: 0))
+    if "memory" in (options.parts or ["memory"]):
+        rows.append(flood("memory", options.addresses, MemoryLimiter, lambda: 0))
     for row in rows:
         print(  # noqa: T201  # a command
             f"{'ok' if row.holds else 'WRONG':6}{row.where}: {row.bytes_each:.0f} bytes an address "
