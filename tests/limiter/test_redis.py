@@ -10,7 +10,7 @@ import socket
 import socketserver
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from keyrush.core.sliding import Taken, Window
+from keyrush.core.sliding import Part, Taken, Window
 from keyrush.errors import ConfigurationError, LimiterError
 from keyrush.limiter.ledgers.calls import Call, NoReply
 from keyrush.limiter.ledgers.redis.changes import RedisChanges
@@ -40,6 +40,16 @@ WANTED = [Window("key:a:2592000", 30 * DAY, 1000, "month"), Window("key:a:86400"
 
 def window(subject: str, amount: int = 1000) -> Window:
     return Window(f"{subject}:2592000", 30 * DAY, amount, "month")
+
+
+def taking(windows: Sequence[Window], cost: int = 1) -> Call:
+    """A take of one subject."""
+    return Call("take", [Part(windows, cost, 0)])
+
+
+def giving(windows: Sequence[Window], cost: int, taken_at: int) -> Call:
+    """What gives back."""
+    return Call("give", [(windows, cost, taken_at)])
 
 
 def counted(ledger: RedisLedger, *wanted: Window) -> int:
@@ -231,16 +241,16 @@ def test_mixed_in_one_call(ledger: RedisLedger, clock: Callable[[], int]) -> Non
     ledger._clock = clock  # noqa: SLF001  # one instant for all
     wanted = [window("key:a", 5)]
     calls = [
-        Call("take", wanted, 5, 0),
-        Call("take", wanted, 1, 0),
-        Call("give", wanted, 2, clock()),
-        Call("take", [], 1, 0),
-        Call("take", [window("key:b", 5), *wanted], 1, 0),
-        Call("give", [window("key:c")], -3, clock()),
-        Call("take", [window("key:c")], 0, 0),
+        taking(wanted, 5),
+        taking(wanted),
+        giving(wanted, 2, clock()),
+        taking([]),
+        taking([window("key:b", 5), *wanted]),
+        giving([window("key:c")], -3, clock()),
+        taking([window("key:c")], 0),
     ]
-    answers = ledger._send(calls)  # noqa: SLF001  # threads would come in any order
-    assert [answer.granted for answer in answers] == [5, 0, 0, 0, 1, 0, 0]
+    answers = [taken for its in ledger._send(calls) for taken in its]  # noqa: SLF001  # threads would come in any order
+    assert [answer.granted for answer in answers] == [5, 0, 0, 1, 0]
     assert [counter[1] for answer in answers for counter in answer.counters] == [5, 5, 1, 4, 3]
 
 
@@ -364,14 +374,14 @@ def test_all_threads_get_the_same_silence() -> None:
     """Threads that wait for a call that gets no answer don't each wait for one of their own."""
     sent = []
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         sent.append(calls)
         until(lambda: len(threads._waiting) == 7)  # noqa: SLF001  # nothing else shows it
         raise NoReply("nothing was heard")
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(threads.ask, Call("take", WANTED, 1, 0)) for _ in range(8)]
+        asked = [pool.submit(threads.ask, taking(WANTED)) for _ in range(8)]
         assert [str(one.exception(30)) for one in asked] == ["nothing was heard"] * 8
     assert len(sent) == 1
 
@@ -472,7 +482,7 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
     """Ctrl-C in a thread that waits for its turn does not keep the others from theirs."""
     called, go_on = threading.Event(), threading.Event()
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         called.set()
         assert go_on.wait(30)
         return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
@@ -484,8 +494,8 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
         until(lambda: threads._waiting)  # noqa: SLF001  # nothing else shows it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
-    call = Call("take", WANTED, 1, 0)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
+    call = taking(WANTED)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with ThreadPoolExecutor(2) as pool:
@@ -495,10 +505,10 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
             with pytest.raises(KeyboardInterrupt):
                 threads.ask(call)
             go_on.set()
-            assert leader.result(30).granted == 1
+            assert leader.result(30)[0].granted == 1
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert threads.ask(call).granted == 1
+    assert threads.ask(call)[0].granted == 1
     assert counted(ledger) == 2
 
 
@@ -506,15 +516,15 @@ def test_a_call_that_is_broken_off(ledger: RedisLedger) -> None:
     """Ctrl-C in the thread that calls is an error to those for whom it called."""
     errors = iter([KeyboardInterrupt, None])
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         if error := next(errors, None):
             raise error
         return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
     with pytest.raises(KeyboardInterrupt):
-        threads.ask(Call("take", WANTED, 1, 0))
-    assert threads.ask(Call("take", WANTED, 1, 0)).granted == 1
+        threads.ask(taking(WANTED))
+    assert threads.ask(taking(WANTED))[0].granted == 1
 
 
 # --- tasks and loops ------------------------------------------------------------------------------

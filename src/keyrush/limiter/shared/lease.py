@@ -83,6 +83,24 @@ class Lease:
         """True when its units may be used."""
         return self.since <= instant < self.until
 
+    def has(self, windows: Sequence[Window], cost: int, instant: int) -> bool:
+        """True when a take of `cost` need not ask: a look neither, unless something is stale."""
+        is_it = self.windows is windows or self.windows == windows
+        is_enough = self.left >= cost and (cost > 0 or not self.stale)
+        return is_it and is_enough and self.is_good(instant)
+
+    def refuses(self, windows: Sequence[Window], cost: int, instant: int) -> bool:
+        """True while `refusal` answers a take of `cost`."""
+        is_it = self.windows is windows or self.windows == windows
+        is_out = self.since <= instant < self.out_until
+        return is_it and is_out and cost > 0 and cost == self.refused
+
+    def use(self, cost: int) -> Tally:
+        """Take `cost` of its units, which there are."""
+        self.left -= cost
+        remaining = self.room + self.left
+        return Tally(True, self.window, remaining, self.ends_at if remaining else self.ready_at)
+
     def is_of_use(self, instant: int) -> bool:
         """True while it saves a call, or may: it has units, or a refusal, or its rate is known and
         there is room for a block.
