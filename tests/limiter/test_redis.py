@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import signal
 import socket
 import socketserver
@@ -122,6 +123,8 @@ def test_a_subject_is_in_one_slot() -> None:
 
     for subject in ["key:a", "", "{", "}{", "{}", "a:b", "%"]:
         assert slot(f"{subject}:60") == slot(f"{subject}:3600")
+        for group in ["export", "{x}", "}", "", "a:b|c"]:
+            assert slot(f"{subject}|{group}:60") == slot(f"{subject}:60")
     assert len({slot(f"key:{number}:60") for number in range(100)}) > 90
 
 
@@ -774,6 +777,112 @@ def test_a_slot_moves(valkey_cluster: list[Valkey], cluster_url: str, *, is_asyn
     assert ask().granted == 1
     assert counted(ledger, wanted) == 1
     ledger.close()
+
+
+class Apart:
+    """Subjects of a test's own, the second on another node of a Cluster than the first."""
+
+    def __init__(self, nodes: list[Valkey], url: str, options: str = "") -> None:
+        self.ledger = RedisLedger(url + options)
+        prefix = prefix_of(url)
+        names = (f"address:{prefix}:{number}" for number in itertools.count())
+        here = nodes[0]
+        self.first, self.second = (
+            next(name for name in names if (self.node(nodes, prefix, name) is here) is is_here)
+            for is_here in (True, False)
+        )
+        self.other = self.node(nodes, prefix, self.second)
+        self.parts = [Part([window(self.first, 5)], 1, 0), Part([window(self.second, 2)], 1, 0)]
+
+    def node(self, nodes: list[Valkey], prefix: str, subject: str) -> Valkey:
+        """Where a subject is."""
+        slot = key_slot(key_of(prefix, window(subject).key).encode())
+        return nodes[slot * len(nodes) // 16384]
+
+    def counts(self) -> list[int]:
+        """What counts of each."""
+        return [counted(self.ledger, *part.windows) for part in self.parts]
+
+    async def take(self, *, is_async: bool) -> list[int]:
+        """What each is granted, on the event loop or in a thread."""
+        if is_async:
+            taken = await self.ledger.take_together_async(self.parts)
+        else:
+            taken = await asyncio.to_thread(self.ledger.take_together, self.parts)
+        return [one.granted for one in taken]
+
+    async def are(self, *counts: int) -> None:
+        """Wait until so much counts of each."""
+        await asyncio.to_thread(until, lambda: self.counts() == [*counts])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_subjects_on_several_nodes(
+    valkey_cluster: list[Valkey], cluster_url: str, *, is_async: bool
+) -> None:
+    """S35: in a Cluster each slot is asked; what one refuses, the others have again."""
+    apart = Apart(valkey_cluster, cluster_url)
+
+    async def ask() -> None:
+        for granted in ([1, 1], [1, 1], [0, 0]):
+            assert await apart.take(is_async=is_async) == granted
+        await apart.are(2, 2)
+
+    asyncio.run(ask())
+    refused = apart.ledger.take_together(apart.parts[::-1])
+    assert [one.granted for one in refused] == [0, 0]
+    assert [one.counters[0][1] + one.counters[0][2] for one in refused] == [2, 2]
+    assert apart.counts() == [2, 2]
+    apart.ledger.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_answer_of_several_nodes_that_is_lost(
+    valkey_cluster: list[Valkey], cluster_url: str, *, is_async: bool
+) -> None:
+    """Outages: where one node does not answer, the other has back what it granted; what the silent
+    one may have granted stays counted.
+    """
+    apart = Apart(valkey_cluster, cluster_url)
+    first, second = (part.windows for part in apart.parts)
+
+    async def ask() -> None:
+        assert await apart.take(is_async=is_async) == [1, 1]
+        assert apart.counts() == [1, 1]
+        apart.other.freeze()
+        try:
+            with pytest.raises(LimiterError):
+                await apart.take(is_async=is_async)
+            await asyncio.to_thread(until, lambda: counted(apart.ledger, *first) == 1)
+        finally:
+            apart.other.thaw()
+
+    asyncio.run(ask())
+    assert counted(apart.ledger, *second) in (1, 2)
+    apart.ledger.close()
+
+
+def test_a_cancelled_take_of_several_nodes(valkey_cluster: list[Valkey], cluster_url: str) -> None:
+    """S35: a task that is cancelled when one node has answered and another not consumes nothing."""
+    apart = Apart(valkey_cluster, cluster_url, "&socket_timeout=60")
+
+    async def ask() -> None:
+        await apart.ledger.take_together_async(apart.parts)
+        assert apart.counts() == [1, 1]
+        apart.other.freeze()
+        try:
+            task = asyncio.create_task(apart.ledger.take_together_async(apart.parts))
+            first = apart.parts[0].windows
+            await asyncio.to_thread(until, lambda: counted(apart.ledger, *first) == 2)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        finally:
+            apart.other.thaw()
+        await apart.are(1, 1)
+
+    asyncio.run(ask())
+    apart.ledger.close()
 
 
 @ways

@@ -114,37 +114,44 @@ class Leases:
 
     def take_together_at_once(self, demands: Sequence[Demand], now: int) -> Tally | None:
         """`take_together` without I/O; None where only I/O can tell."""
-        demands = limited(demands)
-        if not demands:
-            return UNLIMITED
-        leases = [self._leases.get(windows[0].key) for windows, _ in demands]
         with self._lock:
-            tally = self._at_hand(demands, leases, now)
+            tally = self._from_all(demands, self._clock.instant(now))
+            if tally is not None:
+                return tally
+            demands = limited(demands)
+            tally = self._refused(demands, now)
         if tally is None and self.client.circuit.is_open:
             return self._books.answer_in_outage(demands, now)
         return tally
 
-    def _at_hand(
-        self, demands: Sequence[Demand], leases: Sequence[Lease | None], now: int
-    ) -> Tally | None:
-        """What the leases say to all demands, None where not all can. The lock is held."""
-        instant = self._clock.instant(now)
+    def _from_all(self, demands: Sequence[Demand], instant: int) -> Tally | None:
+        """Take from the leases of all demands; None where one lacks units. The lock is held."""
         having: list[tuple[Lease, int]] = []
+        for windows, cost in demands:
+            if windows:
+                lease = self._leases.get(windows[0][0])
+                if lease is None or cost < 0 or not lease.has(windows, cost, instant):
+                    return None
+                having.append((lease, cost))
+        return sliding.together([self._use(lease, cost) for lease, cost in having])
+
+    def _refused(self, demands: Sequence[Demand], now: int) -> Tally | None:
+        """What refusals that stand say to the demands. The lock is held."""
+        instant = self._clock.instant(now)
         refusals: list[Tally] = []
         lacking: list[Demand] = []
-        for demand, lease in zip(demands, leases, strict=True):
-            if lease is not None and lease.has(*demand, instant):
-                having.append((lease, demand.cost))
-            elif lease is not None and lease.refuses(*demand, instant):
-                refusals.append(lease.refusal)
-            else:
-                lacking.append(demand)
-        if refusals:  # for how long, others may have to say, too
-            expected = [self._books.expected(*demand, now) for demand in lacking]
-            return sliding.together(refusals + [one for one in expected if not one.admitted])
-        if lacking:
+        for demand in demands:
+            lease = self._leases.get(demand.windows[0].key)
+            if lease is None or not lease.has(*demand, instant):
+                if lease is not None and lease.refuses(*demand, instant):
+                    refusals.append(lease.refusal)
+                else:
+                    lacking.append(demand)
+        if not refusals:
             return None
-        return sliding.together([self._use(lease, cost) for lease, cost in having])
+        # For how long, others that lack units may have to say, too.
+        expected = [self._books.expected(*demand, now) for demand in lacking]
+        return sliding.together(refusals + [one for one in expected if not one.admitted])
 
     def _use(self, lease: Lease, cost: int) -> Tally:
         """Take `cost` of its units; where few are left, more are asked for. The lock is held."""
@@ -163,9 +170,9 @@ class Leases:
         instant = self._clock.instant()
         hand = Hand([], [], [], [], instant)
         with self._lock:
-            tally = self._at_hand(demands, leases, self._clock.wall())
-            if tally is not None:
-                return tally
+            refused = self._refused(demands, self._clock.wall())
+            if refused is not None:
+                return refused
             for place, ((windows, cost), lease) in enumerate(zip(demands, leases, strict=True)):
                 if lease.has(windows, cost, instant):
                     of = (lease, lease.windows, lease.periods, cost, lease.taken_at)
@@ -177,7 +184,7 @@ class Leases:
                 hand.parts.append(Part(windows, cost, extra))
                 hand.lacking.append(Lacking(place, lease, is_first))
                 hand.tallies.append(UNLIMITED)
-        return hand
+        return hand if hand.parts else sliding.together(hand.tallies)
 
     def _end(self, hand: Hand, answers: Sequence[Answer]) -> Tally:
         """The tally of a take, now that the ledger has answered. Where it has refused a part, the
