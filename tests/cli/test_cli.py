@@ -1079,7 +1079,6 @@ def test_wrong_credits(run: Runner, credits: str) -> None:
         ("memory://", "nothing made here would reach your app"),
         ("sqlite://", "SQLite needs a file here"),
         ("sqlite:///:memory:", "SQLite needs a file here"),
-        ("sqlite:///file::memory:?uri=true", "SQLite needs a file here"),
         ("sqlite:///file:k.db?mode=memory&uri=true", "SQLite needs a file here"),
     ],
 )

@@ -65,7 +65,7 @@ def parse_url(url: str) -> URL:
     else:
         _check_postgresql_options(parsed)
     if parsed.get_backend_name() == "sqlite" and (
-        file_at(parsed) is None or "memory" in parsed.query.get("mode", "")
+        parsed.database in {None, "", ":memory:"} or "memory" in parsed.query.get("mode", "")
     ):
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
