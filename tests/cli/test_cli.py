@@ -1159,6 +1159,7 @@ def test_wrong_credits(run: Runner, credits: str) -> None:
         ("memory://", "nothing made here would reach your app"),
         ("sqlite://", "SQLite needs a file here"),
         ("sqlite:///:memory:", "SQLite needs a file here"),
+        ("sqlite:///file:k.db?mode=memory&uri=true", "SQLite needs a file here"),
     ],
 )
 def test_store_in_memory(run: Runner, url: str, error: str) -> None:
