@@ -90,26 +90,27 @@ def add(
     """
     parts = [(row[2], row[3], row[8]) for row in rows]
     known, new = subjects.numbers(connection, dialect, parts)
+    numbers = [known.get(asked) or new[asked] for asked in parts]
     # In one expression with all names at hand: this is most of what a row costs in this process.
     kept = [
         (
-            *(known.get(asked) or new[asked]), KINDS[source, outcome], at, row_id, subject, method,
+            whole, part, KINDS[source, outcome], at, row_id, subject, method,
             None if path == rule else path, status, reason, credits, duration, request_id, address,
             agent,
         )
-        for asked, (
+        for (whole, part), (
             row_id, at, _, _, subject, source, method, path, rule, status, outcome, reason, credits,
             duration, request_id, address, agent, is_kept,
-        ) in zip(parts, rows, strict=True)
+        ) in zip(numbers, rows, strict=True)
         if is_kept
     ]  # fmt: skip
     if kept:
         _write(connection, dialect, _insert_rows, kept)
     if len(kept) < len(rows):
         cells: dict[tuple[int, ...], list[int]] = {}
-        for asked, row in zip(parts, rows, strict=True):
+        for of_row, row in zip(numbers, rows, strict=True):
             if not row.is_kept:
-                _sum_up(cells, known.get(asked) or new[asked], row)
+                _sum_up(cells, of_row, row)
         # All lock totals in one order, so that two processes never wait for each other.
         totals = [(*cell, *cells[cell]) for cell in sorted(cells)]
         _write(connection, dialect, _upsert_cells, totals)

@@ -18,7 +18,7 @@ from keyrush.store.activity.adding import ROWS, added
 from keyrush.store.activity.statements import statement
 
 #: Rows that are fresh at most, of each process: looked through within a millisecond or two.
-MOST = 5_000
+MOST = 10_000
 
 #: Seconds after which rows are settled, however few.
 INTERVAL = 60.0
@@ -28,12 +28,13 @@ _LOCK = 0x6B657972757364
 
 _COLUMNS = ", ".join(ROWS)
 
-_BUCKET = " ".join(f"WHEN duration <= {most} THEN {number}" for number, most in enumerate(BUCKETS))
+_WITHIN = " ".join(f"WHEN duration <= {most} THEN {number}" for number, most in enumerate(BUCKETS))
+_BUCKET = f"CASE {_WITHIN} ELSE {len(BUCKETS)} END"
 
 #: Rows that are fresh, as the totals of minutes that each would be.
 CELLS = f"""(
-    SELECT whole, at / {FINE} AS minute, part, kind, {_BUCKET} AS bucket,
-        1 AS requests, credits, duration, duration AS longest
+    SELECT whole, at / {FINE} AS minute, part, kind, {_BUCKET} AS bucket, 1 AS requests,
+        credits, duration, duration AS longest
     FROM keyrush_activity_fresh AS fresh
 )"""  # noqa: S608  # of this package alone
 
