@@ -383,9 +383,9 @@ class SqlStore(PortalInSql):
             self._fold_at = now + folding.INTERVAL
             self.fold_activity()
         elif self._added >= settling.MOST or now >= self._settle_at:
-            self._settle()
+            self.settle_activity()
 
-    def _settle(self) -> None:
+    def settle_activity(self) -> None:
         """Have rows that are fresh found by index, and in totals of minutes."""
         self._settle_at, self._added = monotonic() + settling.INTERVAL, 0
         settled = settling.MOST
@@ -395,7 +395,7 @@ class SqlStore(PortalInSql):
 
     def fold_activity(self) -> None:
         """Have rows that are fresh in totals of minutes, and those in the totals of hours."""
-        self._settle()
+        self.settle_activity()
         folded = folding.PORTION
         while folded == folding.PORTION:
             with self._database.transaction() as driver:

@@ -65,7 +65,8 @@ def _into_minutes(dialect: str, taken: str) -> str:
 
 
 @cache
-def _statements(dialect: str) -> list[str]:
+def statements(dialect: str) -> list[str]:
+    """What settles the rows up to the number `:last`, in one transaction."""
     delete = "DELETE FROM keyrush_activity_fresh WHERE number <= :last"
     if dialect == "sqlite":  # whose transactions are alone from their beginning
         taken = "(SELECT * FROM keyrush_activity_fresh WHERE number <= :last) AS taken"
@@ -89,6 +90,6 @@ def settle(connection: Any, dialect: str) -> int:
             return 0
     count, last = connection.execute(statement(dialect, _OLDEST), {"most": MOST}).fetchone()
     if count:
-        for text in _statements(dialect):
+        for text in statements(dialect):
             connection.execute(text, {"last": last})
     return int(count)
