@@ -269,31 +269,48 @@ SUBJECTS = sa.Table(
     ),
 )
 
-#: What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is source
-#: and outcome; `path` is null where it is the rule's. By `day`, so that those of the oldest go
+
+def _asked() -> list[sa.Column[Any]]:
+    """What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is
+    source and outcome; `path` is null where it is the rule's.
+    """
+    return [
+        sa.Column("whole", sa.BigInteger, nullable=False),
+        sa.Column("part", sa.BigInteger, nullable=False),
+        sa.Column("kind", sa.SmallInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("subject", sa.Text),
+        sa.Column("method", sa.Text, nullable=False),
+        sa.Column("path", sa.Text),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("credits", sa.BigInteger, nullable=False),
+        sa.Column("duration", sa.BigInteger, nullable=False),
+        sa.Column("request_id", sa.Text),
+        sa.Column("address", sa.Text),
+        sa.Column("agent", sa.Text),
+    ]
+
+
+#: Rows that are settled: found by index, and in totals. By `day`, so that those of the oldest go
 #: together, and by the same index that finds those of an account.
 ACTIVITY = sa.Table(
     "keyrush_activity",
     _metadata,
     sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("day", sa.Integer, nullable=False),
-    sa.Column("whole", sa.BigInteger, nullable=False),
-    sa.Column("part", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.SmallInteger, nullable=False),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("id", sa.String(64), nullable=False),
-    sa.Column("subject", sa.Text),
-    sa.Column("method", sa.Text, nullable=False),
-    sa.Column("path", sa.Text),
-    sa.Column("status", sa.Integer, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("credits", sa.BigInteger, nullable=False),
-    sa.Column("duration", sa.BigInteger, nullable=False),
-    sa.Column("request_id", sa.Text),
-    sa.Column("address", sa.Text),
-    sa.Column("agent", sa.Text),
+    *_asked(),
     sa.Index("ix_keyrush_activity_of_whole", "day", "whole", "kind", "at"),
     sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
+)
+
+#: Rows as they come, a few thousand at most: in no index, and in no totals yet.
+FRESH = sa.Table(
+    "keyrush_activity_fresh",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    *_asked(),
 )
 
 

@@ -37,7 +37,7 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import key_events, keys, ledger, links
-from keyrush.store.activity import adding, folding, forgetting, pages, ranks, totals
+from keyrush.store.activity import adding, folding, forgetting, pages, ranks, settling, totals
 from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
 from keyrush.store.counts import (
@@ -68,7 +68,10 @@ class SqlStore(PortalInSql):
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._forget_at = 0.0  # when to look for batches of workers that are no longer
         self._subjects = Subjects()
-        self._fold_at = 0.0  # when to fold totals of minutes
+        # When to settle rows and to fold totals, by no clock that may be set: set back, it would
+        # take that long to be over.
+        self._settle_at = self._fold_at = monotonic() + settling.INTERVAL
+        self._added = 0  # rows of activity, since they were settled
 
     @property
     def database(self) -> Database:
@@ -373,13 +376,28 @@ class SqlStore(PortalInSql):
                 return  # it has been added before
             known = adding.add(driver, dialect, storable_rows(rows), self._subjects)
         self._subjects.remember(known)
-        # No interval is by a clock that may be set: set back, it would take that long to be over.
-        if monotonic() >= self._fold_at:
-            self._fold_at = monotonic() + folding.INTERVAL
+        self._added += len(rows)
+        self._settle_if_due()
+
+    def _settle_if_due(self) -> None:
+        now = monotonic()
+        if now >= self._fold_at:
+            self._fold_at = now + folding.INTERVAL
             self.fold_activity()
+        elif self._added >= settling.MOST or now >= self._settle_at:
+            self.settle_activity()
+
+    def settle_activity(self) -> None:
+        """Have rows that are fresh found by index, and in totals of minutes."""
+        self._settle_at, self._added = monotonic() + settling.INTERVAL, 0
+        settled = settling.MOST
+        while settled == settling.MOST:
+            with self._database.transaction() as driver:
+                settled = settling.settle(driver, self._database.dialect)
 
     def fold_activity(self) -> None:
-        """Add the totals of minutes that are fresh to those of hours."""
+        """Have rows that are fresh in totals of minutes, and those in the totals of hours."""
+        self.settle_activity()
         folded = folding.PORTION
         while folded == folding.PORTION:
             with self._database.transaction() as driver:
@@ -430,6 +448,7 @@ class SqlStore(PortalInSql):
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
     ) -> int:
+        self._settle_if_due()  # nothing else does, once no more rows come
         with self._database.transaction() as driver:
             return forgetting.forget(
                 driver,
