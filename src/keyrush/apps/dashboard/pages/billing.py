@@ -17,6 +17,7 @@ from keyrush.apps.dashboard.bill import Bill, bill
 from keyrush.apps.dashboard.callers import names
 from keyrush.apps.dashboard.charts import Month, Named, meter, month
 from keyrush.apps.dashboard.endpoints import page
+from keyrush.apps.dashboard.pace import FILE, READING
 from keyrush.apps.dashboard.ranges import is_day
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
@@ -265,4 +266,7 @@ async def download(visit: Visit) -> Response:
         raise Stop("bad_query", 400) from None
 
 
-ROUTES = [page("/billing", show), page("/billing.csv", download)]
+ROUTES = [
+    page("/billing", show, cost=READING),
+    page("/billing.csv", download, cost=FILE),
+]
