@@ -118,6 +118,7 @@ def test_defaults() -> None:
         "dashboard_language": "en",
         "dashboard_texts": None,
         "dashboard_top_up_url": None,
+        "dashboard_plans_url": None,
         "dashboard_sign_in_url": None,
         "dashboard_sign_out_url": None,
         "dashboard_cookie": None,

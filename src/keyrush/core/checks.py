@@ -176,6 +176,17 @@ def checked_expiry(expires_at: int | None, now: int, field: str = "expires_at") 
     return expires_at
 
 
+def check_instants(**given: int | None) -> None:
+    """Let through times, by the names of their fields; None stands for any.
+
+    Raises:
+        InvalidArgument: One is no Unix time in milliseconds before the year 10000.
+    """
+    for field, instant in given.items():
+        if instant is not None and not (type(instant) is int and 0 <= instant <= LATEST):
+            raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
+
+
 def checked_grace(grace: int) -> int:
     """`grace`, if it is whole seconds from 0 to 30 days.
 

@@ -177,6 +177,8 @@ _on_ledger("ux_keyrush_ledger_reverses", ["reverses"], "reverses IS NOT NULL", u
 #: Of what is looked for among many charges, which pay nothing for it.
 _on_ledger("ix_keyrush_ledger_added", ["number"], IS_ADDED, unique=False)
 _on_ledger("ix_keyrush_ledger_reversals", ["number"], IS_REVERSAL, unique=False)
+#: Of what came by one door, however rare it is among the rest.
+sa.Index("ix_keyrush_ledger_source", LEDGER.c.account_id, LEDGER.c.source, LEDGER.c.number)
 
 #: An older keyrush that goes on beside this one changes balances alone, and so does a slip of SQL:
 #: that is refused. PostgreSQL's is in `functions.sql`.
@@ -468,11 +470,11 @@ def _make(connection: sa.Connection, found: int | None) -> None:
 
 def _complete(connection: sa.Connection) -> None:
     """Give older tables of accounts and keys the columns that 3, 5, 7 and 8 have added, and the
-    indexes of 3.
+    indexes of 3 and 8.
     """
     for table in (ACCOUNTS, KEYS):
         _add_columns(connection, table)
-    for index in (*ACCOUNTS.indexes, *KEYS.indexes):
+    for index in (*ACCOUNTS.indexes, *KEYS.indexes, *LEDGER.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -13,13 +13,14 @@ from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link, Override
@@ -181,12 +182,12 @@ class MemoryStore(PortalInMemory):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
         with self._lock:
-            return self._ledger.entries(account_id, reasons, limit, before)
+            return self._ledger.entries(account_id, where, limit, before)
 
     def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
         with self._lock:

@@ -24,7 +24,7 @@ A store may also have, and `opening` alone looks for it:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -32,13 +32,14 @@ from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink
 from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link
@@ -158,12 +159,12 @@ class CreditStore(Protocol):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
-        """The last `limit` entries with a number below `before`, newest first, of these reasons or
-        of any; without those of 0 credits.
+        """The last `limit` entries with a number below `before`, newest first, that agree with
+        `where`; without those of 0 credits.
         """
         ...
 

@@ -6,7 +6,7 @@ few that can't run in a transaction that takes the write lock at its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -19,13 +19,14 @@ from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
 from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link
@@ -192,13 +193,13 @@ class SqlStore(PortalInSql):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
         with self._database.driver() as driver:
             run = ledger.runner(driver.execute, self._database.dialect)
-            return ledger.entries(run, account_id, reasons, limit, before)
+            return ledger.entries(run, account_id, where, limit, before)
 
     def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
         with self._database.driver() as driver:
