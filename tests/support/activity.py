@@ -76,10 +76,16 @@ class Noting:
         self._changed = threading.Condition()
         gate.recording.add = self._heard  # type: ignore[method-assign]  # for this gate alone
 
-    def _heard(
-        self, came: Came, status: int, refusal: Refusal | None, credits: int, is_broken: bool
+    def _heard(  # noqa: PLR0917  # as `Recording.add`
+        self,
+        came: Came,
+        status: int,
+        refusal: Refusal | None,
+        credits: int,
+        is_broken: bool,
+        would_limit: str = "",
     ) -> None:
-        self._add(came, status, refusal, credits, is_broken)
+        self._add(came, status, refusal, credits, is_broken, would_limit)
         with self._changed:
             self._credits.append(credits)
             self._changed.notify_all()

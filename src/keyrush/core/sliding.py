@@ -45,7 +45,7 @@ class Demand(NamedTuple):
     What is taken together is of several subjects, or of different costs, and no window is in two.
     """
 
-    windows: tuple[Window, ...]
+    windows: Sequence[Window]
     cost: int  #: units; 0 only looks
 
 

@@ -24,8 +24,8 @@ from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Workers
 from keyrush.wire.fields import Fields, seconds_until
 
-#: What a demand is on.
-Windows = tuple[Window, ...]
+#: What a demand is on: tuples, as the gate makes them.
+Windows = Sequence[Window]
 
 
 class Weighing:

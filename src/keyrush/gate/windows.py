@@ -25,7 +25,7 @@ class Demands(NamedTuple):
 
     @classmethod
     def of(cls, wanted: Sequence[tuple[bool, Demand]]) -> Demands:
-        """Those of which it is said whether they are only observed; without windows there is none."""
+        """Demands, each with whether it is only observed; one without windows is none."""
         enforced, observed = (
             tuple(
                 demand for is_observed, demand in wanted if demand.windows and is_observed is which
