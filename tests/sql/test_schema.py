@@ -512,8 +512,7 @@ def test_processes_that_upgrade_together(
         from keyrush.runtime.clock import now_ms
         from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
-        from keyrush.core.model import Limit, Override
-from keyrush.core.sliding import Window
+        from keyrush.core.sliding import Window
 
         window = Window("key:cred_a:86400", 86_400_000, 2, "day")
         print("ready", flush=True)
