@@ -63,6 +63,8 @@ class MemoryLimiter:
         return self.take_together(demands, now)
 
     def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
         self.give_back(windows, -cost, now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
