@@ -295,8 +295,27 @@ def test_it_ends_with_the_session(feed: Feed) -> None:
 
 
 def test_the_first_row_comes(gate: Gate, base: str, chromium: Chromium) -> None:
-    """Where there were none by the filters, what said so goes when there is one."""
+    """Where there were none at all, the page comes with the first; where there were none by the
+    filters, what said so goes. Another page that takes its time is said to be waited for.
+    """
+    feed = Feed(chromium.tab(base))
+    page = feed.page
+    expect(page.get_by_text("Waiting for the first request")).to_be_visible()
+    assert feed.turn() == 5000
     add(gate, row(gate, 100))
+    page.evaluate("() => { later.shift()[0](); }")
+    expect(page.get_by_role("heading", name="Requests by outcome")).to_be_visible()
+    said = page.evaluate(
+        """() => {
+            const link = document.querySelector("nav.seg a"), main = document.querySelector("main");
+            link.href += "&outcome=error";
+            link.click();
+            later.pop()[0]();
+            return [main.ariaBusy, document.getElementById("said").textContent];
+        }"""
+    )
+    assert said == ["true", "Loading"]
+    expect(page.get_by_text("Nothing in this time")).to_be_visible()
     feed = Feed(chromium.tab(base), "/activity?outcome=error")
     expect(feed.page.get_by_text("Nothing in this time")).to_be_visible()
     add(gate, row(gate, 1, outcome="error", status=500))

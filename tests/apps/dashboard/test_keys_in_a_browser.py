@@ -183,7 +183,7 @@ def test_stored_in_a_file(base: str, chromium: Chromium, script: bool, tmp_path:
     create(tab, "Nightly export")
     text = tab.page.locator("#secret").inner_text()
     with tab.page.expect_download() as downloaded:
-        tab.page.get_by_role("link", name="Download as nightly-export.env").click()
+        tab.page.get_by_role("button", name="Download as nightly-export.env").click()
     assert downloaded.value.suggested_filename == "nightly-export.env"
     downloaded.value.save_as(tmp_path / "key.env")
     assert (tmp_path / "key.env").read_text() == f"API_KEY={text}\n"
