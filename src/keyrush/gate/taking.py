@@ -46,6 +46,10 @@ class Taking:
         demands = _demands(verified, needs, address, is_look=is_look)
         return await self._windows.take_async(demands, now)
 
+    def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
+        """The windows of a request, of which nothing is taken."""
+        return _demands(verified, needs, address, is_look=True)
+
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken for a request that is refused after all; may block."""
         for windows, cost in taken.demands:
