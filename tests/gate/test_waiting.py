@@ -31,11 +31,17 @@ LEFT = 20_000
 
 
 class Watched(Lines):
-    """Tells when another request stands in a line."""
+    """Tells when another request stands in a line, and when one that did has left."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stood = threading.Semaphore(0)
+        self.stood, self.left = threading.Semaphore(0), threading.Semaphore(0)
+
+    def leave(self, place: Place) -> None:
+        has_stood = place.line is not None
+        super().leave(place)
+        if has_stood:
+            self.left.release()
 
     def _stand(self, place: Place, key: str, tally: Tally) -> bool:
         is_new = place.line is None
