@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from keyrush.core.concurrency import Want
 from keyrush.errors import Away
 from keyrush.limiter import over_file
 from keyrush.limiter.ledgers.mapped import slots as records
@@ -20,7 +21,7 @@ from keyrush.limiter.ledgers.mapped.slots import LAYOUT, SLOT_TABLES
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.protocol import WELL, Outage
 from keyrush.limiter.slots.mapped import MappedSlots
-from keyrush.limiter.slots.protocol import RENEWAL, Slot, Want
+from keyrush.limiter.slots.protocol import RENEWAL, Slot
 from keyrush.runtime.background import Job
 from keyrush.runtime.clock import Clock
 from tests.support.mapped import holding_byte

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyrush.core.concurrency import Want
 from keyrush.errors import Away, ConfigurationError
 from keyrush.limiter.ledgers.postgresql_slots import PostgresqlSlots
 from keyrush.limiter.ledgers.redis.slots import RedisSlots
@@ -20,7 +21,7 @@ from keyrush.limiter.protocol import WELL, Outage
 from keyrush.limiter.slots.mapped import MappedSlots
 from keyrush.limiter.slots.memory import MemorySlots
 from keyrush.limiter.slots.opening import open_slots
-from keyrush.limiter.slots.protocol import RENEWAL, Slot, Want
+from keyrush.limiter.slots.protocol import RENEWAL, Slot
 from keyrush.limiter.slots.shared import TOUCH, AwaitedSharedSlots, SharedSlots
 from keyrush.runtime import clock as clocks
 from keyrush.runtime.background import Background, Job

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.ledgers.postgresql_slots import PostgresqlSlots
 from keyrush.limiter.ledgers.redis.slots import RedisSlots
 from keyrush.limiter.slots.mapped import MappedSlots
 from keyrush.limiter.slots.memory import MemorySlots
-from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots, Want
+from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots
 from keyrush.limiter.slots.shared import AwaitedSharedSlots
 from keyrush.runtime.clock import REAL
 from keyrush.sql.engine import Database

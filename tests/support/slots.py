@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from keyrush.core.concurrency import Want
 from keyrush.errors import Away
 from keyrush.limiter.slots.ledger import SlotAnswer, SlotCall, Standing
-from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots, Want
+from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots
 from keyrush.runtime.clock import Clock
 from tests.support.ledgers import Fault
 

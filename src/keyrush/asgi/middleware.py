@@ -18,7 +18,8 @@ from keyrush.asgi.scope import (
 )
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
-from keyrush.gate.admission import Pending
+from keyrush.gate.admission import Begun, Pending
+from keyrush.gate.anonymous import PendingUnknown
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import GATE, Gate
@@ -96,7 +97,8 @@ class KeyrushMiddleware:
                 await self._within(caller, scope, receive, send)
                 return
         # The key is known in there, and not here, where the app runs.
-        answer: Admitted | Refusal | Pending | Document | None = gate.admission.begin(
+        passage: Passage | None
+        answer: Begun | None = gate.admission.begin(
             scope.get("method", "GET"),  # a WebSocket handshake is a GET
             scope["path"] or "/",
             scope.get("raw_path"),
@@ -107,7 +109,7 @@ class KeyrushMiddleware:
         )
         exchange = listening = None  # with a resource; where it may have waited
         if not isinstance(answer, tuple):  # which what is admitted is
-            if isinstance(answer, Pending):
+            if isinstance(answer, Pending | PendingUnknown):
                 answer, exchange, listening = await _finished(gate, answer, scope, receive)
                 receive = listening.handed_on()
             if not isinstance(answer, tuple):
@@ -118,35 +120,38 @@ class KeyrushMiddleware:
                         listening.end()
                 return
         caller, headers = answer
-
-        if OFFERED in scope:
-            send = answering(scope[OFFERED], send)
-        inner = scope
-        if exchange is not None:
-            # What was sent to get in is for nobody further on (S61).
-            inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
-            passage: Passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
-        else:
-            if gate.hides_credentials:
-                inner, send = without_credentials(gate, scope, send)
-            passage = Passage(gate, scope, receive, send, caller, headers)
-        enter(inner, gate, caller)
+        inner, passage = scope, None
         try:
+            if OFFERED in scope:
+                send = answering(scope[OFFERED], send)
+            if exchange is not None:
+                # What was sent to get in is for nobody further on (S61).
+                inner, send = without_credentials(gate, scope, send, also=ACCEPT_ENCODING)
+                passage = CallPassage(gate, scope, receive, send, caller, headers, exchange)
+            else:
+                if gate.hides_credentials:
+                    inner, send = without_credentials(gate, scope, send)
+                passage = Passage(gate, scope, receive, send, caller, headers)
+            enter(inner, gate, caller)
             await self.app(inner, passage.receive, passage.send)
         except BaseException as error:
-            if not await passage.failed(error):
+            if passage is None or not await passage.failed(error):
                 raise
         else:
             if caller.charges:
                 await passage.settle()
         finally:
+            if gate.concurrency.opened is not None:
+                gate.concurrency.end(caller)  # first: nothing that may fail comes before it
             if inner is not scope:
                 share(inner, scope)
             if listening is not None:
                 listening.end()
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
-            if gate.recording is not None or exchange is not None or passage.is_open:
+            if passage is not None and (
+                gate.recording is not None or exchange is not None or passage.is_open
+            ):
                 passage.conclude()
 
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,16 +209,18 @@ class KeyrushMiddleware:
 
 
 async def _finished(
-    gate: Gate, pending: Pending, scope: Scope, receive: Receive
+    gate: Gate, pending: Pending | PendingUnknown, scope: Scope, receive: Receive
 ) -> tuple[Admitted | Refusal | None, Exchange | None, Listening]:
     """The answer to a request that memory alone could not answer: see `come_in`."""
 
     def address() -> str | None:
         return gate.address(*sender(scope))
 
+    listening = Listening(scope, receive)
+    if isinstance(pending, PendingUnknown):
+        return await pending.finish_async(address), None, listening
     resource = pending.resource
     if resource is None:
-        listening = Listening(scope, receive)
         answer = await listening.while_it_waits(pending.finish_async(address, listening))
         return answer, None, listening
     method = scope.get("method", "GET")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 
 from keyrush.core.catalog import Catalog
+from keyrush.core.concurrency import Want
 from keyrush.core.identity import (
     KEY,
     Claims,
     MonthlyCount,
+    Overridden,
     Session,
     Verified,
     account_subject,
 )
-from keyrush.core.model import Account, Scopes
+from keyrush.core.model import Account, Limit, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
@@ -23,13 +25,19 @@ _SHARED = 1024
 
 
 def verified(
-    claims: Claims, account: Account, catalog: Catalog, counts: tuple[MonthlyCount, MonthlyCount]
+    claims: Claims,
+    account: Account,
+    catalog: Catalog,
+    counts: tuple[MonthlyCount, MonthlyCount],
+    now: int,
 ) -> Verified:
-    """The caller with all that a warm request needs.
+    """The caller with all that a warm request needs, from `now` on, Unix milliseconds.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own. A plan that is only observed is so in what it says itself:
-    limits that somebody was given are enforced. `counts` are the credential's and the account's.
+    its own are counted on their own, and so is what is under way at once. Those of the account
+    may be others for a time (`Overridden`). A plan that is only observed is so in what it says
+    itself: limits that somebody was given are enforced. `counts` are the credential's and the
+    account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -45,7 +53,13 @@ def verified(
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
-    return Verified(
+    most, going_on = claims.max_concurrent, own
+    if most is None:
+        most = plan.max_concurrent
+        if plan.per == "account":
+            going_on = account_subject(account.id)
+    wants = () if most is None else (Want(going_on, most),)
+    found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
         name=_one(claims.name),
@@ -53,21 +67,30 @@ def verified(
         environment=None if claims.environment is None else _one(claims.environment),
         scopes=_scopes(tuple(claims.scopes)),
         plan=plan,
-        windows=tuple(
-            Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
-            for limit in limits
-        ),
+        windows=_windows(subject, limits),
         expires_at=NEVER if claims.ends_at is None else claims.ends_at,
         quota_count=counts[plan.quota_per == "account"],
         subject=own,
         counts=() if claims.environment in catalog.unmetered else counts,
-        max_concurrent=(
-            plan.max_concurrent if claims.max_concurrent is None else claims.max_concurrent
-        ),
+        max_concurrent=most,
+        wants=wants,
         is_observed=is_observed,
-        has_limits=plan.is_observed,
+        has_limits=plan.is_observed or bool(wants),
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
+    )
+    override = account.override_at(now) if claims.limits is None else None
+    if override is None:
+        return found
+    common = {name: getattr(found, name) for name in Verified.__slots__}
+    common |= {"windows": _windows(subject, override.limits), "is_observed": False}
+    return Overridden(**common, until=override.until, then=found)
+
+
+def _windows(subject: str, limits: tuple[Limit, ...]) -> tuple[Window, ...]:
+    return tuple(
+        Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
+        for limit in limits
     )
 
 

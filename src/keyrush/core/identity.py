@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from keyrush.core.concurrency import Want
 from keyrush.core.issuers import KINDS
 from keyrush.core.model import Account, ApiKey, Limit, Link, Plan, Scopes
 from keyrush.core.sliding import Window
@@ -112,8 +113,9 @@ class Verified:
     `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
     own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
     requests of it may be under way at once: its own number, else its plan's; None is any number.
-    `is_observed` windows are told of and refuse nothing. Where `has_limits` is false, a request
-    takes units of these windows alone, and they are enforced.
+    `wants` is what each request takes a slot of, for that. `is_observed` windows are told of and
+    refuse nothing. Where `has_limits` is false, a request takes units of these windows alone, and
+    they are enforced.
     """
 
     key_id: str
@@ -129,6 +131,7 @@ class Verified:
     subject: str
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
+    wants: tuple[Want, ...] = ()
     is_observed: bool = False
     has_limits: bool = False
     source: str = KEY
@@ -138,6 +141,33 @@ class Verified:
     def is_metered(self) -> bool:
         """False for sandbox keys: rate-limited, but neither counted nor charged (contract R2)."""
         return bool(self.counts)
+
+    @property
+    def changes_at(self) -> int:
+        """Until when it holds as it is, Unix milliseconds: then it ends, or becomes another."""
+        return self.expires_at
+
+    def at(self, now: int) -> Verified:  # noqa: ARG002  # which `Overridden` looks at
+        """The caller as it is then, itself for nearly all."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overridden(Verified):
+    """A caller whose account has other limits for a time: its `windows` are theirs before `until`,
+    Unix milliseconds, and those of `then` afterwards. So nobody has to look anything up when that
+    ends, and all processes change over in the same millisecond.
+    """
+
+    until: int
+    then: Verified
+
+    @property
+    def changes_at(self) -> int:
+        return min(self.expires_at, self.until)
+
+    def at(self, now: int) -> Verified:
+        return self if now < self.until else self.then
 
 
 def key_subject(lineage: str) -> str:

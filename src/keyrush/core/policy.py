@@ -94,6 +94,8 @@ class Needs:
     rule: str = field(default="", compare=False)
     #: Some of its limits count by the client's address.
     is_by_address: bool = field(init=False, repr=False, compare=False)
+    #: Some of its limits are on how many requests are under way at once.
+    has_slots: bool = field(init=False, repr=False, compare=False)
     #: It takes other than one unit a request from the windows of the plan alone.
     has_limits: bool = field(init=False, repr=False, compare=False)
 
@@ -102,6 +104,8 @@ class Needs:
         is_by_address = any(limits.per == "address" for limits, _ in self.limits)
         object.__setattr__(self, "has_limits", has_limits)  # as a frozen class sets its fields
         object.__setattr__(self, "is_by_address", is_by_address)
+        has_slots = any(limits.max_concurrent is not None for limits, _ in self.limits)
+        object.__setattr__(self, "has_slots", has_slots)
 
     @property
     def is_unread(self) -> bool:
@@ -208,6 +212,8 @@ class Policy:
         #: Whether paths are judged by more than being public.
         self.has_rules = bool(rules or resources) or self._refuses_unruled
         rules = [rule for rule in rules if rule.mcp is None]
+        #: Whether rules of paths have limits of their own.
+        self.has_limits = any(rule.limits is not None for rule in rules)
         methods = {method for rule in rules for method in with_head(rule.methods)}
         self._by_method = {method: _Table(rules, method, resources) for method in methods}
         self._any_method = _Table(rules, None, resources)

@@ -87,7 +87,12 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     "module_not_in_plan": Meaning(403, *_NO_MODULE),
     "gated_feature": Meaning(402, *_NO_MODULE),
-    "rate_limited": Meaning(429, "Rate limit exceeded. Try again in {wait} seconds."),
+    "rate_limited": Meaning(
+        429,
+        "Rate limit exceeded. Try again in {wait} seconds. {names} requests are under way, "
+        "as many as may be at once.",
+        "Rate limit exceeded. Try again in {wait} seconds.",
+    ),
     "quota_exceeded": Meaning(429, "Monthly quota exceeded. Try again in {wait} seconds."),
     "insufficient_credits": Meaning(402, "Not enough credits."),
     "not_found": Meaning(404, "Not found."),
@@ -109,9 +114,9 @@ MEANINGS: dict[Reason, Meaning] = {
 class Refusal:
     """Why a request is not let through: a value, made a response by `wire.refusals.Refusals`.
 
-    `names` are the scopes or modules that were missing, or the number of keys that an account
-    may have; `retry_after` is whole seconds, at least 1 (S21); `headers` are the rate-limit
-    fields of an authenticated caller.
+    `names` are the scopes or modules that were missing, the number of keys that an account may
+    have, or of requests that may be under way at once; `retry_after` is whole seconds, at least 1
+    (S21); `headers` are the rate-limit fields of an authenticated caller.
     """
 
     reason: Reason

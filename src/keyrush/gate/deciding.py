@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
+from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified
-from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
+from keyrush.core.policy import ANY_KEY, UNRULED, Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
+from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.courtesy import Courtesy
 from keyrush.gate.lines import Full
 from keyrush.gate.observing import Observing, header
-from keyrush.gate.principal import Caller, Calling, Principal, Taken
+from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
 from keyrush.gate.taking import Taking
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.gate.windows import Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import RETRY_AFTER
 from keyrush.runtime.background import Background
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
@@ -49,7 +52,8 @@ class Deciding:
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
         *,
-        policy: Policy,
+        means: Means,
+        concurrency: Concurrency,
         usage: MonthlyCounts,
         observing: Observing,
         charging: Charging,
@@ -61,7 +65,9 @@ class Deciding:
     ) -> None:
         self.limiter = limiter
         self.counts_at_once = counts_at_once
-        self._policy = policy
+        #: What principals act through.
+        self.means = means
+        self._policy = means.policy
         self._usage = usage
         self._observing = observing
         self._charging = charging
@@ -72,7 +78,8 @@ class Deciding:
         self._vary = vary
         self._clock = clock
         self._take_at_once = limiter.take_at_once
-        self._taking = Taking(limiter, awaited)
+        self._taking = Taking(limiter, awaited, concurrency)
+        self._concurrency = concurrency
         #: The limiter is better awaited than called from a thread.
         self.is_async = awaited is not None
         self._awaited = awaited
@@ -94,6 +101,7 @@ class Deciding:
         """
         if now is None:
             now = self._clock()
+            verified = verified.at(now)
             if now >= verified.expires_at:
                 return INVALID
         if verified.session is not None and not needs.are_for(verified.session):
@@ -102,8 +110,8 @@ class Deciding:
             return self._rate_limited(verified, over, now)
         if self.counts_at_once:
             return None
+        refusal, cost, took = None, 1, None
         try:
-            refusal, cost, took = None, 1, None
             if needs is not ANY_KEY:
                 if needs.resource is not None and needs.is_unread:
                     return None
@@ -123,8 +131,8 @@ class Deciding:
             if tally is None:
                 return None
             return self._answer(verified, needs, refusal, tally, now, came, took)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
 
     async def awaited(
         self,
@@ -142,8 +150,10 @@ class Deciding:
         if running_loop() is None:
             return None
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
+        took = None
         try:
             refusal = self._refusal(verified, needs, query)
             if needs.has_limits or verified.has_limits:
@@ -157,8 +167,8 @@ class Deciding:
             if tally is None:
                 return None
             return self._answer(verified, needs, refusal, tally, now, came)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
 
     def decide(
         self,
@@ -170,15 +180,16 @@ class Deciding:
     ) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
             return self._rate_limited(verified, over, now)
+        took = None
         try:
             refusal = self._refusal(verified, needs, query)
             if refusal and (refused := self._over(verified, now)):
                 return refused
-            took = None
             if needs.has_limits or verified.has_limits:
                 is_look = refusal is not None
                 took = self._taking.take(verified, needs, address, now, is_look=is_look)
@@ -186,13 +197,24 @@ class Deciding:
             else:
                 tally = self.limiter.take(verified.windows, 0 if refusal else needs.weight, now)
             answer = self._answer(verified, needs, refusal, tally, now, came, took)
-        except Exception as error:
-            return _unavailable(error)
+        except BaseException as error:
+            return self._failed(error, took)
         if needs.credits and not isinstance(answer, Refusal):
             principal, _ = answer
             assert isinstance(principal, Principal)  # noqa: S101  # somebody is known
-            return self._charge(principal, needs) or answer
+            try:
+                return self._charge(principal, needs) or answer
+            except BaseException:
+                self._concurrency.end(principal)
+                raise
         return answer
+
+    def _failed(self, error: BaseException, took: Took | None) -> Refusal:
+        """503, where nobody can tell what a request may take."""
+        self._taking.let_go(took)
+        if not isinstance(error, Exception):  # as time-outs of gevent's are
+            raise error
+        return _unavailable(error)
 
     def _charge(self, principal: Principal, needs: Needs) -> Refusal | None:
         """Charge what an admitted request costs, or refuse it; may block."""
@@ -223,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -236,7 +258,9 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands, shown = (took.demands, took.shown or tally) if took else (None, tally)
+        demands, slot, shown = None, None, tally
+        if took is not None:
+            demands, slot, shown = took.demands, took.slot, took.shown or tally
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
@@ -246,6 +270,9 @@ class Deciding:
             fields = tuple(self._fields.of(verified, shown, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         weight = needs.weight
+        if took is not None and took.full is not None:
+            self._usage.start_month(verified, now)
+            return self._rate_limited(verified, tally, now, demands, took.full)
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
@@ -254,24 +281,32 @@ class Deciding:
                 return refused
             return Full(refused.reason, (), refused.retry_after, refused.headers, tally)
         elif not self._usage.add(verified, now, weight):
+            self._taking.let_go(took)
             self._taking.give_back(_taken(verified, weight, now, demands))
             return self._quota_exceeded(verified, now)
         elif self.counts_at_once and (lost := self._count_at_once(verified, now, weight)):
+            self._taking.let_go(took)
             self._taking.give_back(_taken(verified, weight, now, demands))
             return lost
         if self._background.thread is None:
             self._background.start()
+        headers = self._fields.of(verified, shown, now, demands)
         would_limit = ""
-        if took is not None and weight:
-            would_limit = self._observing.over(verified, took, now)
+        if (
+            took is not None
+            and weight
+            and (would_limit := self._observing.over(verified, took, now))
+        ):
+            headers.append(header(would_limit))
+        headers.append(self._vary)
         caller = (
-            Principal(verified, self._policy, self._charging, now, came)
+            Principal(verified, self.means, now, headers, came)
             if needs.resource is None and not would_limit
             else Calling(
                 verified,
-                self._policy,
-                self._charging,
+                self.means,
                 now,
+                headers,
                 came,
                 resource=needs.resource,
                 taken=weight,
@@ -280,10 +315,8 @@ class Deciding:
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
-        headers = self._fields.of(verified, shown, now, demands)
-        if would_limit:
-            headers.append(header(would_limit))
-        headers.append(self._vary)
+        if slot is not None:
+            caller.slot = slot
         return caller, headers
 
     def may_wait(self, verified: Verified, needs: Needs, query: bytes) -> bool:
@@ -292,7 +325,7 @@ class Deciding:
 
     def window_keys(self, verified: Verified, needs: Needs, address: str) -> tuple[str, ...]:
         """The keys of all windows that may refuse a request."""
-        enforced, _ = self._taking.looks(verified, needs, address)
+        enforced, _ = self._taking.looks(verified.at(self._clock()), needs, address)
         return tuple(window.key for demand in enforced for window in demand.windows)
 
     def over(self, verified: Verified, needs: Needs, address: str, tally: Tally) -> Refusal:
@@ -321,9 +354,13 @@ class Deciding:
         tally: Tally,
         now: int,
         demands: Sequence[Demand] | None = None,
+        full: Want | None = None,
     ) -> Refusal:
-        wait = seconds_until(tally.ready_at, now)
+        """429: a window is used up, or so many requests are under way as may be (`full`)."""
         fields = tuple(self._fields.of(verified, tally, now, demands))
+        if full is not None:
+            return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, fields)
+        wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=fields)
 
     def _count_at_once(self, verified: Verified, now: int, weight: int) -> Refusal | None:
@@ -351,6 +388,7 @@ class Deciding:
         if not isinstance(caller, Principal):
             return refusal
         verified = caller.verified
+        self._concurrency.end(caller)  # first: what comes next may fail
         self._usage.take_back(verified, caller.taken_at, caller.taken)
         self._charging.uncharge(caller)
         now = self._clock()
@@ -359,8 +397,11 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            tally, demands = self._taking.undo(caller, now)
-            fields = tuple(self._fields.of(verified, tally, now, demands))
+            self._taking.undo(caller)
+            if refusal.headers:  # of the window that refuses
+                return refusal
+            took = self._taking.look(caller, now)
+            fields = tuple(self._fields.of(verified, took.tally, now, took.demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:
             return refusal

@@ -20,28 +20,34 @@ from keyrush.authentication.verification import Verification
 from keyrush.core.calls import BODILESS, CallPolicy
 from keyrush.core.catalog import Catalog
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.paths import PathList
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
 from keyrush.core.times import DAY, month_of
-from keyrush.errors import Away, ConfigurationError
+from keyrush.errors import Away, ConfigurationError, Unreachable
 from keyrush.events.log import log_event
 from keyrush.events.protocol import Events, RequestRefused
 from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.admission import Admission
+from keyrush.gate.anonymous import Unknowns
 from keyrush.gate.charging import A_TURN, Charging
+from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.observing import Observing
-from keyrush.gate.starting import say_started
+from keyrush.gate.principal import Means
+from keyrush.gate.starting import asks_for_slots, say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
+from keyrush.gate.weighing import Weighing
 from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
+from keyrush.limiter.slots.opening import OpenedSlots, no_slots, open_slots
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.activity import HOURS_KEPT, MINUTES_KEPT, ActivityLog
 from keyrush.operations.credits import Credits
@@ -111,6 +117,7 @@ class Gate:
         peppers: list[bytes],
         clocks: Clock = REAL,
         *,
+        opens_slots: Callable[[], OpenedSlots],
         authenticators: Sequence[Authenticator[Any]] = (),
     ) -> None:
         clock, monotonic = clocks.now, clocks.monotonic
@@ -172,18 +179,39 @@ class Gate:
             clock=clock,
         )
         self.limiter = limiter.limiter
+        fields = Fields(settings.headers)
+        weighing = Weighing(
+            self.limiter, limiter.awaited, workers=self.workers, fields=fields, clock=clock
+        )
+        #: What counts requests under way.
+        self.concurrency = Concurrency(opens_slots, self.background, monotonic)
         self.deciding = Deciding(
             self.limiter,
             limiter.awaited,
-            policy=self.policy,
+            means=Means(self.policy, self.charging, weighing),
+            concurrency=self.concurrency,
             usage=self.counts,
             observing=Observing(self.counts, self.events.emit),
             charging=self.charging,
             background=self.background,
-            fields=Fields(settings.headers),
+            fields=fields,
             vary=self.vary,
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
+        )
+        lengths = [limit.seconds * 1000 for limit in settings.by_address]
+        addresses = AddressSubjects(settings.networks, max(lengths, default=60_000), clock)
+        exempt = () if settings.anonymous is None else settings.anonymous.exempt_paths
+        unknowns = Unknowns(
+            self.limiter,
+            limiter.awaited,
+            limits=None if settings.anonymous is None else settings.anonymous.value(),
+            is_exempt=PathList("exempt", exempt, settings.root_path).holds,
+            policy=self.policy,
+            addresses=addresses,
+            workers=self.workers,
+            fields=fields,
+            clock=clock,
         )
         self.admission = Admission(
             self.deciding,
@@ -196,7 +224,8 @@ class Gate:
             workers=self.workers,
             looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
-            addresses=AddressSubjects(settings.networks),
+            addresses=addresses,
+            unknowns=unknowns,
             clock=clock,
             passes_preflights=settings.preflight == "pass",
             recording=self.recording,
@@ -275,6 +304,13 @@ class Gate:
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
+        if (asking := asks_for_slots(settings)) is not None:
+            try:
+                self.concurrency.open()
+            except Unreachable:
+                raise
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{asking}: {error}") from error
         if settings.preflight == "pass":
             _log.warning(PASSES_PREFLIGHTS)
         close_at_exit(self)
@@ -320,7 +356,24 @@ class Gate:
         finally:
             if store is None:  # no connection is carried across a fork: they come with use
                 kept.store.close()
-        gate = cls(settings, kept, counted, peppers, clocks, authenticators=authenticators)
+        opens_slots: Callable[[], OpenedSlots] = no_slots
+        if limiter is None:
+            opens_slots = partial(
+                open_slots,
+                settings.limiter_url,
+                kept.database,
+                outage=settings.limiter_outage,
+                clock=clocks,
+            )
+        gate = cls(
+            settings,
+            kept,
+            counted,
+            peppers,
+            clocks,
+            opens_slots=opens_slots,
+            authenticators=authenticators,
+        )
         say_started(settings, store, counted, limiter, keeps_activity=gate.keeps_activity)
         gate._is_by_settings = is_by_settings
         return gate
@@ -445,16 +498,16 @@ class Gate:
         """How things stand, from what is known; does no I/O."""
         if self.background.is_missing:
             self.background.start()
-        limiter = self.limiter.state()
+        limiter, slots = self.limiter.state(), self.concurrency.state()
         hears_changes = self.watch.hears_all
         return Health(
             is_well=self.circuit.is_closed
-            and not limiter.is_away
+            and not (limiter.is_away or slots.is_away)
             and not self.background.is_missing,
             store_away=round(self.circuit.seconds_away, 1),
-            limiter_away=round(limiter.away_for, 1),
-            limits_meanwhile=limiter.meanwhile,
-            workers=limiter.workers,
+            limiter_away=round(max(limiter.away_for, slots.away_for), 1),
+            limits_meanwhile=limiter.meanwhile or slots.meanwhile,
+            workers=limiter.workers or slots.workers,
             hears_changes=hears_changes,
             changes_within=WATCH_INTERVAL if hears_changes else self.settings.cache_ttl,
             has_thread=not self.background.is_missing,
@@ -472,6 +525,7 @@ class Gate:
             self._record,
             self.proofs.flush,
             self.limiter.flush,
+            self.concurrency.flush,
         )
 
     def _record_at_once(self) -> None:
@@ -513,6 +567,7 @@ class Gate:
             self.proofs.flush,
             self.watch.close,
             self.limiter.close,
+            self.concurrency.close,
             self.store.close,
         )
         _take_each(*(partial(_safely, step) for step in steps))
@@ -558,9 +613,8 @@ def _noted(settings: Settings) -> list[bytes]:
     is_active = settings.activity != "off"
     if is_active:
         names.append(USER_AGENT)
-    counts_addresses = any(rule.per == "address" for rule in settings.rules)
     if settings.networks and (
-        counts_addresses or (is_active and settings.activity_address != "off")
+        settings.by_address or (is_active and settings.activity_address != "off")
     ):
         names.append(FORWARDED_FOR)
     return names

@@ -14,7 +14,7 @@ class Health:
 
     is_well: bool  #: nothing that requests or counts depend on is known to be away
     store_away: float  #: seconds for which the store has not answered; 0 when it does
-    limiter_away: float  #: the same of shared windows; 0 also where they are not shared
+    limiter_away: float  #: the same of shared windows and slots; 0 also where they are not shared
     limits_meanwhile: str | None  #: `KEYRUSH_LIMITER_OUTAGE` while they are away, else None
     workers: int | None  #: processes that count in the same windows; None where that's not known
     hears_changes: bool  #: changes by other processes arrive at once; if not, nothing is ill

@@ -58,6 +58,17 @@ def _parts(
     ]
 
 
+def asks_for_slots(settings: Settings) -> str | None:
+    """The first setting that says how many requests may be under way at once, if one does."""
+    for name, plan in settings.plans.items():
+        if plan.max_concurrent is not None:
+            return f"plans.{name}.max_concurrent"
+    for number, rule in enumerate(settings.rules):
+        if rule.max_concurrent is not None:
+            return f"rules.{number}.max_concurrent"
+    return None
+
+
 def place_of(settings: Settings) -> str:
     """Where the store that the settings name is, for people: a whole path, or hosts; no secret."""
     path = database_file(settings.store_url)

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keyrush.core import sliding
+from keyrush.core.concurrency import Want
 from keyrush.core.sliding import UNLIMITED, Demand, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import Slot
 
 
 class Demands(NamedTuple):
@@ -20,6 +22,17 @@ class Demands(NamedTuple):
 
     enforced: tuple[Demand, ...]
     observed: tuple[Demand, ...] = ()
+
+    @classmethod
+    def of(cls, wanted: Sequence[tuple[bool, Demand]]) -> Demands:
+        """Demands, each with whether it is only observed; one without windows is none."""
+        enforced, observed = (
+            tuple(
+                demand for is_observed, demand in wanted if demand.windows and is_observed is which
+            )
+            for which in (False, True)
+        )
+        return cls(enforced, observed)
 
 
 class Took(NamedTuple):
@@ -30,6 +43,8 @@ class Took(NamedTuple):
     demands: Sequence[Demand]
     shown: Tally | None = None  #: of the most constrained window, where some are observed
     told: Tally | None = None  #: of what is observed and would have refused it
+    slot: Slot | None = None  #: until the request is over
+    full: Want | None = None  #: of what no slot was left: then nothing was taken
 
 
 class Windows:

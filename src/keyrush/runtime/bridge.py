@@ -131,6 +131,13 @@ def cancellations() -> tuple[type[BaseException], ...]:
     return (asyncio.CancelledError,) if trio is None else (asyncio.CancelledError, trio.Cancelled)
 
 
+def abandonments() -> tuple[type[BaseException], ...]:
+    """What is raised in a coroutine that comes to no end: it is cancelled, or its loop has ended
+    without it.
+    """
+    return (*cancellations(), GeneratorExit)
+
+
 def is_cancellation(error: BaseException | None) -> bool:
     """True where nothing has failed: the task has been cancelled, or a group of them."""
     if isinstance(error, BaseExceptionGroup):

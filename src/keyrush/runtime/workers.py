@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from keyrush.errors import Away
-from keyrush.runtime.bridge import cancellations, on_behalf_of, result_of, running_loop
+from keyrush.runtime.bridge import abandonments, on_behalf_of, result_of, running_loop
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
 
@@ -84,7 +84,7 @@ class Workers:
         future = self.submit(pool, function, *args, must=must)
         try:
             return await result_of(future)
-        except cancellations():
+        except abandonments():
             if undo is not None:
                 # In another thread's turn: this very call may run on the event loop.
                 future.add_done_callback(

@@ -47,7 +47,7 @@ class Passage:
         self._environ = environ
         self._start_response = start_response
         self._caller = caller
-        self._headers = _native(headers)
+        self._headers = headers
         self._called = False  # the app has called start_response
         self._status = 0
         self._sent = False  # and what it said is on its way, beyond recall
@@ -114,6 +114,14 @@ class Passage:
 
         Credits are kept where the client has broken an answer off.
         """
+        try:
+            self._close()
+        finally:
+            gate = self._gate
+            if gate.concurrency.opened is not None:
+                gate.concurrency.end(self._caller)
+
+    def _close(self) -> None:
         if self._is_open:
             self._gate.connections.remove(self)
         if not self._is_over and not self._called:
@@ -166,7 +174,7 @@ class Passage:
         exc = () if exc_info is None else (exc_info,)
         if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
             headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
-        write = self._start_response(status, [*headers, *self._headers], *exc)
+        write = self._start_response(status, [*headers, *_native(self._headers)], *exc)
 
         def writing(data: bytes) -> None:
             if self._is_ended:

@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.ledgers.postgresql_calls import PostgresqlCalls, numbers, texts
 from keyrush.limiter.slots.ledger import TOGETHER, SlotAnswer, SlotCall, Standing
-from keyrush.limiter.slots.protocol import LEASE, Want
+from keyrush.limiter.slots.protocol import LEASE
 from keyrush.sql.engine import Database
 
 _LEASE = int(LEASE * 1000)

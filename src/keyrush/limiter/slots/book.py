@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from keyrush.limiter.slots.protocol import Want
+from keyrush.core.concurrency import Want
 from keyrush.runtime.forks import process_name
 
 

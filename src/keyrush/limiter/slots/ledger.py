@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from keyrush.limiter.slots.protocol import Want
+from keyrush.core.concurrency import Want
 
 
 class SlotCall(NamedTuple):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from keyrush.core.concurrency import Want
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.mapped.records import Held, NoPlace
 from keyrush.limiter.ledgers.mapped.slots import (
@@ -17,7 +18,7 @@ from keyrush.limiter.ledgers.mapped.slots import (
 )
 from keyrush.limiter.over_file import OverFile
 from keyrush.limiter.protocol import Outage
-from keyrush.limiter.slots.protocol import RENEWAL, Slot, Want
+from keyrush.limiter.slots.protocol import RENEWAL, Slot
 from keyrush.runtime.background import Background
 from keyrush.runtime.clock import now_ms
 from keyrush.runtime.logs import log_fault

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.protocol import WELL, LimiterState
-from keyrush.limiter.slots.protocol import Slot, Want
+from keyrush.limiter.slots.protocol import Slot
 from keyrush.runtime.background import Background
 from keyrush.runtime.forks import after_fork
 

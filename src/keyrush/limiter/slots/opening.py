@@ -71,6 +71,18 @@ def open_slots(
     )
 
 
+def no_slots() -> OpenedSlots:
+    """The same for a limiter that is no URL.
+
+    Raises:
+        ConfigurationError: There are none: whoever counts windows by a class of their own.
+    """
+    raise ConfigurationError(
+        "a limiter of your own counts no requests under way: max_concurrent is counted where "
+        "KEYRUSH_LIMITER_URL is `store`, memory://, file:/// or redis://"
+    )
+
+
 def _file(url: str, database: Database | None) -> Path | None:
     of_windows = windows_file(url, database)
     if of_windows is None:

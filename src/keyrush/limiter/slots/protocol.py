@@ -9,8 +9,9 @@ it holds counts again, beyond the maximum if need be.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.protocol import LimiterState
 from keyrush.runtime.background import Background
 
@@ -20,13 +21,6 @@ LEASE, RENEWAL = 7.0, 2.0
 
 #: Seconds after which one who was refused may try again: nobody knows when a slot becomes free.
 RETRY_AFTER = 1
-
-
-class Want(NamedTuple):
-    """One slot of a subject's."""
-
-    key: str  #: names the subject, and what goes on; never the maximum
-    most: int  #: slots there are; 0 admits none
 
 
 class Slot:

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
+from keyrush.core.concurrency import Want
 from keyrush.errors import Away, DataError
 from keyrush.limiter.protocol import LimiterState, Outage
 from keyrush.limiter.slots.book import Book, Life
 from keyrush.limiter.slots.ledger import AsyncSlotLedger, SlotAnswer, SlotCall, SlotLedger
-from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Want
+from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot
 from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import REAL, Clock
@@ -77,6 +78,9 @@ class SharedSlots:
         except Away:
             self._let_go(taken)
             return self._answer_in_outage(wants)
+        except BaseException:  # as at Ctrl-C
+            self._let_go(taken)
+            raise
         return Slot(self._process, wants)
 
     def _take(self, part: Sequence[Want]) -> Want | None:

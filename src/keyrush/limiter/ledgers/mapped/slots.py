@@ -21,10 +21,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.ledgers.mapped.file import SEGMENTS, Layout, MappedFile
 from keyrush.limiter.ledgers.mapped.records import NoPlace, Records
 from keyrush.limiter.ledgers.mapped.tables import Tables
-from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Want
+from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot
 
 #: Counts are of two bytes. In a record the tag takes the place of four.
 _TAG, _ROW = 4, 128

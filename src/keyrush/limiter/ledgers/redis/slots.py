@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keyrush.core.concurrency import Want
 from keyrush.limiter.ledgers.redis.calls import RedisCalls
 from keyrush.limiter.ledgers.redis.script import ESCAPES, Script
 from keyrush.limiter.slots.ledger import TOGETHER, SlotAnswer, SlotCall, Standing
-from keyrush.limiter.slots.protocol import LEASE, Want
+from keyrush.limiter.slots.protocol import LEASE
 
 SLOTS, LEASES = Script("slots.lua"), Script("leases.lua")
 

@@ -1,0 +1,156 @@
+"""How many requests are under way at once: the slots that they hold until they are over.
+
+A key may be given a `max_concurrent` at any time, and most have none: so slots are opened with the
+gate only where a plan or a rule asks for them, else by the first request that wants one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from keyrush.core.concurrency import Want
+from keyrush.core.identity import Verified
+from keyrush.core.policy import Needs
+from keyrush.errors import Away, ConfigurationError, Unreachable
+from keyrush.gate.principal import Caller
+from keyrush.limiter.protocol import WELL, LimiterState
+from keyrush.limiter.slots.opening import OpenedSlots
+from keyrush.limiter.slots.protocol import Slot
+from keyrush.runtime.background import Background
+from keyrush.runtime.circuit import Circuit
+from keyrush.runtime.forks import after_fork
+from keyrush.runtime.logs import log_fault
+
+
+class Concurrency:
+    """Takes slots for requests, and gives them back. Safe to use from any thread or event loop.
+
+    `opening` opens what they are taken of.
+    """
+
+    def __init__(
+        self,
+        opening: Callable[[], OpenedSlots],
+        background: Background,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._opening = opening
+        self._background = background
+        self._circuit = Circuit("what counts requests under way", monotonic)
+        #: None while nobody has wanted any; looked at at the end of every request.
+        self.opened: OpenedSlots | None = None
+        self._is_nowhere = False  # they can't be counted by these settings
+        self._renew_lock()
+        after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def open(self) -> OpenedSlots:
+        """Open them, unless they are.
+
+        Raises:
+            ConfigurationError: There are none where windows are counted, or can't be opened.
+        """
+        with self._lock:
+            if self.opened is None:
+                opened = self._opening()
+                opened.slots.start(self._background)
+                self.opened = opened
+            return self.opened
+
+    def _open_for_request(self) -> OpenedSlots:
+        """The same, for a key of which nobody knew at the start.
+
+        Raises:
+            Away: They can't be opened, which is said in the log.
+        """
+        if self._is_nowhere:
+            raise Away("nothing counts requests under way")
+        self._circuit.enter()
+        try:
+            opened = self.open()
+        except Exception as error:
+            if isinstance(error, ConfigurationError) and not isinstance(error, Unreachable):
+                self._is_nowhere = True  # for good, and no outage
+                log_fault("keys with max_concurrent are refused", error)
+            else:
+                self._circuit.failed(error)
+            raise Away("nothing counts requests under way") from error
+        self._circuit.succeeded()
+        return opened
+
+    # --- taking ---
+
+    def take_at_once(self, wants: Sequence[Want]) -> Slot | Want | None:
+        """A slot, or what there is none left of, from memory alone; None where I/O is needed."""
+        opened = self.opened
+        return None if opened is None else opened.slots.take_at_once(wants)
+
+    def take(self, wants: Sequence[Want]) -> Slot | Want:
+        """The same; may block.
+
+        Raises:
+            Away: It can't be told, and the outage policy lets nothing pass.
+        """
+        return (self.opened or self._open_for_request()).slots.take(wants)
+
+    async def take_async(self, wants: Sequence[Want]) -> Slot | Want | None:
+        """`take`, awaited; None where only what blocks can tell."""
+        opened = self.opened
+        if opened is None:
+            return None
+        found = opened.slots.take_at_once(wants)
+        if found is None and opened.awaited is not None:
+            return await opened.awaited.take_async(wants)
+        return found
+
+    # --- giving back ---
+
+    def give_back(self, slot: Slot | None) -> None:
+        """Give back what was taken; does no I/O. Again, it means nothing."""
+        if slot is not None and self.opened is not None:
+            self.opened.slots.give_back(slot)
+
+    def end(self, caller: Caller) -> None:
+        """The caller's request is over, or refused after all: give back what it holds."""
+        self.give_back(getattr(caller, "slot", None))
+
+    # --- state and end ---
+
+    def state(self) -> LimiterState:
+        """How they stand; does no I/O."""
+        if not self._circuit.is_closed:
+            return LimiterState(True, self._circuit.seconds_away, "closed")
+        return WELL if self.opened is None else self.opened.slots.state()
+
+    def flush(self) -> None:
+        """Tell what has been given back; blocks."""
+        if self.opened is not None:
+            self.opened.slots.flush()
+
+    def close(self) -> None:
+        """End all that this process holds, and let go of files and connections. May be used again:
+        requests that are still under way then hold nothing.
+        """
+        if self.opened is not None:
+            self.opened.slots.close()
+
+
+def wants_of(verified: Verified, needs: Needs, address: str) -> tuple[Want, ...]:
+    """What a request takes a slot of: its key or account, and each of its rules that says so.
+
+    `address` is the subject of the client's. What is no request to windows is none here either,
+    as a stream of an MCP client on which it listens for as long as it lives.
+    """
+    if not needs.weight:
+        return ()
+    if not needs.has_slots:
+        return verified.wants
+    wants = dict(verified.wants)
+    for limits, _ in needs.limits:
+        want = limits.want_of(verified, address)
+        if want is not None:
+            wants[want.key] = min(want.most, wants.get(want.key, want.most))
+    return tuple(Want(key, most) for key, most in wants.items())
