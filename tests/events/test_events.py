@@ -51,7 +51,8 @@ def test_a_second_listener(door: Any) -> None:
     assert heard == []
     assert adapter(gate).send(Sent()).status == 401
     assert adapter(gate, app).send(sent).status == 401
-    reasons = [(event.refusal.reason, event.sender.address) for event in heard]
+    refused = [event for event in heard if isinstance(event, RequestRefused)]
+    reasons = [(event.refusal.reason, event.sender.address) for event in refused]
     assert reasons == [("missing_credential", "127.0.0.1"), ("missing_credential", "192.0.2.7")]
     gate.close()
 

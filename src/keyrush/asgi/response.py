@@ -185,7 +185,8 @@ class Passage:
             if caller.charges and not self._is_given_back:
                 credits = caller.charged
             is_broken = not self._is_complete and self._has_broken_off()
-            recording.add(came, self._status, self._refusal, credits, is_broken)
+            would_limit = caller.would_limit
+            recording.add(came, self._status, self._refusal, credits, is_broken, would_limit)
 
     def _has_broken_off(self) -> bool:
         """Whether the app has failed to answer, or to go on: it is not the client that has left."""

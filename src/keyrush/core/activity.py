@@ -19,6 +19,10 @@ Source = Literal["api", "mcp", "dashboard"]
 #: an answer of the app of 400 or above, or none.
 Outcome = Literal["ok", "error", "limited", "refused"]
 
+#: The `reason` of requests that limits would have refused that are only observed: what came of them
+#: is the answer's own.
+WOULD_LIMIT = "would_limit"
+
 #: What totals may be told apart by.
 Group = Literal["key", "rule", "source", "outcome"]
 
@@ -50,7 +54,7 @@ class Activity(NamedTuple):
     rule: str
     status: int  #: of HTTP; 101 for a WebSocket, 0 where there was no answer
     outcome: Outcome
-    reason: str | None  #: why it was refused, as in `core.refusal`
+    reason: str | None  #: why it was refused, as in `core.refusal`, or `WOULD_LIMIT`
     credits: int  #: what was charged, less what was given back
     duration: int  #: microseconds, to the end of the answer
     request_id: str | None  #: as the client or a proxy named it

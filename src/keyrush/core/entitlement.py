@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
 from keyrush.core.identity import (
     KEY,
     Claims,
@@ -29,8 +29,9 @@ def verified(
     """The caller with all that a warm request needs.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own, and so is what is under way at once. `counts` are the
-    credential's and the account's.
+    its own are counted on their own, and so is what is under way at once. A plan that is only
+    observed is so in what it says itself: limits that somebody was given are enforced. `counts` are
+    the credential's and the account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -39,17 +40,20 @@ def verified(
     if plan is None:
         raise ConfigurationError(f"{account.id} is on the plan {account.plan!r}: not in the table")
     limits = plan.limits if account.limits is None else account.limits
+    is_observed = plan.is_observed and account.limits is None and claims.limits is None
     own = counts[0].subject  # `key_subject`, as the object that is there already
     subject = own
     if claims.limits is not None:
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
-    most, going_on = claims.max_concurrent, own
-    if most is None:
+    most, wants = claims.max_concurrent, NO_WANTS
+    if most is not None:
+        wants = Wants((Want(own, most),))
+    elif plan.max_concurrent is not None:
         most = plan.max_concurrent
-        if plan.per == "account":
-            going_on = account_subject(account.id)
+        want = Want(account_subject(account.id) if plan.per == "account" else own, most)
+        wants = Wants((), ((CONCURRENT, want),)) if plan.is_observed else Wants((want,))
     return Verified(
         key_id=claims.id,
         account_id=_one(account.id),
@@ -67,7 +71,9 @@ def verified(
         subject=own,
         counts=() if claims.environment in catalog.unmetered else counts,
         max_concurrent=most,
-        wants=() if most is None else (Want(going_on, most),),
+        wants=wants,
+        is_observed=is_observed,
+        has_limits=plan.is_observed or most is not None,
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )

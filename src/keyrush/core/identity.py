@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.issuers import KINDS
 from keyrush.core.model import Account, ApiKey, Limit, Link, Plan, Scopes
 from keyrush.core.sliding import Window
@@ -113,7 +113,9 @@ class Verified:
     `quota_count` is the one of them that `plan.quota` is held against. `subject` is what the key's
     own counts belong to, through its rotations (`key_subject`), and `max_concurrent` is how many
     requests of it may be under way at once: its own number, else its plan's; None is any number.
-    `wants` is what each request takes a slot of, for that.
+    `wants` is what each request takes a slot of, for that. `is_observed` windows are told of and
+    refuse nothing. Where `has_limits` is false, a request takes units of these windows alone, and
+    they are enforced.
     """
 
     key_id: str
@@ -129,7 +131,9 @@ class Verified:
     subject: str
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
-    wants: tuple[Want, ...] = ()
+    wants: Wants = NO_WANTS
+    is_observed: bool = False
+    has_limits: bool = False
     source: str = KEY
     session: Session | None = None
 

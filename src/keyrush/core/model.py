@@ -95,6 +95,7 @@ class Plan:
     price of 1,000 requests above the quota (R13). `max_keys` is how many active keys an account
     may have, those aside that retire. `credits_per_month` are given to each account once a month.
     `max_concurrent` is how many requests of one key may be under way at once, None is any number.
+    With `is_observed` what is over its limits or its quota is told and never refused.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Plan:
     quota_per: Per = ""  # type: ignore[assignment]  # never seen: it becomes what `per` is
     credits_per_month: MonthlyCredits | None = None
     max_concurrent: int | None = None
+    is_observed: bool = False
 
     def __post_init__(self) -> None:
         if not self.quota_per:

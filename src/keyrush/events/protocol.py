@@ -1,7 +1,7 @@
 """What happens at the gate, as values, and who hears of it.
 
 A request that is admitted is no event: whoever counts those is asked for it by name, because here
-it would cost each of them.
+it would cost each of them. That one would not have been is told, once for each spell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ class RequestRefused:
     sender: Sender
 
 
-Event = RequestRefused
+@dataclass(frozen=True, slots=True)
+class WouldLimit:
+    """A key is over a limit that is only observed; told once for each spell of it. The ids are
+    those of the key, or of what stands for one, and of its account; `window` is the limit's name.
+    """
+
+    key_id: str
+    account_id: str
+    window: str
+
+
+Event = RequestRefused | WouldLimit
 
 #: Hears of events, in whatever thread or event loop they happen, before the answer is sent: so it
 #: must be quick, and do no I/O. What it raises is logged, and changes no answer.

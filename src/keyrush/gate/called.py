@@ -81,7 +81,7 @@ class Called:
             rows.append((self._came, 0, is_broken))
         more = sum(charged.values())  # by the app itself, nobody knows for which of them
         for came, credits, has_failed in rows:
-            recording.add(came, status, refusal, credits + more, has_failed)
+            recording.add(came, status, refusal, credits + more, has_failed, caller.would_limit)
             more = 0
 
     def _came_of(self, call: Call, rule: str) -> Came:

@@ -34,6 +34,8 @@ class Courtesy:
 
     def take(self, verified: Verified, now: int) -> Tally | None:
         """One more of the caller: None, or the tally where there have been too many."""
+        if verified.is_observed:
+            return None
         wanted = [
             window._replace(key=f"any:{window.key}", amount=window.amount * TIMES)
             for window in verified.windows

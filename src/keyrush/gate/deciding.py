@@ -18,9 +18,11 @@ from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.courtesy import Courtesy
+from keyrush.gate.observing import Observing, header
 from keyrush.gate.principal import Caller, Calling, Principal, Taken
-from keyrush.gate.taking import Taking, Took
+from keyrush.gate.taking import Taking
 from keyrush.gate.tolerance import By, Tolerance
+from keyrush.gate.windows import Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.limiter.slots.protocol import RETRY_AFTER
 from keyrush.runtime.background import Background
@@ -52,6 +54,7 @@ class Deciding:
         policy: Policy,
         concurrency: Concurrency,
         usage: MonthlyCounts,
+        observing: Observing,
         charging: Charging,
         background: Background,
         fields: Fields,
@@ -63,6 +66,7 @@ class Deciding:
         self.counts_at_once = counts_at_once
         self._policy = policy
         self._usage = usage
+        self._observing = observing
         self._charging = charging
         self._tolerance = Tolerance()
         self._courtesy = Courtesy()
@@ -111,7 +115,7 @@ class Deciding:
                 if refusal and (refused := self._over(verified, now)):
                     return refused
                 cost = 0 if refusal else needs.weight
-            if verified.wants or needs.has_limits:
+            if needs.has_limits or verified.has_limits:
                 took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
                 if took is None:
                     return None
@@ -143,7 +147,7 @@ class Deciding:
         took = None
         try:
             refusal = self._refusal(verified, needs, query)
-            if verified.wants or needs.has_limits:
+            if needs.has_limits or verified.has_limits:
                 is_look = refusal is not None
                 took = await self._taking.take_async(verified, needs, address, now, is_look=is_look)
                 if took is None:
@@ -176,7 +180,7 @@ class Deciding:
             refusal = self._refusal(verified, needs, query)
             if refusal and (refused := self._over(verified, now)):
                 return refused
-            if verified.wants or needs.has_limits:
+            if needs.has_limits or verified.has_limits:
                 is_look = refusal is not None
                 took = self._taking.take(verified, needs, address, now, is_look=is_look)
                 tally = took.tally
@@ -244,19 +248,19 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands, slot = (took.demands, took.slot) if took else (None, None)
+        demands, shown = (took.demands, took.shown or tally) if took else (None, tally)
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
                 # Limits come before credits.
                 return self._rate_limited(verified, tally, now, demands)
             self._tolerance.note(verified, "rules", now)
-            fields = tuple(self._fields.of(verified, tally, now, demands))
+            fields = tuple(self._fields.of(verified, shown, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         weight = needs.weight
-        if took is not None and took.full is not None:
+        if took is not None and (full := took.held.full) is not None:
             self._usage.start_month(verified, now)
-            return self._rate_limited(verified, tally, now, demands, took.full)
+            return self._rate_limited(verified, shown, now, demands, full)
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
@@ -271,9 +275,12 @@ class Deciding:
             return lost
         if self._background.thread is None:
             self._background.start()
+        would_limit = ""
+        if took is not None and weight:
+            would_limit = self._observing.over(verified, took, now)
         caller = (
             Principal(verified, self._policy, self._charging, now, came)
-            if needs.resource is None
+            if needs.resource is None and not would_limit
             else Calling(
                 verified,
                 self._policy,
@@ -282,13 +289,16 @@ class Deciding:
                 came,
                 resource=needs.resource,
                 taken=weight,
+                would_limit=would_limit,
             )
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
-        if slot is not None:
-            caller.slot = slot
-        headers = self._fields.of(verified, tally, now, demands)
+        if took is not None and took.held.slots:
+            caller.slots = took.held.slots
+        headers = self._fields.of(verified, shown, now, demands)
+        if would_limit:
+            headers.append(header(would_limit))
         headers.append(self._vary)
         return caller, headers
 

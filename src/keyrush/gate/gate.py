@@ -25,7 +25,7 @@ from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
 from keyrush.core.times import DAY, month_of
 from keyrush.errors import Away, ConfigurationError, Unreachable
-from keyrush.events.log import log_refusal
+from keyrush.events.log import log_event
 from keyrush.events.protocol import Events, RequestRefused
 from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.admission import Admission
@@ -35,6 +35,7 @@ from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
+from keyrush.gate.observing import Observing
 from keyrush.gate.starting import asks_for_slots, say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
@@ -136,8 +137,8 @@ class Gate:
             self.key_protocol = KeyProtocol(name, self.credential_headers)
         self.hides_credentials = settings.hide_credentials
         self.vary = self.credential_headers.vary
-        #: Who hears of refusals: the log, and what is added.
-        self.events = Events(log_refusal)
+        #: Who hears of refusals, and of what would have been: the log, and what is added.
+        self.events = Events(log_event)
         self.refusals = Refusals(settings.error_body, settings.realm, settings.keys_url)
         self.cache = Cache(
             settings.cache_size,
@@ -182,6 +183,7 @@ class Gate:
             policy=self.policy,
             concurrency=self.concurrency,
             usage=self.counts,
+            observing=Observing(self.counts, self.events.emit),
             charging=self.charging,
             background=self.background,
             fields=Fields(settings.headers),

@@ -59,6 +59,9 @@ class Caller:
     #: The request, as activity has it; None where it has none.
     came: Came | None = None
 
+    #: By which window it would have been refused, were that more than observed; empty by none.
+    would_limit = ""
+
     def __init__(self) -> None:
         self.charges: tuple[Charge, ...] = ()  #: what this request was charged so far
         self.refusal: Refusal | None = None  #: what this request was refused with, in the app
@@ -98,7 +101,7 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_charging", "_policy", "_verified", "came", "slot", "taken_at", "takes")
+    __slots__ = ("_charging", "_policy", "_verified", "came", "slots", "taken_at", "takes")
 
     is_authenticated = True
 
@@ -108,7 +111,7 @@ class Principal(Caller):
 
     #: What it holds until it is over, where only so many may be under way at once; unset otherwise,
     #: for the same reason: see `concurrency.Concurrency.end`.
-    slot: Slot
+    slots: tuple[Slot, ...]
 
     #: Requests that it is to windows and counts.
     taken = 1
@@ -266,9 +269,11 @@ class Principal(Caller):
 
 
 class Calling(Principal):
-    """The caller of a request to a resource, which is as many requests as it has calls."""
+    """The caller of a request that is not the plain one: to a resource, where it is as many as it
+    has calls, or over limits that are only observed.
+    """
 
-    __slots__ = ("paid", "resource", "taken")
+    __slots__ = ("paid", "resource", "taken", "would_limit")
 
     def __init__(
         self,
@@ -280,10 +285,12 @@ class Calling(Principal):
         *,
         resource: Resource | None,
         taken: int,
+        would_limit: str,
     ) -> None:
         super().__init__(verified, policy, charging, taken_at, came)
         self.resource = resource
         self.taken = taken
+        self.would_limit = would_limit
         self.paid = ()
 
 

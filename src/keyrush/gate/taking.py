@@ -1,31 +1,20 @@
-"""What a request takes beside one unit of its plan's windows: all of it, or nothing.
+"""What a request takes of limits other than its plan's windows: all of it, or nothing.
 
-Slots come first, for they are given back at any time without a trace; windows next.
+Slots come first, for they can be given back at any time without a trace; windows next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import NO_WANTS
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand, Tally
-from keyrush.gate.concurrency import Concurrency, wants_of
+from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
+from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
-from keyrush.limiter.slots.protocol import Slot
-
-
-class Took(NamedTuple):
-    """What came of it."""
-
-    tally: Tally
-    #: Of all windows, those of the plan first; None where they are those of the plan alone.
-    demands: Sequence[Demand] | None
-    slot: Slot | None = None  #: until the request is over
-    full: Want | None = None  #: of what no slot was left: then nothing was taken
 
 
 class Taking:
@@ -39,35 +28,32 @@ class Taking:
         self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
     ) -> None:
         self._limiter = limiter
-        self._awaited = awaited
+        self._windows = Windows(limiter, awaited)
         self._concurrency = concurrency
 
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
-        slot: Slot | None = None
-        full: Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            found = self._concurrency.take_at_once(wants)
-            if found is None:
-                return None
-            slot, full = _told(found)
-        try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                cost = 0 if is_look else needs.cost
-                tally = self._limiter.take_at_once(verified.windows, cost, now)
-            else:
-                tally = self._limiter.take_together_at_once(demands, now)
-        except BaseException:
-            self._concurrency.give_back(slot)
-            raise
-        if tally is None:
-            self._concurrency.give_back(slot)
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if held is None:
             return None
-        return self._took(tally, demands, slot, full)
+        try:
+            took = self._windows_at_once(verified, needs, address, now, is_look or held.full)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with_if_told(held, took)
+
+    def _windows_at_once(
+        self, verified: Verified, needs: Needs, address: str, now: int, is_look: object
+    ) -> Took | None:
+        if needs.has_limits or verified.is_observed:
+            return self._windows.at_once(_demands(verified, needs, address, is_look), now)
+        # As where there is no limit but the plan's: it may be a plan that has brought us here.
+        tally = self._limiter.take_at_once(verified.windows, 0 if is_look else needs.cost, now)
+        return None if tally is None else Took(tally, None)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -77,66 +63,50 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        slot: Slot | None = None
-        full: Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            slot, full = _told(self._concurrency.take(wants))
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
         try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                tally = self._limiter.take(verified.windows, 0 if is_look else needs.cost, now)
-            else:
-                tally = self._limiter.take_together(demands, now)
+            demands = _demands(verified, needs, address, is_look or held.full)
+            took = self._windows.take(demands, now)
         except BaseException:
-            self._concurrency.give_back(slot)
+            self._concurrency.give_back(held.slots)
             raise
-        return self._took(tally, demands, slot, full)
+        return self._with(held, took)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        assert self._awaited is not None  # noqa: S101  # else nobody awaits it
-        slot: Slot | None = None
-        full: Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            found = await self._concurrency.take_async(wants)
-            if found is None:
-                return None
-            slot, full = _told(found)
-        try:
-            is_look = is_look or full is not None
-            demands = _demands(verified, needs, address, is_look=is_look)
-            if demands is None:
-                cost = 0 if is_look else needs.cost
-                tally = await self._awaited.take_async(verified.windows, cost, now)
-            else:
-                tally = await self._awaited.take_together_async(demands, now)
-        except BaseException:  # a task that is cancelled, too
-            self._concurrency.give_back(slot)
-            raise
-        if tally is None:
-            self._concurrency.give_back(slot)
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        if held is None:
             return None
-        return self._took(tally, demands, slot, full)
+        try:
+            demands = _demands(verified, needs, address, is_look or held.full)
+            took = await self._windows.take_async(demands, now)
+        except BaseException:  # the task is cancelled, too
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with_if_told(held, took)
 
-    def _took(
-        self,
-        tally: Tally,
-        demands: Sequence[Demand] | None,
-        slot: Slot | None,
-        full: Want | None,
-    ) -> Took:
-        if slot is not None and not tally.admitted:
-            self._concurrency.give_back(slot)
-            slot = None
-        return Took(tally, demands, slot, full)
+    def _with_if_told(self, held: Held, took: Took | None) -> Took | None:
+        """The same, where it may be that nothing came of windows."""
+        if took is None:
+            self._concurrency.give_back(held.slots)
+            return None
+        return took if held is NOTHING else self._with(held, took)
+
+    def _with(self, held: Held, took: Took) -> Took:
+        """What came of both: no slot is held where windows refuse."""
+        if held.slots and not took.tally.admitted:
+            self._concurrency.give_back(held.slots)
+            return took
+        return Took(took.tally, took.demands, took.shown, took.told, held)
 
     def let_go(self, took: Took | None) -> None:
-        """Give back the slot of a request that is refused after all."""
+        """Give back the slots of a request that is refused after all."""
         if took is not None:
-            self._concurrency.give_back(took.slot)
+            self._concurrency.give_back(took.held.slots)
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
@@ -164,17 +134,16 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _told(found: Slot | Want) -> tuple[Slot | None, Want | None]:
-    """The slot that was taken, or of what there is none left."""
-    return (found, None) if isinstance(found, Slot) else (None, found)
-
-
-def _demands(
-    verified: Verified, needs: Needs, address: str, *, is_look: bool
-) -> tuple[Demand, ...] | None:
-    if not needs.has_limits:
-        return None
-    demands = [Demand(verified.windows, 0 if is_look else needs.cost)]
+def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
+    wanted = [(verified.windows, needs.cost, verified.is_observed)]
     for limits, cost in needs.limits:
-        demands.append(Demand(limits.of(verified, address), 0 if is_look else cost))
-    return tuple(one for one in demands if one.windows)
+        wanted.append((limits.of(verified, address), cost, limits.is_observed))
+    enforced, observed = (
+        tuple(
+            Demand(windows, 0 if is_look else cost)
+            for windows, cost, is_observed in wanted
+            if windows and is_observed is which
+        )
+        for which in (False, True)
+    )
+    return Demands(enforced, observed)

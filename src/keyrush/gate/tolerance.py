@@ -42,7 +42,8 @@ class Tolerance:
 
     def note(self, verified: Verified, by: By, now: int) -> None:
         """The key was refused something that it may not do or can't pay."""
-        plans = verified.windows or (Window("", 60 * SECOND, OTHERWISE, "minute"),)
+        enforced = () if verified.is_observed else verified.windows
+        plans = enforced or (Window("", 60 * SECOND, OTHERWISE, "minute"),)
         wanted = [
             window._replace(key=f"{by}:{verified.key_id}:{window.length}") for window in plans
         ]

@@ -73,6 +73,7 @@ class PlanTable(Table):
     max_keys: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = MAX_KEYS
     credits_per_month: MonthlyCreditsTable | None = None
     max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT, strict=True)] | None = None
+    mode: Mode = "enforce"
 
     def plan(self, name: str) -> Plan:
         """The value that the rest of keyrush works with."""
@@ -89,6 +90,7 @@ class PlanTable(Table):
             self.quota_per or self.per,
             None if credits is None else MonthlyCredits(credits.amount, credits.mode),
             self.max_concurrent,
+            self.mode == "observe",
         )
 
 
@@ -140,6 +142,12 @@ class RuleTable(Table):
             raise ValueError(
                 f'credits can\'t be taken for "{self.mcp}", which is never charged for'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mode(self) -> RuleTable:
+        if self.mode == "observe" and self.limits is None and self.max_concurrent is None:
+            raise ValueError("mode goes with limits or max_concurrent, of the same rule")
         return self
 
     def rule(self, groups: Mapping[str, RuleLimits] = MappingProxyType({})) -> Rule:

@@ -17,10 +17,10 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
-from keyrush.core.activity import Activity, Outcome
+from keyrush.core.activity import WOULD_LIMIT, Activity, Outcome
 from keyrush.core.identity import Verified
 from keyrush.core.issuers import SESSION
-from keyrush.core.refusal import MEANINGS, Reason, Refusal
+from keyrush.core.refusal import Refusal
 from keyrush.core.times import SECOND
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import Circuit
@@ -72,7 +72,7 @@ Came = tuple[Verified, int, float, str, str, str, Peer, Noted, bool]
 
 #: What came of it: status, why it was refused, credits, whether the answer broke off, when it ended
 #: (`perf_counter`), and whether there is to be a row of it.
-_Happened = tuple[Came, int, Reason | None, int, bool, float, bool]
+_Happened = tuple[Came, int, str | None, int, bool, float, bool]
 
 #: `Activity._make`, without a call of Python's own.
 _activity = partial(tuple.__new__, Activity)
@@ -158,22 +158,31 @@ class Recording:
             tools.add(name)
         return name in tools
 
-    def add(
-        self, came: Came, status: int, refusal: Refusal | None, credits: int, is_broken: bool
+    def add(  # noqa: PLR0917  # what came of it
+        self,
+        came: Came,
+        status: int,
+        refusal: Refusal | None,
+        credits: int,
+        is_broken: bool,
+        would_limit: str = "",
     ) -> None:
-        """A request has ended: with which status (0 where there was no answer), and what it was
-        charged in the end. Never waits.
+        """A request has ended: with which status (0 where there was no answer), what it was
+        charged in the end, and by what it would have been refused. Never waits.
         """
-        reason, is_kept = None, True
+        reason: str | None = None
+        is_kept = True
         if len(came[4]) > PATH_LOOKED_AT or len(came[3]) > _METHOD:
             came = (*came[:3], came[3][:_METHOD], came[4][:PATH_LOOKED_AT], *came[5:])
         if refusal is not None:
             reason, status = refusal.reason, refusal.status
             is_kept = self._is_kept(came)
-            if not is_kept:  # then nobody will ask for what was noted of it
-                came = (*came[:4], "", came[5], None, NOTHING, came[8])
+        elif would_limit:
+            reason, is_kept = WOULD_LIMIT, self._records_all or self._is_kept(came)
         elif not self._records_all:
             return
+        if not is_kept:  # then nobody will ask for what was noted of it
+            came = (*came[:4], "", came[5], None, NOTHING, came[8])
         if len(self._waiting) >= MOST_WAITING:
             with self._lock:
                 self.dropped += 1
@@ -334,7 +343,7 @@ def _may_be_tool(name: str) -> bool:
     return len(name) <= _TOOL_NAME and shown_path(name) == name
 
 
-def _outcome(status: int, reason: Reason | None, is_broken: bool) -> Outcome:
-    if reason is not None:
-        return "limited" if MEANINGS[reason].status == _TOO_MANY_REQUESTS else "refused"
+def _outcome(status: int, reason: str | None, is_broken: bool) -> Outcome:
+    if reason is not None and reason != WOULD_LIMIT:
+        return "limited" if status == _TOO_MANY_REQUESTS else "refused"
     return "error" if is_broken or status >= _ERROR or not status else "ok"

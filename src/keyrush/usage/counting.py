@@ -128,6 +128,7 @@ class MonthlyCounts:
                 quota is not None
                 and quota.on_exceed == "block"
                 and verified.quota_count.total + requests > quota.amount
+                and not verified.plan.is_observed
             ):
                 return False
             for count in counts:
@@ -141,9 +142,17 @@ class MonthlyCounts:
     def exceeds(self, verified: Verified) -> bool:
         """True where what is counted, with what others have, is above a quota that blocks."""
         quota = verified.plan.quota
-        if quota is None or quota.on_exceed != "block":
+        if quota is None or quota.on_exceed != "block" or verified.plan.is_observed:
             return False
         return verified.quota_count.total > quota.amount
+
+    def would_exceed(self, verified: Verified) -> bool:
+        """The same of a plan that is only observed, which refuses nothing."""
+        plan = verified.plan
+        if not plan.is_observed or not verified.counts:
+            return False
+        blocks = plan.quota is not None and plan.quota.on_exceed == "block"
+        return blocks and plan.quota is not None and verified.quota_count.total > plan.quota.amount
 
     def start_month(self, verified: Verified, now: int) -> None:
         """Begin the new month in the counts of a key, if there is one, without counting."""

@@ -153,7 +153,8 @@ class Passage:
                 called.record(recording, caller, charges, status, refusal, is_broken)
         elif caller.came is not None:
             credits = caller.charged if charges else 0
-            recording.add(caller.came, status, refusal, credits, is_broken)
+            would_limit = caller.would_limit
+            recording.add(caller.came, status, refusal, credits, is_broken, would_limit)
 
     def _start(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
