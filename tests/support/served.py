@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from keyrush import KeyrushMiddleware
+from keyrush import Gate, KeyrushMiddleware
 from keyrush import wsgi as keyrush_wsgi
 from keyrush.apps.account_api import account_api
 
@@ -48,3 +48,31 @@ def wsgi() -> Any:
         return [body]
 
     return keyrush_wsgi.KeyrushMiddleware(answer)
+
+
+def lasting(gate: Gate | None = None) -> Any:
+    """Answers with the id of its process, and goes on until the client leaves."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        pid = str(os.getpid()).encode()
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "bytes": pid})
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": pid, "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await answer(scope, receive, send)
+            return
+        for said in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{said}.complete"})
+
+    return KeyrushMiddleware(with_lifespan, gate=gate)

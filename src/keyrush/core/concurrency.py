@@ -10,3 +10,17 @@ class Want(NamedTuple):
 
     key: str  #: names the subject, and what goes on; never the maximum
     most: int  #: slots there are; 0 admits none
+
+
+class Wants(NamedTuple):
+    """What a request takes slots of, by what becomes of it where there is none left."""
+
+    enforced: tuple[Want, ...] = ()
+    observed: tuple[tuple[str, Want], ...] = ()  #: each by the name that it is told by
+
+
+#: Of a request of which any number may be under way.
+NO_WANTS = Wants()
+
+#: What is under way at once, by name, as windows are called by their lengths.
+CONCURRENT = "concurrent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from keyrush.core.catalog import Catalog
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
 from keyrush.core.identity import (
     KEY,
     Claims,
@@ -53,12 +53,13 @@ def verified(
         limits = claims.limits
     elif plan.per == "account":
         subject = account_subject(account.id)
-    most, going_on = claims.max_concurrent, own
-    if most is None:
+    most, wants = claims.max_concurrent, NO_WANTS
+    if most is not None:
+        wants = Wants((Want(own, most),))
+    elif plan.max_concurrent is not None:
         most = plan.max_concurrent
-        if plan.per == "account":
-            going_on = account_subject(account.id)
-    wants = () if most is None else (Want(going_on, most),)
+        want = Want(account_subject(account.id) if plan.per == "account" else own, most)
+        wants = Wants((), ((CONCURRENT, want),)) if plan.is_observed else Wants((want,))
     found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
@@ -75,7 +76,7 @@ def verified(
         max_concurrent=most,
         wants=wants,
         is_observed=is_observed,
-        has_limits=plan.is_observed or bool(wants),
+        has_limits=plan.is_observed or most is not None,
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
     )

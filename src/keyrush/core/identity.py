@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.issuers import KINDS
 from keyrush.core.model import Account, ApiKey, Limit, Link, Plan, Scopes
 from keyrush.core.sliding import Window
@@ -131,7 +131,7 @@ class Verified:
     subject: str
     counts: tuple[MonthlyCount, ...] = ()
     max_concurrent: int | None = None
-    wants: tuple[Want, ...] = ()
+    wants: Wants = NO_WANTS
     is_observed: bool = False
     has_limits: bool = False
     source: str = KEY

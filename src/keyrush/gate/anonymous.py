@@ -87,7 +87,7 @@ class Unknowns:
 
     def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
         """The answer, by what a take came to."""
-        windows = [window for demand in took.demands for window in demand.windows]
+        windows = [window for demand in took.demands or () for window in demand.windows]
         tally = took.tally
         fields = self._fields.of_windows(windows, took.shown or tally, now)
         if tally.admitted:

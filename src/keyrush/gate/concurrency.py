@@ -7,9 +7,11 @@ gate only where a plan or a rule asks for them, else by the first request that w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.errors import Away, ConfigurationError, Unreachable
@@ -21,6 +23,18 @@ from keyrush.runtime.background import Background
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork
 from keyrush.runtime.logs import log_fault
+
+
+class Held(NamedTuple):
+    """What came of wanting slots."""
+
+    slots: tuple[Slot, ...] = ()
+    full: Want | None = None  #: of what no slot was left: then none is held
+    would_limit: str = ""  #: the name of what is only observed, and would have refused it
+
+
+#: Of who wants none.
+NOTHING = Held()
 
 
 class Concurrency:
@@ -83,21 +97,81 @@ class Concurrency:
 
     # --- taking ---
 
-    def take_at_once(self, wants: Sequence[Want]) -> Slot | Want | None:
-        """A slot, or what there is none left of, from memory alone; None where I/O is needed."""
+    def at_once(self, wants: Wants) -> Held | None:
+        """From memory alone; None where I/O is needed, and nothing is held."""
         opened = self.opened
-        return None if opened is None else opened.slots.take_at_once(wants)
+        if opened is None:
+            return None
+        take, would_limit = opened.slots.take_at_once, ""
+        slots: tuple[Slot, ...] = ()
+        if wants.enforced:
+            found = take(wants.enforced)
+            if not isinstance(found, Slot):
+                return None if found is None else Held(full=found)
+            slots = (found,)
+        try:
+            for name, want in wants.observed:
+                found = take((want,))
+                if found is None:
+                    self.give_back(slots)
+                    return None
+                slots, would_limit = _noted(slots, would_limit, name, found)
+        except BaseException:
+            self.give_back(slots)
+            raise
+        return Held(slots, None, would_limit)
 
-    def take(self, wants: Sequence[Want]) -> Slot | Want:
+    def take(self, wants: Wants) -> Held:
         """The same; may block.
 
         Raises:
             Away: It can't be told, and the outage policy lets nothing pass.
         """
-        return (self.opened or self._open_for_request()).slots.take(wants)
+        try:
+            take = (self.opened or self._open_for_request()).slots.take
+        except Away:
+            if wants.enforced:
+                raise
+            return NOTHING  # what is only observed refuses nothing
+        slots: tuple[Slot, ...] = ()
+        would_limit = ""
+        if wants.enforced:
+            found = take(wants.enforced)
+            if isinstance(found, Want):
+                return Held(full=found)
+            slots = (found,)
+        try:
+            for name, want in wants.observed:
+                with suppress(Away):  # which refuses nothing that nobody enforces
+                    slots, would_limit = _noted(slots, would_limit, name, take((want,)))
+        except BaseException:
+            self.give_back(slots)
+            raise
+        return Held(slots, None, would_limit)
 
-    async def take_async(self, wants: Sequence[Want]) -> Slot | Want | None:
-        """`take`, awaited; None where only what blocks can tell."""
+    async def take_async(self, wants: Wants) -> Held | None:
+        """`take`, awaited; None where only what blocks can tell, and nothing is held."""
+        slots: tuple[Slot, ...] = ()
+        would_limit = ""
+        if wants.enforced:
+            found = await self._take_async(wants.enforced)
+            if not isinstance(found, Slot):
+                return None if found is None else Held(full=found)
+            slots = (found,)
+        try:
+            for name, want in wants.observed:
+                with suppress(Away):
+                    found = await self._take_async((want,))
+                    if found is None:
+                        self.give_back(slots)
+                        return None
+                    slots, would_limit = _noted(slots, would_limit, name, found)
+        except BaseException:  # the task is cancelled, too
+            self.give_back(slots)
+            raise
+        return Held(slots, None, would_limit)
+
+    async def _take_async(self, wants: Sequence[Want]) -> Slot | Want | None:
         opened = self.opened
         if opened is None:
             return None
@@ -108,14 +182,15 @@ class Concurrency:
 
     # --- giving back ---
 
-    def give_back(self, slot: Slot | None) -> None:
-        """Give back what was taken; does no I/O. Again, it means nothing."""
-        if slot is not None and self.opened is not None:
-            self.opened.slots.give_back(slot)
+    def give_back(self, slots: Iterable[Slot]) -> None:
+        """Give back what is held; does no I/O. Again, it means nothing."""
+        for slot in slots:
+            if self.opened is not None:
+                self.opened.slots.give_back(slot)
 
     def end(self, caller: Caller) -> None:
         """The caller's request is over, or refused after all: give back what it holds."""
-        self.give_back(getattr(caller, "slot", None))
+        self.give_back(getattr(caller, "slots", ()))
 
     # --- state and end ---
 
@@ -138,19 +213,29 @@ class Concurrency:
             self.opened.slots.close()
 
 
-def wants_of(verified: Verified, needs: Needs, address: str) -> tuple[Want, ...]:
-    """What a request takes a slot of: its key or account, and each of its rules that says so.
+def _noted(
+    slots: tuple[Slot, ...], would_limit: str, name: str, found: Slot | Want
+) -> tuple[tuple[Slot, ...], str]:
+    """What is held, and what would have refused it, with what came of an observed want."""
+    return ((*slots, found), would_limit) if isinstance(found, Slot) else (slots, name)
+
+
+def wants_of(verified: Verified, needs: Needs, address: str) -> Wants:
+    """What a request takes slots of: its key or account, and each of its rules that says so.
 
     `address` is the subject of the client's. What is no request to windows is none here either,
     as a stream of an MCP client on which it listens for as long as it lives.
     """
-    if not needs.weight:
-        return ()
     if not needs.has_slots:
-        return verified.wants
-    wants = dict(verified.wants)
+        return verified.wants if needs.weight else NO_WANTS
+    enforced = {want.key: want for want in verified.wants.enforced}
+    observed = {want.key: (name, want) for name, want in verified.wants.observed}
     for limits, _ in needs.limits:
         want = limits.want_of(verified, address)
-        if want is not None:
-            wants[want.key] = min(want.most, wants.get(want.key, want.most))
-    return tuple(Want(key, most) for key, most in wants.items())
+        if want is None:
+            continue
+        if limits.is_observed:
+            observed[want.key] = f"{limits.label}-{CONCURRENT}", want
+        elif want.most <= enforced.get(want.key, want).most:
+            enforced[want.key] = want
+    return Wants(tuple(enforced.values()), tuple(observed.values()))

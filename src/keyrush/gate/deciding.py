@@ -245,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -258,9 +258,7 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands, slot, shown = None, None, tally
-        if took is not None:
-            demands, slot, shown = took.demands, took.slot, took.shown or tally
+        demands, shown = (took.demands, took.shown or tally) if took else (None, tally)
         if refusal is not None:  # with the fields of every authenticated response (R11)
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
@@ -270,9 +268,9 @@ class Deciding:
             fields = tuple(self._fields.of(verified, shown, now, demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         weight = needs.weight
-        if took is not None and took.full is not None:
+        if took is not None and (full := took.held.full) is not None:
             self._usage.start_month(verified, now)
-            return self._rate_limited(verified, tally, now, demands, took.full)
+            return self._rate_limited(verified, shown, now, demands, full)
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
@@ -315,8 +313,8 @@ class Deciding:
         )
         if demands is not None:
             caller.takes = (Taken(demands, now),)
-        if slot is not None:
-            caller.slot = slot
+        if took is not None and took.held.slots:
+            caller.slots = took.held.slots
         return caller, headers
 
     def may_wait(self, verified: Verified, needs: Needs, query: bytes) -> bool:

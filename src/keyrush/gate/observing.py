@@ -44,6 +44,8 @@ class Observing:
         name, length = "", 0
         if took.told is not None and took.told.window is not None:
             name, length = took.told.window.name, took.told.window.length
+        elif took.held.would_limit:
+            name = took.held.would_limit
         elif self._usage.would_exceed(verified):
             first, following = month_bounds(now)
             name, length = MONTH, following - first

@@ -142,7 +142,7 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_means", "_verified", "came", "shown", "slot", "taken_at", "takes")
+    __slots__ = ("_means", "_verified", "came", "shown", "slots", "taken_at", "takes")
 
     is_authenticated = True
 
@@ -152,7 +152,7 @@ class Principal(Caller):
 
     #: What it holds until it is over, where only so many may be under way at once; unset otherwise,
     #: for the same reason: see `concurrency.Concurrency.end`.
-    slot: Slot
+    slots: tuple[Slot, ...]
 
     #: Requests that it is to windows and counts.
     taken = 1

@@ -1,19 +1,18 @@
-"""What a request takes beside one unit of its plan's windows: all of it, or nothing.
+"""What a request takes of limits other than its plan's windows: all of it, or nothing.
 
-Slots come first, for they are given back at any time without a trace; windows next.
+Slots come first, for they can be given back at any time without a trace; windows next.
 """
 
 from __future__ import annotations
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import NO_WANTS
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
-from keyrush.gate.concurrency import Concurrency, wants_of
+from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
-from keyrush.limiter.slots.protocol import Slot
 
 
 class Taking:
@@ -34,17 +33,25 @@ class Taking:
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
-        found: Slot | Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            found = self._concurrency.take_at_once(wants)
-            if found is None:
-                return None
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if held is None:
+            return None
         try:
-            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
-            return self._with_slot(self._windows.at_once(demands, now), found)
+            took = self._windows_at_once(verified, needs, address, now, is_look or held.full)
         except BaseException:
-            self._let_go(found)
+            self._concurrency.give_back(held.slots)
             raise
+        return self._with_if_told(held, took)
+
+    def _windows_at_once(
+        self, verified: Verified, needs: Needs, address: str, now: int, is_look: object
+    ) -> Took | None:
+        if needs.has_limits or verified.is_observed:
+            return self._windows.at_once(_demands(verified, needs, address, is_look), now)
+        # As where there is no limit but the plan's: it may be a plan that has brought us here.
+        tally = self._limiter.take_at_once(verified.windows, 0 if is_look else needs.cost, now)
+        return None if tally is None else Took(tally, None)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -54,55 +61,54 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        found: Slot | Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            found = self._concurrency.take(wants)
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
         try:
-            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
-            took = self._with_slot(self._windows.take(demands, now), found)
+            demands = _demands(verified, needs, address, is_look or held.full)
+            took = self._windows.take(demands, now)
         except BaseException:
-            self._let_go(found)
+            self._concurrency.give_back(held.slots)
             raise
-        assert took is not None  # noqa: S101  # who may block is told
-        return took
+        return self._with(held, took)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        found: Slot | Want | None = None
-        if not is_look and (wants := wants_of(verified, needs, address)):
-            found = await self._concurrency.take_async(wants)
-            if found is None:
-                return None
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        if held is None:
+            return None
         try:
-            demands = _demands(verified, needs, address, is_look=is_look or _is_full(found))
-            return self._with_slot(await self._windows.take_async(demands, now), found)
-        except BaseException:  # a task that is cancelled, too
-            self._let_go(found)
+            demands = _demands(verified, needs, address, is_look or held.full)
+            took = await self._windows.take_async(demands, now)
+        except BaseException:  # the task is cancelled, too
+            self._concurrency.give_back(held.slots)
             raise
+        return self._with_if_told(held, took)
 
-    def _with_slot(self, took: Took | None, found: Slot | Want | None) -> Took | None:
-        """What came of it, with the slot as long as it is needed."""
-        if took is None or not took.tally.admitted:
-            self._let_go(found)
+    def _with_if_told(self, held: Held, took: Took | None) -> Took | None:
+        """The same, where it may be that nothing came of windows."""
+        if took is None:
+            self._concurrency.give_back(held.slots)
+            return None
+        return took if held is NOTHING else self._with(held, took)
+
+    def _with(self, held: Held, took: Took) -> Took:
+        """What came of both: no slot is held where windows refuse."""
+        if held.slots and not took.tally.admitted:
+            self._concurrency.give_back(held.slots)
             return took
-        if isinstance(found, Slot):
-            return took._replace(slot=found)
-        return took if found is None else took._replace(full=found)
-
-    def _let_go(self, found: Slot | Want | None) -> None:
-        if isinstance(found, Slot):
-            self._concurrency.give_back(found)
+        return Took(took.tally, took.demands, took.shown, took.told, held)
 
     def let_go(self, took: Took | None) -> None:
-        """Give back the slot of a request that is refused after all."""
+        """Give back the slots of a request that is refused after all."""
         if took is not None:
-            self._concurrency.give_back(took.slot)
+            self._concurrency.give_back(took.held.slots)
 
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
-        return _demands(verified, needs, address, is_look=True)
+        return _demands(verified, needs, address, True)
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
@@ -132,11 +138,7 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _is_full(found: Slot | Want | None) -> bool:
-    return isinstance(found, Want)
-
-
-def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
+def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
     cost = 0 if is_look else needs.cost
     wanted = [(verified.is_observed, Demand(verified.windows, cost))]
     for limits, units in needs.limits:

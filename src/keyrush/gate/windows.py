@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keyrush.core import sliding
-from keyrush.core.concurrency import Want
 from keyrush.core.sliding import UNLIMITED, Demand, Tally, Window
 from keyrush.errors import Away
+from keyrush.gate.concurrency import NOTHING, Held
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
-from keyrush.limiter.slots.protocol import Slot
 
 
 class Demands(NamedTuple):
@@ -39,12 +38,12 @@ class Took(NamedTuple):
     """What came of it."""
 
     tally: Tally  #: of what is enforced
-    #: Of all windows, those that are enforced first; where nothing was taken their cost is 0.
-    demands: Sequence[Demand]
+    #: Of all windows, those that are enforced first; where nothing was taken their cost is 0. None
+    #: where they are those of the plan alone.
+    demands: Sequence[Demand] | None
     shown: Tally | None = None  #: of the most constrained window, where some are observed
     told: Tally | None = None  #: of what is observed and would have refused it
-    slot: Slot | None = None  #: until the request is over
-    full: Want | None = None  #: of what no slot was left: then nothing was taken
+    held: Held = NOTHING  #: slots, until the request is over
 
 
 class Windows:
@@ -121,7 +120,7 @@ class Windows:
 
     def _undo(self, took: Took, now: int) -> None:
         """Give back what was taken from memory, or can be owed: waits for nothing."""
-        for windows, cost in took.demands:
+        for windows, cost in took.demands or ():
             if cost:
                 self._limiter.give_back(windows, cost, now)
 
