@@ -56,7 +56,7 @@ class Door:
         return scope_of(sent, **more)
 
     async def call(self, receive: Any, **more: Any) -> None:
-        async def send(message: Message) -> None:
+        async def send(message: Any) -> None:
             self.sent.append(message)
 
         await self.middleware(self.scope(**more), receive, send)
