@@ -67,12 +67,14 @@ bench: $(VENV)/.for-bench  ## keyrush beside its peers, in one run
 
 accuracy: $(VENV)/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
 	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
+	@$(BIN)/python -m benchmarks.several
 
 chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, mapped windows, then kills and outages; 50 minutes
 	@$(BIN)/python -m tests.long.simulation --schedules 1000000
 	@$(BIN)/python -m tests.long.path_fuzz --paths 20000
 	@$(BIN)/python -m tests.long.mapped
 	@$(BIN)/python -m tests.long.mapped_growth
+	@$(BIN)/python -m tests.long.addresses
 	@$(BIN)/python -m tests.long.chaos $(CHAOS_FLAGS)
 
 dist: $(VENV)/.for-dist  ## the archives that are published
