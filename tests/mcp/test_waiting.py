@@ -11,7 +11,7 @@ import pytest
 from keyrush import Gate, KeyrushMiddleware
 from tests.conftest import Clock
 from tests.gate.test_waiting import LEFT
-from tests.support.calls import Sent, run, scope_of
+from tests.support.calls import Headers, Sent, run, scope_of
 from tests.support.resources import RESOURCE, App, call, message, result
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -47,7 +47,7 @@ def test_a_call_waits(mcp_gate: Gate, key: str, app: App, clock: Clock) -> None:
                 await anyio.sleep_forever()
             return received.pop(0)
 
-        headers = [("x-api-key", key), ("content-type", "application/json")]
+        headers: Headers = [("x-api-key", key), ("content-type", "application/json")]
         await middleware(scope_of(Sent("/mcp", headers, "POST")), receive, send)
 
     async def main() -> None:
