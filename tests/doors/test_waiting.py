@@ -39,7 +39,7 @@ class Door:
         self.got: list[Message] = []
         self.sent: list[Message] = []
         self._reads = reads
-        self.middleware = KeyrushMiddleware(self._app, gate=gate)
+        self.middleware: Any = KeyrushMiddleware(self._app, gate=gate)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.got += [await receive() for _ in range(self._reads)]

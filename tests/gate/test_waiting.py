@@ -6,12 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from keyrush import Gate, KeyrushMiddleware, wsgi
+from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window
 from keyrush.gate import lines as gate_lines
 from keyrush.gate import waiting as gate_waiting
@@ -19,6 +22,7 @@ from keyrush.gate.lines import Lines, Place
 from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
 from tests.support.calls import Reply, Sent, asgi_call, environ_of, scope_of, wsgi_call
+from tests.support.scripts import finish, start
 
 #: Seconds after which a test has failed that waits for something.
 PATIENCE = 60
@@ -372,3 +376,96 @@ def test_leaving_twice() -> None:
     for one in (other, place, place, other):
         lines.leave(one)
     assert not lines
+
+
+# --- in several processes ---
+
+
+def test_two_gates_on_one_file(clock: Clock, tmp_path: Path) -> None:
+    """Requests that wait in two gates on one file of windows are never more than the limit, by the
+    arithmetic of all that were admitted; and all are, one after the other.
+    """
+    rule = {"path": "/export", "limits": ["3/second"], "wait": "30s"}
+    values = {"plans": PLANS, "rules": [rule], "store_url": f"sqlite:///{tmp_path}/keyrush.db"}
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal("asyncio"))
+        worlds = []
+        for _ in range(2):
+            gate = Gate.open(settings(**values), clock=clock)
+            stack.callback(gate.close)
+            worlds.append(World(gate, clock, portal.start_task_soon, "asyncio"))
+        key = worlds[0].key()
+        admitted: list[int] = []
+        for number in range(3):
+            assert worlds[number % 2].get(key).status == 200
+            admitted.append(clock.now)
+        waits = [worlds[number % 2].wait(key) for number in range(12)]
+        for one in waits:
+            one.add_done_callback(lambda _: admitted.append(clock.now))
+        while len(admitted) < 15:
+            for world in worlds:
+                # Which of them is asked first, and when, must not matter.
+                clock.advance(170)
+                before = len(world.lines), len(admitted)
+                world.pass_time(0)
+                portal.call(settled, world)
+                assert len(admitted) - before[1] == before[0] - len(world.lines)
+        assert [one.result(PATIENCE).status for one in waits] == [200] * 12
+    window = Window("of all", 1000, 3, "second")
+    counters: dict[str, tuple[int, int, int]] = {}
+    for instant in admitted:
+        tally, changes = sliding.take([window], counters, 1, instant)
+        assert tally.admitted
+        counters.update(changes)
+
+
+async def settled(world: World) -> None:
+    """Let all that are rung try, until none does."""
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()
+
+
+#: Ten requests at once in each of two processes; it prints how each was answered, and how many
+#: seconds it took.
+PROCESSES = """
+import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from keyrush import Gate, Settings, wsgi
+
+url, key = sys.argv[1:]
+rules = [{"path": "/export", "limits": ["5/second"], "wait": "30s"}]
+gate = Gate.open(Settings(store_url=url, rules=rules, verify="fingerprint"))
+app = wsgi.KeyrushMiddleware(lambda environ, start: start("200 OK", []) and [], gate=gate)
+
+
+def call(_):
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/export", "HTTP_X_API_KEY": key}
+    statuses = []
+    app(environ, lambda status, headers: statuses.append(status[:3])).close()
+    return statuses[0]
+
+
+began, child = time.monotonic(), os.fork()
+with ThreadPoolExecutor(10) as pool:
+    statuses = list(pool.map(call, range(10)))
+sys.stdout.write(" ".join(statuses) + " ")
+sys.stdout.flush()
+if child:
+    os.waitpid(child, 0)
+    sys.stdout.write(str(time.monotonic() - began))
+gate.close()
+"""
+
+
+def test_two_processes_on_one_file(tmp_path: Path) -> None:
+    """R15: two processes whose requests wait for one window have all of them admitted, and no more
+    of them than five a second.
+    """
+    url = f"sqlite:///{tmp_path}/keyrush.db"
+    gate = Gate.open(settings(store_url=url, verify="fingerprint"))
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "agent").text
+    gate.close()
+    *statuses, seconds = finish(start(PROCESSES, url, key)).split()
+    assert statuses == ["200"] * 20
+    assert float(seconds) > 2  # four times five of them, in windows that slide
