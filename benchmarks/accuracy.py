@@ -56,7 +56,7 @@ RATES = {"leased": 7_000, "exact": 5_000}
 SLOWER = {("PostgreSQL", "exact"): 3_000}
 
 #: Of a window: an answer later than this is too late to say anything.
-_LATE = 0.2
+LATE = 0.2
 
 #: Milliseconds from the word to the start.
 _HEAD_START = 200
@@ -83,8 +83,19 @@ class Result:
         return self.admitted / self.allowed if self.allowed else 1.0
 
 
+#: When the ledger had been looked at, the period, and what it had counted in it and before.
+Look = tuple[int, int, int]
+
+
 def measure(place: Place, mode: Mode, processes: int, subjects: Sequence[Subject]) -> list[Result]:
     """Have so many processes ask for the subjects' units, and judge what they admitted."""
+    return _judge(subjects, *ask(place, mode, processes, subjects))
+
+
+def ask(
+    place: Place, mode: Mode, processes: int, subjects: Sequence[Subject]
+) -> tuple[list[list[Asked]], list[Look]]:
+    """What came of the requests for each subject, and what the ledger had counted then."""
     command = [sys.executable, "-m", "benchmarks.asking"]
     order = {**place._asdict(), "mode": mode, "processes": processes, "subjects": subjects}
     with ExitStack() as stack:
@@ -113,7 +124,7 @@ def measure(place: Place, mode: Mode, processes: int, subjects: Sequence[Subject
         for process in running:
             for values in json.loads(_hear(process)):
                 asked[values[0]].append(Asked(*values))
-    return _judge(subjects, asked, looks)
+    return asked, looks
 
 
 def _tell(process: subprocess.Popen[str], line: str) -> None:
@@ -125,10 +136,6 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
 def _hear(process: subprocess.Popen[str]) -> str:
     assert process.stdout  # noqa: S101  # it is a pipe
     return process.stdout.readline()
-
-
-#: When the ledger had been looked at, the period, and what it had counted in it and before.
-Look = tuple[int, int, int]
 
 
 def _look(place: Place, start: int, subjects: Sequence[Subject]) -> list[Look]:
@@ -196,7 +203,7 @@ def _of_one(subject: Subject, asked: Sequence[Asked], look: Look) -> Result:
         used=oracle.highest(spans, limit, length) / limit,
         stranded=max(0, counted - known),
         late=late,
-        kept_up=late <= _LATE * length,
+        kept_up=late <= LATE * length,
     )
 
 

@@ -28,6 +28,7 @@ class Subject(NamedTuple):
     length: int  #: of the window, in milliseconds
     begins: int  #: milliseconds from the start of the run
     ends: int
+    sort: str = "plan"  #: what its requests take besides: see `asking.demands_of`
 
     @property
     def rate(self) -> float:
@@ -35,8 +36,14 @@ class Subject(NamedTuple):
         return self.limit * self.load / self.length
 
 
-def plan(
-    limits: Sequence[int], loads: Sequence[float], *, windows: float, rate: float, prefix: str
+def plan(  # by name
+    limits: Sequence[int],
+    loads: Sequence[float],
+    *,
+    windows: float,
+    rate: float,
+    prefix: str,
+    sort: str = "plan",
 ) -> list[Subject]:
     """Subjects with every limit under every load and in every pattern.
 
@@ -58,7 +65,7 @@ def plan(
                 for number in range(copies):
                     key = f"{prefix}-{limit}-{load}-{pattern}-{number}:{length // 1000}"
                     ends = begins + lasting
-                    subjects.append(Subject(key, limit, load, pattern, length, begins, ends))
+                    subjects.append(Subject(key, limit, load, pattern, length, begins, ends, sort))
     return subjects
 
 

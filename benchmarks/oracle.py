@@ -10,7 +10,9 @@ admitted when `used + 1 <= limit`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 #: Milliseconds before and after a call: it was admitted at one instant from the first to the last.
 Span = tuple[int, int]
@@ -32,6 +34,29 @@ def admitted(arrivals: Sequence[int], limit: int, length: int) -> int:
         if used(current, previous, length, elapsed) + 1 <= limit:
             current += 1
             total += 1
+    return total
+
+
+#: One window of a request: its name, limit, length, and what the request costs there.
+Want = tuple[str, int, int, int]
+
+
+def admitted_together(requests: Sequence[tuple[int, Sequence[Want]]]) -> int:
+    """How many of the requests, each with its instant, are admitted where all that one costs is
+    counted in all its windows, or nothing in any.
+    """
+    total = 0
+    counts: Counter[tuple[str, int]] = Counter()  # by window and period
+    for now, wants in sorted(requests, key=itemgetter(0)):
+        if all(
+            used(counts[name, now // length], counts[name, now // length - 1], length, now % length)
+            + cost
+            <= limit
+            for name, limit, length, cost in wants
+        ):
+            total += 1
+            for name, _, length, cost in wants:
+                counts[name, now // length] += cost
     return total
 
 

@@ -16,15 +16,13 @@ from typing import Any
 
 from keyrush.authentication.cache import Entry
 from keyrush.core.refusal import Refusal, Refused
-from keyrush.gate.admission import Pending
-from keyrush.gate.deciding import Admitted
+from keyrush.gate.admission import Begun
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
 from keyrush.usage.activity import Peer
 from keyrush.wire.request import MISSING, NOTHING, Credential, Header, Noted
-from keyrush.wire.resource_metadata import Document
 
 #: What pytest finds here as a plugin.
 pytest_plugins = ["keyrush.fixtures"]
@@ -114,7 +112,7 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     if isinstance(entry, Refusal):
         raise Refused(entry)
     assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
-    return Principal(entry.verified, gate.policy, gate.charging, gate.clock())
+    return Principal(entry.verified, gate.deciding.means, gate.clock(), [gate.vary])
 
 
 @contextmanager
@@ -135,7 +133,7 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         query: bytes,
         peer: Peer = None,
         noted: Noted = NOTHING,
-    ) -> Admitted | Refusal | Pending | Document:
+    ) -> Begun:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)

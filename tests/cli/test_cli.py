@@ -38,7 +38,7 @@ CREDENTIAL = [
 ]
 
 #: What the command line says of a key beside these.
-MORE = ["environment", "scopes", "limits", "revoked_at", "created_by"]
+MORE = ["environment", "scopes", "limits", "max_concurrent", "revoked_at", "created_by"]
 
 
 @pytest.fixture
@@ -795,7 +795,7 @@ def test_wrong_edits(run: Runner) -> None:
     """An edit of nothing is no edit, and what has ended is not edited: exit code 2, and why."""
     made = key_id(run)
     for arguments, says in (
-        ((), "give --name, --scope or --expires"),
+        ((), "give --name, --scope, --expires or --max-concurrent"),
         (("--name", "<b>"), "name: "),
         (("--expires", "2001-01-01"), "is in the past"),
     ):
@@ -822,6 +822,85 @@ def test_limits_or_inherit(run: Runner, group: str, arguments: tuple[str, ...]) 
     result = run(group, "limits", "any", *arguments)
     assert result.code == 2
     assert "either limits" in result.err
+
+
+def test_limits_until(run: Runner) -> None:
+    """O13: an account may have limits until a date; they are shown with it, and with those that
+    hold then, wherever limits are; the next ones, or none, take their place.
+    """
+    run("accounts", "create", "acct_x")
+    given = run(
+        "accounts", "limits", "acct_x", "900/minute", "--until", "9000-01-01", "--json"
+    ).json
+    shown = {name: given[name] for name in ("limits", "limits_until", "permanent_limits")}
+    assert shown == {
+        "limits": "900/minute",
+        "limits_until": "9000-01-01T00:00:00Z",
+        "permanent_limits": None,
+    }
+    for command in (("show", "acct_x"), ("list",)):
+        said = run("accounts", *command).out
+        assert "900/minute until 9000-01-01 00:00, then as its plan" in said
+    assert run("accounts", "show", "acct_x", "--json").json.items() >= shown.items()
+    for until in ("9001-02-03T04:05:06.789+02:00", "2d"):
+        given = run("accounts", "limits", "acct_x", "7/minute", "--until", until, "--json").json
+        assert given["limits"] == "7/minute"
+    given = run("accounts", "limits", "acct_x", "5/minute", "--json").json
+    assert (given["limits"], given["limits_until"]) == ("5/minute", None)
+    run("accounts", "limits", "acct_x", "900/minute", "--until", "9000-01-01")
+    assert "then 5/minute" in run("accounts", "show", "acct_x").out
+    given = run("accounts", "limits", "acct_x", "--inherit", "--json").json
+    assert (given["limits"], given["limits_until"], given["permanent_limits"]) == (None,) * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("1/minute", "--until", "2020-01-01"), "until: 2020-01-01T00:00:00Z is in the past"),
+        (("1/minute", "--until", "0s"), "is in the past"),
+        (("1/minute", "--until", "soon"), "until: 'soon' is no"),
+        (("1/minute", "--until", "2090-01-01T00:00"), "until: '2090-01-01T00:00' has no time zone"),
+        (("1/minute", "--until", "none"), "until: must be a time"),
+        (("1/minute", "--until", ""), "until: must be a time"),
+        (("--inherit", "--until", "9000-01-01"), "until: goes with limits"),
+    ],
+)
+def test_wrong_until(run: Runner, arguments: tuple[str, ...], error: str) -> None:
+    """An end that is past, or none, is named; exit code 2, and nothing is changed."""
+    made = run("accounts", "create", "acct_x", "--json").json
+    result = run("accounts", "limits", "acct_x", *arguments)
+    assert result.code == 2
+    assert error in result.err
+    assert run("accounts", "list", "--json").json == [made]
+
+
+def test_requests_at_once_of_a_key(run: Runner) -> None:
+    """A key may have a number of requests at once of its own: when it is made, by an edit, and
+    through a rotation, until it is given up.
+    """
+    made = key_id(run, "--max-concurrent", "5")
+    assert run("keys", "show", made, "--json").json["max_concurrent"] == 5
+    assert "At once" in run("keys", "show", made).out
+    assert run("keys", "edit", made, "--max-concurrent", "7", "--json").json["max_concurrent"] == 7
+    rotated = run("keys", "rotate", made, "--json").json["api_credential"]
+    assert rotated["max_concurrent"] == 7
+    edited = run("keys", "edit", rotated["id"], "--max-concurrent", "none", "--json").json
+    assert edited["max_concurrent"] is None
+    assert [key["max_concurrent"] for key in run("keys", "list", "--json").json] == [7, None]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "", "1.5", "1000001", "NONE5"])
+def test_wrong_requests_at_once(run: Runner, number: str) -> None:
+    """A number of requests at once that can't be is exit code 2, and changes nothing."""
+    made = key_id(run)
+    for command in (
+        ("keys", "create", "--account", "acct_x", "--name", "n"),
+        ("keys", "edit", made),
+    ):
+        result = run(*command, f"--max-concurrent={number}")
+        assert result.code == 2
+        assert "concurrent" in result.err
+    assert [key["max_concurrent"] for key in run("keys", "list", "--json").json] == [None]
 
 
 @pytest.mark.parametrize("limits", ["fast", "60/minute;30/minute"])
@@ -951,11 +1030,12 @@ def test_create_account(run: Runner) -> None:
     made = run(
         "accounts", "create", "acct_x", "--plan", "pro", "--limit", "5/minute", "--json"
     ).json
-    assert list(made) == ["id", "plan", "limits", "balance", "created_at"]
     assert made | {"created_at": ""} == {
         "id": "acct_x",
         "plan": "pro",
         "limits": "5/minute",
+        "limits_until": None,
+        "permanent_limits": "5/minute",
         "balance": 0,
         "created_at": "",
     }
@@ -1079,6 +1159,7 @@ def test_wrong_credits(run: Runner, credits: str) -> None:
         ("memory://", "nothing made here would reach your app"),
         ("sqlite://", "SQLite needs a file here"),
         ("sqlite:///:memory:", "SQLite needs a file here"),
+        ("sqlite:///file:k.db?mode=memory&uri=true", "SQLite needs a file here"),
     ],
 )
 def test_store_in_memory(run: Runner, url: str, error: str) -> None:

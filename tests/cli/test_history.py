@@ -155,6 +155,11 @@ def test_pages_of_the_ledger(run: Runner, tmp_path: Path) -> None:
     assert [one["id"] for one in entries(run, "--all")] == every
     command = ("accounts", "ledger", "acct_a", "--reason", "top_up", "--limit", "7")
     assert [one["id"] for one in followed(run, *command)] == list(range(120, 0, -2))
+    for more in (("--source", "operator"), ("--since", "1h"), ("--until", "2999-01-01")):
+        command = ("accounts", "ledger", "acct_a", *more, "--limit", "50")
+        assert [one["id"] for one in followed(run, *command)] == every
+    assert entries(run, "--source", "mcp", "--source", "system") == []
+    assert entries(run, "--until", "1h") == entries(run, "--since", "2999-01-01") == []
     both = ("--reason", "top_up", "--reason", "grant", "--all")
     assert [one["id"] for one in entries(run, *both)] == every
     said = run("accounts", "ledger", "acct_a", "--limit", "7").out.splitlines()[-1]

@@ -12,6 +12,7 @@ from keyrush import Gate
 from keyrush.cli.demo import month
 from keyrush.core.activity import Activity, Where
 from keyrush.core.identity import account_subject
+from keyrush.core.ledger import EntryWhere
 from keyrush.core.times import DAY, month_bounds, month_of
 from keyrush.errors import InvalidArgument
 from tests.conftest import Clock, still
@@ -62,7 +63,8 @@ def test_a_month_adds_up(gate: Gate) -> None:
     checked = gate.credits.check()
     assert (checked.discrepancies, checked.is_complete) == ((), True)
     spent = -sum(
-        entry.amount for entry in gate.store.entries(month.ACCOUNT, ("charge", "reversal"), 10**6)
+        entry.amount
+        for entry in gate.store.entries(month.ACCOUNT, EntryWhere(("charge", "reversal")), 10**6)
     )
     assert spent == sum(row.credits for row in rows) > 100
     environments = {key.id: key.environment for key in gate.keys.list(month.ACCOUNT)}

@@ -18,6 +18,7 @@ from keyrush import Gate
 from keyrush.operations.keys import NewKey
 from keyrush.store.memory import MemoryStore
 from tests.conftest import CHEAP, Clock, settings
+from tests.support.activity import Noting
 from tests.support.dashboard import Page
 from tests.support.serving import serve, serve_process
 
@@ -127,6 +128,12 @@ def openrush(clock: Clock) -> Iterator[Gate]:
     gate.close()
 
 
+@pytest.fixture
+def noting(openrush: Gate) -> Noting:
+    """Knows when the gate has noted requests."""
+    return Noting(openrush)
+
+
 @contextmanager
 def client_of(gate: Gate) -> Iterator[httpx2.Client]:
     """A client of the example behind the gate."""
@@ -168,13 +175,13 @@ def call(
 # --- the dashboard ---
 
 
-def test_dashboard(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
+def test_dashboard(client: httpx2.Client, openrush: Gate, noting: Noting, key: NewKey) -> None:
     """O10: Setup, API access, Activity and Billing, for whoever is signed in: the key of a call,
     the call and what it cost.
     """
     assert client.get("/dashboard/").status_code == 401
     assert call(client, key, "inspect_domain").status_code == 200
-    openrush.flush()
+    noting.flush(1)
     path = f"/dashboard/link/{openrush.portal.link('acct_a')}"
     shown = Page(200, [], client.get(path).content, path)
     signed_in = client.post(
@@ -358,14 +365,16 @@ def test_ledger(client: httpx2.Client, openrush: Gate, key: NewKey) -> None:
     assert balance == sum(one["amount"] for one in found)
 
 
-def test_activity(client: httpx2.Client, openrush: Gate, key: NewKey, clock: Clock) -> None:
+def test_activity(
+    client: httpx2.Client, openrush: Gate, noting: Noting, key: NewKey, clock: Clock
+) -> None:
     """O20: each request is a row: time, credential, source, method, path, status, credits,
     duration; the credits in sum are those that the ledger has.
     """
     headers = bearer(key) | {"X-Request-ID": "r-1", "User-Agent": "agent/1"}
     client.post("/v1/tools/inspect_serp?q=1", headers=headers, json=TOOLS["inspect_serp"][1])
     call(client, key, "inspect_page", {})
-    openrush.flush()
+    noting.flush(2)
     page = client.get("/v1/me/activity", headers=bearer(key)).json()
     failed, done = page["activity"]
     assert done["duration_ms"] >= 0

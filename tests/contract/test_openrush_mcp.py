@@ -19,6 +19,7 @@ from keyrush import Gate
 from mcp import Client
 from tests.conftest import settings
 from tests.contract.test_openrush import TOOLS
+from tests.support.activity import Noting
 from tests.support.authorisation import AuthorisationServer, authorising
 from tests.support.serving import listening, serve, url_of
 
@@ -121,12 +122,13 @@ def test_activity_of_three_doors(site: Site) -> None:
     """O9, O20: activity and ledger have the calls by every door, each with whose it is and what it
     has cost, in the account that is behind them all.
     """
+    noting = Noting(site.gate)
     body = TOOLS["inspect_domain"][1]
     for credential in (site.key, site.session):
         headers = {"authorization": f"Bearer {credential}"}
         httpx2.post(f"{site.url}/v1/tools/inspect_domain", json=body, headers=headers)
     anyio.run(calls, site.url, site.agent, "inspect_keyword")
-    site.gate.flush()
+    noting.flush(3, paid=True)
     headers = {"authorization": f"Bearer {site.session}"}
     rows = httpx2.get(f"{site.url}/v1/me/activity", headers=headers).json()["activity"]
     called = [row for row in rows if row["credits"]]

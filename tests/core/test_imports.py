@@ -121,6 +121,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.hosts",
         "sql.opening",
         "sql.patience",
+        "sql.pool",
         "sql.presence",
         "sql.schema",
         "sql.states",

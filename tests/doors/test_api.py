@@ -349,9 +349,12 @@ def test_environment_is_the_callers(gate: Gate, client: httpx2.Client) -> None:
     assert problem["loc"] == ["body", "environment"]
 
 
-def test_limited_keys_make_none(gate: Gate, client: httpx2.Client) -> None:
-    """O13: a key with limits of its own makes no other, which would be as much again."""
-    caller, wide = key_of(gate, limits="9/minute"), key_of(gate)
+@pytest.mark.parametrize("bounds", [{"limits": "9/minute"}, {"max_concurrent": 9}])
+def test_limited_keys_make_none(gate: Gate, client: httpx2.Client, bounds: dict[str, Any]) -> None:
+    """O13: a key with limits of its own makes no other, which would be as much again, and gets no
+    replacement of one that may ask more; its own is as it is.
+    """
+    caller, wide = key_of(gate, **bounds), key_of(gate)
     for path in (KEYS, f"{KEYS}/{wide.key.id}/rotate"):
         refused = client.post(
             path, headers=bearer(caller), json={"name": "n"} if path == KEYS else {}
@@ -363,6 +366,7 @@ def test_limited_keys_make_none(gate: Gate, client: httpx2.Client) -> None:
     assert own.status_code == 201
     replacement = gate.keys.get(own.json()["api_credential"]["id"])
     assert replacement.limits == caller.key.limits
+    assert replacement.max_concurrent == caller.key.max_concurrent
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,12 @@ def test_pages_of_the_ledger(two: Two) -> None:
     assert [one["id"] for one in grants] == [12, 9, 6, 3]
     assert len(paged(two, LEDGER, "entries", reason=["grant", "top_up"])) == 12
     assert two.get(LEDGER, reason="charge")["entries"] == []
+    assert len(paged(two, LEDGER, "entries", limit=5, source=["operator", "mcp"])) == 12
+    assert two.get(LEDGER, source="mcp")["entries"] == []
+    at = iso(START)
+    assert len(paged(two, LEDGER, "entries", limit=5, since=at, until=iso(START + 1))) == 12
+    assert two.get(LEDGER, until=at)["entries"] == two.get(LEDGER, since=iso(START + 1))["entries"]
+    assert two.get(LEDGER, until=at)["entries"] == []
 
 
 def test_nobody_elses_ledger(two: Two) -> None:
@@ -316,6 +322,9 @@ WRONG: list[tuple[str, dict[str, Any], list[str | int]]] = [
     (LEDGER, {"cursor": "-1"}, ["cursor"]),
     (LEDGER, {"reason": "gift"}, ["reason", 0]),
     (LEDGER, {"reason": ["charge"] * 50}, ["reason"]),
+    (LEDGER, {"source": "web"}, ["source", 0]),
+    (LEDGER, {"since": "2026-11-18T11:07:00"}, ["since"]),
+    (LEDGER, {"until": "9999-12-31T23:59:59-14:00"}, ["until"]),
     (ACTIVITY, {"limit": "1e9"}, ["limit"]),
     (ACTIVITY, {"cursor": "\u202e"}, ["cursor"]),
     (ACTIVITY, {"cursor": "MTIz"}, ["cursor"]),

@@ -581,10 +581,10 @@ def test_by_which_door(world: World, source: str, expected: str) -> None:
         id=key.id, lineage=key.id, name="n", prefix="", scopes=("*",), source=source, subject="s"
     )
     caller = Principal(
-        entitled(claims, known, world.gate.catalog, counts),
-        world.gate.policy,
-        world.gate.charging,
+        entitled(claims, known, world.gate.catalog, counts, world.gate.clock()),
+        world.gate.deciding.means,
         world.gate.clock(),
+        [],
     )
     assert caller.charge(3) == KEPT
     charge = world.gate.credits.ledger("acct_a")[0]

@@ -13,7 +13,7 @@ from keyrush.core.checks import checked_credits
 from keyrush.core.model import Plan
 from keyrush.core.policy import MAX_CREDITS, Policy
 from keyrush.core.refusal import Refusal
-from keyrush.gate.principal import Anonymous
+from keyrush.gate.principal import Anonymous, Means
 from tests.support.values import NOW, verified
 
 STARTER = Plan("starter", modules=frozenset({"meta"}))
@@ -34,6 +34,15 @@ class Charges:
         return self.charge(principal, credits)
 
 
+class Weighs:
+    """Weighs nothing."""
+
+    def nothing(self, *args: Any) -> Any:
+        raise AssertionError("nothing is weighed here")
+
+    limit = limit_async = cost = cost_async = cost_after = nothing
+
+
 @pytest.fixture
 def charges() -> Charges:
     """What was charged."""
@@ -43,7 +52,8 @@ def charges() -> Charges:
 @pytest.fixture
 def principal(charges: Charges) -> Principal:
     """A key on the starter plan that may read articles."""
-    return Principal(verified("read:articles", plan=STARTER), POLICY, charges, NOW)
+    means = Means(POLICY, charges, Weighs())
+    return Principal(verified("read:articles", plan=STARTER), means, NOW, [])
 
 
 def test_who_it_is(principal: Principal) -> None:

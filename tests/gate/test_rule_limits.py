@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from keyrush import Gate
+from keyrush import Gate, testing
+from keyrush.errors import ConfigurationError, InvalidArgument
 from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi, asgi_app, wsgi_app
@@ -40,11 +42,12 @@ def opened(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Opening]:
     """Opens a gate with these rules, behind each adapter."""
     gates: list[Gate] = []
 
-    def opening(*rules: dict[str, Any], **values: Any) -> World:
+    def opening(*rules: dict[str, Any], app: Any = None, **values: Any) -> World:
         gate = Gate.open(settings(rules=list(rules), **{"plans": PLANS, **values}), clock=clock)
         gates.append(gate)
-        is_asgi = request.param == "asgi"
-        return World(Asgi if is_asgi else Wsgi, asgi_app if is_asgi else wsgi_app, gate)
+        if request.param == "asgi":
+            return World(Asgi, app.asgi if app else asgi_app, gate)
+        return World(Wsgi, app.wsgi if app else wsgi_app, gate)
 
     yield opening
     for gate in gates:
@@ -69,3 +72,209 @@ def test_rule_and_plan(opened: Opening) -> None:
     assert (other.status, other["x-ratelimit-limit"]) == (200, "100")
     # The refused request took nothing: three were let in.
     assert other["x-ratelimit-remaining"] == "97"
+
+
+def test_by_plan(opened: Opening) -> None:
+    """A rule may limit each plan otherwise; a plan that it does not name is not limited by it."""
+    world = opened({"path": "/export", "limits": {"pro": "1/minute"}})
+    starter, pro = world.key("acct_s"), world.key("acct_p", "pro")
+    assert [world.get(pro, "/export").status for _ in range(2)] == [200, 429]
+    assert [world.get(starter, "/export").status for _ in range(3)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("per", ["key", "account", "address"])
+def test_whose_requests(opened: Opening, per: str) -> None:
+    """A rule's limit is each key's, each account's or each client address's."""
+    world = opened({"path": "/export", "limits": "1/minute", "per": per})
+    first = world.key("acct_a")
+    sister = world.gate.keys.create("acct_a", "sister")
+    other = world.key("acct_b")
+    statuses = [world.get(key, "/export").status for key in (first, sister, other)]
+    expected = {"key": [200, 200, 200], "account": [200, 429, 200], "address": [200, 429, 429]}
+    assert statuses == expected[per]
+
+
+def test_a_shared_window(opened: Opening) -> None:
+    """Rules of one group share its window, whatever path is asked for."""
+    world = opened(
+        {"path": "/search", "limits": "2/minute", "limit_group": "search"},
+        {"path": "/suggest", "limit_group": "search"},
+        {"path": "/export", "limits": "2/minute"},
+    )
+    key = world.key()
+    paths = ("/search", "/suggest", "/suggest", "/search", "/export")
+    assert [world.get(key, path).status for path in paths] == [200, 200, 429, 429, 200]
+
+
+def test_cost(opened: Opening) -> None:
+    """A request costs what its rule says, of the plan's windows and of the rule's."""
+    world = opened({"path": "/export", "limits": "10/minute", "cost": 4})
+    key = world.key()
+    assert world.get(key, "/export")["x-ratelimit-remaining"] == "6"
+    assert world.get(key, "/export")["x-ratelimit-remaining"] == "2"
+    refused = world.get(key, "/export")
+    assert (refused.status, refused["x-ratelimit-remaining"]) == (429, "2")
+    assert world.get(key, "/other")["x-ratelimit-remaining"] == "91"
+    world.gate.flush()
+    assert world.gate.usage.this_month("acct_a").counted == 3  # which is no number of units
+
+
+def test_until_when(opened: Opening, clock: Clock) -> None:
+    """S21: who is refused by a rule is admitted when Retry-After has passed, and not before."""
+    world = opened({"path": "/export", "limits": "1/minute"})
+    key = world.key()
+    assert world.get(key, "/export").status == 200
+    wait = int(world.get(key, "/export")["retry-after"])
+    clock.advance((wait - 1) * 1000)
+    assert world.get(key, "/export").status == 429
+    clock.advance(1000)
+    assert world.get(key, "/export").status == 200
+
+
+def test_ietf_fields(opened: Opening) -> None:
+    """S28: RateLimit-Policy names the rule's windows beside the plan's."""
+    world = opened({"path": "/a/{x}", "limits": "2/minute"}, headers="ietf")
+    answer = world.get(world.key(), "/a/1")
+    assert answer["ratelimit-policy"] == '"minute";q=100;w=60, "/a/{x}-minute";q=2;w=60'
+    assert answer["ratelimit"].startswith('"/a/{x}-minute";r=1;')
+
+
+def test_a_refusal_takes_nothing(opened: Opening) -> None:
+    """What the rules refuse takes nothing of any window (R7), and shows how they stand."""
+    world = opened({"path": "/admin", "limits": "1/minute", "scopes": ["admin"]}, scopes=["read"])
+    key = world.key()
+    reader = world.gate.keys.create("acct_a", "reader", scopes=["read"])
+    refused = [world.get(reader, "/admin") for _ in range(3)]
+    assert [(one.status, one["x-ratelimit-remaining"]) for one in refused] == [(403, "1")] * 3
+    assert world.get(key, "/admin").status == 200
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([{"path": "/a", "limits": "x"}], "rules.0.limits"),
+        ([{"path": "/a", "limits": {"gold": "1/minute"}}], "gold is no plan"),
+        ([{"path": "/a", "limits": "1/minute", "per": "user"}], "rules.0.per"),
+        ([{"path": "/a", "limit_group": "g"}], "limit_group: no rule says the limits of g"),
+        (
+            [
+                {"path": "/a", "limit_group": "g", "limits": "1/minute"},
+                {"path": "/b", "limit_group": "g", "limits": "2/minute"},
+            ],
+            "1.limit_group: g has other limits elsewhere",
+        ),
+        ([{"path": "/a", "cost": 0}], "rules.0.cost"),
+        ([{"path": "/a", "wait": "soon"}], "rules.0.wait"),
+        ([{"path": "/a", "max_concurrent": 0}], "rules.0.max_concurrent"),
+    ],
+)
+def test_wrong_rules(rules: list[dict[str, Any]], said: str) -> None:
+    """A wrong limit of a rule stops the start-up and names the field."""
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        settings(rules=rules, plans=PLANS)
+
+
+# --- in code ---
+
+
+class Weighed:
+    """An app that weighs its requests as their query says, before it answers or afterwards."""
+
+    def __init__(self, *calls: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
+        self.calls = list(calls)
+
+    def weigh(self, principal: Any) -> None:
+        for name, args, named in self.calls:
+            getattr(principal, name)(*args, **named)
+
+    def wsgi(self, environ: Any, start_response: Any) -> list[bytes]:
+        self.weigh(environ["keyrush.principal"])
+        return wsgi_app(environ, start_response)
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        for name, args, named in self.calls:
+            if name == "cost_after":
+                scope["keyrush"].cost_after(*args, **named)
+            else:
+                await getattr(scope["keyrush"], f"{name}_async")(*args, **named)
+        await asgi_app(scope, receive, send)
+
+
+def test_limits_by_name(opened: Opening) -> None:
+    """A limit in code is its name's, wherever it is asked for; what it refuses takes nothing."""
+    app = Weighed(("limit", ("2/minute",), {"name": "export"}))
+    world = opened(app=app)
+    key = world.key()
+    answers = [world.get(key, f"/{number}") for number in range(3)]
+    assert [one.status for one in answers] == [200, 200, 429]
+    assert [one["x-ratelimit-limit"] for one in answers] == ["2", "2", "2"]
+    assert [one["x-ratelimit-remaining"] for one in answers] == ["1", "0", "0"]
+    assert int(answers[2]["retry-after"]) > 0
+    app.calls.clear()
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "97"
+
+
+@pytest.mark.parametrize(("first", "then"), [("limit", "refuse"), ("cost", "refuse")])
+def test_given_back(opened: Opening, first: str, then: str) -> None:
+    """What a request has taken in code is given back where it is refused later."""
+    taking = (
+        ("limit", ("2/minute",), {"name": "export"}) if first == "limit" else ("cost", (50,), {})
+    )
+    app = Weighed(taking, ("limit", ("0/minute",), {"name": then}))
+    world = opened(app=app)
+    key = world.key()
+    assert [world.get(key, "/").status for _ in range(5)] == [429] * 5
+    app.calls.pop()
+    assert world.get(key, "/").status == 200
+
+
+def test_cost_in_code(opened: Opening) -> None:
+    """An app says what a request costs in all, more than its rule says or less."""
+    app = Weighed(("cost", (30,), {}))
+    world = opened({"path": "/dear", "cost": 50}, app=app)
+    key = world.key()
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "70"
+    world.get(key, "/dear")
+    app.calls[:] = [("cost", (1,), {})]
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "39"
+    app.calls[:] = [("cost", (40,), {})]
+    refused = world.get(key, "/")
+    assert (refused.status, refused["x-ratelimit-remaining"]) == (429, "38")
+
+
+def test_cost_afterwards(opened: Opening, clock: Clock) -> None:
+    """What is known late is counted whole, beyond the limit; who comes next waits for it."""
+    app = Weighed(("cost_after", (150,), {}))
+    world = opened(app=app)
+    key = world.key()
+    assert world.get(key, "/").status == 200
+    app.calls.clear()
+    refused = world.get(key, "/")
+    assert refused.status == 429
+    # 150 of the minute before are 100 or more until a third of this one has passed.
+    assert int(refused["retry-after"]) == 60 + 21
+    clock.advance(80_000)
+    assert world.get(key, "/").status == 429
+    clock.advance(1000)
+    assert world.get(key, "/").status == 200
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (("limit", ("5/minute",), {"name": ""}), "name"),
+        (("limit", ("x",), {"name": "a"}), "limits"),
+        (("limit", ("5/minute",), {"name": "a", "per": "address"}), "per"),
+        (("limit", ("5/minute",), {"name": "a", "cost": -1}), "cost"),
+        (("cost", (-1,), {}), "cost"),
+        (("cost_after", (1.5,), {}), "cost"),
+    ],
+)
+def test_wrong_arguments(gate: Gate, call: tuple[str, tuple[Any, ...], Any], field: str) -> None:
+    """A wrong argument names the field."""
+    gate.accounts.create("acct_a")
+    principal = testing.caller(gate, gate.keys.create("acct_a", "agent"))
+    name, args, named = call
+    with pytest.raises(InvalidArgument) as caught:
+        getattr(principal, name)(*args, **named)
+    assert caught.value.field == field

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from keyrush.core.sliding import SHARE, Taken, Tally, Window
+from keyrush.core.sliding import SHARE, Part, Taken, Tally, Window
 from keyrush.limiter.shared.lease import HORIZON
 from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
 from keyrush.runtime.background import Background, Job
@@ -535,6 +535,10 @@ class Awaited(MemoryLedger):
     async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         await self.answers.wait()
         return self.take(windows, cost, extra)
+
+    async def take_together_async(self, parts: Sequence[Part]) -> list[Taken]:
+        await self.answers.wait()
+        return self.take_together(parts)
 
 
 def test_a_take_on_the_event_loop_itself(clock: Clock) -> None:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core import sliding
-from keyrush.core.sliding import EXACT, Taken, Window, WindowCount
+from keyrush.core.sliding import EXACT, Part, Taken, Window, WindowCount
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
@@ -227,6 +227,8 @@ def test_changed_amount_keeps_the_count(ledger: Ledger) -> None:
 
 
 SUBJECTS = ["a", "{a}", "{}", "}{", "", "%", "%7Ba%7D", "a:b", "a:b:", "ключ", "a b\r\n", "{", "}"]
+GROUPS = ["", "b", "{b}", "%7Bb%7D", "60", "b:60", ":", "b|c", "}", "slots"]
+SUBJECTS += [f"{subject}|{group}" for subject in ["a", "{a}", ""] for group in GROUPS]
 
 
 def test_subjects_are_apart(ledger: Ledger) -> None:
@@ -267,6 +269,89 @@ def test_closed_and_used_again(ledger: Ledger) -> None:
     ledger.take([window(2)], 1, 0)
     ledger.close()
     assert counts(ledger, window(2)) == [(1, 0)]
+
+
+# --- several subjects together --------------------------------------------------------------------
+
+
+def parts_of(*costs: int) -> list[Part]:
+    """So much of two windows of a key, one of a rule for the key, and one of an address."""
+    wanted = [
+        [window(10), window(50, HOUR)],
+        [window(4, subject="key:a|rule: 5")],
+        [window(6, subject="address:2001:db8::")],
+    ]
+    return [Part(its, cost, 0) for its, cost in zip(wanted, costs, strict=False)]
+
+
+def test_all_parts_or_none(place: Where, ledger: Ledger) -> None:
+    """S35: each subject is taken from at its own cost; where one refuses, no other is."""
+    taken = ledger.take_together(parts_of(1, 2, 3))
+    assert [one.granted for one in taken] == [1, 2, 3]
+    assert [[count for _, count, _ in one.counters] for one in taken] == [[1, 1], [2], [3]]
+    for costs in ([1, 3, 1], [10, 1, 1], [1, 1, 4], [1, 9, 9]):
+        refused = ledger.take_together(parts_of(*costs))
+        assert [one.granted for one in refused] == [0, 0, 0]
+        assert [[count for _, count, _ in one.counters] for one in refused] == [[1, 1], [2], [3]]
+    assert [one.granted for one in ledger.take_together(parts_of(9, 2, 3))] == [9, 2, 3]
+    assert place.stored() == 4
+
+
+def test_a_part_that_only_looks(ledger: Ledger) -> None:
+    """A cost of 0 is refused by nothing, and takes nothing."""
+    ledger.take_together(parts_of(0, 4))
+    taken = ledger.take_together(parts_of(1, 0))
+    assert [one.granted for one in taken] == [1, 0]
+    assert [one.counters[0][1] for one in taken] == [1, 4]
+    assert [one.granted for one in ledger.take_together(parts_of(1, 1))] == [0, 0]
+
+
+def test_extra_of_parts(ledger: Ledger) -> None:
+    """Each part has its own share of what is left in its windows; none where another refuses."""
+    parts = [Part([window(1001)], 1, 50), Part([window(301, subject="account:a")], 1, 2)]
+    assert [one.granted for one in ledger.take_together(parts)] == [11, 3]
+    parts.append(Part([window(0, subject="address:1")], 1, 9))
+    assert [one.granted for one in ledger.take_together(parts)] == [0, 0, 0]
+    assert [counts(ledger, *part.windows) for part in parts] == [[(11, 0)], [(3, 0)], [(0, 0)]]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["threads", "tasks"])
+def test_parts_under_way_together(place: Where, *, is_async: bool) -> None:
+    """S35: of many at once, by two ledgers and in any order, no subject has more than its limit,
+    and who is refused has consumed nothing of any.
+    """
+    ledgers = [place.open(None), place.open(None)]
+    month = 31 * DAY
+    common = Part([window(60, month, "address:1")], 1, 0)
+    keys = [Part([window(25, month, f"key:{number}")], 1, 0) for number in range(4)]
+
+    def wanted(number: int) -> list[Part]:
+        return [keys[number % 4], common][:: -1 if number % 3 else 1]
+
+    async def ask(ledger: Ledger, numbers: range) -> int:
+        asked = (ledger.take_together_async(wanted(number)) for number in numbers)  # type: ignore[attr-defined]  # each is one
+        return sum(all(one.granted for one in taken) for taken in await asyncio.gather(*asked))
+
+    def work(number: int) -> int:
+        ledger = ledgers[number % 2]
+        numbers = range(number, number + 30)
+        if is_async:
+            return asyncio.run(ask(ledger, numbers))
+        taken = [ledger.take_together(wanted(number)) for number in numbers]
+        return sum(all(one.granted for one in its) for its in taken)
+
+    with ThreadPoolExecutor(4) as pool:
+        passed = sum(pool.map(work, range(4)))
+    ends = [sum(counts(ledgers[0], *part.windows)[0]) for part in (common, *keys)]
+    assert ends[0] == sum(ends[1:]) == passed
+    assert max(ends[1:]) <= 25
+    # In a Cluster what one refuses was another's for a moment, in which that one may refuse, too.
+    assert passed == 60 or (passed < 60 and is_cluster(ledgers[0]))
+
+
+def is_cluster(ledger: Ledger) -> bool:
+    """Whether subjects are in several slots."""
+    return isinstance(ledger, RedisLedger) and ledger.is_cluster
 
 
 # --- giving back ----------------------------------------------------------------------------------
@@ -313,6 +398,23 @@ def test_added(ledger: Ledger, clock: Clock) -> None:
     clock.advance(3 * MINUTE)
     ledger.give_back([window(5)], -7, clock.now)
     assert counts(ledger, window(5)) == [(7, 0)]
+
+
+def test_added_without_end(ledger: Ledger, clock: Clock) -> None:
+    """Whatever is added, a counter holds no more than can be counted with exactly."""
+    start = clock.now
+    for length in LENGTHS:
+        wanted, most = [window(1, length)], EXACT // length
+        clock.now = start
+        ledger.give_back(wanted, -EXACT, start)
+        clock.advance(length)
+        for then in (clock.now, start):
+            ledger.give_back(wanted, -EXACT // 3, then)
+            ledger.give_back(wanted, -EXACT, then)
+        assert counts(ledger, *wanted) == [(most, most)]
+        assert ledger.take(wanted, 1, 1).granted == 0
+        ledger.give_back(wanted, most, clock.now)
+        assert counts(ledger, *wanted) == [(0, most)]
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -426,3 +528,47 @@ def test_equal_to_the_arithmetic(
                 known[one.key] = counter
     every = [window(1, length, subject) for length in LENGTHS]
     assert ledger.take(every, 0, 0) == sliding.grant(every, known, 0, 0, clock.now)[0]
+
+
+class Several(NamedTuple):
+    """A take of several subjects, after the clock has moved."""
+
+    moved: int  #: milliseconds
+    #: Of each subject the lengths of its windows, their amounts, the cost and the extra.
+    parts: list[tuple[list[int], list[int], int, int]]
+
+
+def several() -> st.SearchStrategy[Several]:
+    lengths = st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=2, unique=True)
+    amounts = st.lists(st.one_of(st.integers(0, 20), st.integers(0, 2000)), min_size=2, max_size=2)
+    cost = st.one_of(st.sampled_from([0, 1, 1]), st.integers(0, 20), st.integers(0, 10**9))
+    part = st.tuples(lengths, amounts, cost, st.sampled_from([0, 0, 1, 10**9]))
+    moved = st.one_of(st.just(0), st.integers(0, 5000), st.integers(0, 3 * MINUTE))
+    return st.builds(Several, moved, st.lists(part, min_size=1, max_size=4))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=SHARED)
+@given(st.lists(several(), min_size=1, max_size=8), st.integers(0, 31 * DAY))
+def test_parts_equal_to_the_arithmetic(
+    ledger: Ledger, clock: Clock, schedule: list[Several], start: int
+) -> None:
+    """Whatever is asked of several subjects, every ledger answers as `sliding` does."""
+    clock.now = 1_795_000_000_000 + start
+    example = next(_numbers)
+    known: dict[str, WindowCount] = {}
+    for step in schedule:
+        clock.advance(step.moved)
+        parts = [
+            Part(
+                [
+                    window(amount, length, f"key:{example}-{number % 3}|{number}")
+                    for length, amount in zip(lengths, amounts, strict=False)
+                ],
+                cost,
+                extra,
+            )
+            for number, (lengths, amounts, cost, extra) in enumerate(step.parts)
+        ]
+        expected, changes = sliding.grant_together(parts, known, clock.now)
+        assert ledger.take_together(parts) == expected
+        known.update(changes)

@@ -7,7 +7,6 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,96 +20,32 @@ from keyrush.errors import ConfigurationError, DataError
 from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.guarded import GuardedLimiter
 from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
-from keyrush.limiter.ledgers.protocol import AsyncLedger, Ledger
+from keyrush.limiter.ledgers.protocol import AsyncLedger
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter, SmallLimiter
-from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import LeasedLimiter
 from keyrush.runtime import clock as clocks
-from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi
 from tests.support.ledgers import MemoryLedger
+from tests.support.limiters import MINUTE, NOW, OURS, Timed, opened_limiter, window
 from tests.support.scripts import run
 from tests.support.valkey import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
 
-MINUTE = 60_000
-NOW = 29_000_000 * MINUTE
 
-
-def window(amount: int, length: int = MINUTE, subject: str = "key:a") -> Window:
-    """A window as the gate makes it: its key names subject and length."""
-    return Window(f"{subject}:{length // 1000}", length, amount, "minute")
-
-
-class Timed:
-    """A limiter that goes by the same clock, which is at `now` during a take."""
-
-    def __init__(self, inner: Limiter, clock: Clock) -> None:
-        self.inner = inner
-        self._clock = clock
-
-    def take(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        self._clock.now = now
-        return self.inner.take(windows=windows, cost=cost, now=now)
-
-    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        self.inner.give_back(windows=windows, cost=cost, taken_at=taken_at)
-
-    def close(self) -> None:
-        self.inner.close()
-
-
-@contextmanager
-def opened_ledger(place: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
-    """An empty ledger of the kind, which goes by `clock`."""
-    if place == "ledger":
-        yield MemoryLedger(clock)
-    elif place == "valkey":
-        yield RedisLedger(request.getfixturevalue("valkey_url"), clock)
-    else:
-        database = Database(request.getfixturevalue("postgres_url"))
-        yield PostgresqlLedger(database, clock)
-        database.close()
-
-
-PLACES = ["ledger", "postgresql", "valkey"]
-
-
-@pytest.fixture(
-    params=[
-        "memory",
-        "mapped",
-        *(f"{mode}-{place}" for place in PLACES for mode in ("exact", "leased")),
-    ]
-)
+@pytest.fixture(params=OURS)
 def limiter(request: pytest.FixtureRequest, clock: Clock) -> Iterator[SmallLimiter]:
     """Each limiter, empty."""
-    if request.param == "memory":
-        clock.now = NOW
-        yield open_limiter("memory://", clock=clocks.Clock.of(clock)).limiter
-        return
     clock.now = NOW
-    if request.param == "mapped":
-        folder = request.getfixturevalue("tmp_path")
-        opened = open_limiter(f"file://{folder}/windows", clock=clocks.Clock.of(clock))
-        timed = Timed(opened.limiter, clock)
-        yield timed
-        timed.close()
-        return
-    mode, place = request.param.split("-")
-    with opened_ledger(place, request, clock) as ledger:
-        client = LedgerClient(ledger, "local", clocks.Clock.of(clock))
-        timed = Timed((ExactLimiter if mode == "exact" else LeasedLimiter)(client), clock)
-        yield timed
-        timed.close()
+    with opened_limiter(request.param, request, clock) as timed:
+        yield timed.inner if request.param == "memory" else timed
 
 
 def in_threads(threads: int, work: Callable[[], int]) -> int:

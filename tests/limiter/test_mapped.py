@@ -51,6 +51,7 @@ from tests.support.mapped import (
     HOUR,
     MINUTE,
     NOW,
+    Counted,
     bucket,
     content,
     holding,
@@ -127,27 +128,6 @@ def opened(path: Path) -> Iterator[Table]:
     found = open_table(str(path))
     yield found
     close_table(found)
-
-
-class Counted:
-    """Locks, and how often each was tried."""
-
-    def __init__(self, inner: KernelLock) -> None:
-        self._inner = inner
-        self.tried: list[int] = []
-
-    def lock(self, at: int) -> bool:
-        self.tried.append(at)
-        return self._inner.lock(at)
-
-    def unlock(self, at: int) -> None:
-        self._inner.unlock(at)
-
-    def holder(self, at: int) -> int | None:
-        return self._inner.holder(at)
-
-    def detach(self) -> None:
-        self._inner.detach()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from keyrush.core.sliding import Window
+from keyrush.core.sliding import Demand, Window
 from keyrush.errors import Away
 from keyrush.limiter.shared.client import LedgerClient
 from keyrush.limiter.shared.exact import ExactLimiter
@@ -136,7 +136,7 @@ def test_nothing_to_tell_says_nothing(clock: Clock) -> None:
     client = client_of(ledger, clock)
     client.membership.enlist()
     away(client)
-    client.books.answer_in_outage([MINUTELY], 1, clock())
+    client.books.answer_in_outage([Demand([MINUTELY], 1)], clock())
     client.books.give_back([MINUTELY], 1, clock())
     clock.advance(int(PAUSE * 1000))
     client.settle()
@@ -238,7 +238,7 @@ def test_clock_of_the_server_unknown(clock: Clock) -> None:
     client.membership.enlist()
     away(client)
     with pytest.raises(Away):
-        client.books.answer_in_outage([MINUTELY], 1, clock())
+        client.books.answer_in_outage([Demand([MINUTELY], 1)], clock())
 
 
 def test_a_slow_answer_tells_little_of_a_clock(clock: Clock) -> None:

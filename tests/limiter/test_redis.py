@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import signal
 import socket
 import socketserver
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from keyrush.core.sliding import Taken, Window
+from keyrush.core.sliding import Part, Taken, Window
 from keyrush.errors import ConfigurationError, LimiterError
 from keyrush.limiter.ledgers.calls import Call, NoReply
 from keyrush.limiter.ledgers.redis.changes import RedisChanges
@@ -40,6 +41,16 @@ WANTED = [Window("key:a:2592000", 30 * DAY, 1000, "month"), Window("key:a:86400"
 
 def window(subject: str, amount: int = 1000) -> Window:
     return Window(f"{subject}:2592000", 30 * DAY, amount, "month")
+
+
+def taking(windows: Sequence[Window], cost: int = 1) -> Call:
+    """A take of one subject."""
+    return Call("take", [Part(windows, cost, 0)])
+
+
+def giving(windows: Sequence[Window], cost: int, taken_at: int) -> Call:
+    """What gives back."""
+    return Call("give", [(windows, cost, taken_at)])
 
 
 def counted(ledger: RedisLedger, *wanted: Window) -> int:
@@ -112,6 +123,8 @@ def test_a_subject_is_in_one_slot() -> None:
 
     for subject in ["key:a", "", "{", "}{", "{}", "a:b", "%"]:
         assert slot(f"{subject}:60") == slot(f"{subject}:3600")
+        for group in ["export", "{x}", "}", "", "a:b|c"]:
+            assert slot(f"{subject}|{group}:60") == slot(f"{subject}:60")
     assert len({slot(f"key:{number}:60") for number in range(100)}) > 90
 
 
@@ -231,16 +244,16 @@ def test_mixed_in_one_call(ledger: RedisLedger, clock: Callable[[], int]) -> Non
     ledger._clock = clock  # noqa: SLF001  # one instant for all
     wanted = [window("key:a", 5)]
     calls = [
-        Call("take", wanted, 5, 0),
-        Call("take", wanted, 1, 0),
-        Call("give", wanted, 2, clock()),
-        Call("take", [], 1, 0),
-        Call("take", [window("key:b", 5), *wanted], 1, 0),
-        Call("give", [window("key:c")], -3, clock()),
-        Call("take", [window("key:c")], 0, 0),
+        taking(wanted, 5),
+        taking(wanted),
+        giving(wanted, 2, clock()),
+        taking([]),
+        taking([window("key:b", 5), *wanted]),
+        giving([window("key:c")], -3, clock()),
+        taking([window("key:c")], 0),
     ]
-    answers = ledger._send(calls)  # noqa: SLF001  # threads would come in any order
-    assert [answer.granted for answer in answers] == [5, 0, 0, 0, 1, 0, 0]
+    answers = [taken for its in ledger._send(calls) for taken in its]  # noqa: SLF001  # threads would come in any order
+    assert [answer.granted for answer in answers] == [5, 0, 0, 1, 0]
     assert [counter[1] for answer in answers for counter in answer.counters] == [5, 5, 1, 4, 3]
 
 
@@ -364,14 +377,14 @@ def test_all_threads_get_the_same_silence() -> None:
     """Threads that wait for a call that gets no answer don't each wait for one of their own."""
     sent = []
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         sent.append(calls)
         until(lambda: len(threads._waiting) == 7)  # noqa: SLF001  # nothing else shows it
         raise NoReply("nothing was heard")
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(threads.ask, Call("take", WANTED, 1, 0)) for _ in range(8)]
+        asked = [pool.submit(threads.ask, taking(WANTED)) for _ in range(8)]
         assert [str(one.exception(30)) for one in asked] == ["nothing was heard"] * 8
     assert len(sent) == 1
 
@@ -472,7 +485,7 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
     """Ctrl-C in a thread that waits for its turn does not keep the others from theirs."""
     called, go_on = threading.Event(), threading.Event()
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         called.set()
         assert go_on.wait(30)
         return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
@@ -484,8 +497,8 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
         until(lambda: threads._waiting)  # noqa: SLF001  # nothing else shows it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
-    call = Call("take", WANTED, 1, 0)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
+    call = taking(WANTED)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with ThreadPoolExecutor(2) as pool:
@@ -495,10 +508,10 @@ def test_a_thread_that_gives_up_waiting(ledger: RedisLedger) -> None:
             with pytest.raises(KeyboardInterrupt):
                 threads.ask(call)
             go_on.set()
-            assert leader.result(30).granted == 1
+            assert leader.result(30)[0].granted == 1
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert threads.ask(call).granted == 1
+    assert threads.ask(call)[0].granted == 1
     assert counted(ledger) == 2
 
 
@@ -506,15 +519,15 @@ def test_a_call_that_is_broken_off(ledger: RedisLedger) -> None:
     """Ctrl-C in the thread that calls is an error to those for whom it called."""
     errors = iter([KeyboardInterrupt, None])
 
-    def send(calls: object) -> list[Taken]:
+    def send(calls: object) -> list[list[Taken]]:
         if error := next(errors, None):
             raise error
         return ledger._send(calls)  # type: ignore[arg-type]  # noqa: SLF001  # that of a ledger
 
-    threads: ThreadBatches[Call, Taken] = ThreadBatches(send, TOGETHER)
+    threads: ThreadBatches[Call, list[Taken]] = ThreadBatches(send, TOGETHER)
     with pytest.raises(KeyboardInterrupt):
-        threads.ask(Call("take", WANTED, 1, 0))
-    assert threads.ask(Call("take", WANTED, 1, 0)).granted == 1
+        threads.ask(taking(WANTED))
+    assert threads.ask(taking(WANTED))[0].granted == 1
 
 
 # --- tasks and loops ------------------------------------------------------------------------------
@@ -764,6 +777,112 @@ def test_a_slot_moves(valkey_cluster: list[Valkey], cluster_url: str, *, is_asyn
     assert ask().granted == 1
     assert counted(ledger, wanted) == 1
     ledger.close()
+
+
+class Apart:
+    """Subjects of a test's own, the second on another node of a Cluster than the first."""
+
+    def __init__(self, nodes: list[Valkey], url: str, options: str = "") -> None:
+        self.ledger = RedisLedger(url + options)
+        prefix = prefix_of(url)
+        names = (f"address:{prefix}:{number}" for number in itertools.count())
+        here = nodes[0]
+        self.first, self.second = (
+            next(name for name in names if (self.node(nodes, prefix, name) is here) is is_here)
+            for is_here in (True, False)
+        )
+        self.other = self.node(nodes, prefix, self.second)
+        self.parts = [Part([window(self.first, 5)], 1, 0), Part([window(self.second, 2)], 1, 0)]
+
+    def node(self, nodes: list[Valkey], prefix: str, subject: str) -> Valkey:
+        """Where a subject is."""
+        slot = key_slot(key_of(prefix, window(subject).key).encode())
+        return nodes[slot * len(nodes) // 16384]
+
+    def counts(self) -> list[int]:
+        """What counts of each."""
+        return [counted(self.ledger, *part.windows) for part in self.parts]
+
+    async def take(self, *, is_async: bool) -> list[int]:
+        """What each is granted, on the event loop or in a thread."""
+        if is_async:
+            taken = await self.ledger.take_together_async(self.parts)
+        else:
+            taken = await asyncio.to_thread(self.ledger.take_together, self.parts)
+        return [one.granted for one in taken]
+
+    async def are(self, *counts: int) -> None:
+        """Wait until so much counts of each."""
+        await asyncio.to_thread(until, lambda: self.counts() == [*counts])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_subjects_on_several_nodes(
+    valkey_cluster: list[Valkey], cluster_url: str, *, is_async: bool
+) -> None:
+    """S35: in a Cluster each slot is asked; what one refuses, the others have again."""
+    apart = Apart(valkey_cluster, cluster_url)
+
+    async def ask() -> None:
+        for granted in ([1, 1], [1, 1], [0, 0]):
+            assert await apart.take(is_async=is_async) == granted
+        await apart.are(2, 2)
+
+    asyncio.run(ask())
+    refused = apart.ledger.take_together(apart.parts[::-1])
+    assert [one.granted for one in refused] == [0, 0]
+    assert [one.counters[0][1] + one.counters[0][2] for one in refused] == [2, 2]
+    assert apart.counts() == [2, 2]
+    apart.ledger.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_answer_of_several_nodes_that_is_lost(
+    valkey_cluster: list[Valkey], cluster_url: str, *, is_async: bool
+) -> None:
+    """Outages: where one node does not answer, the other has back what it granted; what the silent
+    one may have granted stays counted.
+    """
+    apart = Apart(valkey_cluster, cluster_url)
+    first, second = (part.windows for part in apart.parts)
+
+    async def ask() -> None:
+        assert await apart.take(is_async=is_async) == [1, 1]
+        assert apart.counts() == [1, 1]
+        apart.other.freeze()
+        try:
+            with pytest.raises(LimiterError):
+                await apart.take(is_async=is_async)
+            await asyncio.to_thread(until, lambda: counted(apart.ledger, *first) == 1)
+        finally:
+            apart.other.thaw()
+
+    asyncio.run(ask())
+    assert counted(apart.ledger, *second) in (1, 2)
+    apart.ledger.close()
+
+
+def test_a_cancelled_take_of_several_nodes(valkey_cluster: list[Valkey], cluster_url: str) -> None:
+    """S35: a task that is cancelled when one node has answered and another not consumes nothing."""
+    apart = Apart(valkey_cluster, cluster_url, "&socket_timeout=60")
+
+    async def ask() -> None:
+        await apart.ledger.take_together_async(apart.parts)
+        assert apart.counts() == [1, 1]
+        apart.other.freeze()
+        try:
+            task = asyncio.create_task(apart.ledger.take_together_async(apart.parts))
+            first = apart.parts[0].windows
+            await asyncio.to_thread(until, lambda: counted(apart.ledger, *first) == 2)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        finally:
+            apart.other.thaw()
+        await apart.are(1, 1)
+
+    asyncio.run(ask())
+    apart.ledger.close()
 
 
 @ways

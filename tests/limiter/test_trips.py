@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from keyrush import Gate, KeyrushMiddleware
-from keyrush.core.sliding import Tally, Window
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.errors import DataError, LimiterError, StoreError
 from keyrush.limiter.ledgers import postgresql_calls
 from keyrush.limiter.ledgers.calls import Call
@@ -29,6 +29,7 @@ from tests.conftest import settings, still
 from tests.support.faults import Proxy, cut, until
 
 MINUTE = 60_000
+MONTH = 31 * 24 * 60 * MINUTE
 
 
 def window(number: int, amount: int = 100) -> Window:
@@ -113,6 +114,66 @@ def test_the_limit_is_kept_by_those_who_share(counted: Counted) -> None:
         return sum(tally.admitted for tally in tallies)
 
     assert asyncio.run(ask()) == 150
+
+
+def of_a_rule(key: int, cost: int = 1) -> list[Demand]:
+    """What a request takes of its key's plan, of a rule for the key, and of its address, by windows
+    that no test sees turn.
+    """
+    names = [f"key:{key}", f"key:{key}|export", "address:2001:db8::"]
+    plan, rule, address = ([Window(f"{name}:2678400", MONTH, 2_000_000, "month")] for name in names)
+    return [Demand(plan, 1), Demand(rule, cost), Demand(address, 1)]
+
+
+def test_windows_of_rules_are_one_trip(counted: Counted) -> None:
+    """What a request takes of several subjects is one message, by a task or a thread, also where
+    it is refused; and requests that come together are one.
+    """
+    limiter = counted.limiter
+
+    async def ask() -> None:
+        await counted.take(window(0))  # opens the connection
+        counted.messages = 0
+        tally = await limiter.take_together_async(of_a_rule(1), 0)
+        assert tally
+        assert tally.admitted
+        assert counted.messages == 1
+        asked = (limiter.take_together_async(of_a_rule(key), 0) for key in range(2, 22))
+        assert all(tally and tally.admitted for tally in await asyncio.gather(*asked))
+        assert counted.messages == 2
+
+    asyncio.run(ask())
+    assert limiter.take_together(of_a_rule(30, 2), 0).admitted
+    assert counted.messages == 3
+    assert not limiter.take_together(of_a_rule(31, 2_000_001), 0).admitted
+    assert counted.messages == 4
+
+
+def test_windows_of_rules_cost_no_trip_when_warm(server: Server) -> None:
+    """Once leases have units, plan and rule windows together ask for nothing, admitted or refused;
+    where one of them has none, one message asks for that alone.
+    """
+    counted = Counted(server, "leased")
+    limiter = counted.limiter
+    for _ in range(8):  # each asks for twice the block of the one before
+        for demand in of_a_rule(1):
+            limiter.take(demand.windows, 1000, 0)
+    asked = counted.messages
+    for _ in range(20):
+        tally = limiter.take_together_at_once(of_a_rule(1, 3), 0)
+        assert tally
+        assert tally.admitted
+    assert counted.messages == asked
+    plan, _, address = of_a_rule(1)
+    full = Demand([Window("key:1|tool:2678400", MONTH, 0, "month")], 1)
+    assert not limiter.take_together([plan, full, address], 0).admitted
+    assert counted.messages == asked + 1
+    for _ in range(20):
+        refused = limiter.take_together_at_once([plan, full, address], 0)
+        assert refused
+        assert not refused.admitted
+    assert counted.messages == asked + 1
+    counted.close()
 
 
 def test_threads_share_trips(counted: Counted) -> None:

@@ -15,8 +15,9 @@ from keyrush.authentication.keyring import Fingerprints, Hashing
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.key_search import Search
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import ApiKey, Limit
+from keyrush.core.model import INHERIT, ApiKey, Limit, Override
 from keyrush.core.times import LATEST, iso, month_of
+from keyrush.errors import BeyondCaller
 from keyrush.operations.accounts import Accounts
 from keyrush.operations.credits import Credits
 from keyrush.operations.documents import credential_json
@@ -194,6 +195,74 @@ def test_limits_of_account_and_key(
     assert made.limits == limits
     assert gate.keys.set_limits(made.id, None).limits is None
     assert gate.keys.set_limits(made.id, text).limits == limits
+
+
+def test_wrong_ends_of_limits(gate: Gate, clock: Clock) -> None:
+    """Limits that hold for a time end after now, and before the year 10000."""
+    wrong: list[Any] = [0, -1, clock.now, LATEST + 1, 1.5, True, "2030-01-01"]
+    for until in wrong:
+        with is_refused("until"):
+            gate.accounts.set_limits("acct_a", "5/minute", until=until)
+    with is_refused("until"):
+        gate.accounts.set_limits("acct_a", None, until=clock.now + 1)
+    assert gate.accounts.get("acct_a").override is None
+
+
+def test_limits_for_a_time(gate: Gate, clock: Clock) -> None:
+    """O13: what is set with an end holds before it; what holds for good stays, and is asked for by
+    an instant.
+    """
+    gate.accounts.set_limits("acct_a", "5/hour")
+    account = gate.accounts.set_limits("acct_a", "9/minute", until=clock.now + 7)
+    assert account.limits == (Limit(5, 3600),)
+    assert account.override == Override((Limit(9, 60),), clock.now + 7)
+    assert account.limits_at(clock.now + 6) == (Limit(9, 60),)
+    assert account.limits_at(clock.now + 7) == (Limit(5, 3600),)
+    assert gate.accounts.set_limits("acct_a", None).limits_at(clock.now) is None
+
+
+@pytest.mark.parametrize("number", [0, -1, 1_000_001, 1.0, True, "5"])
+def test_wrong_numbers_at_once(gate: Gate, number: Any) -> None:
+    """How many requests of a key may be under way at once is a whole number from 1 on."""
+    made = gate.keys.create("acct_a", "production", max_concurrent=5).key
+    with is_refused("max_concurrent"):
+        gate.keys.create("acct_a", "production", max_concurrent=number)
+    if number != INHERIT:  # which an edit takes
+        with is_refused("max_concurrent"):
+            gate.keys.edit(made.id, max_concurrent=number)
+    assert list(gate.keys.list()) == [made]
+
+
+@pytest.mark.parametrize("by", ["owner:host", None])
+def test_number_at_once_of_a_key(gate: Gate, by: str | None) -> None:
+    """A key has its own `max_concurrent` through edits and rotations, and gives it up for its
+    plan's; operator and owner set it.
+    """
+    made = gate.keys.create("acct_a", "production", max_concurrent=5, by=by).key
+    assert gate.keys.edit(made.id, max_concurrent=7, by=by).max_concurrent == 7
+    newer = gate.keys.rotate(made.id, by=by).key
+    assert newer.max_concurrent == 7
+    assert gate.keys.edit(newer.id, name="other", by=by).max_concurrent == 7
+    assert gate.keys.edit(newer.id, max_concurrent=INHERIT, by=by).max_concurrent is None
+
+
+def test_no_key_gives_a_number_at_once(gate: Gate) -> None:
+    """O17: a key or a session sets no `max_concurrent`, of itself or of others: it may be more than
+    its own plan's; and a key that has one makes no others, and gives none more than it has.
+    """
+    wide, narrow = (gate.keys.create("acct_a", "n", max_concurrent=most).key for most in (None, 5))
+    for key in (wide, narrow):
+        for by in (wide.id, narrow.id, "sub_a"):
+            with pytest.raises(BeyondCaller):
+                gate.keys.edit(key.id, max_concurrent=3, by=by)
+            with pytest.raises(BeyondCaller):
+                gate.keys.create("acct_a", "n", max_concurrent=3, by=by)
+    with pytest.raises(BeyondCaller):
+        gate.keys.create("acct_a", "n", by=narrow.id)
+    with pytest.raises(BeyondCaller):
+        gate.keys.rotate(wide.id, by=narrow.id)
+    assert gate.keys.rotate(narrow.id, by=narrow.id).key.max_concurrent == 5
+    assert len(gate.keys.list()) == 3
 
 
 def test_unknown_account(gate: Gate) -> None:

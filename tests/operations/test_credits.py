@@ -233,6 +233,16 @@ def test_wrong_reasons(plain: Gate, asked: Any) -> None:
     """Reasons are a list of those that there are."""
     with pytest.raises(InvalidArgument, match=r"^reason: "):
         plain.credits.ledger("acct_starter", reasons=asked)
+    with pytest.raises(InvalidArgument, match=r"^source: "):
+        plain.credits.ledger("acct_starter", sources=asked)
+
+
+@pytest.mark.parametrize("at", [-1, 1.5, 10**15, True])
+def test_wrong_times(plain: Gate, at: Any) -> None:
+    """Times are Unix milliseconds before the year 10000."""
+    for field in ("since", "until"):
+        with pytest.raises(InvalidArgument, match=rf"^{field}: "):
+            plain.credits.ledger("acct_starter", **{field: at})
 
 
 # --- proof ---------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from decimal import Decimal
 import pytest
 
 from keyrush.core.ledger import Discrepancy
-from keyrush.core.times import month_bounds
+from keyrush.core.model import Limit, Override
+from keyrush.core.times import iso, month_bounds
 from keyrush.operations.audit import Checked
 from keyrush.operations.documents import (
     account_json,
@@ -42,8 +43,20 @@ def test_key_of_the_operator() -> None:
 def test_account() -> None:
     """O3, O13: an account has its balance, and null for limits that are its plan's."""
     made = account(balance=7)
-    assert account_json(made)["balance"] == balance_json(7)["balance"] == 7
-    assert account_json(made)["limits"] is None
+    assert account_json(made, NOW)["balance"] == balance_json(7)["balance"] == 7
+    assert account_json(made, NOW)["limits"] is None
+
+
+def test_account_with_an_override() -> None:
+    """O13: the limits of an account are those of its own that hold now, with their end, and apart
+    from them those that it has for good.
+    """
+    made = account(limits=(Limit(5, 60),), override=Override((Limit(9, 60),), NOW + 1000))
+    shown = [
+        [account_json(made, now)[name] for name in ("limits", "limits_until", "permanent_limits")]
+        for now in (NOW + 999, NOW + 1000)
+    ]
+    assert shown == [["9/minute", iso(NOW + 1000), "5/minute"], ["5/minute", None, "5/minute"]]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from benchmarks import oracle
+from benchmarks import oracle, several
 from benchmarks.accuracy import FEWER, MODES, measure
 from benchmarks.arrivals import PATTERNS, Subject, arrivals, plan
 from benchmarks.servers import PLACES, Place
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Window, WindowCount
+from keyrush.core.sliding import Demand, Window, WindowCount
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import Mode
 from keyrush.runtime.background import Background
@@ -74,6 +74,31 @@ def test_processes_share_limits(place: Place, mode: Mode) -> None:
         assert allowed >= limit
         if limit < 1_000:  # a slow machine does not ask so often
             assert sum(result.asked for result in of_limit) > allowed
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "sort"),
+    [
+        *(("SQLite", "exact", sort) for sort in several.SORTS),
+        ("PostgreSQL", "leased", "rule"),
+        ("Valkey", "leased", "account"),
+        ("Valkey", "exact", "weighted"),
+    ],
+    indirect=["place"],
+)
+def test_processes_share_limits_of_several_subjects(place: Place, mode: Mode, sort: str) -> None:
+    """R6, O13: the same for requests that take of a plan and of a rule's limit, by key or by
+    account, at one price or at several: none is ever exceeded.
+    """
+    wanted = [
+        Subject(f"any-{sort}-{pattern}-{number}:2", 60, 2.0, pattern, 1600, 0, 2000, sort)
+        for pattern in PATTERNS
+        for number in range(3)
+    ]
+    result = several.measure(place, mode, 3, wanted)
+    assert result.used <= 1, result
+    assert result.admitted >= 0.97 * result.allowed, result
+    assert 60 <= result.allowed < result.asked, result
 
 
 def test_a_load_is_shared_out_once() -> None:
@@ -246,6 +271,25 @@ def test_oracle_sees_what_is_too_much(requests: list[int]) -> None:
         counters.update(changes)
         most = max(most, sliding.used(counters["any"], LENGTH, now))
     assert oracle.highest([(now, now) for now in requests], 1, LENGTH) == most
+
+
+@given(instants, st.lists(st.integers(1, 3), min_size=41, max_size=41), st.integers(0, 12))
+def test_oracle_of_several_agrees_with_windows(
+    requests: list[int], costs: list[int], limit: int
+) -> None:
+    """So do they of several windows, at several costs."""
+    one, other = Window("one", LENGTH, limit, "s"), Window("other", 700, 8, "700 ms")
+    counters: dict[str, WindowCount] = {}
+    admitted = 0
+    wanted = []
+    for now, cost in zip(requests, costs, strict=False):
+        demands = [Demand([one], cost), Demand([other], 1)]
+        tally, changes = sliding.take_together(demands, counters, now)
+        counters.update(changes)
+        admitted += tally.admitted
+        wants = [("one", limit, LENGTH, cost), ("other", 8, 700, 1)]
+        wanted.append((now, wants))
+    assert oracle.admitted_together(wanted) == admitted
 
 
 spread = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500)), min_size=41, max_size=41)

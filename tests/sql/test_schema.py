@@ -9,14 +9,16 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.core.identity import Found
+from keyrush.core.model import Limit, Override
 from keyrush.core.sliding import Window
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.clock import Clock, now_ms
 from keyrush.sql import opening, patience
 from keyrush.sql.engine import Database, make_engine
-from keyrush.sql.schema import SCHEMA, WINDOWS, WORKERS, prepare
+from keyrush.sql.schema import ACCOUNTS, KEYS, SCHEMA, WINDOWS, WORKERS, prepare
 from keyrush.sql.url import parse_url
+from keyrush.store.edits import Edit
 from keyrush.store.opening import open_store
 from keyrush.store.sql import SqlStore
 from tests.support.scripts import together
@@ -233,10 +235,20 @@ def make_sixth(engine: sa.Engine) -> None:
             connection.exec_driver_sql(statement)
 
 
-OLD = [make_first, make_second, make_third, make_fourth, make_fifth, make_sixth]
+def make_seventh(engine: sa.Engine) -> None:
+    """The tables and rows of the seventh keyrush: those of today, without what came after."""
+    make_sixth(engine)
+    prepare(engine)
+    with engine.begin() as connection:
+        for column in (ACCOUNTS.c.override, ACCOUNTS.c.override_until, KEYS.c.max_concurrent):
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} DROP COLUMN {column.name}")
+        connection.exec_driver_sql("UPDATE keyrush_meta SET value = '7'")
 
 
-@pytest.fixture(params=OLD, ids=["1", "2", "3", "4", "5", "6"])
+OLD = [make_first, make_second, make_third, make_fourth, make_fifth, make_sixth, make_seventh]
+
+
+@pytest.fixture(params=OLD, ids=["1", "2", "3", "4", "5", "6", "7"])
 def make_old(request: pytest.FixtureRequest) -> Callable[[sa.Engine], None]:
     """Makes the tables of each older keyrush."""
     made: Callable[[sa.Engine], None] = request.param
@@ -295,11 +307,16 @@ def test_upgraded_is_as_good_as_new(
     """In an upgraded database everything works that works in a new one, and there is no more."""
     make_old(engine)
     store = SqlStore(Database(url))
-    made = api_key("cred_b", created_by="cred_a", proof="a" * 64)
+    made = api_key("cred_b", created_by="cred_a", proof="a" * 64, max_concurrent=5)
     has_shared = {WINDOWS.name, WORKERS.name} <= tables(engine)
     assert has_shared == (engine.dialect.name == "postgresql")
     assert store.add_keys([made], 9) == "done"
     assert store.key("cred_b") == made
+    assert store.edit_key("cred_b", Edit(NOW, max_concurrent=6)) == "done"
+    assert store.set_account_limits("acct_a", (Limit(5, 60),), NOW + 9)
+    assert store.account("acct_a") == account(
+        balance=500, override=Override((Limit(5, 60),), NOW + 9)
+    )
     assert store.charge("acct_a", 1, "one", NOW) == 499
     assert store.reverse("acct_a", "one", NOW) == 500
     assert store.revoke("cred_a", NOW) == ("done", ["cred_a"])
@@ -447,7 +464,7 @@ def test_upgrade_that_was_cut_short(
         if make_old in (make_first, make_second):
             for statement in (THIRD[0], THIRD[-2]):
                 connection.exec_driver_sql(statement)
-        if make_old not in (make_fifth, make_sixth):
+        if make_old not in (make_fifth, make_sixth, make_seventh):
             connection.exec_driver_sql(FIFTH[0])
     store = SqlStore(Database(url))
     assert store.key("cred_a") == api_key(last_used_at=NOW + 1)
@@ -495,7 +512,8 @@ def test_processes_that_upgrade_together(
         from keyrush.runtime.clock import now_ms
         from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
-        from keyrush.core.sliding import Window
+        from keyrush.core.model import Limit, Override
+from keyrush.core.sliding import Window
 
         window = Window("key:cred_a:86400", 86_400_000, 2, "day")
         print("ready", flush=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
+import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,8 +34,9 @@ from keyrush.core.activity import (
 )
 from keyrush.core.paging import Place
 from keyrush.core.times import DAY
+from keyrush.errors import KeyrushError
 from keyrush.store import activity_in_memory
-from keyrush.store.activity import forgetting, pages, ranks, totals
+from keyrush.store.activity import forgetting, pages, ranks, settling, totals
 from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Store
@@ -73,6 +77,17 @@ def row(**values: Any) -> Activity:
             **values,
         }
     )
+
+
+#: Those of a database: rows in memory are where they are at once.
+in_sql = pytest.mark.parametrize("empty", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def sql_store(store: Store) -> SqlStore:
+    """A store of a database."""
+    assert isinstance(store, SqlStore)
+    return store
 
 
 def agrees(where: Where, one: Activity) -> bool:
@@ -127,6 +142,12 @@ def summed(rows: Sequence[Activity], where: Where, step: int, group: Group | Non
             bins.items(), key=lambda item: (item[0][0], item[0][1] or "")
         )
     ]
+
+
+def settle(store: Store) -> None:
+    """Have rows where they are found by index, where they are not at once."""
+    if isinstance(store, SqlStore):
+        store.settle_activity()
 
 
 def fold(store: Store) -> None:
@@ -283,8 +304,9 @@ def test_pages_of_every_filter(
 ) -> None:
     """O20: pages are those of a plain list, by whatever filters, and of this account alone."""
     names, rows = renamed(rows)
-    for part in (rows[::2], rows[1::2]):
-        store.add_activity(part)
+    store.add_activity(rows[::2])
+    settle(store)
+    store.add_activity(rows[1::2])
     for name in names.values():
         own = [one for one in rows if one.account_id == name]
         for where in asked:
@@ -307,9 +329,11 @@ def test_totals_of_every_filter(
     they are in the totals of hours.
     """
     names, rows = renamed(rows)
-    store.add_activity(rows[::2])
+    store.add_activity(rows[::3])
     fold(store)
-    store.add_activity(rows[1::2])
+    store.add_activity(rows[1::3])
+    settle(store)
+    store.add_activity(rows[2::3])
     own = [one for one in rows if one.account_id == names["acct_a"]]
     groups: tuple[Group | None, ...] = (None, *get_args(Group))
     for where in asked:
@@ -330,9 +354,11 @@ def test_ranks_of_every_filter(
     and after it is in the totals of hours.
     """
     names, rows = renamed(rows)
-    store.add_activity(rows[::2])
+    store.add_activity(rows[::3])
     fold(store)
-    store.add_activity(rows[1::2])
+    store.add_activity(rows[1::3])
+    settle(store)
+    store.add_activity(rows[2::3])
     begin, end = MIDNIGHT + 90 * FINE, MIDNIGHT + 2 * DAY
     edges = (begin, begin + 90 * FINE, begin + 270 * FINE, MIDNIGHT + DAY, end)
     units = (FINE, MIDDLE, COARSE, DAY)
@@ -377,6 +403,99 @@ def test_the_rest_of_values(store: Store) -> None:
             ("cred_4", 5), ("cred_5", 6), (None, 10),
         ] * 2  # fmt: skip
         fold(store)
+
+
+# --- rows that are fresh, and settled ---------------------------------------------------------
+
+
+def rows_in(store: SqlStore, table: str) -> int:
+    """How many rows a table has."""
+    with store.database.driver() as driver:
+        return int(driver.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608  # of this module
+
+
+@in_sql
+def test_a_flush_writes_rows_alone(sql_store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O20: what a flush adds is in no index and no total before some thousands are settled."""
+    tables = "keyrush_activity_fresh", "keyrush_activity", "keyrush_activity_minutes"
+    settle(sql_store)
+    before = [rows_in(sql_store, table) for table in tables]
+    monkeypatch.setattr(settling, "MOST", 10)
+
+    def added() -> list[int]:
+        return [rows_in(sql_store, table) - n for table, n in zip(tables, before, strict=True)]
+
+    rows = [row() for _ in range(10)]
+    for one in rows[:9]:
+        sql_store.add_activity([one])
+    assert added() == [9, 0, 0]
+    sql_store.add_activity([rows[9]])
+    assert added() == [0, 10, 1]
+    assert every_row(sql_store, "acct_a") == newest(rows)
+
+
+@in_sql
+def test_few_rows_are_settled_by_and_by(
+    sql_store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O20: after a minute rows are settled, however few, also where no more come: so that what is
+    too old can be deleted.
+    """
+    sql_store.add_activity([row()])
+    later = time.monotonic() + settling.INTERVAL + 1
+    monkeypatch.setattr("keyrush.store.sql.monotonic", lambda: later)
+    assert sql_store.forget_activity(NOW + 2 * DAY, 0, 0, 9) == 1
+    assert every_row(sql_store, "acct_a") == []
+
+
+@in_sql
+def test_settling_is_seen_by_nobody(sql_store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O20: while rows are settled, pages, counts and totals have each of them once."""
+    rows = [row(at=NOW + n) for n in range(60)]
+    sql_store.add_activity(rows)
+    monkeypatch.setattr(settling, "MOST", 2)
+    expected, where = newest(rows), Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    is_settled = threading.Event()
+
+    def settle_all() -> None:
+        try:
+            sql_store.settle_activity()
+        finally:
+            is_settled.set()
+
+    def read() -> None:
+        while True:
+            is_last = is_settled.is_set()
+            assert list(sql_store.activity("acct_a", ALL, 99)) == expected
+            assert sql_store.count_activity("acct_a", ALL, 99) == len(rows)
+            for step in (FINE, DAY):
+                (total,) = sql_store.activity_totals("acct_a", where, step, None, 9)
+                assert total.requests == len(rows)
+            if is_last:
+                return
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(settle_all), threads.submit(read)]:
+            done.result(timeout=30)
+
+
+@in_sql
+def test_settling_that_fails(sql_store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O20: what fails in the middle has moved nothing, and nothing is in totals twice."""
+    rows = [row(at=NOW + n) for n in range(9)]
+    sql_store.add_activity(rows)
+    whole = settling.statements(sql_store.database.dialect)
+    for count in range(1, len(whole) + 1):
+        failing = [*whole[:count], "SELECT nothing_of_that_name"]
+        monkeypatch.setattr(settling, "statements", lambda _, failing=failing: failing)
+        with pytest.raises(KeyrushError):
+            sql_store.settle_activity()
+    monkeypatch.undo()
+    sql_store.add_activity([row(at=NOW + 9)])
+    sql_store.settle_activity()
+    where = Where(since=MIDNIGHT, until=MIDNIGHT + DAY)
+    (total,) = sql_store.activity_totals("acct_a", where, DAY, None, 9)
+    assert total.requests == sql_store.count_activity("acct_a", ALL, 99) == 10
 
 
 # --- what is kept no longer -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keyrush.core.key_search import Outline, outline_of
-from keyrush.core.model import ApiKey, Link
+from keyrush.core.model import INHERIT, ApiKey, Limit, Link
 from keyrush.core.times import NEVER
 from keyrush.store.edits import MAX_EVENTS, Edit, KeyEvent, Value
 from keyrush.store.protocol import Store
@@ -18,7 +18,7 @@ from tests.support.values import MONTH, NOW, account, api_key
 
 __all__ = ["empty", "store"]  # fixtures
 
-KEY = api_key(scopes=("read:*", "write:a"), expires_at=NOW + 100)
+KEY = api_key(scopes=("read:*", "write:a"), expires_at=NOW + 100, max_concurrent=5)
 
 
 def with_key(store: Store, **values: Any) -> ApiKey:
@@ -42,6 +42,9 @@ def _json(value: Any) -> Value:
         ({"expires_at": NOW + 9}, {"expires_at": NOW + 9}),
         ({"expires_at": NOW + 900}, {"expires_at": NOW + 900}),
         ({"expires_at": NEVER}, {"expires_at": None}),
+        ({"max_concurrent": 3}, {"max_concurrent": 3}),
+        ({"max_concurrent": 9}, {"max_concurrent": 9}),
+        ({"max_concurrent": INHERIT}, {"max_concurrent": None}),
         (
             {"name": "o", "scopes": ("read:a",), "expires_at": NEVER},
             {"name": "o", "scopes": ("read:a",), "expires_at": None},
@@ -53,8 +56,8 @@ def _json(value: Any) -> Value:
 def test_what_an_edit_changes(
     store: Store, edit: dict[str, Any], becomes: dict[str, Any], by: str | None
 ) -> None:
-    """R3: operator and owner change name, scopes and end of a key, as they like, and nothing else;
-    what has changed is kept with it, as it was and has become.
+    """R3: operator and owner change name, scopes, end and number at once of a key, as they like,
+    and nothing else; what has changed is kept with it, as it was and has become.
     """
     key = with_key(store)
     assert store.edit_key(key.id, Edit(NOW + 1, by=by, **edit)) == "done"
@@ -111,6 +114,13 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"limits": ()}, {"expires_at": NEVER}, "beyond_caller"),
     ({"environment": "test"}, {"expires_at": NEVER}, "beyond_caller"),
     ({"environment": "test"}, {"scopes": ("read:a",)}, "done"),
+    ({"scopes": ("x",), "max_concurrent": 1}, {"max_concurrent": 4}, "done"),
+    ({}, {"max_concurrent": 6}, "done"),
+    ({"max_concurrent": 5}, {"max_concurrent": 6}, "beyond_caller"),
+    ({"max_concurrent": 9}, {"max_concurrent": 6}, "beyond_caller"),  # it makes none
+    ({"max_concurrent": 5}, {"max_concurrent": INHERIT}, "beyond_caller"),
+    ({"max_concurrent": 9}, {"expires_at": NEVER}, "beyond_caller"),
+    ({"max_concurrent": 1}, {"scopes": ("read:a",)}, "done"),
 ]
 
 
@@ -164,6 +174,9 @@ def test_bounds_of_a_session_that_edits(
         ({"expires_at": NOW + 9}, {"expires_at": NOW + 9}, "done"),
         ({"expires_at": NOW + 9}, {"expires_at": NOW + 10}, "beyond_caller"),
         ({"expires_at": NOW + 9}, {}, "beyond_caller"),
+        ({"max_concurrent": 5}, {"max_concurrent": 5}, "done"),
+        ({"max_concurrent": 5}, {"max_concurrent": 6}, "beyond_caller"),
+        ({"max_concurrent": 5}, {}, "beyond_caller"),
     ],
 )
 def test_what_a_key_makes(
@@ -185,7 +198,13 @@ def test_rotated_as_it_was(store: Store) -> None:
     successor = replace(key, id="cred_b", fingerprint="b" * 64)
     assert store.edit_key(key.id, Edit(NOW, scopes=("read:a",))) == "done"
     assert store.replace(key.id, successor, NOW + 9) == "gone"
-    assert store.replace(key.id, replace(successor, scopes=("read:a",)), NOW + 9) == "done"
+    successor = replace(successor, scopes=("read:a",))
+    assert store.edit_key(key.id, Edit(NOW, max_concurrent=1)) == "done"
+    assert store.replace(key.id, successor, NOW + 9) == "gone"
+    successor = replace(successor, max_concurrent=1)
+    assert store.set_key_limits(key.id, (Limit(5, 60),))
+    assert store.replace(key.id, successor, NOW + 9) == "gone"
+    assert store.replace(key.id, replace(successor, limits=(Limit(5, 60),)), NOW + 9) == "done"
 
 
 def test_what_is_kept_of_a_key(store: Store) -> None:
@@ -196,7 +215,8 @@ def test_what_is_kept_of_a_key(store: Store) -> None:
     successor = replace(key, id="cred_b", fingerprint="b" * 64, created_at=NOW + 3)
     assert store.replace(key.id, successor, NOW + 99, None, "owner:me") == "done"
     assert store.edit_key(key.id, Edit(NOW + 4, name=key.name)) == "done"
-    child = api_key("cred_c", created_by="cred_b", scopes=("read:a",), expires_at=NOW + 50)
+    bounds: dict[str, Any] = {"expires_at": NOW + 50, "max_concurrent": 5}
+    child = api_key("cred_c", created_by="cred_b", scopes=("read:a",), **bounds)
     assert store.add_keys([child]) == "done"
     for _ in range(2):
         assert store.revoke("cred_b", NOW + 5, True, "cred_b").outcome in {"done", "caller_ended"}

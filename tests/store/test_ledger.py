@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core import ledger
-from keyrush.core.ledger import By, Entry, EntryPlace, Posting, Reason, Refill
+from keyrush.core.ledger import By, Entry, EntryPlace, EntryWhere, Posting, Reason, Refill, Source
 from keyrush.core.model import Link
-from keyrush.core.times import DAY
+from keyrush.core.times import DAY, SECOND
 from keyrush.store import memory_ledger
 from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
@@ -29,6 +29,8 @@ __all__ = ["empty", "store"]  # fixtures
 WHO = By("mcp", "sub_1", "auth0|ä", "audit_site", "req-1")
 
 numbers = itertools.count()
+
+HOUR = 3600 * SECOND
 
 
 def everything(store: Store, account_id: str = "acct_a") -> list[Entry]:
@@ -145,7 +147,8 @@ def test_pages_of_entries(store: Store) -> None:
     store.post("acct_a", Posting(5, "top_up", NOW, "inv_1"))
 
     def page(*reasons: Reason, limit: int = 50, before: int | None = None) -> list[int]:
-        return [one.number for one in store.entries("acct_a", reasons, limit, before)]
+        found = store.entries("acct_a", EntryWhere(reasons), limit, before)
+        return [one.number for one in found]
 
     assert page() == [9, 8, 7, 6, 5, 4, 3, 2]
     assert page(limit=3) == [9, 8, 7]
@@ -158,6 +161,38 @@ def test_pages_of_entries(store: Store) -> None:
     assert page("reversal", "grant", "top_up") == [10, 9, 8, 2]
     assert page("reversal", "charge", "grant", limit=3, before=9) == [8, 7, 6]
     assert page("expiry") == []
+
+
+def test_entries_by_door_and_time(store: Store) -> None:
+    """O3, O20: of some reasons, some doors and some time, one without the others or all of them;
+    also where processes whose clocks differ by minutes have written.
+    """
+    doors: list[Source] = ["api", "mcp", "dashboard"]
+    grant(store, "acct_a", 1000)
+    for number in range(60):
+        at = NOW + number * HOUR - number % 3 * 180_000
+        by = By(doors[number % 3], "key_1")
+        store.charge("acct_a", 1, f"c{number}", at, by)
+        if number % 10 == 0:
+            store.reverse("acct_a", f"c{number}", at + 1)
+    store.post("acct_a", Posting(5, "top_up", NOW + 60 * HOUR))
+    every = everything(store)[::-1]
+    times = [None, NOW - DAY, NOW, NOW + 7 * HOUR + 1, NOW + 30 * HOUR, NOW + 99 * HOUR]
+    reasons: list[tuple[Reason, ...]] = [(), ("charge",), ("reversal", "top_up"), ("expiry",)]
+    sources: list[tuple[Source, ...]] = [(), ("mcp",), ("api", "operator"), ("system",)]
+    for where in itertools.starmap(EntryWhere, itertools.product(reasons, sources, times, times)):
+        wanted = [
+            one
+            for one in every
+            if (not where.reasons or one.reason in where.reasons)
+            and (not where.sources or one.by.source in where.sources)
+            and (where.since is None or where.since <= one.at)
+            and (where.until is None or one.at < where.until)
+        ]
+        assert store.entries("acct_a", where, 100) == wanted
+        if len(wanted) > 2:
+            assert store.entries("acct_a", where, 2, wanted[0].number) == wanted[1:3]
+    assert store.entries("acct_x", EntryWhere(since=NOW, until=NOW + 1)) == []
 
 
 # --- what time brings ----------------------------------------------------------------------------
@@ -448,9 +483,13 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     with sql_store.database.driver() as driver:
         driver.set_trace_callback(asked.append)
     sql_store.entries("acct_1", limit=5, before=9)
-    sql_store.entries("acct_1", ["top_up", "grant"], 5)
-    sql_store.entries("acct_1", ["reversal"], 5)
-    sql_store.entries("acct_1", ["reversal", "expiry"], 5)
+    sql_store.entries("acct_1", EntryWhere(("top_up", "grant")), 5)
+    sql_store.entries("acct_1", EntryWhere(("reversal",)), 5)
+    sql_store.entries("acct_1", EntryWhere(("reversal", "expiry")), 5)
+    sql_store.entries("acct_1", EntryWhere(sources=("mcp",)), 5, 9)
+    sql_store.entries("acct_1", EntryWhere(("charge",), ("mcp", "api")), 5)
+    sql_store.entries("acct_1", EntryWhere(("reversal", "grant"), ("mcp",)), 5)
+    sql_store.entries("acct_1", EntryWhere((), ("mcp",), NOW), 5)
     with sql_store.database.driver() as driver:
         driver.set_trace_callback(None)
         plans = [driver.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in asked]
@@ -459,6 +498,13 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     assert "ix_keyrush_ledger_added" in used[1]
     assert "ix_keyrush_ledger_reversals" in used[2]
     assert all(f"ix_keyrush_ledger_{name}" in used[3] for name in ("added", "reversals"))
+    by_source = "ix_keyrush_ledger_source (account_id=? AND source=?"
+    assert f"{by_source} AND number<?)" in used[4]
+    assert used[5].count(f"{by_source})") == 2
+    assert all(f"ix_keyrush_ledger_{name}" in used[6] for name in ("added", "reversals"))
+    by_number = "SEARCH middle USING INDEX sqlite_autoindex_keyrush_ledger_1"
+    assert f"{by_number} (account_id=? AND number=?)" in used[7]
+    assert f"{by_source} AND number>?)" in used[8]
     assert not [text for text in used if "SCAN keyrush" in text]
     assert not [text for text in used[:3] if "TEMP B-TREE" in text]
     sql_store.close()

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from keyrush.core.identity import Found, account_subject, key_subject
-from keyrush.core.model import Limit
+from keyrush.core.model import Limit, Override
 from keyrush.core.sliding import Window
 from keyrush.core.times import DAY, SECOND
 from keyrush.errors import ConfigurationError, DataError, StoreError
@@ -66,12 +66,24 @@ def test_account_round_trip(empty: Store, limits: tuple[Limit, ...] | None) -> N
     assert list(empty.accounts()) == [written]
 
 
+@pytest.mark.parametrize("limits", [None, (), LIMITS])
+@pytest.mark.parametrize("override", [(), (Limit(0, 60),), LIMITS])
+def test_override_round_trip(
+    empty: Store, limits: tuple[Limit, ...] | None, override: tuple[Limit, ...]
+) -> None:
+    """O13: an account is read with its override, whatever limits it has for good."""
+    written = account("acct_x", limits=limits, override=Override(override, NOW + 7))
+    assert empty.add_account(written)
+    assert empty.account("acct_x") == written
+
+
 def test_no_such_account(store: Store) -> None:
     """What is asked of an unknown account says so and changes nothing."""
     before = list(store.accounts())
     assert store.account("acct_x") is None
     assert store.set_plan("acct_x", "pro") is False
     assert store.set_account_limits("acct_x", ()) is False
+    assert store.set_account_limits("acct_x", (), NOW) is False
     assert grant(store, "acct_x", 5) is None
     assert store.charge("acct_x", 0, reference(), NOW) is None
     assert list(store.accounts()) == before
@@ -100,6 +112,24 @@ def test_set_plan_and_limits(store: Store) -> None:
     assert store.account("acct_b") == account("acct_b", created_at=NOW + 1)
     assert store.set_account_limits("acct_a", None) is True
     assert store.account("acct_a") == replace(changed, limits=None)
+
+
+def test_set_an_override(store: Store) -> None:
+    """O13: an override replaces an earlier one and leaves the limits that are for good; what is set
+    for good ends it.
+    """
+    store.set_account_limits("acct_a", (Limit(5, 60),))
+    plain = account("acct_a", limits=(Limit(5, 60),))
+    for until in (NOW + 9, NOW + 5):
+        assert store.set_account_limits("acct_a", LIMITS, until) is True
+        assert store.account("acct_a") == replace(plain, override=Override(LIMITS, until))
+    assert store.account("acct_b") == account("acct_b", created_at=NOW + 1)
+    assert store.set_plan("acct_a", "pro") is True
+    store.set_account_limits("acct_a", None, NOW + 9)
+    assert store.account("acct_a") == replace(plain, plan="pro")
+    store.set_account_limits("acct_a", LIMITS, NOW + 9)
+    assert store.set_account_limits("acct_a", None) is True
+    assert store.account("acct_a") == account("acct_a", plan="pro")
 
 
 # --- credits -------------------------------------------------------------------------------------
@@ -246,6 +276,9 @@ def test_find_brings_everything(store: Store) -> None:
     assert store.find([fingerprint], MONTH) == Found(key, owner, 3, 9)
     assert store.find([fingerprint], "2026-12") == Found(key, owner, 1, 0)
     assert store.find([fingerprint], "2027-01") == Found(key, owner, 0, 0)
+    store.set_account_limits("acct_a", LIMITS, NOW + 9)
+    owner = replace(owner, override=Override(LIMITS, NOW + 9))
+    assert store.find([fingerprint], MONTH) == Found(key, owner, 3, 9)
 
 
 def test_revoke(store: Store) -> None:

@@ -1,12 +1,17 @@
-"""Rows of activity, as a gate writes them."""
+"""Rows of activity, as a gate writes them, and when it does."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any
 
+from keyrush import Gate
 from keyrush.core.activity import Activity
+from keyrush.core.refusal import Refusal
+from keyrush.usage.activity import Came
 from tests.conftest import Clock
+from tests.support.faults import PATIENCE
 
 #: When the clock of tests begins.
 START = Clock().now
@@ -56,3 +61,44 @@ def activity(
         "agent": "test",
     }
     return row(**(given | values))
+
+
+class Noting:
+    """Knows when a gate has noted requests. That is after the last byte of an answer was sent:
+    whoever has the answer, over a socket, may be ahead of the server's thread. To be made before.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        assert gate.recording is not None
+        self._gate = gate
+        self._add = gate.recording.add
+        self._credits: list[int] = []  # of each request
+        self._changed = threading.Condition()
+        gate.recording.add = self._heard  # type: ignore[method-assign]  # for this gate alone
+
+    def _heard(  # noqa: PLR0917  # as `Recording.add`
+        self,
+        came: Came,
+        status: int,
+        refusal: Refusal | None,
+        credits: int,
+        is_broken: bool,
+        would_limit: str = "",
+    ) -> None:
+        self._add(came, status, refusal, credits, is_broken, would_limit)
+        with self._changed:
+            self._credits.append(credits)
+            self._changed.notify_all()
+
+    def flush(self, requests: int, *, paid: bool = False) -> None:
+        """Have rows and counts written as soon as so many requests have been noted in all, or so
+        many that were paid for.
+        """
+
+        def are_there() -> bool:
+            found = [one for one in self._credits if one] if paid else self._credits
+            return len(found) >= requests
+
+        with self._changed:
+            assert self._changed.wait_for(are_there, PATIENCE), self._credits
+        self._gate.flush()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Taken, Window, WindowCount
+from keyrush.core.sliding import Part, Taken, Window, WindowCount
 from keyrush.limiter.ledgers.protocol import Place
 from keyrush.limiter.protocol import Outage
 from keyrush.limiter.shared.client import LedgerClient
@@ -40,6 +40,15 @@ class MemoryLedger:
             self.calls += 1
             self._fail("before")
             taken, changes = sliding.grant(windows, self.counters, cost, extra, self.clock())
+            self.counters.update(changes)
+            self._fail("after")
+            return taken
+
+    def take_together(self, parts: Sequence[Part]) -> list[Taken]:
+        with self._lock:
+            self.calls += 1
+            self._fail("before")
+            taken, changes = sliding.grant_together(parts, self.counters, self.clock())
             self.counters.update(changes)
             self._fail("after")
             return taken

@@ -13,7 +13,7 @@ from keyrush.core.sliding import Window
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.mapped import file
 from keyrush.limiter.ledgers.mapped.file import STRIPES, WORD
-from keyrush.limiter.ledgers.mapped.kernel_lock import Lockf
+from keyrush.limiter.ledgers.mapped.kernel_lock import KernelLock, Lockf
 from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.mapped import MappedLimiter
@@ -62,6 +62,27 @@ def subject_apart(table: Table, from_: str) -> str:
 def by_lockf() -> None:
     """Have this process lock as where the GIL can't be kept."""
     file.kernel_lock = lambda descriptor, proof: Lockf(descriptor)  # type: ignore[attr-defined]  # for this process alone
+
+
+class Counted:
+    """Locks, and how often each was tried."""
+
+    def __init__(self, inner: KernelLock) -> None:
+        self._inner = inner
+        self.tried: list[int] = []
+
+    def lock(self, at: int) -> bool:
+        self.tried.append(at)
+        return self._inner.lock(at)
+
+    def unlock(self, at: int) -> None:
+        self._inner.unlock(at)
+
+    def holder(self, at: int) -> int | None:
+        return self._inner.holder(at)
+
+    def detach(self) -> None:
+        self._inner.detach()
 
 
 # --- processes ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
-from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.core.sliding import Demand, Taken, Tally, Window
 from keyrush.limiter.ledgers.protocol import Place
 from keyrush.limiter.protocol import Mode, Outage
 from keyrush.limiter.shared.client import LedgerClient
@@ -66,9 +66,9 @@ class Watched(Books):
         super().__init__(world.course.outage, client.clock, client.membership)
         self._world = world
 
-    def answer_in_outage(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        tally = super().answer_in_outage(windows, cost, now)
-        if cost and tally.admitted:
+    def answer_in_outage(self, demands: Sequence[Demand], now: int) -> Tally:
+        tally = super().answer_in_outage(demands, now)
+        if tally.admitted and any(cost for _, cost in demands):
             self._world.admitted_without()
         return tally
 

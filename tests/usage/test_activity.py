@@ -21,7 +21,7 @@ from keyrush.runtime.circuit import Circuit
 from keyrush.store.memory import MemoryStore
 from keyrush.store.protocol import Batch
 from keyrush.usage import activity as recording
-from keyrush.usage.activity import PORTION, REFUSALS_A_MINUTE, Recording
+from keyrush.usage.activity import OLD, PORTION, REFUSALS_A_MINUTE, Recording
 from keyrush.usage.shown import Addresses, shown_agent, shown_id, shown_path
 from tests.conftest import Clock, settings, still
 from tests.support.activity import row
@@ -859,7 +859,7 @@ def test_a_look_at_what_is_too_old_is_bounded(faulty: Any, monkeypatch: pytest.M
     monkeypatch.setattr(store, "forget_activity", forget)
     gate.recording.forget()
     gate.recording.forget()
-    assert asked == [PORTION, PORTION]
+    assert asked == [OLD, OLD]
 
 
 # --- clocks that are set -------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from keyrush.asgi.scope import (
 )
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
-from keyrush.gate.admission import Pending
+from keyrush.gate.admission import Begun, Pending
+from keyrush.gate.anonymous import PendingUnknown
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import GATE, Gate
@@ -96,7 +97,7 @@ class KeyrushMiddleware:
                 return
         # The key is known in there, and not here, where the app runs.
         passage: Passage | None
-        answer: Admitted | Refusal | Pending | Document | None = gate.admission.begin(
+        answer: Begun | None = gate.admission.begin(
             scope.get("method", "GET"),  # a WebSocket handshake is a GET
             scope["path"] or "/",
             scope.get("raw_path"),
@@ -107,7 +108,7 @@ class KeyrushMiddleware:
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
-            if isinstance(answer, Pending):
+            if isinstance(answer, Pending | PendingUnknown):
                 answer, exchange, receive = await _finished(gate, answer, scope, receive)
             if not isinstance(answer, tuple):
                 await _instead(gate, answer, exchange, scope, receive, send)
@@ -200,15 +201,15 @@ class KeyrushMiddleware:
 
 
 async def _finished(
-    gate: Gate, pending: Pending, scope: Scope, receive: Receive
+    gate: Gate, pending: Pending | PendingUnknown, scope: Scope, receive: Receive
 ) -> tuple[Admitted | Refusal | None, Exchange | None, Receive]:
     """The answer to a request that memory alone could not answer: see `come_in`."""
 
     def address() -> str | None:
         return gate.address(*sender(scope))
 
-    resource = pending.resource
-    if resource is None:
+    resource = None if isinstance(pending, PendingUnknown) else pending.resource
+    if isinstance(pending, PendingUnknown) or resource is None:
         return await pending.finish_async(address), None, receive
     method = scope.get("method", "GET")
     exchange = Exchange(gate, pending, resource, method, scope["headers"])

@@ -155,6 +155,7 @@ def _proof(found: Found, evidence: Evidence) -> Proof[Evidence]:
         scopes=key.scopes,
         environment=key.environment,
         limits=key.limits,
+        max_concurrent=key.max_concurrent,
         ends_at=key.ends_at,
     )
     return Proof(claims, found.account, found.key_count, found.account_count, evidence)

@@ -45,8 +45,8 @@ class Entry:
     """A verified caller. Instants are Unix milliseconds; three are those of a `Lifetime`.
 
     It is renewed by the `evidence`, which only the `authenticator` reads. `touch_due` is when
-    `last_used_at` is next worth writing. `due` is the first of these, and of the credential's own
-    end: before it, a request need look at nothing else. `previous` and `next` are others of its
+    `last_used_at` is next worth writing. `due` is the first of these, and of `Verified.changes_at`:
+    before it, a request need look at nothing else. `previous` and `next` are others of its
     account, and `is_used` says that it was, for the cache alone.
 
     There are as many as there are keys, so what many have in common is one object for all.
@@ -92,7 +92,7 @@ class Entry:
 
     def schedule(self) -> None:
         """Set `due`."""
-        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.verified.expires_at)
+        self.due = min(self.fresh_until, self.refresh_at, self.touch_due, self.verified.changes_at)
         if not self.fresh_until:  # dropped meanwhile, by a thread that set `due` before
             self.due = 0
 

@@ -105,7 +105,7 @@ class Verification:
         """Do what has come due for an entry that is being used; False where it needs a look-up.
         Does no I/O.
         """
-        verified = entry.verified
+        verified = entry.verified = entry.verified.at(now)
         if now >= verified.expires_at:
             return False
         if now >= min(entry.refresh_at, entry.fresh_until) and not self._cache.is_vouched(
@@ -262,7 +262,7 @@ class Verification:
             now,
         )
         entry = Entry(
-            verified(claims, account, self._catalog, counts),
+            verified(claims, account, self._catalog, counts, now),
             digest,
             looked.authenticator,
             proof.evidence,

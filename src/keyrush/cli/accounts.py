@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -26,6 +27,9 @@ from keyrush.core.checks import checked_account_id
 from keyrush.core.model import Account, Link
 from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT
+from keyrush.core.times import parse_expiry
+from keyrush.errors import InvalidArgument
+from keyrush.gate.gate import Gate
 from keyrush.operations.documents import (
     account_json,
     key_json,
@@ -64,11 +68,12 @@ def create_account(
     with writing(json, make=True) as gate:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
-        _show(gate.accounts.create(account_id, plan=plan, limits=limit), json)
+        _show(gate, gate.accounts.create(account_id, plan=plan, limits=limit), json)
 
 
-def _show(account: Account, json: bool) -> None:
-    output.show(account_json(account), output.account_details(account), json=json)
+def _show(gate: Gate, account: Account, json: bool) -> None:
+    now = gate.clock()
+    output.show(account_json(account, now), output.account_details(account, now), json=json)
 
 
 @app.command("list", cls=Command)
@@ -87,8 +92,8 @@ def list_accounts(
             everything,
             json,
             command=["accounts", "list"],
-            document=account_json,
-            table=output.account_table,
+            document=partial(account_json, now=gate.clock()),
+            table=partial(output.account_table, now=gate.clock()),
         )
 
 
@@ -109,7 +114,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
     limits = None if plan is None else format_limits(plan.limits)
     if json:
         output.dump(
-            account_json(account)
+            account_json(account, now)
             | {
                 "plan_limits": limits,
                 "counted_per": None if plan is None else plan.per,
@@ -126,7 +131,7 @@ def show_account(account_id: AccountId, json: Json = False) -> None:
         )
         say_more(found, _keys_of(account), DEFAULT_LIMIT, json)
         return
-    rows = output.account_details(account)
+    rows = output.account_details(account, now)
     if plan is None or total is None:
         rows[1] = ("Plan", f"{account.plan}, which is not in the table: its keys are refused")
     else:
@@ -160,17 +165,44 @@ def set_plan(
 ) -> None:
     """Put an account on a plan; its counts stay."""
     with writing(json) as gate:
-        _show(gate.accounts.set_plan(account_id, plan), json)
+        _show(gate, gate.accounts.set_plan(account_id, plan), json)
 
 
 @app.command("limits", cls=Command)
 def limit_account(
-    account_id: AccountId, limits: Limits = None, inherit: Inherit = False, json: Json = False
+    account_id: AccountId,
+    limits: Limits = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar=TEXT,
+            help="They end then: 30d, a date (its beginning, UTC), a time with a zone.",
+        ),
+    ] = None,
+    inherit: Inherit = False,
+    json: Json = False,
 ) -> None:
-    """Give an account limits of its own, or with --inherit its plan's again."""
+    """Give an account limits of its own, or with --inherit its plan's again.
+
+    With --until they hold until then; afterwards what it has for good holds again: limits that
+    were given without --until, else its plan's. What is given without ends them sooner.
+    """
     wanted = limits_or_inherit(limits, inherit)
     with writing(json) as gate:
-        _show(gate.accounts.set_limits(account_id, wanted), json)
+        ends = None if until is None else _end(until, gate.clock())
+        _show(gate, gate.accounts.set_limits(account_id, wanted, until=ends), json)
+
+
+def _end(until: str, now: int) -> int:
+    """The instant until which limits are to hold.
+
+    Raises:
+        InvalidArgument: It is none, or never.
+    """
+    ends = parse_expiry(until, now, "until")
+    if ends is None:
+        raise InvalidArgument("until", "must be a time; leave it out for limits that are for good")
+    return ends
 
 
 @app.command("link", cls=Command)

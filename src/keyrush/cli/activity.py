@@ -8,7 +8,16 @@ import typer
 
 from keyrush.cli import output
 from keyrush.cli.accounts import AccountId, app
-from keyrush.cli.common import All, Cursor, Json, PageLimit, opened, show_list
+from keyrush.cli.common import (
+    All,
+    Cursor,
+    Json,
+    PageLimit,
+    Since,
+    Until,
+    opened,
+    show_list,
+)
 from keyrush.cli.following import follow
 from keyrush.cli.help import TEXT, Command
 from keyrush.core.activity import Outcome, Source, Where
@@ -17,8 +26,6 @@ from keyrush.core.times import parse_past
 from keyrush.errors import InvalidArgument
 from keyrush.operations.activity import MOST_COUNTED
 from keyrush.operations.documents import activity_json
-
-_WHEN = "2h ago as 2h, 2026-11-18, or a time with a zone."
 
 
 @app.command("activity", cls=Command)
@@ -37,8 +44,8 @@ def activity_of_account(
     rule: Annotated[
         str | None, typer.Option(metavar=TEXT, help="The path of a rule, or a tool.")
     ] = None,
-    since: Annotated[str | None, typer.Option(metavar=TEXT, help=f"From then on: {_WHEN}")] = None,
-    until: Annotated[str | None, typer.Option(metavar=TEXT, help=f"Before then: {_WHEN}")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
     everything: All = False,

@@ -30,6 +30,9 @@ Cursor = Annotated[
     str | None, typer.Option(metavar=TEXT, help="Where to go on, as the page before says.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
+_WHEN = "2h ago as 2h, 2026-11-18, or a time with a zone."
+Since = Annotated[str | None, typer.Option(metavar=TEXT, help=f"From then on: {_WHEN}")]
+Until = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Before then: {_WHEN}")]
 Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
 
 

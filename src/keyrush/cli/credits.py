@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from keyrush.cli import output
 from keyrush.cli.accounts import AccountId, app
-from keyrush.cli.common import All, Cursor, Json, PageLimit, opened, show_list, writing
+from keyrush.cli.common import (
+    All,
+    Cursor,
+    Json,
+    PageLimit,
+    Since,
+    Until,
+    opened,
+    show_list,
+    writing,
+)
 from keyrush.cli.help import NUMBER, TEXT, Command
 from keyrush.core.ledger import Reason
 from keyrush.core.notation import counted
 from keyrush.core.paging import DEFAULT_LIMIT
-from keyrush.core.times import parse_expiry
+from keyrush.core.times import parse_expiry, parse_past
 from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
-from keyrush.operations.credits import ADDED, REASONS
+from keyrush.operations.credits import ADDED, REASONS, SOURCES
 from keyrush.operations.documents import balance_json, check_json, entry_json
 
 
@@ -97,25 +108,45 @@ def ledger_of_account(
         list[str] | None,
         typer.Option(metavar=TEXT, help=f"Of one of {', '.join(REASONS)} alone; repeat for more."),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar=TEXT, help=f"By one of {', '.join(SOURCES)} alone; repeat for more."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
     everything: All = False,
     json: Json = False,
 ) -> None:
     """List what has changed an account's credits, newest first, with the balance after each."""
-    reasons = [_reason(text) for text in reason or ()]
     with opened() as gate:
+        now = gate.clock()
+        read = partial(
+            gate.credits.ledger,
+            account_id,
+            reasons=reason or (),  # type: ignore[arg-type]  # checked by the operation
+            sources=source or (),  # type: ignore[arg-type]  # checked by the operation
+            since=None if since is None else parse_past(since, now, "since"),
+            until=None if until is None else parse_past(until, now, "until"),
+        )
         show_list(
-            lambda most, after: gate.credits.ledger(
-                account_id, reasons=reasons, limit=most, cursor=after
-            ),
+            lambda most, after: read(limit=most, cursor=after),
             limit,
             cursor,
             everything,
             json,
             command=[
                 *("accounts", "ledger", account_id),
-                *(word for one in reasons for word in ("--reason", one)),
+                *(
+                    word
+                    for name, values in (
+                        *(("reason", reason), ("source", source)),
+                        *(("since", since and [since]), ("until", until and [until])),
+                    )
+                    for value in values or ()
+                    for word in (f"--{name}", value)
+                ),
             ],
             document=entry_json,
             table=output.entry_table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
@@ -26,7 +27,7 @@ from keyrush.cli.finding import account_meant, keys_meant
 from keyrush.cli.help import NUMBER, TEXT, Command, group
 from keyrush.core.checks import is_id
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import ApiKey
+from keyrush.core.model import INHERIT, ApiKey
 from keyrush.core.notation import counted
 from keyrush.core.paging import DEFAULT_LIMIT
 from keyrush.core.times import NEVER, parse_duration, parse_expiry
@@ -41,6 +42,8 @@ _NOTE_MANY = "They are shown this once, and can't be shown again."
 
 #: Keys that are made before they are printed: a fault, or Ctrl-C, costs these at most.
 _AT_ONCE = 1_000
+
+_NUMBER = re.compile("[1-9][0-9]{0,9}")
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="A cred_… id.")]
 Expires = Annotated[
@@ -79,6 +82,10 @@ def create_key(
         str | None,
         typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
     ] = None,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option(metavar=NUMBER, help="Requests under way at once, instead of the plan's."),
+    ] = None,
     count: Annotated[
         int | None,
         typer.Option(metavar=NUMBER, help="So many that are alike, printed one a line."),
@@ -104,6 +111,7 @@ def create_key(
             environment=environment,
             expires_at=expires_at,
             limits=limit,
+            max_concurrent=max_concurrent,
         )
         first = min(count or 1, _AT_ONCE)
         try:
@@ -286,6 +294,7 @@ def rotate_key(
 @app.command("edit", cls=Command)
 def edit_key(
     key_id: KeyId,
+    *,
     name: Annotated[
         str | None, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
     ] = None,
@@ -294,14 +303,37 @@ def edit_key(
         typer.Option(metavar=TEXT, help="All that it may do; may be repeated."),
     ] = None,
     expires: Expires = None,
+    max_concurrent: Annotated[
+        str | None,
+        typer.Option(
+            metavar=TEXT, help="Requests under way at once, or none: no number of its own."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Change a key's name, scopes or end; the key itself, and what is not named, stay."""
-    if name is None and not scope and expires is None:
-        raise InvalidArgument("edit", "give --name, --scope or --expires")
+    """Change a key's name, scopes, end or requests at once; what is not named stays as it is."""
+    if name is None and not scope and expires is None and max_concurrent is None:
+        raise InvalidArgument("edit", "give --name, --scope, --expires or --max-concurrent")
+    at_once = None if max_concurrent is None else _number_or_none(max_concurrent)
     with writing(json) as gate:
         ends = None if expires is None else parse_expiry(expires, gate.clock()) or NEVER
-        _show_key(gate, gate.keys.edit(key_id, name=name, scopes=scope, expires_at=ends), json)
+        edited = gate.keys.edit(
+            key_id, name=name, scopes=scope, expires_at=ends, max_concurrent=at_once
+        )
+        _show_key(gate, edited, json)
+
+
+def _number_or_none(text: str) -> int:
+    """The `max_concurrent` that is meant, `INHERIT` for `none`.
+
+    Raises:
+        InvalidArgument: It is neither a number from 1 on nor `none`.
+    """
+    if text.strip().lower() == "none":
+        return INHERIT
+    if not _NUMBER.fullmatch(text.strip()):
+        raise InvalidArgument("max_concurrent", f"{text!r} is no number from 1 on, and not none")
+    return int(text)
 
 
 @app.command("limits", cls=Command)

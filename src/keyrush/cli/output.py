@@ -105,6 +105,7 @@ def key_details(key: ApiKey, now: int) -> list[tuple[str, str]]:
         ("Environment", key.environment or "none"),
         ("Scopes", ", ".join(key.scopes)),
         ("Limits", format_limits(key.limits) or "as its account"),
+        ("At once", "as its plan" if key.max_concurrent is None else f"{key.max_concurrent:,}"),
         ("State", state(key, now)),
         ("Created", when(key.created_at)),
         ("Made by", key.created_by or "the operator"),
@@ -136,12 +137,12 @@ def key_table(keys: Sequence[ApiKey], now: int) -> None:
     )
 
 
-def account_details(account: Account) -> list[tuple[str, str]]:
+def account_details(account: Account, now: int) -> list[tuple[str, str]]:
     """An account for people, as `details` takes it."""
     return [
         ("ID", account.id),
         ("Plan", account.plan),
-        ("Limits", _limits_of(account)),
+        ("Limits", _limits_of(account, now)),
         ("Credits", f"{account.balance:,}"),
         ("Created", when(account.created_at)),
     ]
@@ -262,7 +263,7 @@ def _shown(text: str) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
-def account_table(accounts: Sequence[Account]) -> None:
+def account_table(accounts: Sequence[Account], now: int) -> None:
     """Accounts for people."""
     if not accounts:
         say("No accounts.")
@@ -275,15 +276,19 @@ def account_table(accounts: Sequence[Account]) -> None:
                 account.plan,
                 f"{account.balance:,}",
                 when(account.created_at),
-                _limits_of(account),
+                _limits_of(account, now),
             ]
             for account in accounts
         ],
     )
 
 
-def _limits_of(account: Account) -> str:
-    return format_limits(account.limits) or "as its plan"
+def _limits_of(account: Account, now: int) -> str:
+    for_good = format_limits(account.limits) or "as its plan"
+    override = account.override_at(now)
+    if override is None:
+        return for_good
+    return f"{format_limits(override.limits)} until {when(override.until)}, then {for_good}"
 
 
 def usage_text(usage: MonthlyUsage) -> str:

@@ -8,8 +8,8 @@ from typing import TypeGuard
 
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import CHARGE, OPENING, REFILL
-from keyrush.core.model import Scopes
-from keyrush.core.policy import MAX_CREDITS
+from keyrush.core.model import MAX_CONCURRENT, Scopes
+from keyrush.core.policy import MAX_COST, MAX_CREDITS
 from keyrush.core.times import LATEST, iso
 from keyrush.errors import InvalidArgument
 
@@ -30,6 +30,7 @@ MIN_PEPPER = 32
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_LIMIT_NAME = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,64}").fullmatch
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,80}")
 
 MAX_NOTE = 200  # characters
@@ -159,7 +160,7 @@ def checked_scopes(scopes: Sequence[str], known: Collection[str]) -> tuple[str, 
     return tuple(dict.fromkeys(scopes))
 
 
-def checked_expiry(expires_at: int | None, now: int) -> int | None:
+def checked_expiry(expires_at: int | None, now: int, field: str = "expires_at") -> int | None:
     """`expires_at`, if it lies in the future; Unix milliseconds.
 
     Raises:
@@ -168,11 +169,22 @@ def checked_expiry(expires_at: int | None, now: int) -> int | None:
     if expires_at is None:
         return None
     if type(expires_at) is not int or expires_at > LATEST:
-        raise InvalidArgument("expires_at", "is no Unix time in milliseconds before the year 10000")
+        raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
     if expires_at <= now:
         shown = f"{iso(expires_at)} " if expires_at >= 0 else ""
-        raise InvalidArgument("expires_at", f"{shown}is in the past")
+        raise InvalidArgument(field, f"{shown}is in the past")
     return expires_at
+
+
+def check_instants(**given: int | None) -> None:
+    """Let through times, by the names of their fields; None stands for any.
+
+    Raises:
+        InvalidArgument: One is no Unix time in milliseconds before the year 10000.
+    """
+    for field, instant in given.items():
+        if instant is not None and not (type(instant) is int and 0 <= instant <= LATEST):
+            raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
 
 
 def checked_grace(grace: int) -> int:
@@ -197,6 +209,20 @@ def checked_count(count: int) -> int:
     return count
 
 
+def checked_max_concurrent(max_concurrent: int | None) -> int | None:
+    """`max_concurrent`, if so many requests of a key may be under way at once; None is its plan's.
+
+    Raises:
+        InvalidArgument: It is no whole number from 1 to 1,000,000.
+    """
+    if max_concurrent is None:
+        return None
+    if type(max_concurrent) is not int or not 1 <= max_concurrent <= MAX_CONCURRENT:
+        said = f"{max_concurrent!r} is no whole number from 1 to {MAX_CONCURRENT:,}"
+        raise InvalidArgument("max_concurrent", said)
+    return max_concurrent
+
+
 def checked_credits(credits: int) -> int:
     """`credits`, if it can be a price.
 
@@ -208,6 +234,28 @@ def checked_credits(credits: int) -> int:
             "credits", f"{credits!r} is no whole number from 0 to {MAX_CREDITS:,}"
         )
     return credits
+
+
+def checked_cost(units: int) -> int:
+    """`units`, if a request can cost so many of its windows.
+
+    Raises:
+        InvalidArgument: It is no whole number from 0 to 1,000,000.
+    """
+    if type(units) is not int or not 0 <= units <= MAX_COST:
+        raise InvalidArgument("cost", f"{units!r} is no whole number from 0 to {MAX_COST:,}")
+    return units
+
+
+def checked_limit_name(name: str) -> str:
+    """`name`, if limits can be called that.
+
+    Raises:
+        InvalidArgument: It is not 1 to 64 visible characters of ASCII, without quotes.
+    """
+    if not isinstance(name, str) or not _LIMIT_NAME(name):
+        raise InvalidArgument("name", "must be 1 to 64 visible characters of ASCII, without quotes")
+    return name
 
 
 def checked_change(credits: int) -> int:

@@ -10,11 +10,12 @@ from keyrush.core.identity import (
     KEY,
     Claims,
     MonthlyCount,
+    Overridden,
     Session,
     Verified,
     account_subject,
 )
-from keyrush.core.model import Account, Scopes
+from keyrush.core.model import Account, Limit, Scopes
 from keyrush.core.sliding import Window
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
@@ -24,14 +25,19 @@ _SHARED = 1024
 
 
 def verified(
-    claims: Claims, account: Account, catalog: Catalog, counts: tuple[MonthlyCount, MonthlyCount]
+    claims: Claims,
+    account: Account,
+    catalog: Catalog,
+    counts: tuple[MonthlyCount, MonthlyCount],
+    now: int,
 ) -> Verified:
-    """The caller with all that a warm request needs.
+    """The caller with all that a warm request needs, from `now` on, Unix milliseconds.
 
     The narrowest limits hold alone: the credential's own, else the account's, else the plan's;
-    its own are counted on their own, and so is what is under way at once. A plan that is only
-    observed is so in what it says itself: limits that somebody was given are enforced. `counts` are
-    the credential's and the account's.
+    its own are counted on their own, and so is what is under way at once. Those of the account
+    may be others for a time (`Overridden`). A plan that is only observed is so in what it says
+    itself: limits that somebody was given are enforced. `counts` are the credential's and the
+    account's.
 
     Raises:
         ConfigurationError: The account is on a plan that the catalog does not have.
@@ -54,7 +60,7 @@ def verified(
         most = plan.max_concurrent
         want = Want(account_subject(account.id) if plan.per == "account" else own, most)
         wants = Wants((), ((CONCURRENT, want),)) if plan.is_observed else Wants((want,))
-    return Verified(
+    found = Verified(
         key_id=claims.id,
         account_id=_one(account.id),
         name=_one(claims.name),
@@ -62,10 +68,7 @@ def verified(
         environment=None if claims.environment is None else _one(claims.environment),
         scopes=_scopes(tuple(claims.scopes)),
         plan=plan,
-        windows=tuple(
-            Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
-            for limit in limits
-        ),
+        windows=_windows(subject, limits),
         expires_at=NEVER if claims.ends_at is None else claims.ends_at,
         quota_count=counts[plan.quota_per == "account"],
         subject=own,
@@ -76,6 +79,19 @@ def verified(
         has_limits=plan.is_observed or most is not None,
         source=claims.source,
         session=None if claims.source == KEY else _session(claims),
+    )
+    override = account.override_at(now) if claims.limits is None else None
+    if override is None:
+        return found
+    common = {name: getattr(found, name) for name in Verified.__slots__}
+    common |= {"windows": _windows(subject, override.limits), "is_observed": False}
+    return Overridden(**common, until=override.until, then=found)
+
+
+def _windows(subject: str, limits: tuple[Limit, ...]) -> tuple[Window, ...]:
+    return tuple(
+        Window(f"{subject}:{limit.seconds}", limit.seconds * 1000, limit.amount, limit.name)
+        for limit in limits
     )
 
 

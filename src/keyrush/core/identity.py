@@ -142,6 +142,33 @@ class Verified:
         """False for sandbox keys: rate-limited, but neither counted nor charged (contract R2)."""
         return bool(self.counts)
 
+    @property
+    def changes_at(self) -> int:
+        """Until when it holds as it is, Unix milliseconds: then it ends, or becomes another."""
+        return self.expires_at
+
+    def at(self, now: int) -> Verified:  # noqa: ARG002  # which `Overridden` looks at
+        """The caller as it is then, itself for nearly all."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overridden(Verified):
+    """A caller whose account has other limits for a time: its `windows` are theirs before `until`,
+    Unix milliseconds, and those of `then` afterwards. So nobody has to look anything up when that
+    ends, and all processes change over in the same millisecond.
+    """
+
+    until: int
+    then: Verified
+
+    @property
+    def changes_at(self) -> int:
+        return min(self.expires_at, self.until)
+
+    def at(self, now: int) -> Verified:
+        return self if now < self.until else self.then
+
 
 def key_subject(lineage: str) -> str:
     """The subject that the counts and windows of one key, through its rotations, belong to."""

@@ -76,6 +76,20 @@ class Entry:
     taken: tuple[tuple[int, int], ...] = ()
 
 
+class EntryWhere(NamedTuple):
+    """Which entries are meant: all of one account that agree with what is given. One of several
+    reasons, or sources, is enough; none stands for any.
+    """
+
+    reasons: tuple[Reason, ...] = ()
+    sources: tuple[Source, ...] = ()
+    since: int | None = None  #: from then on, Unix milliseconds
+    until: int | None = None  #: before then
+
+
+ALL_ENTRIES = EntryWhere()
+
+
 @dataclass(frozen=True, slots=True)
 class Posting:
     """An entry to be made: see `Entry`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
 _NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
@@ -85,6 +85,9 @@ MAX_KEYS = 50
 #: The most that a `max_concurrent` may say: no process, and no ledger, has so many under way.
 MAX_CONCURRENT = 1_000_000
 
+#: Stands for a number that is the plan's again, where one of its own may be given.
+INHERIT = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -115,15 +118,34 @@ class Plan:
             object.__setattr__(self, "quota_per", self.per)  # as a frozen class sets its fields
 
 
+class Override(NamedTuple):
+    """Limits that an account has instead of all others, before `until`, Unix milliseconds."""
+
+    limits: tuple[Limit, ...]
+    until: int
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who pays. `limits`, where set, replace the plan's (O13)."""
+    """Who pays. `limits`, where set, replace the plan's for good (O13), and an `override` replaces
+    either for a time: what holds is `limits_at`.
+    """
 
     id: str
     plan: str
     created_at: int
     balance: int = 0
     limits: tuple[Limit, ...] | None = None
+    override: Override | None = None
+
+    def override_at(self, now: int) -> Override | None:
+        """The override, while it holds; one that ends at `now` has ended."""
+        return self.override if self.override is not None and now < self.override.until else None
+
+    def limits_at(self, now: int) -> tuple[Limit, ...] | None:
+        """The limits of its own that hold then; None where the plan's do."""
+        override = self.override_at(now)
+        return self.limits if override is None else override.limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +155,7 @@ class ApiKey:
     `lineage` is the id of the first key of a chain of rotations; usage and windows belong to
     it, so that a replacement carries on where its predecessor stood. A key that has been
     replaced works until `retires_at`. `pepper_id` tells which pepper made `fingerprint`.
+    `max_concurrent`, where set, replaces the plan's.
     `created_by` is the id of the key that made it, None where the operator did. `hash` is empty
     where none was made. `proof` says, to whoever has the pepper, that fingerprint and hash are of
     one key (`keyring.Fingerprints.proof`).
@@ -154,8 +177,14 @@ class ApiKey:
     revoked_at: int | None = None
     retires_at: int | None = None
     limits: tuple[Limit, ...] | None = None
+    max_concurrent: int | None = None
     created_by: str | None = None
     proof: str | None = field(default=None, repr=False)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has bounds of its own, of which a key that it made would be as much again."""
+        return self.limits is not None or self.max_concurrent is not None
 
     @property
     def ends_at(self) -> int | None:

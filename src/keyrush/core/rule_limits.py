@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
 from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified, account_subject
@@ -39,15 +40,27 @@ class RuleLimits:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    @property
+    def all(self) -> tuple[Limit, ...]:
+        """Its limits, of whatever plan."""
+        return self.limits + tuple(one for some in self.by_plan.values() for one in some)
+
     def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
         """The windows of a caller, who asks from the subject `address`."""
         return self._windows(self._subject(verified, address), verified.plan.name)
 
     def want_of(self, verified: Verified, address: str) -> Want | None:
         """What a request of the caller's takes a slot of; None where any number may go on."""
+        return self._want(self._subject(verified, address))
+
+    def want_of_anonymous(self, address: str) -> Want | None:
+        """The same of somebody without a key: by address, whatever `per` says."""
+        return self._want(address)
+
+    def _want(self, subject: str) -> Want | None:
         if self.max_concurrent is None:
             return None
-        return Want(f"{self._subject(verified, address)}|{self.group}", self.max_concurrent)
+        return Want(f"{subject}|{self.group}", self.max_concurrent)
 
     def _subject(self, verified: Verified, address: str) -> str:
         if self.per == "key":
@@ -68,7 +81,7 @@ class RuleLimits:
                     f"{subject}|{self.group}:{limit.seconds}",
                     limit.seconds * 1000,
                     limit.amount,
-                    f"{self.label}-{limit.name}",
+                    f"{_shown(self.label)}-{limit.name}",
                 )
                 for limit in self.by_plan.get(plan, self.limits)
             )
@@ -76,6 +89,11 @@ class RuleLimits:
 
     def __hash__(self) -> int:
         return hash((self.group, self.per, self.is_observed))
+
+
+def _shown(label: str) -> str:
+    """A label as header fields hold it: visible ASCII, without quotes."""
+    return quote(label, safe="/{}:@!$&'()*+,;=~ ")
 
 
 def address_subject(address: str) -> str:

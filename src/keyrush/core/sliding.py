@@ -15,7 +15,7 @@ Nothing reads a clock of its own, and nothing is changed in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: The index of a period, what was taken in it, and what was taken in the one before.
 WindowCount = tuple[int, int, int]
@@ -47,6 +47,14 @@ class Demand(NamedTuple):
 
     windows: Sequence[Window]
     cost: int  #: units; 0 only looks
+
+
+class Part(NamedTuple):
+    """What is asked of shared windows for one demand: see `grant`."""
+
+    windows: Sequence[Window]
+    cost: int  #: units
+    extra: int  #: units for requests to come, at most
 
 
 class Taken(NamedTuple):
@@ -181,32 +189,56 @@ def take_together(
     now: int,
     clock: Callable[[], int] | None = None,
 ) -> tuple[Tally, Changes]:
-    """`take`, of several demands: all that they ask for, or nothing."""
+    """`take`, of several demands: all that they ask for, or nothing.
+
+    Raises:
+        ValueError: A cost is negative.
+    """
+    windows, common = joined(demands)
+    if common is not None:
+        return take(windows, counters, common, now, clock)
     tallies: list[Tally] = []
     changes: Changes = []
-    for windows, cost in demands:
-        tally, its = take(windows, counters, cost, now, clock)
+    for its, cost in demands:
+        tally, new = take(its, counters, cost, now, clock)
         tallies.append(tally)
-        changes += its
+        changes += new
     tally = together(tallies)
     return tally, changes if tally.admitted else []
 
 
+def joined(demands: Sequence[Demand]) -> tuple[list[Window], int | None]:
+    """All windows of the demands, in their order; and the cost, where they have one in common.
+
+    Raises:
+        ValueError: A cost is negative.
+    """
+    windows: list[Window] = []
+    common: int | None = demands[0].cost if demands else 0
+    for its, cost in demands:
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
+        if cost != common:
+            common = None
+        windows += its
+    return windows, common
+
+
 def together(tallies: Sequence[Tally]) -> Tally:
     """The tally of several that were taken together: it tells of the window that refuses for
-    longest, or else of the most constrained one (O14).
+    longest, or else of the most constrained one (O14), as `take` of all their windows would.
     """
-    limited = [tally for tally in tallies if tally.window is not None]
-    refused = [tally for tally in limited if not tally.admitted]
-    full = [tally for tally in limited if not tally.remaining]
-    if refused or full:
-        return max(refused or full, key=lambda tally: (tally.ready_at, tally.window))
-    return min(limited, key=_room, default=UNLIMITED)
+    return max(tallies, key=_urgency, default=UNLIMITED)
 
 
-def _room(tally: Tally) -> tuple[int, int]:
-    assert tally.window is not None  # noqa: S101  # only those are asked that have one
-    return tally.remaining, -tally.window.length
+def _urgency(tally: Tally) -> tuple[int, int, Any]:
+    """The higher, the more is to be told of it: refused, full, with room, or nothing limits."""
+    admitted, window, remaining, ready_at = tally
+    if not admitted:
+        return 3, ready_at, None
+    if window is None:
+        return 0, 0, None
+    return (1, -remaining, window[1]) if remaining else (2, ready_at, window)
 
 
 def grant(
@@ -236,14 +268,24 @@ def grant(
     return Taken(granted, now, taken), changes
 
 
+def grant_together(
+    parts: Sequence[Part], counters: Mapping[str, WindowCount], now: int
+) -> tuple[list[Taken], Changes]:
+    """`grant`, of several parts: what each costs, or nothing of any."""
+    answers = [grant(windows, counters, cost, extra, now) for windows, cost, extra in parts]
+    if all(taken.granted >= cost for (taken, _), (_, cost, _) in zip(answers, parts, strict=True)):
+        return [taken for taken, _ in answers], [one for _, its in answers for one in its]
+    return [grant(windows, counters, 0, 0, now)[0] for windows, _, _ in parts], []
+
+
 def tally(windows: Sequence[Window], taken: Taken, cost: int) -> Tally:
-    """The tally of a take of `cost`, by the clock of `taken`. A cost of 0 is a look."""
+    """The tally of a take of `cost`, by the clock of `taken`. A cost of 0 is a look. One that is
+    admitted, though nothing was granted, is refused by others that it was to be taken with.
+    """
     counters = {
         window.key: counter for window, counter in zip(windows, taken.counters, strict=True)
     }
-    if cost and not taken.granted:
-        return _refused(windows, counters, cost, taken.now)
-    return take(windows, counters, 0, taken.now)[0]
+    return take(windows, counters, 0 if taken.granted else cost, taken.now)[0]
 
 
 def _refused(
@@ -268,7 +310,8 @@ def give_back(
 ) -> WindowCount | None:
     """The counter without a take of `cost` made at `taken_at`, as far as that still counts.
 
-    A negative cost adds what was taken at `taken_at` and counted elsewhere.
+    A negative cost adds what was taken at `taken_at` and counted elsewhere, or by nobody: whatever
+    the limit, but never beyond what `most` says.
     """
     period = taken_at // length
     if cost < 0 and (counter is None or counter[0] < period):
@@ -278,10 +321,19 @@ def give_back(
     index, current, previous = counter
     age = index - period
     if age <= 0:
-        return (index, max(0, current - cost), previous)
+        return (index, _between(current - cost, length), previous)
     if age == 1:
-        return (index, current, max(0, previous - cost))
+        return (index, current, _between(previous - cost, length))
     return counter
+
+
+def most(length: int) -> int:
+    """What a counter holds at most, so that its product with the length is exact everywhere."""
+    return EXACT // length
+
+
+def _between(count: int, length: int) -> int:
+    return min(max(0, count), most(length))
 
 
 def subject_of(key: str) -> str:

@@ -24,6 +24,7 @@ from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import Resource
 from keyrush.gate.addresses import AddressSubjects
+from keyrush.gate.anonymous import PendingUnknown, Unknowns
 from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
@@ -298,6 +299,10 @@ class Pending:
         return self._admission.policy.needs(self._method, self._path, self._root)
 
 
+#: The answer to a request from memory, or what must be finished to have one.
+Begun = Admitted | Refusal | Pending | PendingUnknown | Document
+
+
 class Admission:
     """Lets requests through or refuses them. Safe to use from any thread or event loop.
 
@@ -320,6 +325,7 @@ class Admission:
         looks_up_in: Pool,
         strangers: Strangers,
         addresses: AddressSubjects,
+        unknowns: Unknowns,
         clock: Callable[[], int],
         passes_preflights: bool,
         recording: Recording | None = None,
@@ -335,7 +341,9 @@ class Admission:
         self.decides_there = looks_up_in == "io" and not deciding.is_async
         self.strangers = strangers
         self.addresses = addresses
+        self._unknowns = unknowns
         self._credential = credential_headers.credential
+        self._noted = credential_headers.noted_in
         self._vary = credential_headers.vary
         self._cache = cache
         self._clock = clock
@@ -374,7 +382,7 @@ class Admission:
         query: bytes,
         peer: Peer = None,
         noted: Noted = NOTHING,
-    ) -> Admitted | Refusal | Pending | Document:
+    ) -> Begun:
         """The answer to a request from memory alone, or what must be finished to have one.
 
         `path` is decoded, and may begin with `root`, the prefix that the server names;
@@ -387,11 +395,11 @@ class Admission:
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root):
-            return self._metadata.answer(method, path, root) or (Anonymous(), [])
+            return self._on_public(method, path, raw_path, root, headers, peer, noted)
         credential = self._credential(headers, noted)
         if isinstance(credential, Refusal):
             if credential is MISSING:
-                return self._from_nobody(method, path, raw_path, root, headers)
+                return self._from_nobody(method, path, raw_path, root, headers, peer, noted)
             return credential
         entry = self._cache.get(credential.digest)
         now = self._clock()
@@ -446,17 +454,44 @@ class Admission:
         refusal = policy.authorise(caller.verified, needs, query)
         return refusal, max(0, needs.credits - caller.charged)
 
-    def _from_nobody(
+    def _on_public(  # noqa: PLR0917  # as `begin`
         self,
         method: str,
         path: str,
         raw_path: bytes | None,
         root: str,
         headers: Iterable[Header],
-    ) -> Admitted | Refusal:
+        peer: Peer,
+        noted: Noted,
+    ) -> Admitted | Refusal | PendingUnknown | Document:
+        """The answer on a public path, whoever asks."""
+        if not self._unknowns.has_limits:
+            return self._metadata.answer(method, path, root) or (Anonymous(), [])
+        request = method, path, raw_path, root
+        forwarded_for = self._noted(headers, noted)[2]
+        answer = self._unknowns.answer(request, peer, forwarded_for, ())
+        if isinstance(answer, tuple):
+            return self._metadata.answer(method, path, root) or answer
+        return answer
+
+    def _from_nobody(  # noqa: PLR0917  # as `begin`
+        self,
+        method: str,
+        path: str,
+        raw_path: bytes | None,
+        root: str,
+        headers: Iterable[Header],
+        peer: Peer,
+        noted: Noted,
+    ) -> Admitted | Refusal | PendingUnknown:
         """The answer to a request without a key."""
         if self.policy.is_optional(method, path, raw_path, root):
-            return Anonymous(), [self._vary]  # with a key it would be another answer (S23)
+            # With a key it would be another answer (S23).
+            if not self._unknowns.has_limits:
+                return Anonymous(), [self._vary]
+            request = method, path, raw_path, root
+            forwarded_for = self._noted(headers, noted)[2]
+            return self._unknowns.answer(request, peer, forwarded_for, (self._vary,))
         if method == "OPTIONS" and is_preflight(headers):
             if self._passes_preflights:
                 return Anonymous(), []

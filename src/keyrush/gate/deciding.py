@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from keyrush.core.concurrency import Want
 from keyrush.core.identity import Verified
-from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
+from keyrush.core.policy import ANY_KEY, UNRULED, Needs
 from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
@@ -19,7 +19,7 @@ from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.courtesy import Courtesy
 from keyrush.gate.observing import Observing, header
-from keyrush.gate.principal import Caller, Calling, Principal, Taken
+from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
 from keyrush.gate.taking import Taking
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.gate.windows import Took
@@ -51,7 +51,7 @@ class Deciding:
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
         *,
-        policy: Policy,
+        means: Means,
         concurrency: Concurrency,
         usage: MonthlyCounts,
         observing: Observing,
@@ -64,7 +64,9 @@ class Deciding:
     ) -> None:
         self.limiter = limiter
         self.counts_at_once = counts_at_once
-        self._policy = policy
+        #: What principals act through.
+        self.means = means
+        self._policy = means.policy
         self._usage = usage
         self._observing = observing
         self._charging = charging
@@ -96,6 +98,7 @@ class Deciding:
         """
         if now is None:
             now = self._clock()
+            verified = verified.at(now)
             if now >= verified.expires_at:
                 return INVALID
         if verified.session is not None and not needs.are_for(verified.session):
@@ -142,6 +145,7 @@ class Deciding:
         if running_loop() is None:
             return None
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
         took = None
@@ -171,6 +175,7 @@ class Deciding:
     ) -> Admitted | Refusal:
         """The answer to a verified caller; may block."""
         now = self._clock()
+        verified = verified.at(now)
         if self._is_not_for(verified, needs, now):
             return INVALID
         if self._tolerance.exceeded and (over := self._tolerance.over(verified, "app", now)):
@@ -275,17 +280,23 @@ class Deciding:
             return lost
         if self._background.thread is None:
             self._background.start()
+        headers = self._fields.of(verified, shown, now, demands)
         would_limit = ""
-        if took is not None and weight:
-            would_limit = self._observing.over(verified, took, now)
+        if (
+            took is not None
+            and weight
+            and (would_limit := self._observing.over(verified, took, now))
+        ):
+            headers.append(header(would_limit))
+        headers.append(self._vary)
         caller = (
-            Principal(verified, self._policy, self._charging, now, came)
+            Principal(verified, self.means, now, headers, came)
             if needs.resource is None and not would_limit
             else Calling(
                 verified,
-                self._policy,
-                self._charging,
+                self.means,
                 now,
+                headers,
                 came,
                 resource=needs.resource,
                 taken=weight,
@@ -296,10 +307,6 @@ class Deciding:
             caller.takes = (Taken(demands, now),)
         if took is not None and took.held.slots:
             caller.slots = took.held.slots
-        headers = self._fields.of(verified, shown, now, demands)
-        if would_limit:
-            headers.append(header(would_limit))
-        headers.append(self._vary)
         return caller, headers
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
@@ -366,8 +373,11 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            tally, demands = self._taking.undo(caller, now)
-            fields = tuple(self._fields.of(verified, tally, now, demands))
+            self._taking.undo(caller)
+            if refusal.headers:  # of the window that refuses
+                return refusal
+            took = self._taking.look(caller, now)
+            fields = tuple(self._fields.of(verified, took.tally, now, took.demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:
             return refusal

@@ -20,6 +20,7 @@ from keyrush.authentication.verification import Verification
 from keyrush.core.calls import BODILESS, CallPolicy
 from keyrush.core.catalog import Catalog
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.paths import PathList
 from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
@@ -29,6 +30,7 @@ from keyrush.events.log import log_event
 from keyrush.events.protocol import Events, RequestRefused
 from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.admission import Admission
+from keyrush.gate.anonymous import Unknowns
 from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
@@ -36,10 +38,12 @@ from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.observing import Observing
+from keyrush.gate.principal import Means
 from keyrush.gate.starting import asks_for_slots, say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
+from keyrush.gate.weighing import Weighing
 from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
@@ -175,21 +179,40 @@ class Gate:
             clock=clock,
         )
         self.limiter = limiter.limiter
+        fields = Fields(settings.headers)
+        weighing = Weighing(
+            self.limiter, limiter.awaited, workers=self.workers, fields=fields, clock=clock
+        )
         #: What counts requests under way.
         self.concurrency = Concurrency(opens_slots, self.background, monotonic)
         self.deciding = Deciding(
             self.limiter,
             limiter.awaited,
-            policy=self.policy,
+            means=Means(self.policy, self.charging, weighing),
             concurrency=self.concurrency,
             usage=self.counts,
             observing=Observing(self.counts, self.events.emit),
             charging=self.charging,
             background=self.background,
-            fields=Fields(settings.headers),
+            fields=fields,
             vary=self.vary,
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
+        )
+        lengths = [limit.seconds * 1000 for limit in settings.by_address]
+        addresses = AddressSubjects(settings.networks, max(lengths, default=60_000), clock)
+        exempt = () if settings.anonymous is None else settings.anonymous.exempt_paths
+        unknowns = Unknowns(
+            self.limiter,
+            limiter.awaited,
+            self.concurrency,
+            limits=None if settings.anonymous is None else settings.anonymous.value(),
+            is_exempt=PathList("exempt", exempt, settings.root_path).holds,
+            policy=self.policy,
+            addresses=addresses,
+            workers=self.workers,
+            fields=fields,
+            clock=clock,
         )
         self.admission = Admission(
             self.deciding,
@@ -202,7 +225,8 @@ class Gate:
             workers=self.workers,
             looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
-            addresses=AddressSubjects(settings.networks),
+            addresses=addresses,
+            unknowns=unknowns,
             clock=clock,
             passes_preflights=settings.preflight == "pass",
             recording=self.recording,
@@ -588,9 +612,8 @@ def _noted(settings: Settings) -> list[bytes]:
     is_active = settings.activity != "off"
     if is_active:
         names.append(USER_AGENT)
-    counts_addresses = any(rule.per == "address" for rule in settings.rules)
     if settings.networks and (
-        counts_addresses or (is_active and settings.activity_address != "off")
+        settings.by_address or (is_active and settings.activity_address != "off")
     ):
         names.append(FORWARDED_FOR)
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
-from typing import NamedTuple, NoReturn, Protocol
+from typing import Literal, NamedTuple, NoReturn, Protocol
 
 from keyrush.core.checks import checked_credits
 from keyrush.core.identity import KEY, Verified
@@ -16,6 +16,7 @@ from keyrush.core.sliding import Demand
 from keyrush.limiter.slots.protocol import Slot
 from keyrush.usage.activity import Came
 from keyrush.usage.shown import shown_id
+from keyrush.wire.request import Header
 
 INTERNAL_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
@@ -49,15 +50,59 @@ class Charges(Protocol):
         ...
 
 
+#: Whose requests a limit in code counts.
+PerCaller = Literal["key", "account"]
+
+
+class Weighs(Protocol):
+    """What takes from windows while the app answers."""
+
+    def limit(
+        self, principal: Principal, limits: str, name: str, per: PerCaller, cost: int
+    ) -> None:
+        """Take from windows of their own."""
+        ...
+
+    def limit_async(
+        self, principal: Principal, limits: str, name: str, per: PerCaller, cost: int
+    ) -> Awaitable[None]:
+        """`limit`, off the event loop."""
+        ...
+
+    def cost(self, principal: Principal, units: int) -> None:
+        """Have the request cost so many units."""
+        ...
+
+    def cost_async(self, principal: Principal, units: int) -> Awaitable[None]:
+        """`cost`, off the event loop."""
+        ...
+
+    def cost_after(self, principal: Principal, units: int) -> None:
+        """Have the request cost so many units, whatever the limits."""
+        ...
+
+
+class Means(NamedTuple):
+    """What principals act through: a gate's own, the same for all."""
+
+    policy: Policy
+    charging: Charges
+    weighing: Weighs
+
+
 class Caller:
     """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
 
-    __slots__ = ("charges", "is_left", "refusal")
+    __slots__ = ("charges", "is_left", "refusal", "slots")
 
     is_authenticated = False
 
     #: The request, as activity has it; None where it has none.
     came: Came | None = None
+
+    #: What its request holds until it is over, where only so many may be under way at once; unset
+    #: otherwise, because every request would pay for it: see `concurrency.Concurrency.end`.
+    slots: tuple[Slot, ...]
 
     #: By which window it would have been refused, were that more than observed; empty by none.
     would_limit = ""
@@ -101,17 +146,13 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_charging", "_policy", "_verified", "came", "slots", "taken_at", "takes")
+    __slots__ = ("_means", "_verified", "came", "shown", "taken_at", "takes")
 
     is_authenticated = True
 
     #: What it has taken from windows, where that is not one unit a request of the plan's; unset
     #: otherwise, because every request would pay for it: see `taking.takes_of`.
     takes: tuple[Taken, ...]
-
-    #: What it holds until it is over, where only so many may be under way at once; unset otherwise,
-    #: for the same reason: see `concurrency.Concurrency.end`.
-    slots: tuple[Slot, ...]
 
     #: Requests that it is to windows and counts.
     taken = 1
@@ -125,16 +166,16 @@ class Principal(Caller):
     def __init__(
         self,
         verified: Verified,
-        policy: Policy,
-        charging: Charges,
+        means: Means,
         taken_at: int,
+        shown: list[Header],
         came: Came | None = None,
     ) -> None:
         self._verified = verified
         self.came = came
-        self._policy = policy
-        self._charging = charging
+        self._means = means
         self.taken_at = taken_at  #: Unix milliseconds: when this request took from its windows
+        self.shown = shown  #: what the gate adds to the headers of the response
         self.charges = ()  # not by super().__init__(), which every warm request would pay for
         self.refusal = None
 
@@ -247,7 +288,7 @@ class Principal(Caller):
         Raises:
             Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
         """
-        if refusal := self._policy.missing_modules(self._verified, modules):
+        if refusal := self._means.policy.missing_modules(self._verified, modules):
             self.refuse(refusal)
 
     def charge(self, credits: int) -> int | None:
@@ -261,11 +302,57 @@ class Principal(Caller):
             Refused: 402 when the balance is short (O12), 503 when the store is away.
             InvalidArgument: `credits` is negative or beyond any price.
         """
-        return self._charging.charge(self, checked_credits(credits))
+        return self._means.charging.charge(self, checked_credits(credits))
 
     async def charge_async(self, credits: int) -> int | None:
         """`charge`, for coroutines: the event loop goes on meanwhile."""
-        return await self._charging.charge_async(self, checked_credits(credits))
+        return await self._means.charging.charge_async(self, checked_credits(credits))
+
+    def limit(self, limits: str, *, name: str, per: PerCaller = "key", cost: int = 1) -> None:
+        """Go on only within `limits`, as in `"5/minute"`, of what is called `name`, wherever in the
+        app: for what no path can say. Whoever uses a name with other amounts shares its counts.
+
+        Blocks where windows are on a server: in a coroutine, await `limit_async`. `cost` units are
+        taken, for each key or each account; given back if the request is refused later. The
+        response's fields show the most constrained window (O14).
+
+        Raises:
+            Refused: 429 when it is over them, 503 when the limiter is away.
+            InvalidArgument: `limits` are malformed, `name` is no name, or `cost` no cost.
+        """
+        self._means.weighing.limit(self, limits, name, per, cost)
+
+    async def limit_async(
+        self, limits: str, *, name: str, per: PerCaller = "key", cost: int = 1
+    ) -> None:
+        """`limit`, for coroutines: the event loop goes on meanwhile."""
+        await self._means.weighing.limit_async(self, limits, name, per, cost)
+
+    def cost(self, units: int) -> None:
+        """Have this request cost `units` of each window of its plan and its rule, in place of one,
+        or of the rule's `cost`; before the answer begins. What it took beyond that is given back.
+
+        Blocks where windows are on a server: in a coroutine, await `cost_async`.
+
+        Raises:
+            Refused: 429 when there are not so many left, 503 when the limiter is away.
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+        """
+        self._means.weighing.cost(self, units)
+
+    async def cost_async(self, units: int) -> None:
+        """`cost`, for coroutines: the event loop goes on meanwhile."""
+        await self._means.weighing.cost_async(self, units)
+
+    def cost_after(self, units: int) -> None:
+        """Have this request cost `units`, as with `cost`, once that is known, as of tokens or rows:
+        at any time, after its answer too. They are counted whole even where they go beyond the
+        limits; then whoever comes next waits as the arithmetic says. Does no I/O.
+
+        Raises:
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+        """
+        self._means.weighing.cost_after(self, units)
 
 
 class Calling(Principal):
@@ -278,16 +365,16 @@ class Calling(Principal):
     def __init__(
         self,
         verified: Verified,
-        policy: Policy,
-        charging: Charges,
+        means: Means,
         taken_at: int,
+        shown: list[Header],
         came: Came | None,
         *,
         resource: Resource | None,
         taken: int,
         would_limit: str,
     ) -> None:
-        super().__init__(verified, policy, charging, taken_at, came)
+        super().__init__(verified, means, taken_at, shown, came)
         self.resource = resource
         self.taken = taken
         self.would_limit = would_limit

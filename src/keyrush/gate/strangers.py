@@ -57,7 +57,7 @@ class Strangers:
     def enter(self, address: str | None) -> bool:
         """Go ahead with a look-up for an address, which ends with `leave`; False: not now."""
         with self._lock:
-            name = _client(address)
+            name = client_of(address)
             sender = self._senders.get(name)
             if sender is None:
                 sender = self._senders[name] = _Sender()
@@ -74,7 +74,7 @@ class Strangers:
     def leave(self, address: str | None, *, is_unknown: bool) -> None:
         """The look-up has ended; `is_unknown` where it was for nothing."""
         with self._lock:
-            sender = self._senders.get(_client(address))
+            sender = self._senders.get(client_of(address))
             if sender is None:  # forgotten meanwhile, as in a forked child
                 return
             self._turn(sender)
@@ -95,7 +95,7 @@ class Strangers:
             del self._senders[name]
 
 
-def _client(address: str | None) -> str:
+def client_of(address: str | None) -> str:
     """What one client can send from: an address, of IPv6 its network; all Unix sockets are one."""
     if address is None or ":" not in address:
         return address or ""

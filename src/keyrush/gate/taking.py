@@ -5,12 +5,10 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from keyrush.core.concurrency import NO_WANTS
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
-from keyrush.core.sliding import Demand, Tally
+from keyrush.core.sliding import Demand
 from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows
@@ -34,26 +32,23 @@ class Taking:
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
-        """From memory alone, or None where I/O is needed."""
+        """From memory alone, or None where I/O is needed, and nothing is taken."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if needs.has_limits or verified.is_observed:
+            demands = _demands(verified, needs, address, is_look=is_look)
+            return self.at_once_of(wants, demands, now)
+        # No windows but the plan's, and they are enforced: what every request of a plan with
+        # `max_concurrent` does.
+        held = self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
-            took = self._windows_at_once(verified, needs, address, now, is_look or held.full)
+            cost = 0 if is_look or held.full else needs.cost
+            tally = self._limiter.take_at_once(verified.windows, cost, now)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
-        return self._with_if_told(held, took)
-
-    def _windows_at_once(
-        self, verified: Verified, needs: Needs, address: str, now: int, is_look: object
-    ) -> Took | None:
-        if needs.has_limits or verified.is_observed:
-            return self._windows.at_once(_demands(verified, needs, address, is_look), now)
-        # As where there is no limit but the plan's: it may be a plan that has brought us here.
-        tally = self._limiter.take_at_once(verified.windows, 0 if is_look else needs.cost, now)
-        return None if tally is None else Took(tally, None)
+        return self._with(held, None if tally is None else Took(tally, None, held=held))
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -64,42 +59,58 @@ class Taking:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
-        try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = self._windows.take(demands, now)
-        except BaseException:
-            self._concurrency.give_back(held.slots)
-            raise
-        return self._with(held, took)
+        return self.take_of(wants, _demands(verified, needs, address, is_look=is_look), now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        demands = _demands(verified, needs, address, is_look=is_look)
+        return await self.take_async_of(wants, demands, now)
+
+    # --- of whomever ---
+
+    def at_once_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
+        """`at_once`, of what somebody wants."""
+        held = self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = await self._windows.take_async(demands, now)
+            took = self._windows.at_once(demands.looks() if held.full else demands, now)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with(held, took)
+
+    def take_of(self, wants: Wants, demands: Demands, now: int) -> Took:
+        """`take`, of what somebody wants."""
+        held = self._concurrency.take(wants)
+        try:
+            took = self._windows.take(demands.looks() if held.full else demands, now)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with(held, took) or took
+
+    async def take_async_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
+        """`take_async`, of what somebody wants."""
+        held = await self._concurrency.take_async(wants)
+        if held is None:
+            return None
+        try:
+            took = await self._windows.take_async(demands.looks() if held.full else demands, now)
         except BaseException:  # the task is cancelled, too
             self._concurrency.give_back(held.slots)
             raise
-        return self._with_if_told(held, took)
+        return self._with(held, took)
 
-    def _with_if_told(self, held: Held, took: Took | None) -> Took | None:
-        """The same, where it may be that nothing came of windows."""
-        if took is None:
+    def _with(self, held: Held, took: Took | None) -> Took | None:
+        """What came of both: no slot is held where windows refuse, or can't tell."""
+        if took is None or not took.tally.admitted:
             self._concurrency.give_back(held.slots)
-            return None
-        return took if held is NOTHING else self._with(held, took)
-
-    def _with(self, held: Held, took: Took) -> Took:
-        """What came of both: no slot is held where windows refuse."""
-        if held.slots and not took.tally.admitted:
-            self._concurrency.give_back(held.slots)
+            return took and took._replace(held=NOTHING)
+        if took.held is held:
             return took
         return Took(took.tally, took.demands, took.shown, took.told, held)
 
@@ -116,14 +127,16 @@ class Taking:
             if cost:
                 self._limiter.give_back(windows, cost, taken.at)
 
-    def undo(self, caller: Principal, now: int) -> tuple[Tally, Sequence[Demand]]:
-        """Give back all that a caller has taken from windows; how they stand then. May block."""
-        taken = takes_of(caller)
-        for one in taken:
+    def undo(self, caller: Principal) -> None:
+        """Give back all that a request has taken from windows; may block."""
+        for one in takes_of(caller):
             self.give_back(one)
-        looks = {demand.windows: Demand(demand.windows, 0) for one in taken for demand in one[0]}
-        demands = tuple(looks.values())
-        return self._limiter.take_together(demands, now), demands
+
+    def look(self, caller: Principal, now: int) -> Took:
+        """How the windows of a request stand; may block."""
+        windows = dict.fromkeys(one.windows for demands, _ in takes_of(caller) for one in demands)
+        looks = [Demand(one, 0) for one in windows]
+        return Took(self._limiter.take_together(looks, now), looks)
 
 
 def takes_of(caller: Principal) -> tuple[Taken, ...]:
@@ -134,16 +147,10 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
-    wanted = [(verified.windows, needs.cost, verified.is_observed)]
-    for limits, cost in needs.limits:
-        wanted.append((limits.of(verified, address), cost, limits.is_observed))
-    enforced, observed = (
-        tuple(
-            Demand(windows, 0 if is_look else cost)
-            for windows, cost, is_observed in wanted
-            if windows and is_observed is which
-        )
-        for which in (False, True)
-    )
-    return Demands(enforced, observed)
+def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
+    cost = 0 if is_look else needs.cost
+    wanted = [(verified.is_observed, Demand(verified.windows, cost))]
+    for limits, units in needs.limits:
+        demand = Demand(limits.of(verified, address), 0 if is_look else units)
+        wanted.append((limits.is_observed, demand))
+    return Demands.of(wanted)

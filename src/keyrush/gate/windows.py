@@ -22,6 +22,22 @@ class Demands(NamedTuple):
     enforced: tuple[Demand, ...]
     observed: tuple[Demand, ...] = ()
 
+    @classmethod
+    def of(cls, wanted: Sequence[tuple[bool, Demand]]) -> Demands:
+        """Demands, each with whether it is only observed; one without windows is none."""
+        enforced, observed = (
+            tuple(
+                demand for is_observed, demand in wanted if demand.windows and is_observed is which
+            )
+            for which in (False, True)
+        )
+        return cls(enforced, observed)
+
+    def looks(self) -> Demands:
+        """The same, of which nothing is taken."""
+        enforced, observed = (tuple(Demand(one.windows, 0) for one in part) for part in self)
+        return Demands(enforced, observed)
+
 
 class Took(NamedTuple):
     """What came of it."""

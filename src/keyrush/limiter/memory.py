@@ -50,19 +50,21 @@ class MemoryLimiter:
         return self.take(windows, cost, now)
 
     def take_together(self, demands: Sequence[Demand], now: int) -> Tally:
-        if any(demand.cost < 0 for demand in demands):
-            raise ValueError("a cost is negative")
         with self._lock:
             known = self._counters
             tally, changes = sliding.take_together(demands, known, now, self._clock)
-            windows = [window for demand in demands for window in demand.windows]
-            known.put(changes, windows, now)
+            before = len(known)
+            known.update(changes)
+            if len(known) > before:  # as above
+                known.sweep(len(known) - before, sliding.joined(demands)[0], now)
             return tally
 
     def take_together_at_once(self, demands: Sequence[Demand], now: int) -> Tally:
         return self.take_together(demands, now)
 
     def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
+        if cost < 0:
+            raise ValueError(f"cost: {cost} is negative")
         self.give_back(windows, -cost, now)
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:

@@ -187,15 +187,15 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._since = self._begun = time.monotonic()
-        self._holder: int | None = None
+        self._held: tuple[int, int | None] | None = None
 
     def goes_on(self, table: Records, stripe: int) -> bool:
         """False when it has been long enough. Where one process had the lock all the time, it is
         taken to be stopped, and nobody waits for it any more.
         """
         holder, now = table.file.lock.holder(stripe), time.monotonic()
-        if holder is None or holder != self._holder:
-            self._holder, self._since = holder, now
+        if holder is None or self._held != (stripe, holder):
+            self._held, self._since = (stripe, holder), now
         elif now - self._since >= PATIENCE:
             table.give_up(stripe)
             stopped = TimeoutError(f"process {holder} has held their lock for {PATIENCE} s")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import (
     checked_account_id,
+    checked_expiry,
     checked_issuer,
     checked_plan,
     checked_subject,
@@ -108,15 +109,28 @@ class Accounts:
         self._changed(account_id)
         return self.get(account_id)
 
-    def set_limits(self, account_id: str, limits: str | None) -> Account:
+    def set_limits(
+        self, account_id: str, limits: str | None, *, until: int | None = None
+    ) -> Account:
         """Give the account limits of its own, or with None its plan's again; its counts stay.
+
+        With `until`, Unix milliseconds, they hold before then, and afterwards those that hold now
+        for good do so again, in every process and by themselves; an earlier such override is
+        replaced. Without, they are for good, and an override ends. A key with limits of its own
+        is not touched by either.
 
         Raises:
             NotFound: There is no such account.
-            InvalidArgument: The limits are malformed.
+            InvalidArgument: The limits are malformed, or `until` is in the past, or of no limits.
         """
-        refuse_keys(self._format, account=account_id, limits=limits)
-        done = self._store.set_account_limits(known_id(account_id), parse_limits(limits))
+        refuse_keys(self._format, account=account_id, limits=limits, until=until)
+        if until is not None and limits is None:
+            raise InvalidArgument("until", "goes with limits: say which hold until then")
+        done = self._store.set_account_limits(
+            known_id(account_id),
+            parse_limits(limits),
+            checked_expiry(until, self._clock(), "until"),
+        )
         if not done:
             raise NotFound(f"no account {account_id!r}")
         self._changed(account_id)

@@ -26,7 +26,7 @@ from keyrush.core.activity import (
     Where,
     storable,
 )
-from keyrush.core.checks import is_id, refuse_keys
+from keyrush.core.checks import check_instants, is_id, refuse_keys
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.paging import (
     DEFAULT_LIMIT,
@@ -37,7 +37,7 @@ from keyrush.core.paging import (
     cursor_at,
     parse_cursor,
 )
-from keyrush.core.times import DAY, LATEST
+from keyrush.core.times import DAY
 from keyrush.errors import InvalidArgument
 from keyrush.operations.accounts import Accounts
 from keyrush.store.protocol import ActivityStore
@@ -277,9 +277,7 @@ def _check(where: Where) -> None:
     ):
         if value is not None and value not in known:
             raise InvalidArgument(field, f"must be one of {', '.join(known)}")
-    for field, instant in (("since", where.since), ("until", where.until)):
-        if instant is not None and not (type(instant) is int and 0 <= instant <= LATEST):
-            raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
+    check_instants(since=where.since, until=where.until)
     for field, text in (("key", where.credential_id), ("rule", where.rule)):
         if text is not None and not isinstance(text, str):
             raise InvalidArgument(field, "must be text")

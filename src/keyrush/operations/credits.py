@@ -7,6 +7,7 @@ from typing import get_args
 
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import (
+    check_instants,
     checked_change,
     checked_credits,
     checked_expiry,
@@ -15,7 +16,7 @@ from keyrush.core.checks import (
     refuse_keys,
 )
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.ledger import Entry, Posting, Reason, Refill, refill_of
+from keyrush.core.ledger import Entry, EntryWhere, Posting, Reason, Refill, Source, refill_of
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.operations.accounts import Accounts
@@ -27,6 +28,9 @@ ADDED: tuple[Reason, ...] = ("grant", "top_up", "adjustment")
 
 #: All reasons.
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+#: All doors by which balances change.
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 class Credits:
@@ -129,33 +133,45 @@ class Credits:
         account_id: str,
         *,
         reasons: Collection[Reason] = (),
+        sources: Collection[Source] = (),
+        since: int | None = None,
+        until: int | None = None,
         limit: int = DEFAULT_LIMIT,
         cursor: str | None = None,
     ) -> Page[Entry]:
-        """The account's entries, newest first, a page of `limit` at a time, of all reasons or of
-        some; `cursor` is that of the page before.
+        """The account's entries, newest first, a page of `limit` at a time; `cursor` is that of
+        the page before. They are of all reasons and sources, or of some, from `since` on and before
+        `until`, Unix milliseconds.
 
         Raises:
             NotFound: There is no such account.
-            InvalidArgument: A reason is unknown, the limit not from 1 to 100, or the cursor none
-                of a page.
+            InvalidArgument: A reason, a source or a time is none, the limit not from 1 to 100, or
+                the cursor none of a page.
         """
         refuse_keys(self._format, account=account_id, limit=limit, cursor=cursor)
-        if isinstance(reasons, str):
-            raise InvalidArgument("reason", "must be a list")
-        for reason in reasons:
-            refuse_keys(self._format, reason=reason)
-            if reason not in REASONS:
-                raise InvalidArgument("reason", f"{reason!r} is none of {', '.join(REASONS)}")
+        self._check("reason", reasons, REASONS)
+        self._check("source", sources, SOURCES)
+        check_instants(since=since, until=until)
+        where = EntryWhere(
+            tuple(dict.fromkeys(reasons)), tuple(dict.fromkeys(sources)), since, until
+        )
         before = _number(cursor)
         checked_limit(limit)
         if before is None:
             self.balance(account_id)  # what is due comes first
         else:
             self._accounts.get(account_id)
-        found = self._store.entries(account_id, tuple(reasons), limit + 1, before)
+        found = self._store.entries(account_id, where, limit + 1, before)
         items = tuple(found[:limit])
         return Page(items, str(items[-1].number) if len(found) > limit else None)
+
+    def _check(self, field: str, given: Collection[str], known: Collection[str]) -> None:
+        if isinstance(given, str):
+            raise InvalidArgument(field, "must be a list")
+        for one in given:
+            refuse_keys(self._format, **{field: one})
+            if one not in known:
+                raise InvalidArgument(field, f"{one!r} is none of {', '.join(known)}")
 
     def check(self, *, at_most: int | None = None) -> Checked:
         """Prove for all accounts that each balance is the sum of its entries, or say where not:

@@ -37,6 +37,7 @@ def key_json(key: ApiKey, now: int) -> dict[str, object]:
         "environment": key.environment,
         "scopes": list(key.scopes),
         "limits": format_limits(key.limits),
+        "max_concurrent": key.max_concurrent,
         "revoked_at": iso(key.revoked_at),
         "created_by": key.created_by,
     }
@@ -47,12 +48,17 @@ def new_key_json(new: NewKey, credential: dict[str, object]) -> dict[str, object
     return {"key": new.text, "api_credential": credential}
 
 
-def account_json(account: Account) -> dict[str, object]:
-    """An account; `limits` null means its plan's."""
+def account_json(account: Account, now: int) -> dict[str, object]:
+    """An account, with the limits of its own that hold now, null where its plan's do. Those of an
+    override hold before `limits_until`, and `permanent_limits` afterwards; it is null without one.
+    """
+    override = account.override_at(now)
     return {
         "id": account.id,
         "plan": account.plan,
-        "limits": format_limits(account.limits),
+        "limits": format_limits(account.limits_at(now)),
+        "limits_until": None if override is None else iso(override.until),
+        "permanent_limits": format_limits(account.limits),
         "balance": account.balance,
         "created_at": iso(account.created_at),
     }

@@ -13,12 +13,13 @@ from keyrush.core.checks import (
     checked_environment,
     checked_expiry,
     checked_grace,
+    checked_max_concurrent,
     checked_name,
     checked_scopes,
     is_id,
     refuse_keys,
 )
-from keyrush.core.model import Account, ApiKey, Limit, Plan, Scopes
+from keyrush.core.model import INHERIT, Account, ApiKey, Limit, Plan, Scopes
 from keyrush.core.notation import parse_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit, page_of, parse_cursor
 from keyrush.core.times import NEVER, month_of
@@ -36,6 +37,7 @@ from keyrush.store.decisions import (
     OWNER,
     RETIRING,
     Outcome,
+    is_trusted,
     judge_caller,
     judge_room,
     judge_rotation,
@@ -98,13 +100,16 @@ class Keys:
         environment: str | None = None,
         expires_at: int | None = None,
         limits: str | None = None,
+        max_concurrent: int | None = None,
         by: str | None = None,
         issued_at: int | None = None,
     ) -> NewKey:
         """A new key of an account (contract R3, O4). Its text is in the result and nowhere else.
 
         No scopes means `*` (R4); no environment means the first one. `expires_at` is Unix
-        milliseconds. Takes as long as one argon2 hash, where keys are hashed.
+        milliseconds. `limits` and `max_concurrent`, requests that are under way at once, are its
+        own instead of those of account and plan. Takes as long as one argon2 hash, where keys are
+        hashed.
 
         Raises:
             NotFound: There is no such account.
@@ -121,6 +126,7 @@ class Keys:
             environment=environment,
             expires_at=expires_at,
             limits=limits,
+            max_concurrent=max_concurrent,
             by=by,
             issued_at=issued_at,
         )[0]
@@ -135,6 +141,7 @@ class Keys:
         environment: str | None = None,
         expires_at: int | None = None,
         limits: str | None = None,
+        max_concurrent: int | None = None,
         by: str | None = None,
         issued_at: int | None = None,
     ) -> Sequence[NewKey]:
@@ -156,8 +163,10 @@ class Keys:
             environment=environment,
             expires_at=expires_at,
             limits=limits,
+            max_concurrent=max_concurrent,
         )
         checked_count(count)
+        _check_giver(by, max_concurrent)
         now = self._clock()
         mint = partial(
             self._minted,
@@ -166,6 +175,7 @@ class Keys:
             environment=checked_environment(environment, self._format.environments),
             expires_at=checked_expiry(expires_at, now),
             limits=parse_limits(limits),
+            max_concurrent=checked_max_concurrent(max_concurrent),
             created_by=self._caller(by, issued_at),
         )
         account = self._accounts.get(account_id)
@@ -291,9 +301,9 @@ class Keys:
     ) -> NewKey:
         """Replace a key without downtime (contract R17).
 
-        The replacement keeps name, scopes, environment, limits and history, and the expiry
-        unless `expires_at` is given. The old key works for `grace` more seconds, with 0 it
-        stops at once; meanwhile the two share one limit. `granted` are the scopes of the token
+        The replacement keeps name, scopes, environment, limits, `max_concurrent` and history, and
+        the expiry unless `expires_at` is given. The old key works for `grace` more seconds, with 0
+        it stops at once; meanwhile the two share one limit. `granted` are the scopes of the token
         by which a link asks: it gets no key with others.
 
         Raises:
@@ -328,6 +338,7 @@ class Keys:
             environment=old.environment,
             expires_at=checked_expiry(expires_at, now) or old.expires_at,
             limits=old.limits,
+            max_concurrent=old.max_concurrent,
             lineage=old.lineage,
             created_by=caller or old.created_by,
         )
@@ -347,15 +358,19 @@ class Keys:
         name: str | None = None,
         scopes: Sequence[str] | None = None,
         expires_at: int | None = None,
+        max_concurrent: int | None = None,
         by: str | None = None,
         issued_at: int | None = None,
         granted: Sequence[str] | None = None,
     ) -> ApiKey:
-        """Change the name, the scopes or the end of a key; None leaves them as they are.
+        """Change the name, the scopes, the end or the `max_concurrent` of a key; None leaves them
+        as they are.
 
-        `expires_at` is Unix milliseconds, or `core.times.NEVER`. Whoever asks may take from a key,
-        but give it no more than to one that they make: no scope that they lack, no later end
-        than their own. `granted` are the scopes of the token by which a link asks.
+        `expires_at` is Unix milliseconds, or `core.times.NEVER`; `max_concurrent` is a number, or
+        `core.model.INHERIT` for the plan's. Whoever asks may take from a key, but give it no more
+        than to one that they make: no scope that they lack, no later end than their own.
+        `max_concurrent` the operator and the account's owner alone may set. `granted` are the
+        scopes of the token by which a link asks.
 
         Raises:
             NotFound: There is none, or it is another account's.
@@ -364,15 +379,26 @@ class Keys:
             BeyondCaller: The key `by` has been replaced, or may not give what is to be given.
             ConfigurationError: The store, which is a user's own, can't edit keys.
         """
-        refuse_keys(self._format, name=name, scopes=scopes, expires_at=expires_at, granted=granted)
+        refuse_keys(
+            self._format,
+            name=name,
+            scopes=scopes,
+            expires_at=expires_at,
+            max_concurrent=max_concurrent,
+            granted=granted,
+        )
         if not keeps_edits(self._store):
             raise ConfigurationError(
                 "the store can't edit keys; see keyrush.store.protocol.EditStore"
             )
         if scopes is not None and not scopes:
             raise InvalidArgument("scopes", "must name one at least; revoke a key that may nothing")
+        _check_giver(by, max_concurrent)
         caller, now = self._caller(by, issued_at), self._clock()
         key = self.get(key_id, account_id)
+        at_once = max_concurrent
+        if at_once != INHERIT:
+            at_once = checked_max_concurrent(at_once)
         known = self._catalog.known_scopes
         ends = expires_at if expires_at == NEVER else checked_expiry(expires_at, now)
         edit = Edit(
@@ -383,6 +409,7 @@ class Keys:
             by=caller,
             issued_at=issued_at,
             granted=None if granted is None else tuple(granted),
+            max_concurrent=at_once,
         )
         outcome = self._store.edit_key(key.id, edit)
         if outcome == "gone":
@@ -413,6 +440,7 @@ class Keys:
         environment: str | None,
         expires_at: int | None,
         limits: tuple[Limit, ...] | None,
+        max_concurrent: int | None,
         lineage: str | None = None,
         created_by: str | None = None,
     ) -> NewKey:
@@ -433,6 +461,7 @@ class Keys:
             created_at=self._clock(),
             expires_at=expires_at,
             limits=limits,
+            max_concurrent=max_concurrent,
             created_by=created_by,
             proof=self._fingerprints.proof(key_id, fingerprint, hash),
         )
@@ -454,6 +483,17 @@ class Keys:
         if by is not None and not is_id(by.removeprefix(OWNER)):
             raise CallerEnded("no such key may ask")
         return by
+
+
+def _check_giver(by: str | None, max_concurrent: int | None) -> None:
+    """Go on only if a number of its own may be given to a key by whoever asks. A key or a session
+    knows none but its plan's, which a number may be more than.
+
+    Raises:
+        BeyondCaller: It is a key or a link.
+    """
+    if max_concurrent is not None and not is_trusted(by):
+        raise BeyondCaller("max_concurrent is for the operator to set")
 
 
 def _settle(outcome: Outcome, max_keys: int = 0, more: int = 1) -> None:

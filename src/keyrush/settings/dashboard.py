@@ -97,6 +97,7 @@ class DashboardSettings(BaseSettings):
         None, description="TOML file of texts in that language, or in other words"
     )
     dashboard_top_up_url: Linked = Field(None, description="where people buy credits")
+    dashboard_plans_url: Linked = Field(None, description="where people compare plans")
     dashboard_sign_in_url: Linked = Field(
         None, description="where people sign in; {next} in it is the page they came from"
     )

@@ -14,7 +14,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.resources import ResourceTable
 from keyrush.settings.sources import PREFIX, place
-from keyrush.settings.tables import PlanTable, RuleTable, Table
+from keyrush.settings.tables import AnonymousTable, PlanTable, RuleTable, Table
 
 #: What pydantic says, and what people call it.
 _WORDING = (
@@ -33,6 +33,7 @@ _TABLES: dict[str, type[Table]] = {
     "rules": RuleTable,
     "resources": ResourceTable,
     "issuers": IssuerTable,
+    "anonymous": AnonymousTable,
 }
 
 #: What Kubernetes and Docker put into the environment for a service that is named like keyrush.

@@ -27,6 +27,7 @@ from pydantic_settings import (
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.issuers import Issuer
+from keyrush.core.model import Limit
 from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, is_plain
 from keyrush.core.policy import Policy, Unruled
@@ -38,7 +39,15 @@ from keyrush.settings.dashboard import DashboardSettings
 from keyrush.settings.issuers import IssuerTable, check_issuers
 from keyrush.settings.mistakes import explained, look_for_typing_errors
 from keyrush.settings.resources import ResourceTable, check_together
-from keyrush.settings.tables import Name, PlanTable, RuleTable, ScopeName, built_in_plans, rules_of
+from keyrush.settings.tables import (
+    AnonymousTable,
+    Name,
+    PlanTable,
+    RuleTable,
+    ScopeName,
+    built_in_plans,
+    rules_of,
+)
 from keyrush.wire.refusals import Body
 from keyrush.wire.request import CREDENTIAL_HEADERS
 from keyrush.wire.sender import UNIX, Kept, Network
@@ -160,6 +169,9 @@ class Settings(DashboardSettings):
         description="plans by name; the first is the default",
     )
     rules: tuple[RuleTable, ...] = Field((), description="what paths need; the first match counts")
+    anonymous: AnonymousTable | None = Field(
+        None, description="what requests without a key are limited to, by address; none if unset"
+    )
     resources: tuple[ResourceTable, ...] = Field(
         (), description="endpoints of MCP, which tokens are issued for one by one"
     )
@@ -392,6 +404,15 @@ class Settings(DashboardSettings):
             known_scopes=known,
             unmetered=frozenset(self.unmetered_environments),
         )
+
+    @property
+    def by_address(self) -> tuple[Limit, ...]:
+        """All limits that count by the client's address, or may."""
+        own = () if self.anonymous is None else self.anonymous.value().limits
+        rules = [rule.limits for rule in rules_of(self.rules) if rule.limits is not None]
+        has_open = bool(self.public_paths or self.optional_paths)
+        counted = [one for one in rules if has_open or one.per == "address"]
+        return own + tuple(limit for one in counted for limit in one.all)
 
     @property
     def issuer_values(self) -> tuple[Issuer, ...]:

@@ -8,16 +8,17 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_CONCURRENT, MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
+from keyrush.core.paths import PathList
 from keyrush.core.policy import MAX_COST, MAX_CREDITS, Rule
 from keyrush.core.rule_limits import Counted, RuleLimits
 from keyrush.core.times import SECOND
-from keyrush.errors import InvalidArgument
+from keyrush.errors import ConfigurationError, InvalidArgument
 from keyrush.wire.request import MAX_FIELD
 
 
@@ -177,6 +178,28 @@ class RuleTable(Table):
             max_concurrent=self.max_concurrent,
             is_observed=self.mode == "observe",
         )
+
+
+class AnonymousTable(Table):
+    """`[anonymous]`: what requests without a key are held to, on paths that need none; those of
+    `exempt_paths` to nothing but their rules.
+    """
+
+    limits: Annotated[Any, BeforeValidator(_limits)]
+    exempt_paths: tuple[str, ...] = ()
+
+    @field_validator("exempt_paths")
+    @classmethod
+    def _check_exempt_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            PathList("exempt", value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def value(self) -> RuleLimits:
+        """The value that the rest of keyrush works with."""
+        return RuleLimits("anonymous", "anonymous", self.limits, per="address")
 
 
 def rules_of(tables: Sequence[RuleTable]) -> tuple[Rule, ...]:

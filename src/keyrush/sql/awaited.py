@@ -112,20 +112,20 @@ class AwaitedConnection:
             self._answer.set_exception(error)
         self._forget()
 
-    def _forget(self) -> psycopg.AsyncConnection[Any] | None:
-        """Have nothing more to do with the connection."""
+    def _forget(self) -> None:
+        """Close the connection, if there is one."""
         connection, self._connection, self._libpq = self._connection, None, None
         if self._watched >= 0:
             running = asyncio.get_running_loop()
             running.remove_reader(self._watched)
             running.remove_writer(self._watched)
             self._watched = -1
-        return connection
+        if connection is not None:
+            connection.pgconn.finish()  # as its own `close` does, which is a coroutine
 
     async def close(self) -> None:
         """Close it. It may be used again afterwards."""
-        if connection := self._forget():
-            await connection.close()
+        self._forget()
 
 
 def _check(results: list[pq.abc.PGresult]) -> None:

@@ -18,6 +18,7 @@ from keyrush.core.urls import is_quotable, readable
 from keyrush.errors import ConfigurationError, Unreachable
 from keyrush.runtime.forks import after_fork
 from keyrush.sql.files import make_private
+from keyrush.sql.pool import ClosingPool, let_go
 from keyrush.sql.schema import prepare
 from keyrush.sql.states import ends_connections, give_up, told
 from keyrush.sql.turns import Writer
@@ -166,8 +167,10 @@ class Database:
         self._engine.dispose(close=False)
 
     def close(self) -> None:
-        """Let go of connections. The database may be used again afterwards."""
-        self._engine.dispose()
+        """Let go of connections, of those in use when they come back. The database may be used
+        again afterwards.
+        """
+        let_go(self._engine)
 
 
 def _opened(url: str) -> sa.Engine:
@@ -203,6 +206,7 @@ def make_engine(url: URL) -> sa.Engine:
         return _make_postgresql_engine(url)
     engine = sa.create_engine(
         url,
+        poolclass=ClosingPool,
         max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
@@ -239,6 +243,7 @@ def _make_postgresql_engine(url: URL) -> sa.Engine:
         url = url.difference_update_query(["prepare_threshold"])
     engine = sa.create_engine(
         url,
+        poolclass=ClosingPool,
         max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,

@@ -63,65 +63,100 @@ BEGIN
 END
 $$;
 
--- `sliding.grant`. Returns what was granted, now, and the counter of each window.
+-- Schema 4 to 7 had others.
+DROP FUNCTION IF EXISTS
+    keyrush_take(text[], bigint[], bigint[], bigint, bigint, bigint, bigint),
+    keyrush_give_back(text[], bigint[], bigint, bigint);
+
+-- `sliding.grant_together`, of parts that have so many windows each. Returns now, and for each part
+-- what was granted and the counter of each window.
 CREATE OR REPLACE FUNCTION keyrush_take(
     keys text[], lengths bigint[], amounts bigint[],
-    cost bigint, extra bigint, share bigint, at bigint
+    sizes bigint[], costs bigint[], extras bigint[], share bigint, at bigint
 ) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
     now bigint;
     counter bigint[];
-    counters bigint[] := '{}';
+    answer bigint[];
     room bigint;
-    granted bigint := 0;
+    rooms bigint[] := '{}';
+    granted bigint;
+    refused boolean := false;
+    i integer := 0;  -- the window
+    place integer := 1;  -- in the answer
 BEGIN
-    IF cost > 0 OR extra > 0 THEN
+    IF 0 < ANY (costs || extras) THEN
         PERFORM keyrush_lock(keys);
     END IF;
     now := coalesce(at, keyrush_now());  -- not before the locks are held, or time could run back
-    FOR i IN 1 .. cardinality(keys) LOOP
-        counter := keyrush_roll(keyrush_counter(keys[i]), now / lengths[i]);
-        counters := counters || counter;
-        room := least(room, amounts[i] - keyrush_used(counter, lengths[i], now));
-    END LOOP;
-    IF room >= cost AND (cost > 0 OR extra > 0) THEN
-        granted := cost + least(extra, (room - cost) / share);
-    END IF;
-    IF granted > 0 THEN
-        FOR i IN 1 .. cardinality(keys) LOOP
-            counters[3 * i - 1] := counters[3 * i - 1] + granted;
-            PERFORM keyrush_put(keys[i], lengths[i], counters[3 * i - 2 : 3 * i]);
+    answer := ARRAY[now];
+    FOR part IN 1 .. cardinality(sizes) LOOP
+        answer := answer || 0::bigint;
+        room := NULL;
+        FOR its IN 1 .. sizes[part] LOOP
+            i := i + 1;
+            counter := keyrush_roll(keyrush_counter(keys[i]), now / lengths[i]);
+            answer := answer || counter;
+            room := least(room, amounts[i] - keyrush_used(counter, lengths[i], now));
         END LOOP;
+        rooms := rooms || coalesce(room, 0);
+        refused := refused OR (costs[part] > 0 AND rooms[part] < costs[part]);
+    END LOOP;
+    IF refused THEN
+        RETURN answer;
     END IF;
-    RETURN ARRAY[granted, now] || counters;
+    i := 0;
+    FOR part IN 1 .. cardinality(sizes) LOOP
+        place := place + 1;
+        granted := costs[part]
+            + least(extras[part], greatest(0, rooms[part] - costs[part]) / share);
+        answer[place] := granted;
+        FOR its IN 1 .. sizes[part] LOOP
+            i := i + 1;
+            IF granted > 0 THEN
+                answer[place + 2] := answer[place + 2] + granted;
+                PERFORM keyrush_put(keys[i], lengths[i], answer[place + 1 : place + 3]);
+            END IF;
+            place := place + 3;
+        END LOOP;
+    END LOOP;
+    RETURN answer;
 END
 $$;
 
--- `sliding.give_back`, for each window
+-- `sliding.give_back`, for each window of each part.
 CREATE OR REPLACE FUNCTION keyrush_give_back(
-    keys text[], lengths bigint[], cost bigint, taken_at bigint
+    keys text[], lengths bigint[], sizes bigint[], costs bigint[], instants bigint[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     counter bigint[];
+    cost bigint;
+    most bigint;
     taken_in bigint;
+    i integer := 0;
 BEGIN
     PERFORM keyrush_lock(keys);
-    FOR i IN 1 .. cardinality(keys) LOOP
-        taken_in := taken_at / lengths[i];
-        counter := keyrush_counter(keys[i]);
-        IF cost < 0 AND coalesce(counter[1] < taken_in, true) THEN
-            counter := keyrush_roll(counter, taken_in);
-        END IF;
-        IF counter[1] <= taken_in THEN
-            counter[2] := greatest(0, counter[2] - cost);
-        ELSIF counter[1] = taken_in + 1 THEN
-            counter[3] := greatest(0, counter[3] - cost);
-        ELSE
-            CONTINUE;  -- there is none, or the take counts no more
-        END IF;
-        PERFORM keyrush_put(keys[i], lengths[i], counter);
+    FOR part IN 1 .. cardinality(sizes) LOOP
+        cost := costs[part];
+        FOR its IN 1 .. sizes[part] LOOP
+            i := i + 1;
+            taken_in := instants[part] / lengths[i];
+            most := 9007199254740992 / lengths[i];  -- `sliding.most`
+            counter := keyrush_counter(keys[i]);
+            IF cost < 0 AND coalesce(counter[1] < taken_in, true) THEN
+                counter := keyrush_roll(counter, taken_in);
+            END IF;
+            IF counter[1] <= taken_in THEN
+                counter[2] := least(most, greatest(0, counter[2] - cost));
+            ELSIF counter[1] = taken_in + 1 THEN
+                counter[3] := least(most, greatest(0, counter[3] - cost));
+            ELSE
+                CONTINUE;  -- there is none, or the take counts no more
+            END IF;
+            PERFORM keyrush_put(keys[i], lengths[i], counter);
+        END LOOP;
     END LOOP;
 END
 $$;

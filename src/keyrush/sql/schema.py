@@ -15,7 +15,7 @@ from keyrush.runtime.clock import now_ms
 from keyrush.sql.opening import enter_balances
 
 #: The version of the tables below; recorded in the database, so that they can be upgraded.
-SCHEMA = 7
+SCHEMA = 8
 
 
 #: Seconds that a statement of an upgrade may take.
@@ -45,6 +45,9 @@ ACCOUNTS = sa.Table(
     sa.Column("entries", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("refilled", sa.String(7)),
     sa.Column("next_expiry", sa.BigInteger),
+    # Limits that hold before then, whatever the others are.
+    sa.Column("override", sa.Text),
+    sa.Column("override_until", sa.BigInteger),
     sa.CheckConstraint("balance >= 0", name="keyrush_balance_not_negative"),
     sa.Index("ix_keyrush_accounts_by_age", "created_at", "id"),
 )
@@ -70,6 +73,7 @@ KEYS = sa.Table(
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("created_by", sa.String(64)),
     sa.Column("proof", sa.String(64)),
+    sa.Column("max_concurrent", sa.Integer),
     sa.Index("ix_keyrush_keys_of_account", "account_id", "created_at", "id"),
     sa.Index("ix_keyrush_keys_by_age", "created_at", "id"),
     sa.Index("ix_keyrush_keys_created_by", "created_by"),
@@ -173,6 +177,8 @@ _on_ledger("ux_keyrush_ledger_reverses", ["reverses"], "reverses IS NOT NULL", u
 #: Of what is looked for among many charges, which pay nothing for it.
 _on_ledger("ix_keyrush_ledger_added", ["number"], IS_ADDED, unique=False)
 _on_ledger("ix_keyrush_ledger_reversals", ["number"], IS_REVERSAL, unique=False)
+#: Of what came by one door, however rare it is among the rest.
+sa.Index("ix_keyrush_ledger_source", LEDGER.c.account_id, LEDGER.c.source, LEDGER.c.number)
 
 #: An older keyrush that goes on beside this one changes balances alone, and so does a slip of SQL:
 #: that is refused. PostgreSQL's is in `functions.sql`.
@@ -194,9 +200,6 @@ LOTS = sa.Table(
     sa.CheckConstraint("remaining >= 0", name="keyrush_lot_not_negative"),
     sqlite_with_rowid=False,
 )
-
-#: What 7 has added to accounts.
-_OF_LEDGER = (ACCOUNTS.c.entries, ACCOUNTS.c.refilled, ACCOUNTS.c.next_expiry)
 
 #: Which batch of counts each process has added last, so that none is added twice.
 BATCHES = sa.Table(
@@ -268,31 +271,48 @@ SUBJECTS = sa.Table(
     ),
 )
 
-#: What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is source
-#: and outcome; `path` is null where it is the rule's. By `day`, so that those of the oldest go
+
+def _asked() -> list[sa.Column[Any]]:
+    """What was asked: `whole` is the account's number, `part` that of key and rule; `kind` is
+    source and outcome; `path` is null where it is the rule's.
+    """
+    return [
+        sa.Column("whole", sa.BigInteger, nullable=False),
+        sa.Column("part", sa.BigInteger, nullable=False),
+        sa.Column("kind", sa.SmallInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("subject", sa.Text),
+        sa.Column("method", sa.Text, nullable=False),
+        sa.Column("path", sa.Text),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("credits", sa.BigInteger, nullable=False),
+        sa.Column("duration", sa.BigInteger, nullable=False),
+        sa.Column("request_id", sa.Text),
+        sa.Column("address", sa.Text),
+        sa.Column("agent", sa.Text),
+    ]
+
+
+#: Rows that are settled: found by index, and in totals. By `day`, so that those of the oldest go
 #: together, and by the same index that finds those of an account.
 ACTIVITY = sa.Table(
     "keyrush_activity",
     _metadata,
     sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("day", sa.Integer, nullable=False),
-    sa.Column("whole", sa.BigInteger, nullable=False),
-    sa.Column("part", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.SmallInteger, nullable=False),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("id", sa.String(64), nullable=False),
-    sa.Column("subject", sa.Text),
-    sa.Column("method", sa.Text, nullable=False),
-    sa.Column("path", sa.Text),
-    sa.Column("status", sa.Integer, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("credits", sa.BigInteger, nullable=False),
-    sa.Column("duration", sa.BigInteger, nullable=False),
-    sa.Column("request_id", sa.Text),
-    sa.Column("address", sa.Text),
-    sa.Column("agent", sa.Text),
+    *_asked(),
     sa.Index("ix_keyrush_activity_of_whole", "day", "whole", "kind", "at"),
     sa.Index("ix_keyrush_activity_of_part", "part", "kind", "at"),
+)
+
+#: Rows as they come, a few thousand at most: in no index, and in no totals yet.
+FRESH = sa.Table(
+    "keyrush_activity_fresh",
+    _metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    *_asked(),
 )
 
 
@@ -449,19 +469,23 @@ def _make(connection: sa.Connection, found: int | None) -> None:
 
 
 def _complete(connection: sa.Connection) -> None:
-    """Give older tables the column and the indexes that 3 has added, and the column of 5."""
-    columns = {column["name"] for column in sa.inspect(connection).get_columns(KEYS.name)}
-    for added in (KEYS.c.created_by.name, KEYS.c.proof.name):
-        if added not in columns:
-            connection.exec_driver_sql(f"ALTER TABLE {KEYS.name} ADD COLUMN {added} VARCHAR(64)")
-    for index in (*ACCOUNTS.indexes, *KEYS.indexes):
+    """Give older tables of accounts and keys the columns that 3, 5, 7 and 8 have added, and the
+    indexes of 3 and 8.
+    """
+    for table in (ACCOUNTS, KEYS):
+        _add_columns(connection, table)
+    for index in (*ACCOUNTS.indexes, *KEYS.indexes, *LEDGER.indexes):
         index.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_OLD_INDEX}")
-    columns = {column["name"] for column in sa.inspect(connection).get_columns(ACCOUNTS.name)}
-    for column in _OF_LEDGER:
-        if column.name not in columns:
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """Give an older table the columns that it lacks, each of which is null or has a default."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.c:
+        if column.name not in there:
             definition = CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {ACCOUNTS.name} ADD COLUMN {definition}")
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
 
 
 def _version(connection: sa.Connection) -> int | None:

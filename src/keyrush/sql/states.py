@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from keyrush.core.urls import is_quotable
 from keyrush.errors import DataError, KeyrushError, StoreError
+from keyrush.sql.pool import let_go
 
 #: Pools whose connections were given up, as long as somebody holds one of them.
 _given_up: WeakSet[Any] = WeakSet()
@@ -39,8 +40,7 @@ def give_up(engine: Any) -> None:
 
     Whoever has taken one out of the pool for good sees it by `is_given_up`.
     """
-    _given_up.add(engine.pool)
-    engine.dispose()
+    _given_up.add(let_go(engine))
 
 
 def is_given_up(pool: Any) -> bool:

@@ -64,7 +64,9 @@ def parse_url(url: str) -> URL:
         raise doubtful("KEYRUSH_STORE_URL")
     else:
         _check_postgresql_options(parsed)
-    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+    if parsed.get_backend_name() == "sqlite" and (
+        parsed.database in {None, "", ":memory:"} or "memory" in parsed.query.get("mode", "")
+    ):
         raise ConfigurationError(
             "KEYRUSH_STORE_URL: SQLite needs a file here; for a store in memory use memory://"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from keyrush.core.model import ApiKey, Link
@@ -40,6 +41,10 @@ NEW_LINKS_IN = 60_000
 #: Keys of an account that work at once, as a multiple of those it may have: a rotation leaves
 #: the old one for a while.
 RETIRING = 2
+
+
+#: What a key and its successor have in common.
+_KEPT = attrgetter("account_id", "name", "scopes", "limits", "max_concurrent")
 
 
 class Revocation(NamedTuple):
@@ -81,11 +86,7 @@ def may_be_replaced(key: ApiKey, successor: ApiKey) -> bool:
     """Whether a key may have this successor: one of its account, made of it as it still is, where
     it has none, and is not revoked.
     """
-    is_of_it = (key.account_id, key.name, key.scopes) == (
-        successor.account_id,
-        successor.name,
-        successor.scopes,
-    )
+    is_of_it = bool(_KEPT(key) == _KEPT(successor))
     return is_of_it and key.revoked_at is None and key.retires_at is None
 
 

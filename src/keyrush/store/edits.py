@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from keyrush.core.model import ApiKey, Scopes
+from keyrush.core.model import INHERIT, ApiKey, Scopes
 from keyrush.core.times import NEVER
 from keyrush.store.decisions import Outcome
 
@@ -31,6 +31,7 @@ class Edit(NamedTuple):
     by: str | None = None
     issued_at: int | None = None
     granted: tuple[str, ...] | None = None
+    max_concurrent: int | None = None  #: `INHERIT` where it is to be the plan's
 
 
 #: What has been done to a key.
@@ -57,11 +58,13 @@ class KeyEvent(NamedTuple):
 def edited(key: ApiKey, edit: Edit) -> ApiKey:
     """The key as it is to be."""
     ends = key.expires_at if edit.expires_at is None else edit.expires_at
+    at_once = key.max_concurrent if edit.max_concurrent is None else edit.max_concurrent
     return replace(
         key,
         name=key.name if edit.name is None else edit.name,
         scopes=key.scopes if edit.scopes is None else edit.scopes,
         expires_at=None if ends == NEVER else ends,
+        max_concurrent=None if at_once == INHERIT else at_once,
     )
 
 
@@ -74,21 +77,21 @@ def judge_edit(caller: ApiKey | None, key: ApiKey, edit: Edit) -> Outcome:
     if not key.is_active(edit.at):
         return "gone"
     wanted = edited(key, edit)
-    if _is_within(wanted, key.scopes, key.expires_at):
+    if _is_within(wanted, key.scopes, key.expires_at, key.max_concurrent):
         return "done"
     if caller is None:
         may = edit.granted is None or Scopes(edit.granted).covers(wanted.scopes)
         return "done" if may else "beyond_caller"
-    if caller.limits is not None or caller.environment != key.environment:
+    if caller.is_limited or caller.environment != key.environment:
         return "beyond_caller"
     return judge_made(caller, wanted)
 
 
 def judge_made(caller: ApiKey | None, made: ApiKey) -> Outcome:
-    """Whether a key, as `caller` is stored, is one that it may make: with no scope that it lacks,
-    and no later end.
+    """Whether a key, as `caller` is stored, is one that it may make, or have in place of one: with
+    no scope that it lacks, no later end, and no more at once.
     """
-    if caller is None or _is_within(made, caller.scopes, caller.ends_at):
+    if caller is None or _is_within(made, caller.scopes, caller.ends_at, caller.max_concurrent):
         return "done"
     return "beyond_caller"
 
@@ -99,9 +102,12 @@ def judge_all_made(caller: ApiKey | None, made: Sequence[ApiKey]) -> Outcome:
     return next((one for one in judged if one != "done"), "done")
 
 
-def _is_within(key: ApiKey, scopes: tuple[str, ...], ends_at: int | None) -> bool:
-    ends = ends_at is None or (key.expires_at is not None and key.expires_at <= ends_at)
-    return ends and Scopes(scopes).covers(key.scopes)
+def _is_within(
+    key: ApiKey, scopes: tuple[str, ...], ends_at: int | None, max_concurrent: int | None
+) -> bool:
+    bounds = (key.expires_at, ends_at), (key.max_concurrent, max_concurrent)
+    within = all(most is None or (own is not None and own <= most) for own, most in bounds)
+    return within and Scopes(scopes).covers(key.scopes)
 
 
 def event_of(before: ApiKey, after: ApiKey, edit: Edit) -> KeyEvent | None:
@@ -110,6 +116,7 @@ def event_of(before: ApiKey, after: ApiKey, edit: Edit) -> KeyEvent | None:
         "name": (before.name, after.name),
         "scopes": ([*before.scopes], [*after.scopes]),
         "expires_at": (before.expires_at, after.expires_at),
+        "max_concurrent": (before.max_concurrent, after.max_concurrent),
     }
     changes = {name: values for name, values in fields.items() if values[0] != values[1]}
     return KeyEvent(edit.at, "edited", edit.by, changes) if changes else None

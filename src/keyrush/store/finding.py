@@ -16,13 +16,22 @@ from keyrush.core.model import Account
 from keyrush.core.notation import parse_limits
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
-from keyrush.store.rows import key_of, link_of
+from keyrush.store.rows import key_of, link_of, override_of
 
 _KEY = [column.name for column in KEYS.c]
 
 _LINK = [column.name for column in LINKS.c]
 
-_REST = ["plan", "account_limits", "balance", "account_created_at", "key_count", "account_count"]
+_REST = [
+    "plan",
+    "account_limits",
+    "balance",
+    "account_created_at",
+    "override",
+    "override_until",
+    "key_count",
+    "account_count",
+]
 
 # What rows are read as: as the tables have it, which types can't say.
 _KeyRow = namedtuple("_KeyRow", [*_KEY, *_REST])  # type: ignore[misc]  # noqa: PYI024
@@ -52,6 +61,7 @@ def _found(mark: str, table: str, names: Sequence[str], lineage: str) -> str:
     return f"""
         SELECT {columns},
             accounts.plan, accounts.limits, accounts.balance, accounts.created_at,
+            accounts.override, accounts.override_until,
             coalesce(of_key.counted, 0), coalesce(of_account.counted, 0)
         FROM {table} AS found
         JOIN {ACCOUNTS.name} AS accounts ON accounts.id = found.account_id
@@ -108,4 +118,5 @@ def _account_of(row: Any) -> Account:
         row.account_created_at,
         row.balance,
         parse_limits(row.account_limits),
+        override_of(row.override, row.override_until),
     )

@@ -132,7 +132,7 @@ def edit(connection: sa.Connection, key_id: str, wanted: Edit) -> Outcome:
     after = edited(key, wanted)
     if event := event_of(key, after, wanted):
         row = row_of(after)
-        values = {name: row[name] for name in ("name", "scopes", "expires_at")}
+        values = {name: row[name] for name in ("name", "scopes", "expires_at", "max_concurrent")}
         connection.execute(sa.update(KEYS).where(KEYS.c.id == key_id).values(values))
         note(connection, [key_id], event)
         tell(connection, [account_id], now_ms())

@@ -8,7 +8,8 @@ gap and balances carry on; on SQLite that is the lock of the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, get_args
 
 from keyrush.core import ledger
@@ -18,6 +19,7 @@ from keyrush.core.ledger import (
     Discrepancy,
     Entry,
     EntryPlace,
+    EntryWhere,
     Lot,
     Posted,
     Posting,
@@ -25,6 +27,7 @@ from keyrush.core.ledger import (
     Refill,
     Standing,
 )
+from keyrush.core.times import SECOND
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import IS_ADDED, IS_REVERSAL
 from keyrush.store.protocol import MAX_WRONG
@@ -268,33 +271,87 @@ _KINDS = (
     ({*get_args(Reason)} - {"charge", "reversal"}, IS_ADDED),
 )
 
+#: Numbers have the order of times but for this: by how much clocks differ, and how long an entry
+#: may have waited for its turn. Milliseconds.
+_DISORDER = 600 * SECOND
+
+#: What must be true of entries, with the values of its "?".
+_Condition = tuple[str, Sequence[Any]]
+
+#: The numbers between which a time comes, by halves: there is no gap in them, so that no index of
+#: times is needed, which each charge would pay for.
+_BETWEEN = """
+    WITH RECURSIVE halves (low, high) AS (
+        SELECT CAST(0 AS bigint), entries + 1 FROM keyrush_accounts WHERE id = ?
+        UNION ALL
+        SELECT CASE WHEN middle.at < ? THEN middle.number ELSE halves.low END,
+            CASE WHEN middle.at < ? THEN halves.high ELSE middle.number END
+        FROM halves JOIN keyrush_ledger AS middle
+            ON middle.account_id = ? AND middle.number = (halves.low + halves.high) / 2
+        WHERE halves.high - halves.low > 1
+    ) SELECT max(low), min(high) FROM halves
+"""
+
 
 def entries(
-    run: Run, account_id: str, reasons: Collection[Reason], limit: int, before: int | None
+    run: Run, account_id: str, where: EntryWhere, limit: int, before: int | None
 ) -> Sequence[Entry]:
     """`Store.entries`."""
-    values: list[Any] = []
+    always: list[_Condition] = [("account_id = ?", (account_id,)), ("amount <> 0", ())]
+    if where.since is not None:
+        above, _ = _between(run, account_id, where.since - _DISORDER)
+        always += [("number > ?", (above,)), ("at >= ?", (where.since,))]
+    if where.until is not None:
+        _, below = _between(run, account_id, where.until + _DISORDER)
+        before = below if before is None else min(before, below)
+        always.append(("at < ?", (where.until,)))
+    if before is not None:
+        always.append(("number < ?", (before,)))
+    parts = [_newest([*always, *part], limit) for part in _parts(where)]
+    statement, values = parts[0]
+    if len(parts) > 1:  # in one statement, or what comes meanwhile could be in one and not another
+        union = " UNION ALL ".join(f"SELECT * FROM ({one}) AS part" for one, _ in parts)  # noqa: S608
+        statement = f"SELECT {_LISTED} FROM ({union}) AS found ORDER BY number DESC LIMIT ?"  # noqa: S608
+        values = [*chain.from_iterable(given for _, given in parts), limit]
+    return [_entry(row) for row in run(statement, values).fetchall()]
 
-    def newest(*conditions: str, of: Collection[Reason] = ()) -> str:
-        where = ["account_id = ?", "amount <> 0", *conditions]
-        values.append(account_id)
-        if of:
-            where.append(f"reason IN ({', '.join('?' * len(of))})")
-            values.extend(of)
-        if before is not None:
-            where.append("number < ?")
-            values.append(before)
-        values.append(limit)
-        select = f"SELECT {_LISTED} FROM keyrush_ledger WHERE {' AND '.join(where)}"  # noqa: S608
-        return f"{select} ORDER BY number DESC LIMIT ?"
 
-    kinds = [(sorted(kind & {*reasons}), condition) for kind, condition in _KINDS]
-    asked = [newest(condition, of=of) for of, condition in kinds if of] or [newest()]
-    if len(asked) > 1:  # in one statement, or what comes meanwhile could be in one and not another
-        parts = " UNION ALL ".join(f"SELECT * FROM ({one}) AS of_kind" for one in asked)  # noqa: S608
-        asked = [f"SELECT {_LISTED} FROM ({parts}) AS found ORDER BY number DESC LIMIT ?"]  # noqa: S608
-        values.append(limit)
-    return [_entry(row) for row in run(asked[0], values).fetchall()]
+def _between(run: Run, account_id: str, at: int) -> tuple[int, int]:
+    """The number of the last entry before a time, and of the first that is not, as far as they are
+    in its order; 0, and one more than there is, where there are none.
+    """
+    low, high = run(_BETWEEN, (account_id, at, at, account_id)).fetchone()
+    return low or 0, high or 0
+
+
+def _parts(where: EntryWhere) -> list[list[_Condition]]:
+    """Conditions of which any may be true, each of what one index has together."""
+    wanted = {*where.reasons}
+    kinds = [(sorted(kind & wanted), condition) for kind, condition in _KINDS if kind & wanted]
+    found: list[list[_Condition]] = []
+    for of, condition in kinds or [([], "")]:
+        reasons: list[_Condition] = []
+        if condition:
+            reasons = [(condition, ()), (f"reason IN ({_marks(of)})", of)]
+        if not where.sources:
+            found.append(reasons)
+        elif not condition or "charge" in of:
+            found += [[*reasons, ("source = ?", (one,))] for one in where.sources]
+        else:  # these are few, and have an index already
+            found.append([*reasons, (f"source || '' IN ({_marks(where.sources)})", where.sources)])
+    return found
+
+
+def _newest(conditions: Sequence[_Condition], limit: int) -> tuple[str, Sequence[Any]]:
+    """The statement for the newest entries for which all of that is true, and its values."""
+    condition = " AND ".join(text for text, _ in conditions)
+    statement = f"SELECT {_LISTED} FROM keyrush_ledger WHERE {condition}"  # noqa: S608
+    values = [*chain.from_iterable(given for _, given in conditions), limit]
+    return f"{statement} ORDER BY number DESC LIMIT ?", values
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 # --- whether it adds up --------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -13,16 +13,17 @@ from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.key_search import Outline, outline_of
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
-from keyrush.core.model import Account, ApiKey, Limit, Link
+from keyrush.core.model import Account, ApiKey, Limit, Link, Override
 from keyrush.core.paging import DEFAULT_LIMIT, Place, place_of
 from keyrush.runtime.forks import after_fork
 from keyrush.store.activity_in_memory import ActivityInMemory
@@ -137,11 +138,18 @@ class MemoryStore(PortalInMemory):
                 self._accounts[account_id] = replace(account, plan=plan)
             return account is not None
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
         with self._lock:
             account = self._accounts.get(account_id)
             if account is not None:
-                self._accounts[account_id] = replace(account, limits=limits)
+                if until is None:
+                    changed = replace(account, limits=limits, override=None)
+                else:
+                    override = None if limits is None else Override(limits, until)
+                    changed = replace(account, override=override)
+                self._accounts[account_id] = changed
             return account is not None
 
     def charge(  # noqa: PLR0917  # one's own may be called by place alone
@@ -174,12 +182,12 @@ class MemoryStore(PortalInMemory):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
         with self._lock:
-            return self._ledger.entries(account_id, reasons, limit, before)
+            return self._ledger.entries(account_id, where, limit, before)
 
     def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
         with self._lock:

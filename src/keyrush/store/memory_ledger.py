@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 
 from keyrush.core import ledger
@@ -13,8 +13,8 @@ from keyrush.core.ledger import (
     Discrepancy,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
     Standing,
 )
@@ -99,14 +99,17 @@ class MemoryLedger:
         return posted.entries[-1]
 
     def entries(
-        self, account_id: str, reasons: Collection[Reason], limit: int, before: int | None
+        self, account_id: str, where: EntryWhere, limit: int, before: int | None
     ) -> Sequence[Entry]:
         chosen = (
             entry
             for entry in reversed(self._entries.get(account_id, ()))
             if entry.amount
             and (before is None or entry.number < before)
-            and (not reasons or entry.reason in reasons)
+            and (not where.reasons or entry.reason in where.reasons)
+            and (not where.sources or entry.by.source in where.sources)
+            and (where.since is None or where.since <= entry.at)
+            and (where.until is None or entry.at < where.until)
         )
         return list(islice(chosen, limit))
 

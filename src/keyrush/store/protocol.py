@@ -24,7 +24,7 @@ A store may also have, and `opening` alone looks for it:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -32,13 +32,14 @@ from keyrush.core.activity import Activity, DayOfKey, Group, Span, Total, Where
 from keyrush.core.identity import Found, FoundLink
 from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link
@@ -87,8 +88,15 @@ class AccountStore(Protocol):
         """Put the account on a plan; False where there is no such account."""
         ...
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        """Give the account limits of its own, or with None its plan's; False if there is none."""
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
+        """Give the account limits of its own, or with None its plan's; False if there is none.
+
+        Without `until` they are for good, and an override ends; with it, `limits` are an override
+        (`Account.override`), which replaces an earlier one, or with None ends it; those for good
+        stay.
+        """
         ...
 
 
@@ -151,12 +159,12 @@ class CreditStore(Protocol):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
-        """The last `limit` entries with a number below `before`, newest first, of these reasons or
-        of any; without those of 0 credits.
+        """The last `limit` entries with a number below `before`, newest first, that agree with
+        `where`; without those of 0 credits.
         """
         ...
 
@@ -248,9 +256,9 @@ class KeyStore(Protocol):
         """Add the successor and let the key retire at `retires_at`, in one step.
 
         `gone`, and nothing changed, where the key is unknown, of another account, revoked, has
-        been replaced, or has another name or other scopes than the successor. `by` is the id of
-        the key or link that asks, judged as in `add_keys`, and so is the number of keys; a
-        rotation may go on at `max_keys`, but not beyond twice as many with those that retire.
+        been replaced, or has another name, other scopes or other limits than the successor. `by` is
+        the id of the key or link that asks, judged as in `add_keys`, and so is the number of keys;
+        a rotation may go on at `max_keys`, but not beyond twice as many with those that retire.
         """
         ...
 

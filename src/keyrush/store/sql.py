@@ -6,7 +6,7 @@ few that can't run in a transaction that takes the write lock at its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -19,17 +19,18 @@ from keyrush.core.changes import Changes
 from keyrush.core.identity import Found, FoundLink, key_subject
 from keyrush.core.key_search import Outline
 from keyrush.core.ledger import (
+    ALL_ENTRIES,
     OPERATOR,
     Audited,
     By,
     Entry,
     EntryPlace,
+    EntryWhere,
     Posting,
-    Reason,
     Refill,
 )
 from keyrush.core.model import Account, ApiKey, Limit, Link
-from keyrush.core.notation import format_limits, parse_limits
+from keyrush.core.notation import format_limits
 from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import changes_in, tell
@@ -37,7 +38,7 @@ from keyrush.sql.engine import Database
 from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
 from keyrush.store import key_events, keys, ledger, links
-from keyrush.store.activity import adding, folding, forgetting, pages, ranks, totals
+from keyrush.store.activity import adding, folding, forgetting, pages, ranks, settling, totals
 from keyrush.store.activity.subjects import Subjects
 from keyrush.store.bindings import bind, bound
 from keyrush.store.counts import (
@@ -54,7 +55,7 @@ from keyrush.store.finding import find, find_link
 from keyrush.store.portal import PortalInSql
 from keyrush.store.proofs import record_proofs
 from keyrush.store.protocol import Batch, Proved
-from keyrush.store.rows import key_of, row_of_account
+from keyrush.store.rows import account_of, key_of, row_of_account
 
 
 class SqlStore(PortalInSql):
@@ -68,7 +69,10 @@ class SqlStore(PortalInSql):
         self._each = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._forget_at = 0.0  # when to look for batches of workers that are no longer
         self._subjects = Subjects()
-        self._fold_at = 0.0  # when to fold totals of minutes
+        # When to settle rows and to fold totals, by no clock that may be set: set back, it would
+        # take that long to be over.
+        self._settle_at = self._fold_at = monotonic() + settling.INTERVAL
+        self._added = 0  # rows of activity, since they were settled
 
     @property
     def database(self) -> Database:
@@ -127,16 +131,18 @@ class SqlStore(PortalInSql):
     def _select_accounts(self, select: sa.Select[Any]) -> list[Account]:
         with self._run() as connection:
             rows = connection.execute(select).all()
-        return [
-            Account(row.id, row.plan, row.created_at, row.balance, parse_limits(row.limits))
-            for row in rows
-        ]
+        return [account_of(row) for row in rows]
 
     def set_plan(self, account_id: str, plan: str) -> bool:
         return self._change(ACCOUNTS, account_id, plan=plan)
 
-    def set_account_limits(self, account_id: str, limits: tuple[Limit, ...] | None) -> bool:
-        return self._change(ACCOUNTS, account_id, limits=format_limits(limits))
+    def set_account_limits(
+        self, account_id: str, limits: tuple[Limit, ...] | None, until: int | None = None
+    ) -> bool:
+        values = {"override": format_limits(limits), "override_until": until}
+        if until is None:
+            values = {"limits": format_limits(limits), "override": None, "override_until": None}
+        return self._change(ACCOUNTS, account_id, **values)
 
     def charge(  # noqa: PLR0917  # one's own may be called by place alone
         self,
@@ -187,13 +193,13 @@ class SqlStore(PortalInSql):
     def entries(
         self,
         account_id: str,
-        reasons: Collection[Reason] = (),
+        where: EntryWhere = ALL_ENTRIES,
         limit: int = DEFAULT_LIMIT,
         before: int | None = None,
     ) -> Sequence[Entry]:
         with self._database.driver() as driver:
             run = ledger.runner(driver.execute, self._database.dialect)
-            return ledger.entries(run, account_id, reasons, limit, before)
+            return ledger.entries(run, account_id, where, limit, before)
 
     def audit_entries(self, after: EntryPlace | None, limit: int) -> Audited[EntryPlace]:
         with self._database.driver() as driver:
@@ -371,13 +377,28 @@ class SqlStore(PortalInSql):
                 return  # it has been added before
             known = adding.add(driver, dialect, storable_rows(rows), self._subjects)
         self._subjects.remember(known)
-        # No interval is by a clock that may be set: set back, it would take that long to be over.
-        if monotonic() >= self._fold_at:
-            self._fold_at = monotonic() + folding.INTERVAL
+        self._added += len(rows)
+        self._settle_if_due()
+
+    def _settle_if_due(self) -> None:
+        now = monotonic()
+        if now >= self._fold_at:
+            self._fold_at = now + folding.INTERVAL
             self.fold_activity()
+        elif self._added >= settling.MOST or now >= self._settle_at:
+            self.settle_activity()
+
+    def settle_activity(self) -> None:
+        """Have rows that are fresh found by index, and in totals of minutes."""
+        self._settle_at, self._added = monotonic() + settling.INTERVAL, 0
+        settled = settling.MOST
+        while settled == settling.MOST:
+            with self._database.transaction() as driver:
+                settled = settling.settle(driver, self._database.dialect)
 
     def fold_activity(self) -> None:
-        """Add the totals of minutes that are fresh to those of hours."""
+        """Have rows that are fresh in totals of minutes, and those in the totals of hours."""
+        self.settle_activity()
         folded = folding.PORTION
         while folded == folding.PORTION:
             with self._database.transaction() as driver:
@@ -428,6 +449,7 @@ class SqlStore(PortalInSql):
     def forget_activity(
         self, before_rows: int, before_minutes: int, before_hours: int, at_most: int
     ) -> int:
+        self._settle_if_due()  # nothing else does, once no more rows come
         with self._database.transaction() as driver:
             return forgetting.forget(
                 driver,

@@ -34,8 +34,9 @@ from keyrush.wire.request import NOTHING, Noted
 #: of what one process can answer.
 MOST_WAITING = 50_000
 
-#: Rows of a batch; see `counting.PORTION`.
-PORTION = 500
+#: Rows of a batch: some hundredths of a second, in which SQLite lets nobody else write. Of what is
+#: too old as many are deleted at once as counts are written, because each is looked for.
+PORTION, OLD = 2000, 500
 
 #: Rows that one credential gets in a minute, in one process, for what it is refused: enough to see
 #: why. A flood of refusals adds to totals alone.
@@ -221,7 +222,7 @@ class Recording:
     def _gather(self) -> _Portion:
         """Take a portion of what waits."""
         waiting = self._waiting
-        rows = [self._row(waiting.popleft()) for _ in range(min(PORTION, len(waiting)))]
+        rows = self._rows([waiting.popleft() for _ in range(min(PORTION, len(waiting)))])
         self._number += 1
         self._portion = _Portion(rows, Batch(self._worker, self._number))
         return self._portion
@@ -255,34 +256,42 @@ class Recording:
 
     # --- rows ---
 
-    def _row(self, happened: _Happened) -> Activity:
-        came, status, reason, credits, is_broken, ended, is_kept = happened
-        verified, at, began, method, path, rule, peer, noted, is_mcp = came
-        agent, request_id, forwarded_for = noted
-        session = verified.session
-        self._made += 1
-        return _activity(
-            (
-                f"req_{self._ids}{self._made:010x}",
+    def _rows(self, happened: list[_Happened]) -> list[Activity]:
+        """What is kept of requests. In one loop, with what most have in common at hand: a call for
+        each would cost as much as it does.
+        """
+        rows, begin, made = [], f"req_{self._ids}", self._made
+        paths, agents, clients = self._paths, self._agents, self._clients
+        for came, status, reason, credits, is_broken, ended, is_kept in happened:
+            verified, at, began, method, path, rule, peer, noted, is_mcp = came
+            agent, request_id, forwarded_for = noted
+            session = verified.session
+            made += 1
+            is_ok = reason is None and not is_broken and 0 < status < _ERROR
+            client = peer[0] if isinstance(peer, tuple) else peer, forwarded_for
+            row = (
+                f"{begin}{made:010x}",
                 at,
                 verified.account_id,
                 verified.key_id,
                 None if session is None else session.subject,
                 "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
                 method if method.isalnum() else self._path(method),
-                (self._paths.get(path) or self._path(path)) if path else rule,
+                (paths.get(path) or self._path(path)) if path else rule,
                 rule,
                 status,
-                _outcome(status, reason, is_broken),
+                "ok" if is_ok else _outcome(status, reason, is_broken),
                 reason,
                 credits,
                 int((ended - began) * 1_000_000),
                 None if request_id is None else shown_id(request_id),
-                self._address(peer, forwarded_for) if is_kept else None,
-                None if agent is None else self._agents.get(agent) or self._agent(agent),
+                (clients.get(client) or self._address(*client)) if is_kept else None,
+                None if agent is None else agents.get(agent) or self._agent(agent),
                 is_kept,
             )
-        )
+            rows.append(_activity(row))
+        self._made = made
+        return rows
 
     def _path(self, path: str) -> str:
         shown = self._paths.get(path)
@@ -299,8 +308,7 @@ class Recording:
             self._agents[agent] = shown_agent(agent)
         return self._agents[agent]
 
-    def _address(self, peer: Peer, forwarded_for: bytes | None) -> str | None:
-        host = peer if peer is None or isinstance(peer, str) else peer[0]
+    def _address(self, host: str | None, forwarded_for: bytes | None) -> str | None:
         client = host, forwarded_for
         if client not in self._clients:
             if len(self._clients) >= _REMEMBERED:
@@ -320,10 +328,10 @@ class Recording:
         if passed < self._look_at:
             return
         before = [now - kept for kept in self._kept]
-        turns, self._written = 1 + 2 * self._written // PORTION, 0
+        turns, self._written = 1 + 2 * self._written // OLD, 0
         try:
             for _ in range(turns):
-                if not self._circuit.call(self._store.forget_activity, *before, PORTION):
+                if not self._circuit.call(self._store.forget_activity, *before, OLD):
                     self._look_at = passed + _LOOK
                     return
         except Away:

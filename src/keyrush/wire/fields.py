@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from keyrush.core.identity import Verified
-from keyrush.core.sliding import Demand, Tally
+from keyrush.core.sliding import Demand, Tally, Window
 from keyrush.core.times import month_bounds
 from keyrush.wire.request import Header
 
@@ -68,7 +68,24 @@ class Fields:
                     fields.append((b"x-ratelimit-monthly-remaining", b"0"))
                     fields.append((b"x-ratelimit-monthly-overage", b"%d" % -left))
         if self._ietf:
-            fields += _ietf(verified, tally, now, demands)
+            quota = verified.plan.quota
+            windows = verified.windows
+            if demands is not None:
+                windows = tuple(window for demand in demands for window in demand.windows)
+            fields += _ietf(windows, None if quota is None else quota.amount, tally, now)
+        return fields
+
+    def of_windows(self, windows: Sequence[Window], tally: Tally, now: int) -> list[Header]:
+        """The fields for a response to nobody in particular, by windows alone."""
+        fields: list[Header] = []
+        if self._x and tally.window is not None:
+            fields = [
+                _limit(tally.window.amount),
+                (b"x-ratelimit-remaining", b"%d" % tally.remaining),
+                _reset(tally.ready_at),
+            ]
+        if self._ietf:
+            fields += _ietf(windows, None, tally, now)
         return fields
 
 
@@ -87,16 +104,12 @@ def _monthly_limit(amount: int) -> Header:
     return (b"x-ratelimit-monthly-limit", b"%d" % amount)
 
 
-def _ietf(
-    verified: Verified, tally: Tally, now: int, demands: Sequence[Demand] | None
-) -> list[Header]:
+def _ietf(windows: Sequence[Window], quota: int | None, tally: Tally, now: int) -> list[Header]:
     """RateLimit-Policy and RateLimit of draft-ietf-httpapi-ratelimit-headers-11 (S28–S33)."""
-    quota = verified.plan.quota
-    windows = verified.windows if demands is None else [w for one in demands for w in one.windows]
     policies = [f'"{w.name}";q={w.amount};w={w.length // 1000}' for w in windows]
     if quota is not None:
         first, following = month_bounds(now)
-        policies.append(f'"month";q={quota.amount};w={(following - first) // 1000}')
+        policies.append(f'"month";q={quota};w={(following - first) // 1000}')
     fields: list[Header] = []
     if policies:
         fields.append((b"ratelimit-policy", ", ".join(policies).encode("ascii")))

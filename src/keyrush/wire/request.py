@@ -132,8 +132,7 @@ class CredentialHeaders:
                 elif lower == USER_AGENT:
                     agent = value[:_MAX_AGENT]
                 elif lower == FORWARDED_FOR:
-                    before = b"" if forwarded is None else forwarded + b","
-                    forwarded = (before + value[-_MAX_FORWARDED:])[-_MAX_FORWARDED:]
+                    forwarded = _joined(forwarded, value)
         if first is None:
             return MISSING
         if others is not None:
@@ -145,9 +144,28 @@ class CredentialHeaders:
             return Credential(key, (agent, request_id, forwarded))
         return key or MISSING
 
+    def noted_in(self, headers: Iterable[Header], noted: Noted = NOTHING) -> Noted:
+        """What is noted of headers in which nobody looks for a key."""
+        agent, request_id, forwarded = noted
+        for name, value in headers:
+            lower = name.lower()
+            if lower == REQUEST_ID:
+                request_id = value[:_MAX_ID]
+            elif lower == USER_AGENT:
+                agent = value[:_MAX_AGENT]
+            elif lower == FORWARDED_FOR:
+                forwarded = _joined(forwarded, value)
+        return agent, request_id, forwarded
+
     def without(self, headers: Iterable[Header]) -> list[Header]:
         """The request headers without those that may hold a key."""
         return [header for header in headers if header[0].lower() not in self._names]
+
+
+def _joined(forwarded: bytes | None, value: bytes) -> bytes:
+    """The end of `X-Forwarded-For`, with one line more of it."""
+    before = b"" if forwarded is None else forwarded + b","
+    return (before + value[-_MAX_FORWARDED:])[-_MAX_FORWARDED:]
 
 
 def _one_of(headers: Sequence[Header], most: int) -> bytes | Refusal | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from keyrush.core.refusal import Refusal
 from keyrush.gate.admission import Pending
+from keyrush.gate.anonymous import PendingUnknown
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
 from keyrush.gate.gate import GATE, Gate
@@ -100,7 +101,7 @@ class KeyrushMiddleware:
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
-            if isinstance(answer, Pending):
+            if isinstance(answer, Pending | PendingUnknown):
                 answer, exchange = self._finished(answer, environ)
             if isinstance(answer, Document):
                 return respond(environ, start_response, answer.response)
@@ -119,7 +120,7 @@ class KeyrushMiddleware:
         return Passage(gate, self.app, environ, start_response, caller, added, exchange)
 
     def _finished(
-        self, pending: Pending, environ: Environ
+        self, pending: Pending | PendingUnknown, environ: Environ
     ) -> tuple[Admitted | Refusal, Exchange | None]:
         """The answer to a request that memory alone could not answer."""
         gate = self.gate
@@ -127,8 +128,8 @@ class KeyrushMiddleware:
         def address() -> str | None:
             return gate.address(*sender(environ))
 
-        resource = pending.resource
-        if resource is None:
+        resource = None if isinstance(pending, PendingUnknown) else pending.resource
+        if isinstance(pending, PendingUnknown) or resource is None:
             return pending.finish(address), None
         method, headers = environ["REQUEST_METHOD"], headers_of(environ)
         exchange = Exchange(gate, pending, resource, method, headers)

@@ -47,7 +47,7 @@ class Passage:
         self._environ = environ
         self._start_response = start_response
         self._caller = caller
-        self._headers = _native(headers)
+        self._headers = headers
         self._called = False  # the app has called start_response
         self._status = 0
         self._sent = False  # and what it said is on its way, beyond recall
@@ -174,7 +174,7 @@ class Passage:
         exc = () if exc_info is None else (exc_info,)
         if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
             headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
-        write = self._start_response(status, [*headers, *self._headers], *exc)
+        write = self._start_response(status, [*headers, *_native(self._headers)], *exc)
 
         def writing(data: bytes) -> None:
             if self._is_ended:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from keyrush import Gate
 from keyrush.apps import Dashboard
 from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.ledger import By
-from keyrush.core.times import DAY, month_bounds, month_of
+from keyrush.core.times import DAY, iso, month_bounds, month_of
 from tests.apps.dashboard.conftest import app_of
 from tests.apps.dashboard.test_activity import HOSTILE, add, row
 from tests.conftest import Clock, settings, still
@@ -91,6 +92,20 @@ def test_own_limits_are_said(opened: list[Gate], clock: Clock) -> None:
     browser = seen(opened, clock, {"limits": "100/minute"})
     opened[0].store.set_account_limits("acct_a", opened[0].catalog.plans["starter"].limits * 0)
     assert "No limit of requests." in billed(browser).said
+
+
+def test_limits_for_a_time_are_said(opened: list[Gate], clock: Clock) -> None:
+    """O13: an override is told with its end, in place of all others, for as long as it holds."""
+    browser = seen(opened, clock, {"limits": "100/minute", "max_concurrent": 10})
+    until = clock.now + 60_000
+    opened[0].accounts.set_limits("acct_a", "900/minute", until=until)
+    said = billed(browser).said
+    assert "900 requests a minute for each key. That holds until 18 Nov 2026, " in said
+    assert "10 requests at once for each key." in said
+    clock.now = until
+    said = billed(browser).said
+    assert "100 requests a minute for each key." in said
+    assert "holds until" not in said
 
 
 # --- the month -----------------------------------------------------------------------------------
@@ -286,8 +301,45 @@ def test_the_ledger_by_reason(paying: Browser, opened: list[Gate], clock: Clock)
     assert entries(billed(paying, "?reason=charge")) == ["\u22127"]
     assert entries(billed(paying, "?reason=bribe")) == ["\u22127", "+100"]
     page = billed(paying, "?reason=expiry")
-    assert "Nothing for this reason" in page.said
+    assert "Nothing by these filters" in page.said
     assert ("reason", "expiry") in page.form("/dashboard/billing").fields
+
+
+def test_the_ledger_by_door_and_day(paying: Browser, opened: list[Gate], clock: Clock) -> None:
+    """O20: the door, the days and the reason hold together, days in UTC and both in it, also in
+    the links to older entries and in the CSV; a day that is none is said, and nothing is listed.
+    """
+    gate = opened[0]
+    gate.credits.add("acct_a", 9000)
+    begin = clock.now
+    for number, source in enumerate((*("api", "mcp") * 30, "dashboard")):
+        clock.now = begin + number * DAY // 10
+        gate.store.charge("acct_a", number + 1, f"c{number}", clock.now, By(source))
+    day = [f"{datetime.fromtimestamp(begin / 1000 + n * 86_400, UTC):%Y-%m-%d}" for n in range(4)]
+    assert entries(billed(paying, "?source=dashboard")) == ["\u221261"]
+    assert entries(billed(paying, "?source=operator")) == ["+9,000"]
+    assert len(entries(billed(paying, "?source=elsewhere"))) == 25
+    query = f"?reason=charge&source=mcp&from={day[1]}&to={day[2]}"
+    page = billed(paying, query)
+    wanted = [
+        f"\u2212{n + 1}"
+        for n in reversed(range(60))
+        if n % 2 and iso(begin + n * DAY // 10)[:10] in day[1:3]
+    ]
+    assert entries(page) == wanted
+    assert {("source", "mcp"), ("from", day[1]), ("to", day[2])} <= {
+        *page.form("/dashboard/billing").fields
+    }
+    (csv,) = (link for link in page.links if "billing.csv" in link)
+    assert paying.get(csv).text.count(",charge,") == len(wanted)
+    (older,) = (link for link in billed(paying, f"?to={day[3]}").links if "after=" in link)
+    assert f"to={day[3]}" in older
+    for wrong in ("?from=2026-02-30", "?to=soon", f"?from={day[2]}&to={day[1]}"):
+        page = paying.get(f"/dashboard/billing{wrong}")
+        assert page.status == 400
+        assert "No entries are shown" in page.said
+        assert entries(page) == []
+        assert paying.get(f"/dashboard/billing.csv{wrong}").status == 400
 
 
 def test_the_ledgers_pages(paying: Browser, opened: list[Gate], clock: Clock) -> None:
@@ -368,9 +420,12 @@ def test_nothing_of_an_entry_is_markup(paying: Browser, opened: list[Gate], cloc
 def test_top_up(opened: list[Gate], clock: Clock) -> None:
     """There is a link to where the provider takes money, where there is one."""
     url = "https://pay.example.com/topup"
-    page = billed(seen(opened, clock, {}, dashboard_top_up_url=url))
-    assert url in page.links
-    assert "Top up" not in billed(seen(opened, clock, {})).said
+    plans = url.replace("pay", "plans")
+    page = billed(seen(opened, clock, {}, dashboard_top_up_url=url, dashboard_plans_url=plans))
+    assert {url, plans} <= {*page.links}
+    said = billed(seen(opened, clock, {})).said
+    assert "Top up" not in said
+    assert "Compare plans" not in said
 
 
 def test_nobody_is_told_anything(nobody: Browser) -> None:

@@ -14,7 +14,7 @@ from keyrush.apps import Dashboard
 from keyrush.apps.dashboard.acting import acting
 from keyrush.apps.dashboard.scopes import groups
 from keyrush.apps.dashboard.visit import May
-from keyrush.core.model import ApiKey, Scopes
+from keyrush.core.model import INHERIT, ApiKey, Scopes
 from keyrush.core.times import DAY
 from keyrush.errors import StoreError
 from keyrush.operations.keys import NewKey
@@ -164,6 +164,25 @@ def test_history(gate: Gate, browser: Browser, key: ApiKey) -> None:
     page = browser.get(at(new))
     assert f"in place of {key.id}" in page.said
     assert at(key) in page.links
+
+
+def test_limits_of_a_key(gate: Gate, browser: Browser, key: ApiKey, clock: Clock) -> None:
+    """O13: a key's page says which limits hold for it, until when, and how many requests at once;
+    what the operator changes of that is in its history.
+    """
+    assert "At once" not in browser.get(at(key)).said
+    gate.accounts.set_limits("acct_a", "900/minute", until=clock.now + 60_000)
+    gate.keys.edit(key.id, max_concurrent=1200)
+    said = browser.get(at(key)).said
+    assert "900 / minute until 18 Nov 2026" in said
+    assert "At once 1,200" in said
+    assert "requests at once: 1,200;" in said
+    own = gate.keys.create("acct_a", "own", limits="3/minute").key
+    said = browser.get(at(own)).said
+    assert "3 / minute" in said
+    assert "until" not in said.partition("3 / minute")[2][:20]
+    gate.keys.edit(key.id, max_concurrent=INHERIT)
+    assert "requests at once: as the plan says;" in browser.get(at(key)).said
 
 
 # --- rotate --------------------------------------------------------------------------------------

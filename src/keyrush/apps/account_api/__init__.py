@@ -12,7 +12,8 @@ serves, under that path:
 - `POST /me/api-credentials/{id}/revoke` `{"descendants"?: also what it has made}`
 - `POST /me/api-credentials/{id}/rotate` `{"grace"?: seconds, "expires_at"?}`
 - `GET /me/credits` and `GET /me/usage`
-- `GET /me/credits/ledger?limit&cursor&reason`: what has changed the balance, newest first
+- `GET /me/credits/ledger?limit&cursor&reason&source&since&until`: what has changed the balance,
+  newest first
 - `GET /me/activity?limit&cursor&source&key&outcome&rule&since&until`: what was asked, newest first
 - `GET /me/activity/summary?by=minute|hour|day&group=key|rule|source|outcome` and the same filters:
   its totals

@@ -55,7 +55,7 @@ async def create(request: Request, gate: Gate, principal: Principal) -> object:
     _admit(principal)
     wanted = await read(request, gate, Creation)
     caller = await run(gate, principal, "io", _caller, gate, principal)
-    if caller.limits is not None:  # each new key would be as much again
+    if caller.is_limited:  # each new key would be as much again
         principal.refuse(Refusal("beyond_caller"))
     scopes = wanted.scopes or _given(gate, principal)
     # Without any scope, `Keys.create` would give `*`.
@@ -86,6 +86,7 @@ class _Caller(NamedTuple):
 
     limits: tuple[Limit, ...] | None = None
     ends_at: int | None = None
+    is_limited: bool = False
 
 
 def _caller(gate: Gate, principal: Principal) -> _Caller:
@@ -109,7 +110,7 @@ def _caller(gate: Gate, principal: Principal) -> _Caller:
         raise CallerEnded("the calling key has ended")
     if caller.retires_at is not None:
         raise BeyondCaller("the calling key has been replaced")
-    return _Caller(caller.limits, caller.ends_at)
+    return _Caller(caller.limits, caller.ends_at, caller.is_limited)
 
 
 def _issued_at(principal: Principal) -> int | None:
@@ -263,7 +264,14 @@ def _milliseconds(moment: datetime | None) -> int | None:
 
 
 def _may_ask_more(key: ApiKey, caller: _Caller, principal: Principal) -> bool:
-    """Whether a key may make more requests than the calling one, in any of its windows."""
+    """Whether a key may make more requests than the calling one, in any of its windows, or at
+    once.
+    """
+    most, at_once = principal.verified.max_concurrent, key.max_concurrent
+    if at_once is None:
+        at_once = principal.verified.plan.max_concurrent
+    if most is not None and (at_once is None or at_once > most):
+        return True
     if key.limits is None:
         return caller.limits is not None
     own = {limit.seconds * SECOND: limit.amount for limit in key.limits}

@@ -43,10 +43,14 @@ async def ledger(request: Request, gate: Gate, principal: Principal) -> object:
     """A page of the account's ledger."""
     _admit(principal)
     wanted = read_query(request.query_params.multi_items(), key_format(gate), LedgerQuery)
+    since, until = wanted.bounds()
     read = partial(
         gate.credits.ledger,
         principal.account_id,
         reasons=wanted.reason,
+        sources=wanted.source,
+        since=since,
+        until=until,
         limit=wanted.limit,
         cursor=wanted.cursor,
     )

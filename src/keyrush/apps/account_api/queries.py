@@ -12,6 +12,7 @@ from keyrush.apps.account_api.bodies import BadBody
 from keyrush.core.activity import Group, Outcome, Source, Where
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import Reason
+from keyrush.core.ledger import Source as Door
 from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT
 from keyrush.errors import InvalidArgument
 from keyrush.operations.activity import Bins
@@ -29,32 +30,37 @@ class Paging(BaseModel):
     cursor: str | None = None
 
 
-class LedgerQuery(Paging):
-    """Of the ledger the entries that are there for one of the reasons; without any, all."""
+class Between(BaseModel):
+    """From `since` on, and before `until`."""
+
+    since: Instant | None = None
+    until: Instant | None = None
+
+    def bounds(self) -> tuple[int | None, int | None]:
+        """Both, as Unix milliseconds."""
+        return _milliseconds(self.since), _milliseconds(self.until)
+
+
+class LedgerQuery(Paging, Between):
+    """Of the ledger the entries that are there for one of the reasons, and came by one of the
+    doors; without any, all.
+    """
 
     reason: Annotated[list[Reason], Field(max_length=len(get_args(Reason)))] = []
+    source: Annotated[list[Door], Field(max_length=len(get_args(Door)))] = []
 
 
-class Filter(BaseModel):
-    """Of activity what agrees with all that is given: from `since` on, and before `until`."""
+class Filter(Between):
+    """Of activity what agrees with all that is given."""
 
     source: Source | None = None
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] | None = None
     outcome: Outcome | None = None
     rule: Annotated[str, Field(min_length=1, max_length=300)] | None = None
-    since: Instant | None = None
-    until: Instant | None = None
 
     def where(self) -> Where:
         """The same, as the operations take it."""
-        return Where(
-            self.source,
-            self.key,
-            self.outcome,
-            self.rule,
-            _milliseconds(self.since),
-            _milliseconds(self.until),
-        )
+        return Where(self.source, self.key, self.outcome, self.rule, *self.bounds())
 
 
 class ActivityQuery(Paging, Filter):

@@ -67,7 +67,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     usage = gate.usage.this_month(account.id)
     of_keys = _of_keys(gate, account.id, plan, begin, now)
     month = _month(gate, account.id, plan, usage, of_keys)
-    limit = _limit(account, plan)
+    limit = _limit(account, plan, now)
     balance = gate.credits.balance(account.id)
     counted = usage.counted if month is None or month.id is None else month.used
     return Bill(
@@ -150,9 +150,10 @@ def _by_day(gate: Gate, account_id: str, begin: int, now: int) -> list[int]:
     return [max(0, counts[day]) for day in range((now - begin) // DAY + 1)]
 
 
-def _limit(account: Account, plan: Plan | None) -> Limit | None:
+def _limit(account: Account, plan: Plan | None, now: int) -> Limit | None:
     """The shortest of the limits whose windows activity tells of: of whole minutes, up to a day."""
-    limits = account.limits if account.limits is not None else plan.limits if plan else ()
+    own = account.limits_at(now)
+    limits = own if own is not None else plan.limits if plan else ()
     told = [limit for limit in limits if limit.seconds * 1000 % FINE == 0]
     told = [limit for limit in told if limit.seconds * 1000 <= DAY]
     return min(told, key=lambda limit: limit.seconds, default=None)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from keyrush.apps.dashboard.cookies import Cookies, cookie
 from keyrush.apps.dashboard.frame import FRAME, Frame
+from keyrush.apps.dashboard.pace import keep_pace
 from keyrush.apps.dashboard.signing_in import signed_in
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.errors import NotFound, Unavailable
@@ -21,15 +22,22 @@ from keyrush.gate.principal import Principal
 from keyrush.runtime.logs import log_fault
 
 #: Seconds after which to try again, by status.
-_AGAIN = {429: "60", 503: "1"}
+_AGAIN = {429: 60, 503: 1}
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
 def page(
-    path: str, get: Handler | None = None, *, post: Handler | None = None, is_open: bool = False
+    path: str,
+    get: Handler | None = None,
+    *,
+    post: Handler | None = None,
+    is_open: bool = False,
+    cost: int = 1,
 ) -> Route:
-    """The route of a page, for those who are signed in, or with `is_open` for everybody."""
+    """The route of a page, for those who are signed in, or with `is_open` for everybody; `cost` is
+    what it takes of what they may ask for in a minute.
+    """
     handlers = {"GET": get, "HEAD": get, "POST": post}
     known = {method: handler for method, handler in handlers.items() if handler is not None}
 
@@ -43,6 +51,7 @@ def page(
                 if found is None:
                     return await _signed_out(visit)
                 visit = Visit(frame, request, may=found.may, account=found.account)
+                await keep_pace(visit, cost)
             return await known[request.method](visit)
         except Stop as stop:
             return state(visit, stop.name, stop.status, **stop.values)
@@ -78,7 +87,7 @@ def state(visit: Visit, name: str, status: int, **values: object) -> Response:
     """A page that says why there is no other."""
     response = visit.render("state.html", status=status, name=name, values=values)
     if status in _AGAIN:
-        response.headers["Retry-After"] = _AGAIN[status]
+        response.headers["Retry-After"] = str(values.get("wait", _AGAIN[status]))
     return response
 
 

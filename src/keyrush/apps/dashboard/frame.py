@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from starlette.requests import Request
 
+from keyrush.apps.dashboard.addresses import Addresses
 from keyrush.apps.dashboard.assets import Assets
 from keyrush.apps.dashboard.brand import brand_of
 from keyrush.apps.dashboard.formats import Formats
@@ -54,6 +55,7 @@ class Frame:
         self.forms = Tokens(gate.secrets("forms of the dashboard"))
         self.templates = _templates(settings.dashboard_templates)
         self.files = Turns(_FILES)
+        self.links = Addresses()
         self.policy = _content_policy(settings.dashboard_frame_ancestors)
 
         self._warns_of_key = True

@@ -6,21 +6,37 @@ button, whose POST does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from starlette.responses import Response
 
+from keyrush.apps.dashboard.addresses import seconds
 from keyrush.apps.dashboard.cookies import Cookies
 from keyrush.apps.dashboard.endpoints import page, state
-from keyrush.apps.dashboard.signing_in import guessing
-from keyrush.apps.dashboard.visit import Visit
+from keyrush.apps.dashboard.signing_in import address_of, guessing
+from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.errors import NotFound
+
+T = TypeVar("T")
+
+
+async def _looked_up(visit: Visit, ask: Callable[[str], T | None]) -> T | None:
+    """What `ask` has for the link's code; an address may try so many.
+
+    Raises:
+        Stop: It has tried too many.
+    """
+    tally = visit.frame.links.take(address_of(visit.frame, visit.request), visit.now)
+    if not tally.admitted:
+        raise Stop("too_many", 429, wait=seconds(tally, visit.now))
+    return await guessing(visit.frame, visit.request, ask, visit.request.path_params["code"])
 
 
 async def _link(visit: Visit) -> Response:
     """The page with the button, while the link is good."""
-    code = visit.request.path_params["code"]
-    link = await guessing(visit.frame, visit.request, visit.gate.portal.linked, code)
+    link = await _looked_up(visit, visit.gate.portal.linked)
     if link is None:
         return state(visit, "link_used", 404)
     return visit.render("link.html", link=link)
@@ -29,8 +45,7 @@ async def _link(visit: Visit) -> Response:
 async def _enter(visit: Visit) -> Response:
     """The session, if the link was good until now."""
     await visit.form()
-    code = visit.request.path_params["code"]
-    entered = await guessing(visit.frame, visit.request, visit.gate.portal.enter, code)
+    entered = await _looked_up(visit, visit.gate.portal.enter)
     if entered is None:
         return state(visit, "link_used", 404)
     response = visit.redirect("/")

@@ -108,8 +108,7 @@ def own(first: str, last: str, now: int) -> Range:
         InvalidArgument: One of them is none, they are in no order, or more than 400 days apart, or
             longer ago than totals are kept.
     """
-    since, until = _instant(first, "from"), _instant(last, "to")
-    until += DAY if len(last) == len("2026-11-26") else FINE
+    since, until = begin_of(first, "from"), end_of(last, "to")
     since = since // FINE * FINE
     if since >= until:
         raise InvalidArgument("to", "is before the beginning")
@@ -130,12 +129,26 @@ def own(first: str, last: str, now: int) -> Range:
 def is_day(text: str) -> bool:
     """Whether it is a day as forms send it: `2026-11-26`."""
     try:
-        return len(text) == len("2026-11-26") and _instant(text, "") >= 0
+        return len(text) == len("2026-11-26") and begin_of(text, "") >= 0
     except InvalidArgument:
         return False
 
 
-def _instant(text: str, field: str) -> int:
+def end_of(text: str, field: str) -> int:
+    """When a day has ended, or a minute, as `own` takes them; UTC, Unix milliseconds.
+
+    Raises:
+        InvalidArgument: It is neither.
+    """
+    return begin_of(text, field) + (DAY if len(text) == len("2026-11-26") else FINE)
+
+
+def begin_of(text: str, field: str) -> int:
+    """When a day begins, or a minute, as `own` takes them; UTC, Unix milliseconds.
+
+    Raises:
+        InvalidArgument: It is neither.
+    """
     if _WRITTEN.fullmatch(text):
         try:
             at = int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1000

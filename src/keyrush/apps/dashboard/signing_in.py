@@ -64,7 +64,7 @@ async def guessing(
         Unavailable: The store can't answer.
     """
     strangers = frame.gate.admission.strangers
-    address = _address(frame, request)
+    address = address_of(frame, request)
     if not strangers.enter(address):
         raise Stop("too_many", 429)
     is_unknown = False
@@ -141,7 +141,7 @@ async def _verified(frame: Frame, request: Request) -> Verified | None:
         scope = request.scope
         place = scope["method"], scope["path"], scope["root_path"], b""
         found = await frame.gate.admission.identify_async(
-            Credential(text), place, lambda: _address(frame, request)
+            Credential(text), place, lambda: address_of(frame, request)
         )
         if isinstance(found, Refusal):
             if found.reason == "rate_limited":
@@ -166,7 +166,7 @@ def _tokens(frame: Frame, request: Request) -> list[bytes]:
     return found
 
 
-def _address(frame: Frame, request: Request) -> str | None:
+def address_of(frame: Frame, request: Request) -> str | None:
     """The client's address, as far as the trusted proxies tell it."""
     peer = request.client
     forwarded = [value for name, value in request.headers.raw if name == b"x-forwarded-for"]

@@ -10,28 +10,56 @@ from keyrush.errors import LimiterError
 
 
 class Call(NamedTuple):
-    """What one caller wants."""
+    """What one caller wants: to take all of its parts or none, or to give back each."""
 
     operation: str  #: "take" or "give"
-    windows: Sequence[Window]
-    cost: int
-    other: int  #: of "take": extra; of "give": taken_at
+    #: Of each the windows, units, and of "take" the extra; of "give" the instant of the take.
+    parts: Sequence[tuple[Sequence[Window], int, int]]
+
+    @property
+    def windows(self) -> list[Window]:
+        """Those of all parts."""
+        return [window for windows, _, _ in self.parts for window in windows]
+
+    def is_refused(self, taken: Sequence[Taken]) -> bool:
+        """True where it is a take that was granted nothing, and asked for something."""
+        return any(one.granted < cost for (_, cost, _), one in zip(self.parts, taken, strict=True))
+
+    def looking(self) -> Call:
+        """The same take without taking."""
+        return Call(self.operation, [(windows, 0, 0) for windows, _, _ in self.parts])
 
 
-def taken_of(call: Call, now: int, numbers: Iterator[int]) -> Taken:
-    """The answer to a take: the next of the numbers are granted, and for each window index, current
-    and previous.
+def taken_of(call: Call, now: int, numbers: Iterator[int]) -> list[Taken]:
+    """The answer to a take: the next of the numbers are, for each part, granted, and for each of
+    its windows index, current and previous. That to a "give" is nothing.
     """
-    granted = next(numbers)
-    counters: list[WindowCount] = [
-        (next(numbers), next(numbers), next(numbers)) for _ in call.windows
+    return [
+        Taken(next(numbers), now, [_counter(numbers) for _ in windows])
+        for windows, _, _ in (call.parts if call.operation == "take" else ())
     ]
-    return Taken(granted, now, counters)
 
 
-def undoing(call: Call, taken: Taken) -> Call | None:
+def _counter(numbers: Iterator[int]) -> WindowCount:
+    return next(numbers), next(numbers), next(numbers)
+
+
+def undoing(call: Call, taken: Sequence[Taken]) -> Call | None:
     """What gives back that was granted to a call."""
-    return Call("give", call.windows, taken.granted, taken.now) if taken.granted else None
+    back = [
+        (part[0], one.granted, one.now)
+        for part, one in zip(call.parts, taken, strict=False)
+        if one.granted
+    ]
+    return Call("give", back) if back else None
+
+
+def without(taken: Taken) -> Taken:
+    """The same, had nothing been granted."""
+    counters = [
+        (index, current - taken.granted, previous) for index, current, previous in taken.counters
+    ]
+    return Taken(0, taken.now, counters)
 
 
 class NoReply(LimiterError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Taken, Window
+from keyrush.core.sliding import Part, Taken, Window
 from keyrush.limiter.ledgers.calls import Call, taken_of, undoing
 from keyrush.limiter.ledgers.postgresql_calls import PostgresqlCalls, numbers, texts
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Place
@@ -23,7 +23,7 @@ _TTL = int(WORKER_TTL * 1000)
 _ENLIST = "SELECT keyrush_enlist(%s::text, %s::bigint, %s::bigint, %s::bigint)"
 
 
-class PostgresqlLedger(PostgresqlCalls[Call, Taken]):
+class PostgresqlLedger(PostgresqlCalls[Call, list[Taken]]):
     """A ledger in the tables of a PostgreSQL database, which remains the store's to close.
 
     It goes by the server's clock; `clock`, in Unix milliseconds, stands in for that. Counters that
@@ -38,35 +38,47 @@ class PostgresqlLedger(PostgresqlCalls[Call, Taken]):
     # --- windows ---
 
     def take(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        return self._ask(Call("take", windows, cost, extra))
+        return self.take_together([Part(windows, cost, extra)])[0]
 
     async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
-        """`take`. What is granted to a task that has been cancelled meanwhile is given back."""
-        return await self._loops.ask(0, Call("take", windows, cost, extra))
+        return (await self.take_together_async([Part(windows, cost, extra)]))[0]
+
+    def take_together(self, parts: Sequence[Part]) -> list[Taken]:
+        return self._ask(Call("take", parts))
+
+    async def take_together_async(self, parts: Sequence[Part]) -> list[Taken]:
+        """`take_together`. What is granted to a task that has been cancelled meanwhile is given
+        back.
+        """
+        return await self._loops.ask(0, Call("take", parts))
 
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        self._ask(Call("give", windows, cost, taken_at))
+        self._ask(Call("give", [(windows, cost, taken_at)]))
 
     def keys(self, call: Call) -> Sequence[str]:
         return [window.key for window in call.windows]
 
     def statement(self, call: Call, at: str) -> str:
-        keys = texts(self.keys(call))
-        lengths = numbers([window.length for window in call.windows])
+        windows = call.windows
+        keys = texts([window.key for window in windows])
+        lengths = numbers([window.length for window in windows])
+        sizes, costs, others = [], [], []
+        for its, cost, other in call.parts:
+            sizes.append(len(its))
+            costs.append(cost)
+            others.append(other)
+        parts = f"{numbers(sizes)}, {numbers(costs)}, {numbers(others)}"
         if call.operation == "give":
-            return f"SELECT keyrush_give_back({keys}, {lengths}, {call.cost}, {call.other})"
-        amounts = numbers([window.amount for window in call.windows])
-        figures = f"{call.cost}, {call.other}, {sliding.SHARE}, {at}"
-        return f"SELECT keyrush_take({keys}, {lengths}, {amounts}, {figures})"
+            return f"SELECT keyrush_give_back({keys}, {lengths}, {parts})"
+        amounts = numbers([window.amount for window in windows])
+        rest = f"{parts}, {sliding.SHARE}, {at}"
+        return f"SELECT keyrush_take({keys}, {lengths}, {amounts}, {rest})"
 
-    def answers(self, found: Sequence[Any], calls: Sequence[Call]) -> list[Taken]:
+    def answers(self, found: Sequence[Any], calls: Sequence[Call]) -> list[list[Taken]]:
         taken = []
         for answer, call in zip(found, calls, strict=True):
-            if call.operation == "give":
-                taken.append(Taken(0, 0, []))
-                continue
-            granted, now, *counters = answer
-            taken.append(taken_of(call, now, iter([granted, *counters])))
+            told = iter(answer or [0])
+            taken.append(taken_of(call, next(told), told))
         return taken
 
     # --- processes ---

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from keyrush.core.sliding import Taken, Window
+from keyrush.core.sliding import Part, Taken, Window
 
 
 class Place(NamedTuple):
@@ -38,6 +38,12 @@ class Ledger(Protocol):
         """`sliding.grant`, on what is stored. Nothing is written where nothing is granted."""
         ...
 
+    def take_together(self, parts: Sequence[Part]) -> list[Taken]:
+        """`sliding.grant_together`, on what is stored. Where not all keys are on one server, what
+        has been granted of some and is refused of others is given back at once.
+        """
+        ...
+
     def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
         """`sliding.give_back` for each window. A negative cost adds what was taken elsewhere."""
         ...
@@ -64,6 +70,10 @@ class AsyncLedger(Ledger, Protocol):
 
     async def take_async(self, windows: Sequence[Window], cost: int, extra: int) -> Taken:
         """`take`, on the running event loop."""
+        ...
+
+    async def take_together_async(self, parts: Sequence[Part]) -> list[Taken]:
+        """`take_together`, on the running event loop."""
         ...
 
 

@@ -78,7 +78,7 @@ class TaskBatches(Generic[C, A]):
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and not answer.exception():
-                self._undo(slot, call, answer.result())
+                self.undo(slot, call, answer.result())
             raise
 
     def join(self, slot: int, call: C) -> asyncio.Future[A]:
@@ -118,11 +118,11 @@ class TaskBatches(Generic[C, A]):
             return
         for (call, answer), taken in zip(batch, answers, strict=True):
             if answer.done():  # cancelled meanwhile
-                self._undo(slot, call, taken)
+                self.undo(slot, call, taken)
             else:
                 answer.set_result(taken)
 
-    def _undo(self, slot: int, call: C, answer: A) -> None:
+    def undo(self, slot: int, call: C, answer: A) -> None:
         """Give back what was granted to a task that is no longer there to use it."""
         back = self._undoing(call, answer)
         if back is not None:
@@ -164,6 +164,12 @@ class Loops(Generic[C, A]):
     async def join(self, slot: int, call: C) -> asyncio.Future[A]:
         """`TaskBatches.join`, on the running event loop."""
         return (await self._here()).join(slot, call)
+
+    def undo(self, slot: int, call: C, answer: A) -> None:
+        """Have a call undone that was answered on the running event loop; nobody waits for it."""
+        batches = self._batches.get(asyncio.get_running_loop())
+        if batches is not None:
+            batches.undo(slot, call, answer)
 
     async def _here(self) -> TaskBatches[C, A]:
         running = asyncio.get_running_loop()

@@ -97,7 +97,8 @@ class LimitsLimiter:
       caller is faster in between, or the storage fails, what was taken before may stay taken.
       Under "fixed-window" whoever loses such a race has used up units although refused.
     - `give_back` of everything. It works by the sliding window counter, on the storages that
-      `limits` brings, while the period of the take goes on; otherwise it does nothing.
+      `limits` brings, while the period of the take goes on; otherwise it does nothing. What is
+      added (a negative cost) is counted there too, but as of now.
     - One clock. Redis and MongoDB count by the server's; all others, and the instants of every
       tally, go by this machine's. The `now` of a call counts for nothing.
     - Aligned windows. On Redis and MongoDB a period begins with the first request in it.
@@ -204,8 +205,10 @@ class LimitsLimiter:
         for window in windows:
             seen = self._look(window)
             if isinstance(seen, _Period):
-                units = min(cost, _of_this_period(seen, taken_at))
-                if units > 0:
+                _, current, _ = seen.counter
+                units = min(cost, _of_this_period(seen, taken_at)) if cost > 0 else cost
+                units = max(units, current - sliding.most(window.length))
+                if units:
                     self._opened.hit(_item(window, EXACT), cost=-units)
 
     def close(self) -> None:

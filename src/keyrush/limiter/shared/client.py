@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 
-from keyrush.core.sliding import Taken, Window
+from keyrush.core.sliding import Part, Taken, Window
 from keyrush.errors import Away
 from keyrush.limiter.ledgers.protocol import Ledger
 from keyrush.limiter.protocol import LimiterState, Outage
@@ -52,6 +52,22 @@ class LedgerClient:
             raise self._lost(error) from error
         return self._heard(windows, taken, asked_at)
 
+    def ask_together(self, parts: Sequence[Part]) -> list[Answer]:
+        """`Ledger.take_together`.
+
+        Raises:
+            Away: As of `ask`.
+        """
+        self.circuit.enter()
+        try:
+            for slot in self.books.slots([one for part in parts for one in part.windows]):
+                self._tell(slot)
+            asked_at = self._monotonic()
+            found = self.ledger.take_together(parts)
+        except Exception as error:
+            raise self._lost(error) from error
+        return self._heard_together(parts, found, asked_at)
+
     async def ask_async(
         self,
         take: Callable[[Sequence[Window], int, int], Awaitable[Taken]],
@@ -68,6 +84,18 @@ class LedgerClient:
             raise self._lost(error) from error
         return self._heard(windows, taken, asked_at)
 
+    async def ask_together_async(
+        self, take: Callable[[Sequence[Part]], Awaitable[list[Taken]]], parts: Sequence[Part]
+    ) -> list[Answer]:
+        """`ask_together`, by the ledger's own `take_together_async`; see `ask_async`."""
+        self.circuit.enter()
+        try:
+            asked_at = self._monotonic()
+            found = await take(parts)
+        except Exception as error:
+            raise self._lost(error) from error
+        return self._heard_together(parts, found, asked_at)
+
     def _lost(self, error: Exception) -> Away:
         self.circuit.failed(error)
         return Away("the limiter is away")
@@ -77,6 +105,14 @@ class LedgerClient:
         answer = self.clock.heard(taken, asked_at)
         self.books.heard(windows, taken)
         return answer
+
+    def _heard_together(
+        self, parts: Sequence[Part], found: Sequence[Taken], asked_at: float
+    ) -> list[Answer]:
+        return [
+            self._heard(part.windows, taken, asked_at)
+            for part, taken in zip(parts, found, strict=True)
+        ]
 
     # --- telling ---
 

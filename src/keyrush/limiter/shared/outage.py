@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from keyrush.core import sliding
-from keyrush.core.sliding import Taken, Tally, Window
+from keyrush.core.sliding import Demand, Taken, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.counters import WindowCounts
 from keyrush.limiter.ledgers.protocol import Place
@@ -47,41 +47,54 @@ class Books:
             keys = (window.key for window in windows)
             self._known.put(zip(keys, taken.counters, strict=True), windows, taken.now)
 
+    def expected(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
+        """What a take would come to, if the ledger still had the windows as last heard."""
+        at = self._clock.ledger_time(now)
+        with self._lock:
+            tally, _ = sliding.take(windows, self._known, cost, at)
+        return tally._replace(ready_at=tally.ready_at + now - at)
+
     # --- in an outage ---
 
-    def answer_in_outage(self, windows: Sequence[Window], cost: int, now: int) -> Tally:
-        """What a take comes to while the ledger is away, by the outage policy.
+    def answer_in_outage(self, demands: Sequence[Demand], now: int) -> Tally:
+        """What a take of all demands comes to while the ledger is away, by the outage policy.
 
         Raises:
             Away: It is refused: 503.
         """
         place = self._membership.place
         if self.outage == "open":
-            return self._pass_uncounted(windows, now)
+            return self._pass_uncounted(demands, now)
         # What is admitted is counted later: as of when, only the ledger's clock tells.
         if self.outage == "local" and place is not None and self._clock.is_known:
-            return self._take_share(windows, cost, place, now)
+            return self._take_share(demands, place, now)
         raise Away("the limiter is away")
 
-    def _pass_uncounted(self, windows: Sequence[Window], now: int) -> Tally:
+    def _pass_uncounted(self, demands: Sequence[Demand], now: int) -> Tally:
+        looks = [Demand(windows, 0) for windows, _ in demands]
         at = self._clock.ledger_time(now)
         with self._lock:
             self._uncounted_until = max(self._uncounted_until, now)
-            tally, _ = sliding.take(windows, self._known, 0, at)
+            tally, _ = sliding.take_together(looks, self._known, at)
         return tally._replace(ready_at=tally.ready_at + now - at)
 
-    def _take_share(self, windows: Sequence[Window], cost: int, place: Place, now: int) -> Tally:
-        """Take from this process's share of the windows, and owe it to the ledger."""
+    def _take_share(self, demands: Sequence[Demand], place: Place, now: int) -> Tally:
+        """Take from this process's share of all windows, and owe it to the ledger."""
+        every = [window for windows, _ in demands for window in windows]
         with self._lock:
             now = max(now, self._clock.wall())  # which may have had to wait for the lock
             at = self._clock.ledger_time(now)  # never in its future, where counts would begin anew
-            mine = [self._share(window, place, at) for window in windows]
-            tally, changes = sliding.take(mine, self._own, cost, at)
-            self._own.put(changes, windows, at)
-            if changes:
-                self._owed.owe(tuple(windows), cost, at)
+            mine = [
+                Demand([self._share(window, place, at) for window in windows], cost)
+                for windows, cost in demands
+            ]
+            tally, changes = sliding.take_together(mine, self._own, at)
+            self._own.put(changes, every, at)
+            for windows, cost in demands if changes else ():
+                if windows and cost:
+                    self._owed.owe(tuple(windows), cost, at)
         part = tally.window
-        whole = next((window for window in windows if part and window.key == part.key), None)
+        whole = next((window for window in every if part and window.key == part.key), None)
         return tally._replace(window=whole, ready_at=tally.ready_at + now - at)
 
     def _share(self, window: Window, place: Place, at: int) -> Window:

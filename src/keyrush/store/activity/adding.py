@@ -1,4 +1,4 @@
-"""Rows of activity and their totals, as a flush adds them to a SQL store."""
+"""Rows of activity, and totals of what has no rows, as a flush adds them to a SQL store."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 from keyrush.core.activity import BUCKETS, FINE, Activity
-from keyrush.core.times import DAY
 from keyrush.store.activity.subjects import KINDS, Asked, Numbers, Subjects
 
-#: Of a row that is written, its part.
-_BY_PART = itemgetter(2)
-
 #: The columns that are written, with their types.
-_ROWS = {
-    "day": "integer",
+ROWS = {
     "whole": "bigint",
     "part": "bigint",
     "kind": "smallint",
@@ -63,8 +57,8 @@ def added(dialect: str) -> str:
 
 @cache
 def _insert_rows(dialect: str, count: int) -> str:
-    given = _given(dialect, _ROWS, count)
-    return f"INSERT INTO keyrush_activity ({', '.join(_ROWS)}) {given}"
+    given = _given(dialect, ROWS, count)
+    return f"INSERT INTO keyrush_activity_fresh ({', '.join(ROWS)}) {given}"
 
 
 @cache
@@ -94,41 +88,45 @@ def add(
     """`ActivityStore.add_activity`, in the transaction of the driver's `connection`: what
     `subjects` may remember once it is committed.
     """
-    parts = {(row[2], row[3], row[8]) for row in rows}
-    known = subjects.numbers(connection, dialect, parts)
-    kept: list[tuple[Any, ...]] = []
-    cells: dict[tuple[int, ...], list[int]] = {}
-    # One pass with all names at hand: this is most of what a row costs in this process.
-    for (
-        row_id, at, account_id, credential_id, subject, source, method, path, rule, status,
-        outcome, reason, credits, duration, request_id, address, agent, is_kept,
-    ) in rows:  # fmt: skip
-        whole, part = known[account_id, credential_id, rule]
-        kind = KINDS[source, outcome]
-        if is_kept:
-            shown = None if path == rule else path
-            kept.append((
-                at // DAY, whole, part, kind, at, row_id, subject, method, shown, status, reason,
-                credits, duration, request_id, address, agent,
-            ))  # fmt: skip
-        cell = (1, whole, at // FINE, part, kind, bisect_left(BUCKETS, duration))
-        sums = cells.get(cell)
-        if sums is None:
-            cells[cell] = [1, credits, duration, duration]
-        else:
-            sums[0] += 1
-            sums[1] += credits
-            sums[2] += duration
-            if duration > sums[3]:  # noqa: PLR1730  # a call of max costs three times as much
-                sums[3] = duration
+    parts = [(row[2], row[3], row[8]) for row in rows]
+    known, new = subjects.numbers(connection, dialect, parts)
+    numbers = [known.get(asked) or new[asked] for asked in parts]
+    # In one expression with all names at hand: this is most of what a row costs in this process.
+    kept = [
+        (
+            whole, part, KINDS[source, outcome], at, row_id, subject, method,
+            None if path == rule else path, status, reason, credits, duration, request_id, address,
+            agent,
+        )
+        for (whole, part), (
+            row_id, at, _, _, subject, source, method, path, rule, status, outcome, reason, credits,
+            duration, request_id, address, agent, is_kept,
+        ) in zip(numbers, rows, strict=True)
+        if is_kept
+    ]  # fmt: skip
     if kept:
-        # As the indexes have them, which finds the place of each beside that of the one before.
-        kept.sort(key=_BY_PART)
         _write(connection, dialect, _insert_rows, kept)
-    # All lock totals in one order, so that two processes never wait for each other.
-    totals = [(*cell, *cells[cell]) for cell in sorted(cells)]
-    _write(connection, dialect, _upsert_cells, totals)
-    return known
+    if len(kept) < len(rows):
+        cells: dict[tuple[int, ...], list[int]] = {}
+        for of_row, row in zip(numbers, rows, strict=True):
+            if not row.is_kept:
+                _sum_up(cells, of_row, row)
+        # All lock totals in one order, so that two processes never wait for each other.
+        totals = [(*cell, *cells[cell]) for cell in sorted(cells)]
+        _write(connection, dialect, _upsert_cells, totals)
+    return new
+
+
+def _sum_up(cells: dict[tuple[int, ...], list[int]], numbers: Numbers, row: Activity) -> None:
+    """Add a row to the total that it is of."""
+    duration = row.duration
+    kind = KINDS[row.source, row.outcome]
+    minute, bucket = row.at // FINE, bisect_left(BUCKETS, duration)
+    sums = cells.setdefault((1, numbers.whole, minute, numbers.part, kind, bucket), [0, 0, 0, 0])
+    sums[0] += 1
+    sums[1] += row.credits
+    sums[2] += duration
+    sums[3] = max(sums[3], duration)
 
 
 #: Rows of one statement on SQLite: it takes 999 parameters everywhere (before SQLite 3.32 no more),

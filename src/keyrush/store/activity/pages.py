@@ -4,7 +4,8 @@ Two indexes: of accounts, by day, kind (source and outcome) and time, and of par
 and rule, by kind and time. So every filter names lanes, of which each is one range of an index:
 those of an account are one for each day and kind; those of a key, a rule, or both, one for each
 part and kind. A page of n rows is in the n lanes whose newest rows are newest, which one look at
-each lane tells. Nothing that is looked at grows with the number of rows.
+each lane tells. Nothing that is looked at grows with the number of rows. Rows that are not in these
+indexes yet (`settling`) are looked through, which are a few thousand at most.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from keyrush.core.activity import Activity, Where
 from keyrush.core.paging import Place
 from keyrush.core.times import DAY, NEVER
 from keyrush.store.activity.statements import statement
-from keyrush.store.activity.subjects import OUTCOMES, PART, SOURCES, WHOLE, chosen, kinds_of
+from keyrush.store.activity.subjects import (
+    OUTCOMES,
+    PART,
+    SOURCES,
+    WHOLE,
+    chosen,
+    kinds_of,
+    narrowed,
+)
 
 _COLUMNS = """
     r.id, r.at, part.credential_id, r.subject, r.kind, r.method, r.path, part.rule, r.status,
@@ -47,6 +56,7 @@ class _Asked(NamedTuple):
     dialect: str
     is_of_parts: bool
     condition: str  #: which subjects
+    narrowed: str  #: the same of parts of the account
     kinds: tuple[int, ...]
     is_after: bool  #: a place
 
@@ -143,12 +153,37 @@ def _page(asked: _Asked) -> str:
     return statement(asked.dialect, text)
 
 
+def _fresh(asked: _Asked, columns: str) -> str:
+    """Columns of the rows that are fresh, `x`, and of their parts, `subject`."""
+    before = f" AND {_BEFORE}" if asked.is_after else ""
+    return f"""
+        SELECT {columns}
+        FROM keyrush_activity_subjects AS whole
+        CROSS JOIN (SELECT * FROM keyrush_activity_fresh AS fresh) AS x
+        CROSS JOIN keyrush_activity_subjects AS subject
+        WHERE whole.account_id = :account AND whole.level = {WHOLE} AND x.whole = whole.number
+        AND x.kind IN ({", ".join(map(str, asked.kinds))}) AND {_RANGE}{before}
+        AND subject.number = x.part{asked.narrowed}
+    """  # noqa: S608
+
+
+@cache
+def _fresh_page(asked: _Asked) -> str:
+    columns = _COLUMNS.replace("r.", "x.").replace("part.", "subject.")
+    return statement(asked.dialect, f"{_fresh(asked, columns)} {_order('x')} :limit")
+
+
 @cache
 def _count(asked: _Asked) -> str:
     rows = asked.rows(asked.in_lane(), "LIMIT :limit")
     text = f"""
         WITH RECURSIVE {_DAYS}
-        SELECT count(*) FROM (SELECT 1 FROM ({asked.lanes()}) AS lane {rows} LIMIT :limit) AS found
+        SELECT count(*) FROM (
+            SELECT 1 FROM (
+                SELECT 1 FROM ({asked.lanes()}) AS lane {rows} LIMIT :limit
+            ) AS settled
+            UNION ALL {_fresh(asked, "1")} LIMIT :limit
+        ) AS found
     """  # noqa: S608
     return statement(asked.dialect, text)
 
@@ -174,7 +209,8 @@ def _asked(
         "limit": limit,
     }
     kinds = tuple(kinds_of(where))
-    return _Asked(dialect, is_of_parts, condition, kinds, after is not None), values
+    asked = _Asked(dialect, is_of_parts, condition, narrowed(where), kinds, after is not None)
+    return asked, values
 
 
 def page(
@@ -188,13 +224,22 @@ def page(
 ) -> list[Activity]:
     """`ActivityStore.activity`, by the driver's `connection`."""
     asked, values = _asked(dialect, account_id, where, limit, after)
+    # First what is fresh: a row that is settled meanwhile is found twice, and not nowhere.
+    fresh = connection.execute(_fresh_page(asked), values).fetchall()
     found: list[Any] = []
     if not asked.is_of_parts:  # most often all that is wanted is of today
         first = values | {"days": _FIRST_DAYS}
         found = connection.execute(_page(asked), first).fetchall()
     if len(found) < limit:
         found = connection.execute(_page(asked), values).fetchall()
+    if fresh:
+        together = {row[0]: row for row in (*fresh, *found)}
+        found = sorted(together.values(), key=_by_place, reverse=True)[:limit]
     return [_row(account_id, row) for row in found]
+
+
+def _by_place(row: Sequence[Any]) -> tuple[int, str]:
+    return row[1], row[0]
 
 
 def count(connection: Any, dialect: str, account_id: str, where: Where, at_most: int) -> int:

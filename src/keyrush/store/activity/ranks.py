@@ -11,9 +11,17 @@ from typing import Any
 
 from keyrush.core.activity import FINE, Group, Span, Where
 from keyrush.store.activity.folding import LENGTHS, TOGETHER
+from keyrush.store.activity.settling import CELLS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import KEY, WHOLE, chosen, kinds_of, narrowed
-from keyrush.store.activity.totals import NAMED, VALUES, level_of, shape_of
+from keyrush.store.activity.totals import (
+    FOLDED_CELLS,
+    FRESH_CELLS,
+    NAMED,
+    VALUES,
+    level_of,
+    shape_of,
+)
 
 
 def _of_subjects(level: int, value: str, where: Where, length: int, name: str) -> str:
@@ -33,14 +41,14 @@ def _of_subjects(level: int, value: str, where: Where, length: int, name: str) -
     """  # noqa: S608  # of this module and numbers
 
 
-def _in_minutes(value: str, where: Where, fresh: int, name: str) -> str:
+def _in_minutes(value: str, where: Where, cells: str, name: str) -> str:
     return f"""
         SELECT {value} AS value, sum(cell.requests) AS requests
         FROM keyrush_activity_subjects AS whole
-        CROSS JOIN keyrush_activity_minutes AS cell
+        CROSS JOIN {cells} AS cell
         CROSS JOIN keyrush_activity_subjects AS subject
         WHERE whole.account_id = :account AND whole.level = {WHOLE}
-        AND cell.is_fresh = {fresh} AND cell.whole = whole.number
+        AND cell.whole = whole.number
         AND cell.minute >= :since_{name} AND cell.minute < :until_{name}
         AND cell.kind IN ({", ".join(map(str, kinds_of(where)))})
         AND subject.number = cell.part{narrowed(where)}
@@ -57,12 +65,12 @@ def _ranked(
     """
     value = VALUES[group]
     order = "1" if group in NAMED else "value /*bytes*/"
-    parts = [_in_minutes(value, where, 1, "all")]
+    parts = [_in_minutes(value, where, cells, "all") for cells in (FRESH_CELLS, CELLS)]
     for name, length in spans:
         if length in LENGTHS[level]:
             parts.append(_of_subjects(level, value, where, length, name))
         else:
-            parts.append(_in_minutes(value, where, 0, name))
+            parts.append(_in_minutes(value, where, FOLDED_CELLS, name))
     text = f"""
         SELECT value, sum(requests) FROM ({" UNION ALL ".join(parts)}) AS found
         GROUP BY 1 ORDER BY 2 DESC, {order} LIMIT :most

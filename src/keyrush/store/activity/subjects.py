@@ -103,23 +103,21 @@ class Subjects:
 
     def numbers(
         self, connection: Any, dialect: str, parts: Collection[Asked]
-    ) -> dict[Asked, Numbers]:
-        """The numbers of parts; new ones are added in the transaction of the driver's
-        `connection`. To be remembered once it is committed.
+    ) -> tuple[dict[Asked, Numbers], dict[Asked, Numbers]]:
+        """The numbers of parts: some among those that are known, and those that are not. What is in
+        no table is added in the transaction of the driver's `connection`, and to be remembered
+        once it is committed.
         """
         known = self._known
-        found = {part: known[part] for part in parts if part in known}
-        if len(found) < len(parts):
-            new = sorted(Part(*part) for part in parts if part not in found)
-            # In one order, so that two processes never wait for each other.
-            rows = sorted({part.at_level(level) for part in new for level in range(len(LEVELS))})
-            connection.execute(statement(dialect, _insert(dialect)), {"rows": json.dumps(rows)})
-            answer = connection.execute(
-                statement(dialect, _find(dialect)), {"rows": json.dumps(new)}
-            )
-            numbers = (Numbers(*row) for row in answer.fetchall())
-            found.update(zip(new, numbers, strict=True))
-        return found
+        new = sorted(Part(*part) for part in set(parts).difference(known))
+        if not new:
+            return known, {}
+        # In one order, so that two processes never wait for each other.
+        rows = sorted({part.at_level(level) for part in new for level in range(len(LEVELS))})
+        connection.execute(statement(dialect, _insert(dialect)), {"rows": json.dumps(rows)})
+        answer = connection.execute(statement(dialect, _find(dialect)), {"rows": json.dumps(new)})
+        numbers = (Numbers(*row) for row in answer.fetchall())
+        return known, dict(zip(new, numbers, strict=True))
 
     def remember(self, found: dict[Asked, Numbers]) -> None:
         """Know these without asking, from now on."""

@@ -12,6 +12,7 @@ from typing import Any
 from keyrush.core.activity import BUCKETS, FINE, DayOfKey, Group, Total, Where
 from keyrush.core.times import DAY
 from keyrush.store.activity.folding import LENGTHS
+from keyrush.store.activity.settling import CELLS
 from keyrush.store.activity.statements import statement
 from keyrush.store.activity.subjects import (
     KEY,
@@ -25,6 +26,12 @@ from keyrush.store.activity.subjects import (
 )
 
 _SUMS = "requests, credits, duration, longest"
+
+#: Totals of minutes that are in others, and that are not.
+FOLDED_CELLS, FRESH_CELLS = (
+    f"(SELECT * FROM keyrush_activity_minutes AS cell WHERE is_fresh = {number})"  # noqa: S608  # of two numbers
+    for number in (0, 1)
+)
 
 #: What tells rows apart, of a table that is named `cell` and one that is named `subject`.
 VALUES: dict[Group | None, str] = {
@@ -68,21 +75,27 @@ def _of_subjects(value: str, condition: str, kinds: str, length: int) -> str:
     """  # noqa: S608  # of this module and numbers
 
 
-def _in_minutes(value: str, more: str, kinds: str, fresh: str) -> str:
+def _in_minutes(value: str, more: str, kinds: str, cells: str) -> str:
     """Of the parts of the account; `more` is said of these, and nothing of account and level, by
     which PostgreSQL would look through all of them for each total.
     """
     return f"""
         SELECT cell.minute * {FINE} AS at, {value} AS value, cell.bucket, {_SUMS}
         FROM keyrush_activity_subjects AS whole
-        CROSS JOIN keyrush_activity_minutes AS cell
+        CROSS JOIN {cells} AS cell
         CROSS JOIN keyrush_activity_subjects AS subject
         WHERE whole.account_id = :account AND whole.level = {WHOLE}
-        AND cell.is_fresh IN ({fresh}) AND cell.whole = whole.number
+        AND cell.whole = whole.number
         AND cell.minute >= :since / {FINE} AND cell.minute < :until / {FINE}
         AND cell.kind IN ({kinds})
         AND subject.number = cell.part{more}
     """  # noqa: S608  # of this module and numbers
+
+
+def _in_no_totals(value: str, more: str, kinds: str) -> str:
+    """What is in no totals of subjects yet: totals of minutes, and rows."""
+    parts = (_in_minutes(value, more, kinds, cells) for cells in (FRESH_CELLS, CELLS))
+    return " UNION ALL ".join(parts)
 
 
 @cache
@@ -92,10 +105,11 @@ def _cells(level: int, length: int, group: Group | None, where: Where) -> str:
     value = VALUES[group]
     more = narrowed(where)
     if length not in LENGTHS[level]:
-        return _in_minutes(value, more, kinds, "0, 1")
+        folded = _in_minutes(value, more, kinds, FOLDED_CELLS)
+        return f"{folded} UNION ALL {_in_no_totals(value, more, kinds)}"
     of_level, _ = chosen(level, where)
     subjects = _of_subjects(value, of_level, kinds, length)
-    return f"{subjects} UNION ALL {_in_minutes(value, more, kinds, '1')}"
+    return f"{subjects} UNION ALL {_in_no_totals(value, more, kinds)}"
 
 
 def _length(step: int) -> int:
@@ -166,7 +180,7 @@ def _days_of_keys(dialect: str) -> str:
     kinds = ", ".join(map(str, kinds_of(Where())))
     value = f"subject.credential_id AS key, cell.kind % {len(OUTCOMES)}"
     days = _of_subjects(value, of_account + of_keys, kinds, DAY // FINE)
-    fresh = _in_minutes(value, of_keys, kinds, "1")
+    fresh = _in_no_totals(value, of_keys, kinds)
     text = f"""
         SELECT key, at / {DAY} * {DAY}, value, sum(requests)
         FROM ({days} UNION ALL {fresh}) AS cells GROUP BY 1, 2, 3

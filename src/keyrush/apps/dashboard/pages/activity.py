@@ -14,6 +14,7 @@ from keyrush.apps.dashboard.charting import cards, chart
 from keyrush.apps.dashboard.charts import OUTCOMES, share
 from keyrush.apps.dashboard.endpoints import page
 from keyrush.apps.dashboard.figures import Figures, figures
+from keyrush.apps.dashboard.pace import FILE, READING
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.core.activity import Activity, Group, Source, Where
@@ -239,7 +240,7 @@ async def download(visit: Visit) -> Response:
 
 
 ROUTES = [
-    page("/activity", show),
+    page("/activity", show, cost=READING),
     page("/activity/rows", newer),
-    page("/activity.csv", download),
+    page("/activity.csv", download, cost=FILE),
 ]

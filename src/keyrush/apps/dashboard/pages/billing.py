@@ -4,31 +4,34 @@ Nothing is paid here: there is a link to where the provider takes money.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple, get_args
+from functools import partial
+from typing import NamedTuple
 
 from markupsafe import Markup
 from starlette.responses import Response
 
+from keyrush.apps.dashboard.asked_ledger import LedgerAsked, asked_of_ledger
 from keyrush.apps.dashboard.bill import Bill, bill
 from keyrush.apps.dashboard.callers import names
 from keyrush.apps.dashboard.charts import Month, Named, meter, month
 from keyrush.apps.dashboard.endpoints import page
+from keyrush.apps.dashboard.pace import FILE, READING
+from keyrush.apps.dashboard.ranges import is_day
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
-from keyrush.core.ledger import Entry, Reason
+from keyrush.core.ledger import Entry
 from keyrush.core.model import Limit, Plan
 from keyrush.core.paging import MAX_LIMIT, Page
 from keyrush.core.policy import Rule
 from keyrush.core.times import iso
 from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
+from keyrush.operations.credits import REASONS, SOURCES
 
 #: Entries of a page.
 _ENTRIES = 25
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class _Found(NamedTuple):
@@ -40,26 +43,36 @@ class _Found(NamedTuple):
     has_credits: bool
 
 
-def _reason(query: Mapping[str, str]) -> Reason | None:
-    return next((reason for reason in REASONS if reason == query.get("reason")), None)
-
-
-def _entries(gate: Gate, account_id: str, reason: Reason | None, cursor: str | None) -> Page[Entry]:
-    reasons = () if reason is None else (reason,)
+def _entries(gate: Gate, account_id: str, of: LedgerAsked) -> Page[Entry]:
+    if of.wrong is not None:
+        return Page(())
+    read = _reading(gate, account_id, of)
     try:
-        return gate.credits.ledger(account_id, reasons=reasons, limit=_ENTRIES, cursor=cursor)
+        return read(limit=_ENTRIES, cursor=of.after)
     except InvalidArgument:  # no place in the ledger: the newest are shown
-        return gate.credits.ledger(account_id, reasons=reasons, limit=_ENTRIES)
+        return read(limit=_ENTRIES)
+
+
+def _reading(gate: Gate, account_id: str, of: LedgerAsked) -> Callable[..., Page[Entry]]:
+    """What reads a page of the entries that are asked for, by `limit` and `cursor`."""
+    where = of.where
+    return partial(
+        gate.credits.ledger,
+        account_id,
+        reasons=where.reasons,
+        sources=where.sources,
+        since=where.since,
+        until=where.until,
+    )
 
 
 async def show(visit: Visit) -> Response:
     """The page."""
-    query = visit.request.query_params
-    reason, cursor = _reason(query), query.get("after")
+    of = asked_of_ledger(visit.request.query_params)
     gate, account = visit.gate, visit.account
 
     def read() -> _Found:
-        entries = _entries(gate, account.id, reason, cursor)
+        entries = _entries(gate, account.id, of)
         found = bill(gate, account, visit.now)
         has_credits = bool(
             entries
@@ -72,9 +85,11 @@ async def show(visit: Visit) -> Response:
 
     found = await visit.run(read)
     words = _Words(visit, found.bill)
-    kept = {"reason": reason}
+    kept = of.query
     return visit.render(
         "billing.html",
+        status=200 if of.wrong is None else 400,
+        asked=of,
         found=found,
         bill=found.bill,
         words=words,
@@ -82,9 +97,10 @@ async def show(visit: Visit) -> Response:
         month_meter=words.month_meter(),
         window_meter=words.window_meter(),
         tools=_tools(gate.catalog.tools),
-        reason=reason,
         reasons=[(one, visit.t(f"reasons.{one}")) for one in REASONS],
-        is_paged=cursor is not None,
+        sources=[(one, visit.t(f"sources.{one}")) for one in SOURCES],
+        is_day=is_day,
+        is_paged=of.after is not None,
         newest=visit.path("/billing", **kept),
         older=(
             None
@@ -93,6 +109,7 @@ async def show(visit: Visit) -> Response:
         ),
         csv=visit.path("/billing.csv", **kept),
         top_up=gate.settings.dashboard_top_up_url,
+        plans=gate.settings.dashboard_plans_url,
     )
 
 
@@ -143,10 +160,17 @@ class _Words:
     def plan(self, plan: Plan) -> list[str]:
         """What the plan includes, in sentences."""
         t, account = self._t, self._visit.account
-        limits = plan.limits if account.limits is None else account.limits
+        own, override = account.limits_at(self._visit.now), account.override_at(self._visit.now)
         said: list[str] = [
-            t(f"billing.limit_{plan.per}", limit=self.limit(limit)) for limit in limits
+            t(f"billing.limit_{plan.per}", limit=self.limit(limit))
+            for limit in (plan.limits if own is None else own)
         ] or [t("billing.no_limit")]
+        if override is not None:
+            when = self._visit.formats.moment(override.until)
+            said.append(t("billing.limits_until", when=when))
+        if plan.max_concurrent is not None:
+            n = self._number(plan.max_concurrent)
+            said.append(t("billing.max_concurrent", n=n))
         if plan.quota is None:
             said.append(t("billing.no_quota"))
         else:
@@ -213,14 +237,16 @@ _COLUMNS = (
 
 
 async def download(visit: Visit) -> Response:
-    """The ledger, as far as the filter goes, as CSV."""
+    """The ledger, as far as the filters go, as CSV."""
     gate, account_id = visit.gate, visit.account_id
-    reason = _reason(visit.request.query_params)
-    reasons = () if reason is None else (reason,)
+    of = asked_of_ledger(visit.request.query_params)
+    if of.wrong is not None:
+        raise Stop("bad_query", 400)
+    entries = _reading(gate, account_id, of)
     known: dict[str, str] = {}
 
     def read(cursor: str | None) -> Page[Entry]:
-        found = gate.credits.ledger(account_id, reasons=reasons, limit=MAX_LIMIT, cursor=cursor)
+        found = entries(limit=MAX_LIMIT, cursor=cursor)
         if len(known) > MAX_LIMIT:  # of an account with very many keys, not all are kept in mind
             known.clear()
         ids = {entry.by.credential_id for entry in found} - known.keys()
@@ -247,4 +273,7 @@ async def download(visit: Visit) -> Response:
         raise Stop("bad_query", 400) from None
 
 
-ROUTES = [page("/billing", show), page("/billing.csv", download)]
+ROUTES = [
+    page("/billing", show, cost=READING),
+    page("/billing.csv", download, cost=FILE),
+]

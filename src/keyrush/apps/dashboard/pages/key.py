@@ -20,7 +20,7 @@ from keyrush.apps.dashboard.key_status import why_not, why_not_revoke
 from keyrush.apps.dashboard.ranges import named
 from keyrush.apps.dashboard.visit import Visit
 from keyrush.core.activity import Activity, Where
-from keyrush.core.model import ApiKey, Limit
+from keyrush.core.model import ApiKey, Limit, Override
 from keyrush.core.paging import MAX_LIMIT
 from keyrush.core.times import DAY
 from keyrush.gate.gate import Gate
@@ -48,6 +48,8 @@ class _Found(NamedTuple):
     history: Sequence[Record]
     names: Mapping[str, str]
     limits: tuple[Limit, ...]
+    limits_until: int | None
+    max_concurrent: int | None
 
 
 def _read(gate: Gate, key: ApiKey, now: int) -> _Found:
@@ -63,15 +65,28 @@ def _read(gate: Gate, key: ApiKey, now: int) -> _Found:
     account = gate.accounts.get(account_id)
     plan = gate.catalog.plans.get(account.plan)
     of_plan = () if plan is None else plan.limits
-    limits = account.limits if account.limits is not None else of_plan
+    limits, override = account.limits_at(now), account.override_at(now)
+    at_once = key.max_concurrent
+    if at_once is None and plan is not None:
+        at_once = plan.max_concurrent
     return _Found(
         figures(log.summary(account_id, month, by="day", group="outcome"), span),
         log.most(account_id, month, group="rule", at_most=_RULES),
         refused,
         history,
         names(gate, account_id, _ids(history)),
-        limits if key.limits is None else key.limits,
+        *_limits(key, of_plan if limits is None else limits, override),
+        at_once,
     )
+
+
+def _limits(
+    key: ApiKey, others: tuple[Limit, ...], override: Override | None
+) -> tuple[tuple[Limit, ...], int | None]:
+    """The limits of a key, and until when they are those; `others` where it has none of its own."""
+    if key.limits is not None:
+        return key.limits, None
+    return others, None if override is None else override.until
 
 
 def _ids(history: Iterable[Record]) -> list[str | None]:
@@ -115,6 +130,8 @@ async def show(visit: Visit) -> Response:
         most=MAX_LIMIT,
         history=[_event(visit, record, found.names) for record in found.history],
         limits=[str(limit).replace("/", " / ") for limit in found.limits],
+        limits_until=found.limits_until,
+        max_concurrent=found.max_concurrent,
         why_edit=why_not(visit, of.key),
         why_rotate=why_not(visit, of.key, rotating=True),
         why_revoke=why_not_revoke(visit, of.key),
@@ -148,6 +165,9 @@ def _event(visit: Visit, record: Record, known: Mapping[str, str]) -> _Event:
         elif name in {"expires_at", "retires_at"}:
             when = visit.formats.moment(became) if isinstance(became, int) else t("key.never")
             more.append(t(f"key.changed_{name}", when=when))
+        elif name == "max_concurrent":
+            n = visit.formats.number(became) if isinstance(became, int) else t("key.of_plan")
+            more.append(t("key.changed_max_concurrent", n=n))
         else:
             isolated = Markup("<bdi>{}</bdi>").format(was)
             more.append(t("key.changed_name", name=isolated))

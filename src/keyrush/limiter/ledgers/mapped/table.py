@@ -12,11 +12,11 @@ order that every state between is as before the take or as after it, window by w
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from keyrush.core import sliding
-from keyrush.core.sliding import UNLIMITED, Tally, Window, WindowCount
+from keyrush.core.sliding import UNLIMITED, Changes, Demand, Tally, Window, WindowCount
 from keyrush.limiter.ledgers.mapped.file import (
     BUCKET,
     RECORD,
@@ -47,8 +47,9 @@ _UNPACK = struct.Struct("4Q").unpack_from
 _BUCKET, _LAST_EIGHTH = BUCKET * RECORD, BUCKET * RECORD * 7 // 8
 
 
-#: What tells where a window's record may be, and which it is: its subject, whose windows share a
-#: lock, and in each segment a bucket; and its tag, never 0, which is no tag.
+#: What tells where a window's record may be, and which it is: its home, by which the windows of a
+#: subject share a lock, and those of one group of them in each segment a bucket; and its tag, never
+#: 0, which is no tag.
 Hash = tuple[int, int]
 
 #: Where a window is counted, or can be: the tag that the record has while it is the window's; the
@@ -93,9 +94,34 @@ class Table(Records):
                 tally = self._take(windows, places, cost, now, clock)
                 if tally is not None:
                     return tally
-            hashes = self._hashes(windows)
-            with self._locked(self._locks(hashes)):
-                return self._take_anywhere(windows, hashes, cost, now, clock)
+            return self._take_anywhere([Demand(windows, cost)], windows, now, clock)
+
+    def take_together(self, demands: Sequence[Demand], now: int, clock: Callable[[], int]) -> Tally:
+        """`Limiter.take_together`, likewise: the locks of all subjects are held, taken in one order
+        that all processes have in common.
+        """
+        windows, common = sliding.joined(demands)
+        if not windows:
+            return UNLIMITED
+        with self._mutex:
+            known = self._places
+            places: list[Place] = []
+            for window in windows:
+                packed = known.get(window[0])
+                if packed is None:
+                    break
+                places.append(_place(packed))
+            else:
+                number = places[0][3]
+                for place in places:
+                    if common is None or place[3] != number:
+                        tally = self._take_of_several(demands, windows, places, now, clock)
+                        break
+                else:
+                    tally = self._take(windows, places, common or 0, now, clock)
+                if tally is not None:
+                    return tally
+            return self._take_anywhere(demands, windows, now, clock)
 
     def _take(
         self,
@@ -140,46 +166,88 @@ class Table(Records):
         finally:
             lock.unlock(stripe)
 
+    def _take_of_several(
+        self,
+        demands: Sequence[Demand],
+        windows: Sequence[Window],
+        places: Sequence[Place],
+        now: int,
+        clock: Callable[[], int],
+    ) -> Tally | None:
+        """The same of several subjects, or at several costs."""
+        lock = self._lock
+        stripes = sorted({STRIPE + place[3] for place in places})
+        try:
+            for stripe in stripes:
+                if not lock.lock(stripe):
+                    self._insist(stripe)
+            if self.stuck:
+                for stripe in stripes:
+                    self.stuck.pop(stripe, None)
+            segments = self._segments
+            counters: dict[str, WindowCount] = {}
+            known: dict[str, tuple[Place, int]] = {}
+            nth = 0
+            for key, length, _, _ in windows:
+                place = places[nth]
+                found, expires, even, odd = _UNPACK(segments[place[2]], place[1] * WORD)
+                if found != place[0]:
+                    return None
+                last = expires // length - 2
+                counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
+                known[key] = place, length
+                nth += 1  # noqa: SIM113  # as above
+            tally, changes = sliding.take_together(demands, counters, now, clock)
+            for key, after in changes:
+                place, length = known[key]
+                _write(segments, place, length, counters[key], after)
+            return tally
+        finally:
+            for stripe in stripes:
+                lock.unlock(stripe)
+
     def _take_anywhere(
         self,
+        demands: Sequence[Demand],
         windows: Sequence[Window],
-        hashes: Sequence[Hash],
-        cost: int,
         now: int,
         clock: Callable[[], int],
     ) -> Tally:
-        """`take` under the locks, of windows whose records have to be looked for."""
-        now = max(now, clock())  # by which records are free: whoever had them must not come late
-        mapped = len(self._segments)  # before the look: another thread may map one meanwhile
-        found = self._find(windows, hashes)
-        if len(found) < len(windows) and self.file.header[SEGMENTS] > mapped:
-            raise NoPlace(mapped)  # another process has added one, where the windows may be
-        counters = {
-            window.key: _counter(self._segments, found[window.key], window.length)
-            for window in windows
-            if window.key in found
-        }
-        tally, changes = sliding.take(windows, counters, cost, now, clock)
-        if changes:
-            found = self._with_free(windows, hashes, found, now)
-            for window, (key, after) in zip(windows, changes, strict=True):
-                _write(self._segments, found[key], window.length, counters.get(key), after)
-        self._remember(found)
-        return tally
+        """The same of windows, all that are demanded, whose records have to be looked for."""
+        hashes = self._hashes(windows)
+        with self._locked(self._locks(hashes)):
+            now = max(now, clock())  # by which records are free: who had them must not come late
+            found, counters = self._find_all(windows, hashes)
+            tally, changes = sliding.take_together(demands, counters, now, clock)
+            wanted = zip(windows, hashes, strict=True)
+            self._remember(self._store(wanted, found, counters, changes, now))
+            return tally
 
-    def give_back(self, windows: Sequence[Window], cost: int, taken_at: int) -> None:
-        """`Limiter.give_back`, without waiting.
+    def give_back(
+        self, windows: Sequence[Window], cost: int, taken_at: int, clock: Callable[[], int]
+    ) -> None:
+        """`Limiter.give_back`, and with a negative cost `Limiter.add`, without waiting: to all
+        windows, or to none.
 
         Raises:
             Held: The lock of a subject is held.
+            NoPlace: There is no record for a window that is added to, or that is not found; see
+                `filling`.
         """
         with self._mutex:
             hashes = self._hashes(windows)
             with self._locked(self._locks(hashes)):
-                found = self._find(windows, hashes)
-                for window in windows:
-                    if place := found.get(window.key):
-                        _give_back(self._segments, place, window.length, cost, taken_at)
+                now = clock()
+                found, counters = self._find_all(windows, hashes)
+                changes: Changes = []
+                for key, length, _, _ in windows:
+                    before = counters.get(key)
+                    after = sliding.give_back(before, length, cost, taken_at)
+                    if after is None or after == before:
+                        continue
+                    if before is not None or not sliding.is_idle(after, length, now):
+                        changes.append((key, after))
+                self._store(zip(windows, hashes, strict=True), found, counters, changes, now)
 
     # --- records ---
 
@@ -188,49 +256,99 @@ class Table(Records):
         return self._locks(self._hashes(windows))
 
     def _locks(self, hashes: Sequence[Hash]) -> tuple[int, ...]:
-        return tuple(sorted({self._stripe(subject) for subject, _ in hashes}))
+        return tuple(sorted({self._stripe(home) for home, _ in hashes}))
 
     def _hashes(self, windows: Sequence[Window]) -> Sequence[Hash]:
-        subjects = {subject: self._hash(subject) for subject in map(_subject, windows)}
-        return [(subjects[_subject(window)], self._hash(window.key) or 1) for window in windows]
+        homes: dict[str, int] = {}
+        found = []
+        for window in windows:
+            text = window.key.rpartition(":")[0]
+            if text not in homes:
+                homes[text] = self._home(text, sliding.subject_of(window.key))
+            found.append((homes[text], self._hash(window.key) or 1))
+        return found
+
+    def _home(self, text: str, subject: str) -> int:
+        """The hash of what is before the seconds, but with the lock of the subject. Were all of a
+        subject's groups in its bucket, a few of them would fill it, in every segment.
+        """
+        own = self._hash(text)
+        return own if text == subject else own - own % STRIPES + self._hash(subject) % STRIPES
+
+    def _find_all(
+        self, windows: Sequence[Window], hashes: Sequence[Hash]
+    ) -> tuple[dict[str, Place], dict[str, WindowCount]]:
+        """`_find`, and what is counted there.
+
+        Raises:
+            NoPlace: Some are not found, and another process has added a segment, where they may be.
+        """
+        mapped = len(self._segments)  # before the look: another thread may map one meanwhile
+        found = self._find(windows, hashes)
+        if len(found) < len(windows) and self.file.header[SEGMENTS] > mapped:
+            self.filling = mapped
+            raise NoPlace(mapped)
+        counters = {
+            window.key: _counter(self._segments, found[window.key], window.length)
+            for window in windows
+            if window.key in found
+        }
+        return found, counters
+
+    def _store(
+        self,
+        wanted: Iterable[tuple[Window, Hash]],
+        found: dict[str, Place],
+        counters: Mapping[str, WindowCount],
+        changes: Changes,
+        now: int,
+    ) -> dict[str, Place]:
+        """Write the changes, to free records where windows have none; where all are then.
+
+        Raises:
+            NoPlace: There is none; nothing was written.
+        """
+        if changes:
+            after = dict(changes)
+            wanted = [one for one in wanted if one[0].key in after]
+            found = self._with_free(wanted, found, now)
+            for (key, length, _, _), _ in wanted:
+                _write(self._segments, found[key], length, counters.get(key), after[key])
+        return found
 
     def _find(self, windows: Sequence[Window], hashes: Sequence[Hash]) -> dict[str, Place]:
         """Where those windows are counted that have a record, by key; under their locks."""
         found: dict[str, Place] = {}
-        for window, (subject, tag) in zip(windows, hashes, strict=True):
-            for segment, start in self._buckets(subject):
+        for window, (home, tag) in zip(windows, hashes, strict=True):
+            for segment, start in self._buckets(home):
                 tags = self._segments[segment][start : start + _BUCKET : RECORD].tolist()
                 if tag in tags:
                     at = start + tags.index(tag) * RECORD
-                    found[window.key] = (tag, at, segment, subject % STRIPES)
+                    found[window.key] = (tag, at, segment, home % STRIPES)
                     break
         return found
 
     def _with_free(
-        self,
-        windows: Sequence[Window],
-        hashes: Sequence[Hash],
-        found: Mapping[str, Place],
-        now: int,
+        self, wanted: Sequence[tuple[Window, Hash]], found: Mapping[str, Place], now: int
     ) -> dict[str, Place]:
-        """Where all windows are counted: in free records those that have none, no two the same.
+        """Where the windows are counted: in free records those that have none, no two the same.
 
         Raises:
             NoPlace: There is none.
         """
         used = {(segment, at) for _, at, segment, _ in found.values()}
         places = dict(found)
-        for window, (subject, tag) in zip(windows, hashes, strict=True):
+        for window, (home, tag) in wanted:
             if window.key not in places:
-                segment, at = self._free_record(subject, now, used)
-                places[window.key] = (tag, at, segment, subject % STRIPES)
+                segment, at = self._free_record(home, now, used)
+                places[window.key] = (tag, at, segment, home % STRIPES)
                 used.add((segment, at))
         return places
 
     def _free_record(
-        self, subject: int, now: int, used: Collection[tuple[int, int]]
+        self, home: int, now: int, used: Collection[tuple[int, int]]
     ) -> tuple[int, int]:
-        for segment, start in self._buckets(subject):
+        for segment, start in self._buckets(home):
             bucket = self._segments[segment][start : start + _BUCKET].tolist()
             for at in range(0, _BUCKET, RECORD):
                 is_free = not bucket[at + TAG] or bucket[at + EXPIRES] <= now
@@ -249,11 +367,6 @@ class Table(Records):
                 del self._places[oldest]
 
 
-def _subject(window: Window) -> str:
-    """Whose window it is: the windows of a subject share a lock."""
-    return window.key.rpartition(":")[0]
-
-
 def _counter(segments: Sequence[memoryview], place: Place, length: int) -> WindowCount:
     _, at, segment, _ = place
     _, expires, even, odd = _UNPACK(segments[segment], at * WORD)
@@ -268,13 +381,15 @@ def _write(
     before: WindowCount | None,
     after: WindowCount,
 ) -> None:
-    """Store what a take has made of a counter."""
+    """Store what a take, or what was given back, has made of a counter."""
     tag, at, segment, _ = place
     words = segments[segment]
     index, current, previous = after
     odd = index & 1
     if before is not None and index == before[0]:
         words[at + EVEN + odd] = current
+        if previous != before[2]:
+            words[at + ODD - odd] = previous
     elif before is not None and index == before[0] + 1:
         words[at + EVEN + odd] = current  # of the period before the last, until `expires` moves
         words[at + EXPIRES] = (index + 2) * length
@@ -284,16 +399,3 @@ def _write(
         words[at + ODD - odd] = previous
         words[at + EXPIRES] = (index + 2) * length
         words[at + TAG] = tag
-
-
-def _give_back(
-    segments: Sequence[memoryview], place: Place, length: int, cost: int, taken_at: int
-) -> None:
-    _, at, segment, _ = place
-    before = _counter(segments, place, length)
-    after = sliding.give_back(before, length, cost, taken_at)
-    if after is not None and after != before:
-        index, current, previous = after
-        odd = index & 1
-        segments[segment][at + EVEN + odd] = current
-        segments[segment][at + ODD - odd] = previous

@@ -37,8 +37,13 @@ ESCAPES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
 def key_of(prefix: str, window_key: str) -> str:
-    """The key of a window. All windows of a subject are in the same slot of a Cluster."""
-    subject, _, seconds = window_key.rpartition(":")
+    """The key of a window. All windows of a subject are in the same slot of a Cluster, of whatever
+    group they are (`sliding.subject_of`).
+    """
+    named, _, seconds = window_key.rpartition(":")
+    subject, bar, group = named.partition("|")
+    if bar:
+        seconds = f"{group.translate(ESCAPES)}:{seconds}"
     return f"{prefix}:{{{subject.translate(ESCAPES) or '%'}}}:{seconds}"
 
 
@@ -46,11 +51,13 @@ def encode(prefix: str, calls: Sequence[Call], now: int | str) -> tuple[list[str
     """Keys and arguments of `take.lua`. With "" for `now` it goes by the server's clock."""
     keys = []
     arguments = [now, SHARE]
-    for operation, windows, cost, other in calls:
-        arguments += (operation, cost, other, len(windows))
-        for key, length, amount, _ in windows:
-            keys.append(key_of(prefix, key))
-            arguments += (length, amount)
+    for operation, parts in calls:
+        arguments += (operation, len(parts))
+        for windows, cost, other in parts:
+            arguments += (cost, other, len(windows))
+            for key, length, amount, _ in windows:
+                keys.append(key_of(prefix, key))
+                arguments += (length, amount)
     return keys, arguments
 
 
@@ -63,15 +70,11 @@ def packed(command: Sequence[object]) -> bytes:
     return b"".join(parts)
 
 
-def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[Taken]:
-    """What the script answers to each call; to a "give", that nothing is granted."""
+def decode(answer: Sequence[int], calls: Sequence[Call]) -> list[list[Taken]]:
+    """What the script answers to each call."""
     numbers = iter(answer)
     now = next(numbers)
-    taken = []
-    for call in calls:
-        is_take = call.operation == "take"
-        taken.append(taken_of(call, now, numbers) if is_take else Taken(0, now, []))
-    return taken
+    return [taken_of(call, now, numbers) for call in calls]
 
 
 #: What is said of a server that is but a part of one.

@@ -1,10 +1,12 @@
--- Takes from windows and gives back to them: `grant` and `give_back` of core.sliding, restated.
+-- Takes from windows and gives back to them: `grant_together` and `give_back` of core.sliding,
+-- restated.
 --
 -- KEYS  the windows of all calls, in their order
 -- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each call
---       "take" or "give", cost, extra or taken_at, how many windows, and for each of these
---       length, amount
--- Answers with now, and for each take granted and, for each window, index, current, previous.
+--       "take" or "give", how many parts, and of each cost, extra or taken_at, how many windows,
+--       and for each of these length, amount
+-- Answers with now, and for each part of a take granted and, for each window, index, current,
+-- previous. Of a take all parts are granted what they cost, or none anything.
 --
 -- All numbers are integers below 2^53, which doubles hold exactly. A counter is kept as the text
 -- "index:current:previous" until it no longer counts, two periods from where its own began.
@@ -55,11 +57,12 @@ end
 
 local answer = {now}
 
--- In what follows, the windows of a call begin in KEYS at `key`, their lengths and amounts in
--- ARGV at `argument`.
+-- In what follows, the windows of a part begin in KEYS at `key`, their lengths and amounts in
+-- ARGV at `argument`. In `answer` what was granted to it goes to `out`; three numbers follow for
+-- each window.
 
-local function take(key, argument, windows, cost, extra)
-  local out = #answer + 1 -- where what was granted goes; three numbers follow for each window
+-- Answers with the windows as they stand, and returns what is left in all of them.
+local function look(key, argument, windows, out)
   local room
   for i = 0, windows - 1 do
     local length, amount = number(ARGV[argument + 2 * i]), number(ARGV[argument + 2 * i + 1])
@@ -73,12 +76,13 @@ local function take(key, argument, windows, cost, extra)
     local at = out + 3 * i
     answer[at + 1], answer[at + 2], answer[at + 3] = last, count, before
   end
-  room = room or 0
-  local granted = 0
-  if room >= cost and (cost > 0 or extra > 0) then
-    local share = div(room - cost, SHARE)
-    granted = cost + (extra < share and extra or share)
-  end
+  answer[out] = 0
+  return room or 0
+end
+
+local function grant(key, argument, windows, out, room, cost, extra)
+  local share = div(math.max(0, room - cost), SHARE)
+  local granted = cost + math.min(extra, share)
   answer[out] = granted
   if granted > 0 then
     for i = 0, windows - 1 do
@@ -88,6 +92,10 @@ local function take(key, argument, windows, cost, extra)
       put(place[KEYS[key + i]], last, count, answer[at + 3], (last + 2) * length - now)
     end
   end
+end
+
+local function between(count, length) -- nothing and `sliding.most`
+  return math.min(math.max(0, count), div(2 ^ 53, length))
 end
 
 local function give_back(key, argument, windows, cost, taken_at)
@@ -102,9 +110,9 @@ local function give_back(key, argument, windows, cost, taken_at)
     end
     if last and (expires or 1) > 0 then -- otherwise nothing of it counts
       if last <= period then
-        put(at, last, math.max(0, count - cost), before, expires)
+        put(at, last, between(count - cost, length), before, expires)
       elseif last == period + 1 then
-        put(at, last, count, math.max(0, before - cost))
+        put(at, last, count, between(before - cost, length))
       end
     end
   end
@@ -112,14 +120,28 @@ end
 
 local key, argument = 1, 3
 while ARGV[argument] do
-  local cost, other = number(ARGV[argument + 1]), number(ARGV[argument + 2])
-  local windows = number(ARGV[argument + 3])
-  if ARGV[argument] == 'take' then
-    take(key, argument + 4, windows, cost, other)
-  else
-    give_back(key, argument + 4, windows, cost, other)
+  local is_take, granting = ARGV[argument] == 'take', {}
+  local parts, refused = number(ARGV[argument + 1]), false
+  argument = argument + 2
+  for part = 1, parts do
+    local cost, other = number(ARGV[argument]), number(ARGV[argument + 1])
+    local windows = number(ARGV[argument + 2])
+    argument = argument + 3
+    if is_take then
+      local out = #answer + 1
+      local room = look(key, argument, windows, out)
+      refused = refused or (cost > 0 and room < cost)
+      granting[part] = {key, argument, windows, out, room, cost, other}
+    else
+      give_back(key, argument, windows, cost, other)
+    end
+    key, argument = key + windows, argument + 2 * windows
   end
-  key, argument = key + windows, argument + 4 + 2 * windows
+  if not refused then
+    for _, part in ipairs(granting) do
+      grant(unpack(part))
+    end
+  end
 end
 
 for at = 1, #KEYS do

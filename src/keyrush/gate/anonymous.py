@@ -1,0 +1,167 @@
+"""Requests without a key, where none is needed: limited by the client's address, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from keyrush.core.concurrency import NO_WANTS, Wants
+from keyrush.core.policy import Needs, Policy
+from keyrush.core.refusal import UNAVAILABLE, Refusal
+from keyrush.core.rule_limits import RuleLimits
+from keyrush.core.sliding import Demand
+from keyrush.errors import Away
+from keyrush.gate.addresses import AddressSubjects
+from keyrush.gate.concurrency import Concurrency, wants_of_anonymous
+from keyrush.gate.deciding import Admitted
+from keyrush.gate.observing import header
+from keyrush.gate.principal import Anonymous
+from keyrush.gate.taking import Taking
+from keyrush.gate.windows import Demands, Took
+from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import RETRY_AFTER
+from keyrush.runtime.bridge import running_loop
+from keyrush.runtime.logs import log_fault
+from keyrush.runtime.workers import Busy, Workers
+from keyrush.usage.activity import Peer
+from keyrush.wire.fields import Fields, seconds_until
+from keyrush.wire.request import Header
+
+
+class Unknowns:
+    """Lets requests through as from nobody, or refuses them. Safe to use from any thread or event
+    loop.
+
+    `limits` are those of `[anonymous]`, None where there are none, which do not hold where
+    `is_exempt`; those of rules hold besides, by address whatever they count else. `clock` gives
+    Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        awaited: AwaitedLimiter | None,
+        concurrency: Concurrency,
+        *,
+        limits: RuleLimits | None,
+        is_exempt: Callable[[str, str, bytes | None, str], bool],
+        policy: Policy,
+        addresses: AddressSubjects,
+        workers: Workers,
+        fields: Fields,
+        clock: Callable[[], int],
+    ) -> None:
+        self.taking = Taking(limiter, awaited, concurrency)
+        self._concurrency = concurrency
+        self.is_async = awaited is not None
+        self.workers = workers
+        self.clock = clock
+        self._limits = limits
+        self._is_exempt = is_exempt
+        self._policy = policy
+        self._addresses = addresses
+        self._fields = fields
+        #: Some request may be limited.
+        self.has_limits = limits is not None or policy.has_limits
+
+    def answer(
+        self,
+        request: tuple[str, str, bytes | None, str],
+        peer: Peer,
+        forwarded_for: bytes | None,
+        vary: Sequence[Header],
+    ) -> Admitted | Refusal | PendingUnknown:
+        """The answer to a request for `request`, which is method, path, how that was sent, and
+        root. `vary` is what its response has besides.
+        """
+        method, path, _, root = request
+        needs = self._policy.needs(method, path, root) if self._policy.has_limits else None
+        own = None if self._is_exempt(*request) else self._limits
+        if own is None and not (needs and needs.limits):
+            return Anonymous(), [*vary]
+        subject = self._addresses.of(peer, forwarded_for)
+        demands = _demands(own, needs, subject)
+        wants = NO_WANTS if needs is None else wants_of_anonymous(needs, subject)
+        if not any(demands) and wants is NO_WANTS:
+            return Anonymous(), [*vary]
+        now = self.clock()
+        try:
+            took = self.taking.at_once_of(wants, demands, now)
+        except Exception as error:
+            return unavailable(error)
+        if took is None:
+            return PendingUnknown(self, wants, demands, vary)
+        return self.decided(took, now, vary)
+
+    def undo(self, answer: object) -> None:
+        """Give back what is held by an answer that nobody waits for any more."""
+        if isinstance(answer, tuple):  # `Admitted`
+            self._concurrency.end(answer[0])
+
+    def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
+        """The answer, by what a take came to."""
+        windows = [window for demand in took.demands or () for window in demand.windows]
+        tally = took.tally
+        fields = self._fields.of_windows(windows, took.shown or tally, now)
+        full = took.held.full
+        if full is not None:
+            return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, tuple(fields))
+        if tally.admitted:
+            if took.told is not None and took.told.window is not None:
+                fields.append(header(took.told.window.name))
+            elif took.held.would_limit:
+                fields.append(header(took.held.would_limit))
+            caller = Anonymous()
+            if took.held.slots:
+                caller.slots = took.held.slots
+            return caller, [*fields, *vary]
+        wait = seconds_until(tally.ready_at, now)
+        return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
+
+
+class PendingUnknown:
+    """A request from nobody for which the limiter has to be asked."""
+
+    def __init__(
+        self, unknowns: Unknowns, wants: Wants, demands: Demands, vary: Sequence[Header]
+    ) -> None:
+        self._unknowns = unknowns
+        self._wants = wants
+        self._demands = demands
+        self._vary = vary
+
+    def finish(self, address: object = None) -> Admitted | Refusal:  # noqa: ARG002  # it is known
+        """The answer; may block."""
+        now = self._unknowns.clock()
+        try:
+            took = self._unknowns.taking.take_of(self._wants, self._demands, now)
+        except Exception as error:
+            return unavailable(error)
+        return self._unknowns.decided(took, now, self._vary)
+
+    async def finish_async(self, address: object = None) -> Admitted | Refusal:
+        """`finish`, awaited."""
+        unknowns, now = self._unknowns, self._unknowns.clock()
+        try:
+            if unknowns.is_async and running_loop() is not None:
+                took = await unknowns.taking.take_async_of(self._wants, self._demands, now)
+                if took is not None:
+                    return unknowns.decided(took, now, self._vary)
+            return await unknowns.workers.run("io", self.finish, address, undo=unknowns.undo)
+        except Busy:
+            return Refusal("unavailable", retry_after=1)
+        except Exception as error:
+            return unavailable(error)
+
+
+def unavailable(error: Exception) -> Refusal:
+    """503, because the limiter can't answer."""
+    if not isinstance(error, Away):  # which has been logged
+        log_fault("the limiter can't answer", error)
+    return UNAVAILABLE
+
+
+def _demands(own: RuleLimits | None, needs: Needs | None, subject: str) -> Demands:
+    wanted = [] if own is None else [(own, 1 if needs is None else needs.cost)]
+    wanted += () if needs is None else needs.limits
+    made = [(one.is_observed, Demand(one.of_anonymous(subject), cost)) for one, cost in wanted]
+    return Demands.of(made)
