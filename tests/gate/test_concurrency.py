@@ -135,6 +135,23 @@ def test_a_rule(opened: Opening, per: str, shares: bool) -> None:
     assert world.statuses(one, 5) == [200] * 5
 
 
+def test_nobody(opened: Opening) -> None:
+    """Who comes without a key has the slots of a rule by address, and gives them back."""
+    rule = {"path": "/open", "max_concurrent": 1}
+    world = opened(rule, optional_paths=["/open", "/any"])
+    sent = Sent("/open")
+    first = world.holding.begin(sent)
+    refused = world.holding.begin(sent).reply
+    assert (first.reply.status, refused.status, refused["retry-after"]) == (200, 429, "1")
+    assert world.statuses(world.key(), 1, "/open") == [200]
+    assert world.holding.begin(Sent("/any")).reply.status == 200
+    first.end()
+    again = world.holding.begin(sent)
+    assert again.reply.status == 200
+    again.end()
+    assert held(world.gate, "address:127.0.0.1|rule /open", 1) == 0
+
+
 def test_a_rule_and_a_plan(opened: Opening) -> None:
     """A request takes a slot of each that says so, or none: what the rule refuses the key keeps."""
     rules = [{"path": path, "limit_group": "heavy"} for path in ("/a", "/b")]

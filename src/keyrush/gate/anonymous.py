@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.policy import Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.rule_limits import RuleLimits
 from keyrush.core.sliding import Demand
 from keyrush.errors import Away
 from keyrush.gate.addresses import AddressSubjects
+from keyrush.gate.concurrency import Concurrency, wants_of_anonymous
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.observing import header
 from keyrush.gate.principal import Anonymous
-from keyrush.gate.windows import Demands, Took, Windows
+from keyrush.gate.taking import Taking
+from keyrush.gate.windows import Demands, Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import RETRY_AFTER
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Busy, Workers
@@ -36,6 +40,7 @@ class Unknowns:
         self,
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
+        concurrency: Concurrency,
         *,
         limits: RuleLimits | None,
         is_exempt: Callable[[str, str, bytes | None, str], bool],
@@ -45,7 +50,8 @@ class Unknowns:
         fields: Fields,
         clock: Callable[[], int],
     ) -> None:
-        self.windows = Windows(limiter, awaited)
+        self.taking = Taking(limiter, awaited, concurrency)
+        self._concurrency = concurrency
         self.is_async = awaited is not None
         self.workers = workers
         self.clock = clock
@@ -74,26 +80,40 @@ class Unknowns:
             return Anonymous(), [*vary]
         subject = self._addresses.of(peer, forwarded_for)
         demands = _demands(own, needs, subject)
-        if not any(demands):
+        wants = NO_WANTS if needs is None else wants_of_anonymous(needs, subject)
+        if not any(demands) and wants is NO_WANTS:
             return Anonymous(), [*vary]
         now = self.clock()
         try:
-            took = self.windows.at_once(demands, now)
+            took = self.taking.at_once_of(wants, demands, now)
         except Exception as error:
             return unavailable(error)
         if took is None:
-            return PendingUnknown(self, demands, vary)
+            return PendingUnknown(self, wants, demands, vary)
         return self.decided(took, now, vary)
+
+    def undo(self, answer: object) -> None:
+        """Give back what is held by an answer that nobody waits for any more."""
+        if isinstance(answer, tuple):  # `Admitted`
+            self._concurrency.end(answer[0])
 
     def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
         """The answer, by what a take came to."""
         windows = [window for demand in took.demands or () for window in demand.windows]
         tally = took.tally
         fields = self._fields.of_windows(windows, took.shown or tally, now)
+        full = took.held.full
+        if full is not None:
+            return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, tuple(fields))
         if tally.admitted:
             if took.told is not None and took.told.window is not None:
                 fields.append(header(took.told.window.name))
-            return Anonymous(), [*fields, *vary]
+            elif took.held.would_limit:
+                fields.append(header(took.held.would_limit))
+            caller = Anonymous()
+            if took.held.slots:
+                caller.slots = took.held.slots
+            return caller, [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
 
@@ -101,8 +121,11 @@ class Unknowns:
 class PendingUnknown:
     """A request from nobody for which the limiter has to be asked."""
 
-    def __init__(self, unknowns: Unknowns, demands: Demands, vary: Sequence[Header]) -> None:
+    def __init__(
+        self, unknowns: Unknowns, wants: Wants, demands: Demands, vary: Sequence[Header]
+    ) -> None:
         self._unknowns = unknowns
+        self._wants = wants
         self._demands = demands
         self._vary = vary
 
@@ -110,7 +133,7 @@ class PendingUnknown:
         """The answer; may block."""
         now = self._unknowns.clock()
         try:
-            took = self._unknowns.windows.take(self._demands, now)
+            took = self._unknowns.taking.take_of(self._wants, self._demands, now)
         except Exception as error:
             return unavailable(error)
         return self._unknowns.decided(took, now, self._vary)
@@ -120,10 +143,10 @@ class PendingUnknown:
         unknowns, now = self._unknowns, self._unknowns.clock()
         try:
             if unknowns.is_async and running_loop() is not None:
-                took = await unknowns.windows.take_async(self._demands, now)
+                took = await unknowns.taking.take_async_of(self._wants, self._demands, now)
                 if took is not None:
                     return unknowns.decided(took, now, self._vary)
-            return await unknowns.workers.run("io", self.finish, address)
+            return await unknowns.workers.run("io", self.finish, address, undo=unknowns.undo)
         except Busy:
             return Refusal("unavailable", retry_after=1)
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
+from keyrush.core.rule_limits import RuleLimits
 from keyrush.errors import Away, ConfigurationError, Unreachable
 from keyrush.gate.principal import Caller
 from keyrush.limiter.protocol import WELL, LimiterState
@@ -99,6 +100,8 @@ class Concurrency:
 
     def at_once(self, wants: Wants) -> Held | None:
         """From memory alone; None where I/O is needed, and nothing is held."""
+        if wants is NO_WANTS:
+            return NOTHING
         opened = self.opened
         if opened is None:
             return None
@@ -127,6 +130,8 @@ class Concurrency:
         Raises:
             Away: It can't be told, and the outage policy lets nothing pass.
         """
+        if wants is NO_WANTS:
+            return NOTHING
         try:
             take = (self.opened or self._open_for_request()).slots.take
         except Away:
@@ -151,6 +156,8 @@ class Concurrency:
 
     async def take_async(self, wants: Wants) -> Held | None:
         """`take`, awaited; None where only what blocks can tell, and nothing is held."""
+        if wants is NO_WANTS:
+            return NOTHING
         slots: tuple[Slot, ...] = ()
         would_limit = ""
         if wants.enforced:
@@ -228,10 +235,21 @@ def wants_of(verified: Verified, needs: Needs, address: str) -> Wants:
     """
     if not needs.has_slots:
         return verified.wants if needs.weight else NO_WANTS
-    enforced = {want.key: want for want in verified.wants.enforced}
-    observed = {want.key: (name, want) for name, want in verified.wants.observed}
+    return _with_rules(verified.wants, needs, lambda one: one.want_of(verified, address))
+
+
+def wants_of_anonymous(needs: Needs, address: str) -> Wants:
+    """What a request of nobody's takes slots of: of its rules, by address, whatever they count."""
+    if not needs.has_slots:
+        return NO_WANTS
+    return _with_rules(NO_WANTS, needs, lambda one: one.want_of_anonymous(address))
+
+
+def _with_rules(own: Wants, needs: Needs, want_of: Callable[[RuleLimits], Want | None]) -> Wants:
+    enforced = {want.key: want for want in own.enforced}
+    observed = {want.key: (name, want) for name, want in own.observed}
     for limits, _ in needs.limits:
-        want = limits.want_of(verified, address)
+        want = want_of(limits)
         if want is None:
             continue
         if limits.is_observed:

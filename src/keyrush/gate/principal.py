@@ -93,12 +93,16 @@ class Means(NamedTuple):
 class Caller:
     """Whoever calls, known or not: what `request.user` and `request.auth` are in Starlette."""
 
-    __slots__ = ("charges", "is_left", "refusal")
+    __slots__ = ("charges", "is_left", "refusal", "slots")
 
     is_authenticated = False
 
     #: The request, as activity has it; None where it has none.
     came: Came | None = None
+
+    #: What its request holds until it is over, where only so many may be under way at once; unset
+    #: otherwise, because every request would pay for it: see `concurrency.Concurrency.end`.
+    slots: tuple[Slot, ...]
 
     #: By which window it would have been refused, were that more than observed; empty by none.
     would_limit = ""
@@ -142,17 +146,13 @@ class Principal(Caller):
     the gate answer with the documented refusal, if the response has not started.
     """
 
-    __slots__ = ("_means", "_verified", "came", "shown", "slots", "taken_at", "takes")
+    __slots__ = ("_means", "_verified", "came", "shown", "taken_at", "takes")
 
     is_authenticated = True
 
     #: What it has taken from windows, where that is not one unit a request of the plan's; unset
     #: otherwise, because every request would pay for it: see `taking.takes_of`.
     takes: tuple[Taken, ...]
-
-    #: What it holds until it is over, where only so many may be under way at once; unset otherwise,
-    #: for the same reason: see `concurrency.Concurrency.end`.
-    slots: tuple[Slot, ...]
 
     #: Requests that it is to windows and counts.
     taken = 1

@@ -5,7 +5,7 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
-from keyrush.core.concurrency import NO_WANTS
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
@@ -32,26 +32,23 @@ class Taking:
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
-        """From memory alone, or None where I/O is needed."""
+        """From memory alone, or None where I/O is needed, and nothing is taken."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if needs.has_limits or verified.is_observed:
+            demands = _demands(verified, needs, address, is_look=is_look)
+            return self.at_once_of(wants, demands, now)
+        # No windows but the plan's, and they are enforced: what every request of a plan with
+        # `max_concurrent` does.
+        held = self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
-            took = self._windows_at_once(verified, needs, address, now, is_look or held.full)
+            cost = 0 if is_look or held.full else needs.cost
+            tally = self._limiter.take_at_once(verified.windows, cost, now)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
-        return self._with_if_told(held, took)
-
-    def _windows_at_once(
-        self, verified: Verified, needs: Needs, address: str, now: int, is_look: object
-    ) -> Took | None:
-        if needs.has_limits or verified.is_observed:
-            return self._windows.at_once(_demands(verified, needs, address, is_look), now)
-        # As where there is no limit but the plan's: it may be a plan that has brought us here.
-        tally = self._limiter.take_at_once(verified.windows, 0 if is_look else needs.cost, now)
-        return None if tally is None else Took(tally, None)
+        return self._with(held, None if tally is None else Took(tally, None, held=held))
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -62,42 +59,58 @@ class Taking:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
-        try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = self._windows.take(demands, now)
-        except BaseException:
-            self._concurrency.give_back(held.slots)
-            raise
-        return self._with(held, took)
+        return self.take_of(wants, _demands(verified, needs, address, is_look=is_look), now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        demands = _demands(verified, needs, address, is_look=is_look)
+        return await self.take_async_of(wants, demands, now)
+
+    # --- of whomever ---
+
+    def at_once_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
+        """`at_once`, of what somebody wants."""
+        held = self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = await self._windows.take_async(demands, now)
+            took = self._windows.at_once(demands.looks() if held.full else demands, now)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with(held, took)
+
+    def take_of(self, wants: Wants, demands: Demands, now: int) -> Took:
+        """`take`, of what somebody wants."""
+        held = self._concurrency.take(wants)
+        try:
+            took = self._windows.take(demands.looks() if held.full else demands, now)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with(held, took) or took
+
+    async def take_async_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
+        """`take_async`, of what somebody wants."""
+        held = await self._concurrency.take_async(wants)
+        if held is None:
+            return None
+        try:
+            took = await self._windows.take_async(demands.looks() if held.full else demands, now)
         except BaseException:  # the task is cancelled, too
             self._concurrency.give_back(held.slots)
             raise
-        return self._with_if_told(held, took)
+        return self._with(held, took)
 
-    def _with_if_told(self, held: Held, took: Took | None) -> Took | None:
-        """The same, where it may be that nothing came of windows."""
-        if took is None:
+    def _with(self, held: Held, took: Took | None) -> Took | None:
+        """What came of both: no slot is held where windows refuse, or can't tell."""
+        if took is None or not took.tally.admitted:
             self._concurrency.give_back(held.slots)
-            return None
-        return took if held is NOTHING else self._with(held, took)
-
-    def _with(self, held: Held, took: Took) -> Took:
-        """What came of both: no slot is held where windows refuse."""
-        if held.slots and not took.tally.admitted:
-            self._concurrency.give_back(held.slots)
+            return took and took._replace(held=NOTHING)
+        if took.held is held:
             return took
         return Took(took.tally, took.demands, took.shown, took.told, held)
 
@@ -108,7 +121,7 @@ class Taking:
 
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
-        return _demands(verified, needs, address, True)
+        return _demands(verified, needs, address, is_look=True)
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
@@ -138,7 +151,7 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
     return (Taken((plain,), caller.taken_at),)
 
 
-def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
+def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
     cost = 0 if is_look else needs.cost
     wanted = [(verified.is_observed, Demand(verified.windows, cost))]
     for limits, units in needs.limits:

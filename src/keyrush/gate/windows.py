@@ -33,6 +33,11 @@ class Demands(NamedTuple):
         )
         return cls(enforced, observed)
 
+    def looks(self) -> Demands:
+        """The same, of which nothing is taken."""
+        enforced, observed = (tuple(Demand(one.windows, 0) for one in part) for part in self)
+        return Demands(enforced, observed)
+
 
 class Took(NamedTuple):
     """What came of it."""
