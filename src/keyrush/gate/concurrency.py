@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
@@ -36,6 +37,9 @@ class Held(NamedTuple):
 
 #: Of who wants none.
 NOTHING = Held()
+
+#: `Held._make`, without a call of Python's own.
+_held = partial(tuple.__new__, Held)
 
 
 class Concurrency:
@@ -114,7 +118,7 @@ class Concurrency:
                 return None if found is None else Held(full=found)
             slots = (found,)
             if not observed:
-                return Held(slots)
+                return _held((slots, None, ""))
         try:
             for name, want in observed:
                 found = take((want,))

@@ -5,6 +5,8 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
+from functools import partial
+
 from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
@@ -13,6 +15,9 @@ from keyrush.gate.concurrency import Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+
+#: `Took._make`, without a call of Python's own.
+_took = partial(tuple.__new__, Took)
 
 
 class Taking:
@@ -49,7 +54,7 @@ class Taking:
             self._concurrency.give_back(held.slots)
             raise
         if tally is not None and tally.admitted:
-            return Took(tally, None, None, None, held)
+            return _took((tally, None, None, None, held))
         return self._with(held, tally and Took(tally, None))
 
     def take(
