@@ -633,6 +633,7 @@ def test_a_loop_that_ends(postgres_url: str) -> None:
         return None
 
     async def leave_behind() -> None:
+        await middleware(dict(scope), nowhere, nowhere)  # and the key is known
         coroutine = middleware(scope, nowhere, nowhere)
         coroutine.send(None)  # until it waits for a thread
         coroutine.close()

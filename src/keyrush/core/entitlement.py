@@ -16,7 +16,7 @@ from keyrush.core.identity import (
     account_subject,
 )
 from keyrush.core.model import Account, Limit, Scopes
-from keyrush.core.sliding import Window
+from keyrush.core.sliding import GROUP, Window
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
 
@@ -48,6 +48,8 @@ def verified(
     limits = plan.limits if account.limits is None else account.limits
     is_observed = plan.is_observed and account.limits is None and claims.limits is None
     own = counts[0].subject  # `key_subject`, as the object that is there already
+    if GROUP in own:  # of an authenticator of one's own: it would begin a group of another's
+        own = own.replace(GROUP, "%7C")
     subject = own
     if claims.limits is not None:
         limits = claims.limits

@@ -336,6 +336,10 @@ def _between(count: int, length: int) -> int:
     return min(max(0, count), most(length))
 
 
+#: Begins the group in the key of a window; in no subject.
+GROUP = "|"
+
+
 def subject_of(key: str) -> str:
     """Whose window it is, by its key: `subject:seconds`, or `subject|group:seconds` where it is
     one of several of that length, as of a rule.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
@@ -36,6 +37,9 @@ class Held(NamedTuple):
 
 #: Of who wants none.
 NOTHING = Held()
+
+#: `Held._make`, without a call of Python's own.
+_held = partial(tuple.__new__, Held)
 
 
 class Concurrency:
@@ -107,13 +111,16 @@ class Concurrency:
             return None
         take, would_limit = opened.slots.take_at_once, ""
         slots: tuple[Slot, ...] = ()
-        if wants.enforced:
-            found = take(wants.enforced)
+        enforced, observed = wants
+        if enforced:
+            found = take(enforced)
             if not isinstance(found, Slot):
                 return None if found is None else Held(full=found)
             slots = (found,)
+            if not observed:
+                return _held((slots, None, ""))
         try:
-            for name, want in wants.observed:
+            for name, want in observed:
                 found = take((want,))
                 if found is None:
                     self.give_back(slots)
@@ -197,7 +204,9 @@ class Concurrency:
 
     def end(self, caller: Caller) -> None:
         """The caller's request is over, or refused after all: give back what it holds."""
-        self.give_back(getattr(caller, "slots", ()))
+        if self.opened is not None:
+            for slot in getattr(caller, "slots", ()):
+                self.opened.slots.give_back(slot)
 
     # --- state and end ---
 

@@ -290,12 +290,10 @@ class Deciding:
             self._background.start()
         headers = self._fields.of(verified, shown, now, demands)
         would_limit = ""
-        if (
-            took is not None
-            and weight
-            and (would_limit := self._observing.over(verified, took, now))
-        ):
-            headers.append(header(would_limit))
+        if weight and took is not None and (demands is not None or verified.plan.is_observed):
+            would_limit = self._observing.over(verified, took, now)
+            if would_limit:
+                headers.append(header(would_limit))
         headers.append(self._vary)
         caller = (
             Principal(verified, self.means, now, headers, came)

@@ -5,14 +5,19 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
+from functools import partial
+
 from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
-from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
+from keyrush.gate.concurrency import Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+
+#: `Took._make`, without a call of Python's own.
+_took = partial(tuple.__new__, Took)
 
 
 class Taking:
@@ -48,7 +53,9 @@ class Taking:
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
-        return self._with(held, None if tally is None else Took(tally, None, held=held))
+        if tally is not None and tally.admitted:
+            return _took((tally, None, None, None, held))
+        return self._with(held, tally and Took(tally, None))
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -109,8 +116,6 @@ class Taking:
         """What came of both: no slot is held where windows refuse, or can't tell."""
         if took is None or not took.tally.admitted:
             self._concurrency.give_back(held.slots)
-            return took and took._replace(held=NOTHING)
-        if took.held is held:
             return took
         return Took(took.tally, took.demands, took.shown, took.told, held)
 
