@@ -11,7 +11,7 @@ from keyrush.core.catalog import Catalog
 from keyrush.core.entitlement import verified
 from keyrush.core.identity import Claims, MonthlyCount, Verified
 from keyrush.core.model import Limit, Override, Plan, Quota
-from keyrush.core.sliding import Window
+from keyrush.core.sliding import Window, subject_of
 from keyrush.core.times import NEVER
 from keyrush.errors import ConfigurationError
 from tests.support.values import MONTH, NOW, account
@@ -162,3 +162,12 @@ def test_plan_that_is_not_in_the_table() -> None:
     """S19: an account on a plan that has left the table is the operator's fault, and named."""
     with pytest.raises(ConfigurationError, match="acct_a is on the plan 'gone': not in the table"):
         verified(CLAIMS, account(plan="gone"), CATALOG, COUNTS, NOW)
+
+
+def test_no_subject_begins_a_group() -> None:
+    """Whatever an authenticator of one's own calls its caller, no window of theirs is one of a
+    group of somebody else's.
+    """
+    counts = MonthlyCount("key:a|rule /x", MONTH), COUNTS[1]
+    caller = verified(CLAIMS, account(), CATALOG, counts, NOW)
+    assert subject_of(caller.windows[0].key) == caller.subject == "key:a%7Crule /x"

@@ -344,7 +344,7 @@ def subject_of(key: str) -> str:
     """Whose window it is, by its key: `subject:seconds`, or `subject|group:seconds` where it is
     one of several of that length, as of a rule.
     """
-    return key.rpartition(":")[0].partition("|")[0]
+    return key.rpartition(":")[0].partition(GROUP)[0]
 
 
 def is_idle(counter: WindowCount, length: int, now: int) -> bool:
