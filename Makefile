@@ -33,8 +33,9 @@ demo: $(VENV)/.for-demo  ## the main job, on the embedded default
 # Tests start hundreds of processes: none of them compiles all modules anew.
 test coverage: export PYTHONDONTWRITEBYTECODE =
 
-# Each worker has servers of its own; more than four gain nothing.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+# One more than cores, because tests wait for their servers, of which each worker has its own; more
+# than four gain nothing.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 test: $(VENV)/.for-test $(MCP_1_12)/.made  ## every test, with real servers; WORKERS=0 for one process alone
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(TEST_FLAGS)
@@ -67,12 +68,14 @@ bench: $(VENV)/.for-bench  ## keyrush beside its peers, in one run
 
 accuracy: $(VENV)/.for-test  ## how exactly processes share a limit, on every backend; 12 minutes
 	@$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
+	@$(BIN)/python -m benchmarks.several
 
 chaos: $(VENV)/.for-test  ## a million random schedules, odd paths, mapped windows, then kills and outages; 50 minutes
 	@$(BIN)/python -m tests.long.simulation --schedules 1000000
 	@$(BIN)/python -m tests.long.path_fuzz --paths 20000
 	@$(BIN)/python -m tests.long.mapped
 	@$(BIN)/python -m tests.long.mapped_growth
+	@$(BIN)/python -m tests.long.addresses
 	@$(BIN)/python -m tests.long.chaos $(CHAOS_FLAGS)
 
 dist: $(VENV)/.for-dist  ## the archives that are published

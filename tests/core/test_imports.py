@@ -152,6 +152,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.pages.key",
         "apps.dashboard.pages.key_create",
         "apps.dashboard.pages.key_edit",
+        "apps.dashboard.pages.key_file",
         "apps.dashboard.pages.key_revoke",
         "apps.dashboard.pages.key_rotate",
         "apps.dashboard.pages.keys",

@@ -974,6 +974,25 @@ def test_what_is_remembered_is_bounded(
     assert [used(limiter, of(subject), NOW) for subject in subjects] == [[2, 2]] * 10
 
 
+def test_who_comes_once_is_not_remembered(
+    make: Make, monkeypatch: pytest.MonkeyPatch, opened: Table
+) -> None:
+    """S19: a flood of addresses that come once has no known window forgotten, and takes no memory;
+    one that comes again is remembered.
+    """
+    monkeypatch.setattr(table, "REMEMBERED", 8)
+    limiter = make()
+    for _ in range(2):
+        limiter.take(of("key:a"), 1, NOW)
+    for number in range(100):
+        limiter.take(of(f"address:{number}")[:1], 1, NOW)
+    known = opened._places  # noqa: SLF001  # it alone
+    assert len(known) == 4
+    assert "key:a:60" in known
+    limiter.take(of("address:99")[:1], 1, NOW)
+    assert "address:99:60" in known
+
+
 def test_to_forget_the_oldest_costs_little(opened: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window that is one too many costs no more where many have been forgotten before it."""
     monkeypatch.setattr(table, "REMEMBERED", 20_000)

@@ -6,7 +6,6 @@ import itertools
 import random
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from keyrush.sql import engine, patience
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.conftest import Clock
+from tests.support.faults import until
 from tests.support.scripts import together
 from tests.support.values import NOW, account
 
@@ -82,14 +82,6 @@ def in_threads(work: Callable[[int], Any], threads: int) -> list[Any]:
     barrier = threading.Barrier(threads)
     with ThreadPoolExecutor(threads, initializer=barrier.wait) as pool:
         return [done.result() for done in [pool.submit(work, n) for n in range(threads)]]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that comes about by itself."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.005)
 
 
 # --- what is written -----------------------------------------------------------------------------

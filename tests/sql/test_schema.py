@@ -294,7 +294,8 @@ def test_upgrade_keeps_all_data(url: str, engine: sa.Engine) -> None:
     is_shared = engine.dialect.name == "postgresql"
     added = {"batches", "bindings", "changes", "key_events", "ledger", "links", "lots"}
     added |= {"portal_links", "portal_sessions", "spent_forms"}
-    added |= {"activity", "activity_subjects", "activity_minutes", "activity_totals"}
+    added |= {"activity", "activity_fresh", "activity_subjects"}
+    added |= {"activity_minutes", "activity_totals"}
     added = {f"keyrush_{name}" for name in added}
     assert tables(engine) - before == (added | shared if is_shared else added)
     assert recorded(engine) == [("schema", str(SCHEMA))]
@@ -512,8 +513,7 @@ def test_processes_that_upgrade_together(
         from keyrush.runtime.clock import now_ms
         from keyrush.sql.engine import Database
         from keyrush.store.sql import SqlStore
-        from keyrush.core.model import Limit, Override
-from keyrush.core.sliding import Window
+        from keyrush.core.sliding import Window
 
         window = Window("key:cred_a:86400", 86_400_000, 2, "day")
         print("ready", flush=True)

@@ -6,13 +6,12 @@ module's tests share one; meanwhile its thread has an event loop, so they run no
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -20,12 +19,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 #: Where pictures of pages go.
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
 
-#: What each page is looked at in: theme, and width in CSS pixels.
-LOOKS = tuple(itertools.product(("light", "dark"), (360, 768, 1280)))
+#: What each page is looked at in: at each width in CSS pixels, in each theme.
+WIDTHS = (360, 768, 1280)
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 #: The width at which axe is not asked, which is most of what a look costs: tables are either rows,
 #: as where it is wide, or cards, as where it is narrow.
-_BETWEEN = "-768"
+_BETWEEN = 768
 
 #: Nothing but the pages is asked for, by nobody.
 _FLAGS = [
@@ -42,6 +42,9 @@ _AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 #: WCAG 2.2 AA, and what axe holds to be good besides.
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+#: Those of axe's rules that look at colours, which are all that a theme changes.
+_OF_COLOURS = ["color-contrast", "link-in-text-block"]
 
 _RUN_AXE = """async rules => (await axe.run(document, {runOnly: rules})).violations.map(one => [
     one.id, one.help, one.nodes.map(node => [node.target.join(" "), node.failureSummary])])"""
@@ -62,13 +65,16 @@ _TELL_VIOLATIONS = """document.addEventListener("securitypolicyviolation", event
 
 
 class Tab:
-    """A page in a context of its own, at a base URL. What goes wrong in it is in `noise`."""
+    """A page in a context of its own, at a base URL, of a width and in a theme, or for `check` in
+    each. What goes wrong in it is in `noise`.
+    """
 
-    def __init__(self, context: BrowserContext, base: str, look: str) -> None:
+    def __init__(self, context: BrowserContext, base: str, width: int, theme: Any) -> None:
         self.context = context
         self.base = base
         self.noise: list[str] = []
-        self._look = look
+        self._width = width
+        self._themes = THEMES if theme is None else (theme,)
         context.add_init_script(_TELL_VIOLATIONS)
         self.page: Page = context.new_page()
         self.page.on("console", self._heard)
@@ -98,22 +104,32 @@ class Tab:
         wide, window = self.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
-        assert wide <= window, (name, self._look, wide)
-        assert self.page.evaluate(_MISLAID) == [], (name, self._look)
+        assert wide <= window, (name, self._width, wide)
+        assert self.page.evaluate(_MISLAID) == [], (name, self._width)
 
     def check(self, name: str) -> None:
         """Hold the page as it stands to all that any must be, and take a picture of it: axe finds
         nothing, nothing is wider than the window or its box, nothing was forbidden, no script has
-        failed.
+        failed. It stands in the first theme afterwards.
         """
         PICTURES.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=PICTURES / f"{name}-{self._look}.png", full_page=True)
-        if not self._look.endswith(_BETWEEN):
-            self.page.evaluate(_AXE)
-            found = self.page.evaluate(_RUN_AXE, _RULES)
-            assert found == [], (name, self._look, found)
+        first, *others = self._themes
+        self._look_at(name, first, {"type": "tag", "values": _RULES}, is_new=True)
+        for theme in others:
+            self.page.emulate_media(color_scheme=theme)
+            self._look_at(name, theme, {"type": "rule", "values": _OF_COLOURS}, is_new=False)
+            self.page.emulate_media(color_scheme=first)
         self.check_fit(name)
-        assert self.noise == [], (name, self._look, self.noise)
+        assert self.noise == [], (name, self._width, self.noise)
+
+    def _look_at(self, name: str, theme: str, rules: object, *, is_new: bool) -> None:
+        look = f"{theme}-{self._width}"
+        self.page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
+        if self._width != _BETWEEN:
+            if is_new:
+                self.page.evaluate(_AXE)
+            found = self.page.evaluate(_RUN_AXE, rules)
+            assert found == [], (name, look, found)
 
 
 class Chromium:
@@ -132,12 +148,12 @@ class Chromium:
         script: bool = True,
         **options: Any,
     ) -> Tab:
-        """A new tab at a base URL, by default with JavaScript; `options` are those of a context of
-        Playwright's.
+        """A new tab at a base URL, by default with JavaScript; with a theme of None, `check` looks
+        at both. `options` are those of a context of Playwright's.
         """
         usual = {
             "viewport": {"width": width, "height": 800},
-            "color_scheme": theme,
+            "color_scheme": theme or THEMES[0],
             "java_script_enabled": script,
             "locale": "en-GB",
             "timezone_id": "Europe/Lisbon",
@@ -146,7 +162,7 @@ class Chromium:
         context = self._browser.new_context(**{**usual, **options})
         context.set_default_timeout(60_000)
         self._contexts.append(context)
-        return Tab(context, base, f"{theme}-{width}")
+        return Tab(context, base, width, theme)
 
     def close_tabs(self) -> None:
         """Close all that are open."""

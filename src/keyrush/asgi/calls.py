@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from keyrush.asgi.body import ClientLeft, HeldBody, TooLarge
+from keyrush.asgi.listening import Listening
 from keyrush.asgi.messages import Message, Receive, Scope, Send, awaited
 from keyrush.asgi.response import REDIRECT, Passage
 from keyrush.core.policy import UNRULED
@@ -24,26 +25,28 @@ ACCEPT_ENCODING = b"accept-encoding"
 
 async def come_in(
     exchange: Exchange, address: Address, scope: Scope, receive: Receive
-) -> tuple[Admitted | Refusal | None, Receive]:
-    """The answer to a request to a resource, None where its client has left meanwhile; and the
-    `receive` that gives the app what was read.
+) -> tuple[Admitted | Refusal | None, Listening]:
+    """The answer to a request to a resource, None where its client has left meanwhile; and what
+    gives the app what was read.
     """
+    plain = Listening(scope, receive)
     if (refusal := await exchange.identify_async(address)) is not None:
-        return refusal, receive
+        return refusal, plain
     if scope["type"] == "websocket":  # where nobody reads what is called
-        return await exchange.decide_async(UNRULED), receive
+        return await exchange.decide_async(UNRULED), plain
     if exchange.refused is not None:
-        return await exchange.decide_async(exchange.refused), receive
+        return await exchange.decide_async(exchange.refused), plain
     if not exchange.reads_body:
-        return await exchange.decide_async(None), receive
+        return await plain.while_it_waits(exchange.decide_async(None, plain)), plain
     held = HeldBody(scope, receive)
     try:
         body: bytes | Refusal = await held.read(exchange.max_body)
     except TooLarge:
         body = exchange.too_large
     except ClientLeft:
-        return None, receive
-    return await exchange.decide_async(body), held.receive
+        return None, plain
+    listening = Listening(scope, held.receive)
+    return await listening.while_it_waits(exchange.decide_async(body, listening)), listening
 
 
 class CallPassage(Passage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keyrush.asgi.calls import ACCEPT_ENCODING, CallPassage, come_in
+from keyrush.asgi.listening import Listening
 from keyrush.asgi.messages import App, Receive, Scope, Send, refuse
 from keyrush.asgi.response import Passage
 from keyrush.asgi.scope import (
@@ -76,7 +77,7 @@ class KeyrushMiddleware:
             raise self._wrong or ConfigurationError("there is no gate")
         return self._gate
 
-    async def __call__(  # noqa: C901, PLR0912  # one straight line, read from top to bottom
+    async def __call__(  # noqa: C901, PLR0912, PLR0915  # one straight line, read from top to bottom
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kind = scope["type"]
@@ -106,12 +107,17 @@ class KeyrushMiddleware:
             scope.get("query_string", b""),
             scope.get("client"),
         )
-        exchange = None  # with a resource
+        exchange = listening = None  # with a resource; where it may have waited
         if not isinstance(answer, tuple):  # which what is admitted is
             if isinstance(answer, Pending | PendingUnknown):
-                answer, exchange, receive = await _finished(gate, answer, scope, receive)
+                answer, exchange, listening = await _finished(gate, answer, scope, receive)
+                receive = listening.handed_on()
             if not isinstance(answer, tuple):
-                await _instead(gate, answer, exchange, scope, receive, send)
+                try:
+                    await _instead(gate, answer, exchange, scope, receive, send)
+                finally:
+                    if listening is not None:
+                        listening.end()
                 return
         caller, headers = answer
         inner, passage = scope, None
@@ -139,6 +145,8 @@ class KeyrushMiddleware:
                 gate.concurrency.end(caller)  # first: nothing that may fail comes before it
             if inner is not scope:
                 share(inner, scope)
+            if listening is not None:
+                listening.end()
             # Who sends the same scope through once more has not passed this gate (S66).
             scope[GATE] = passed
             if passage is not None and (
@@ -202,19 +210,23 @@ class KeyrushMiddleware:
 
 async def _finished(
     gate: Gate, pending: Pending | PendingUnknown, scope: Scope, receive: Receive
-) -> tuple[Admitted | Refusal | None, Exchange | None, Receive]:
+) -> tuple[Admitted | Refusal | None, Exchange | None, Listening]:
     """The answer to a request that memory alone could not answer: see `come_in`."""
 
     def address() -> str | None:
         return gate.address(*sender(scope))
 
-    resource = None if isinstance(pending, PendingUnknown) else pending.resource
-    if isinstance(pending, PendingUnknown) or resource is None:
-        return await pending.finish_async(address), None, receive
+    listening = Listening(scope, receive)
+    if isinstance(pending, PendingUnknown):
+        return await pending.finish_async(address), None, listening
+    resource = pending.resource
+    if resource is None:
+        answer = await listening.while_it_waits(pending.finish_async(address, listening))
+        return answer, None, listening
     method = scope.get("method", "GET")
     exchange = Exchange(gate, pending, resource, method, scope["headers"])
-    answer, receive = await come_in(exchange, address, scope, receive)
-    return answer, exchange, receive
+    answer, listening = await come_in(exchange, address, scope, receive)
+    return answer, exchange, listening
 
 
 async def _instead(  # noqa: PLR0917  # all that there is of a request

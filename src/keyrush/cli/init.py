@@ -44,6 +44,11 @@ per = "key"                 # what limits and quota are of; or "account"
 path = "/api/articles"      # "/api/articles/{{{{id}}}}" has any one segment there
 methods = ["GET"]           # leave out for all
 scopes = ["read:articles"]  # keys have it by --scope read:articles, or read:*, or all by none
+# limits = ["10/minute"]    # beside the plan's; per = "key", "account" or "address"
+
+# What who comes without a key is limited to, where none is needed, by address.
+# [anonymous]
+# limits = ["60/minute"]
 """
 
 _PEPPER = """\

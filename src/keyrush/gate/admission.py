@@ -28,6 +28,7 @@ from keyrush.gate.anonymous import PendingUnknown, Unknowns
 from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
+from keyrush.gate.waiting import Asked, Client, Waiting
 from keyrush.runtime.bridge import result_of
 from keyrush.runtime.workers import Busy, Pool, Workers
 from keyrush.usage.activity import Came, Peer, Recording
@@ -113,14 +114,18 @@ class Pending:
         if isinstance(entry, Refusal):
             return entry
         assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
-        return self._decide(entry.verified)
+        return self._decide(entry.verified, address)
 
-    async def finish_async(self, address: Address) -> Admitted | Refusal:
-        """The answer, awaited; what blocks is done in threads."""
+    async def finish_async(
+        self, address: Address, client: Client | None = None
+    ) -> Admitted | Refusal | None:
+        """The answer, awaited; what blocks is done in threads. None where the `client` has left
+        while it waited for its turn.
+        """
         try:
             entry: Entry | Admitted | Refusal | None = self._entry
             if entry is None:
-                entry = await self._verify_async(address, self._verify_and_decide)
+                entry = await self._verify_async(address, partial(self._verify_and_decide, address))
         except Busy:
             return BUSY
         if not isinstance(entry, Entry):
@@ -133,10 +138,11 @@ class Pending:
                 verified, needs, self._query, came, address=self._subject(needs)
             )
         try:
-            answer = answer or await self._decide_async(verified, needs, came)
+            answer = answer or await self._decide_async(verified, needs, came, address, client)
         except Busy:
             answer = BUSY
-        self._admission.note(came, answer)
+        if answer is not None:
+            self._admission.note(came, answer)
         return answer
 
     # --- a resource, where what is needed depends on the body ---
@@ -174,6 +180,13 @@ class Pending:
                 return BUSY
         return self._meant(entry)
 
+    def _again(self, address: Address) -> Verified | Refusal:
+        """Who calls, after a while in which the key may have ended; may block."""
+        return self.known(self._admission.now()) or self.identify(address)
+
+    async def _again_async(self, address: Address) -> Verified | Refusal:
+        return self.known(self._admission.now()) or await self.identify_async(address)
+
     def _meant(self, entry: object) -> Verified | Refusal:
         if isinstance(entry, Refusal):
             return entry
@@ -183,20 +196,31 @@ class Pending:
             return INVALID
         return verified
 
-    def decide(self, verified: Verified, needs: Needs, came: Came) -> Admitted | Refusal:
+    def decide(
+        self, verified: Verified, needs: Needs, came: Came, address: Address
+    ) -> Admitted | Refusal:
         """The answer to a caller, now that it is known what is needed; may block."""
-        address = self._subject(needs)
-        return self._admission.deciding.decide(verified, needs, self._query, came, address)
+        deciding = self._admission.deciding
+        asked = verified, needs, self._query, came, self._subject(needs)
+        if needs.wait:
+            verify = partial(self._again, address)
+            return self._admission.waiting.decide(asked, deciding.decide, verify)
+        return deciding.decide(*asked)
 
     async def decide_async(
-        self, verified: Verified, needs: Needs, came: Came
-    ) -> Admitted | Refusal:
-        """`decide`, awaited."""
+        self,
+        verified: Verified,
+        needs: Needs,
+        came: Came,
+        address: Address,
+        client: Client | None,
+    ) -> Admitted | Refusal | None:
+        """`decide`, awaited; None where the `client` has left while it waited for its turn."""
         answer = self._admission.deciding.at_once(
             verified, needs, self._query, came, address=self._subject(needs)
         )
         try:
-            return answer or await self._decide_async(verified, needs, came)
+            return answer or await self._decide_async(verified, needs, came, address, client)
         except Busy:
             return BUSY
 
@@ -224,10 +248,29 @@ class Pending:
     # --- how it is done ---
 
     async def _decide_async(
-        self, verified: Verified, needs: Needs, came: Came
-    ) -> Admitted | Refusal:
-        deciding = self._admission.deciding
+        self,
+        verified: Verified,
+        needs: Needs,
+        came: Came,
+        address: Address,
+        client: Client | None,
+    ) -> Admitted | Refusal | None:
         asked = verified, needs, self._query, came, self._subject(needs)
+        if not needs.wait:
+            return await self._attempt_async(*asked)
+        verify = partial(self._again_async, address)
+        return await self._admission.waiting.decide_async(
+            asked, self._attempt_in_turn, verify, client
+        )
+
+    async def _attempt_in_turn(self, *asked: *Asked) -> Admitted | Refusal:
+        verified, needs, query, came, address = asked
+        at_once = self._admission.deciding.at_once
+        answer = at_once(verified, needs, query, came, address=address, is_its_turn=True)
+        return answer or await self._attempt_async(*asked)
+
+    async def _attempt_async(self, *asked: *Asked) -> Admitted | Refusal:
+        deciding = self._admission.deciding
         if deciding.is_async and (answer := await deciding.awaited(*asked)):
             return answer
         return await self._admission.workers.run("io", deciding.decide, *asked, undo=deciding.undo)
@@ -256,14 +299,14 @@ class Pending:
             return await result_of(came)
         return came
 
-    def _verify_and_decide(self) -> _Came:
+    def _verify_and_decide(self, address: Address) -> _Came:
         """In one go, where no proof is needed, the limiter is not better awaited, and who waits
-        for it keeps nobody from a look-up.
+        for it, or for a turn, keeps nobody from a look-up.
         """
         admission = self._admission
         entry = self._verify(admission.workers)
-        if isinstance(entry, Entry) and admission.decides_there:
-            return self._decide(entry.verified)
+        if isinstance(entry, Entry) and admission.decides_there and not self._needs().wait:
+            return self._decide(entry.verified, address)
         return entry
 
     def _enter(self, address: Address) -> bool:
@@ -286,12 +329,10 @@ class Pending:
         finally:
             self._leave(is_unknown=entry is INVALID)
 
-    def _decide(self, verified: Verified) -> Admitted | Refusal:
+    def _decide(self, verified: Verified, address: Address) -> Admitted | Refusal:
         needs = self._needs()
         came = self.came(verified, needs)
-        answer = self._admission.deciding.decide(
-            verified, needs, self._query, came, self._subject(needs)
-        )
+        answer = self.decide(verified, needs, came, address)
         self._admission.note(came, answer)
         return answer
 
@@ -346,7 +387,9 @@ class Admission:
         self._noted = credential_headers.noted_in
         self._vary = credential_headers.vary
         self._cache = cache
-        self._clock = clock
+        self.now = self._clock = clock
+        #: Those that wait for their turn.
+        self.waiting = Waiting(deciding, clock)
         self._passes_preflights = passes_preflights
         self._advises_on_cors = not passes_preflights
         self._at_once = deciding.at_once

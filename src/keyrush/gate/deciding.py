@@ -18,6 +18,7 @@ from keyrush.errors import Away
 from keyrush.gate.charging import SHORT, Charging
 from keyrush.gate.concurrency import Concurrency
 from keyrush.gate.courtesy import Courtesy
+from keyrush.gate.lines import Full
 from keyrush.gate.observing import Observing, header
 from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
 from keyrush.gate.taking import Taking
@@ -91,10 +92,12 @@ class Deciding:
         came: Came | None = None,
         now: int | None = None,
         address: str = "",
+        *,
+        is_its_turn: bool = False,
     ) -> Admitted | Refusal | None:
-        """The answer to a verified caller from memory alone, or None where I/O is needed. Without
-        `now` it may have taken a while to verify it. `address` is the subject of the client's, by
-        which limits may count.
+        """The answer to a verified caller from memory alone, or None where I/O is needed, or where
+        it may wait for its turn. Without `now` it may have taken a while to verify it. `address` is
+        the subject of the client's, by which limits may count.
         """
         if now is None:
             now = self._clock()
@@ -119,6 +122,8 @@ class Deciding:
                     return refused
                 cost = 0 if refusal else needs.weight
             if needs.has_limits or verified.has_limits:
+                if needs.wait and cost and not is_its_turn:
+                    return None
                 took = self._taking.at_once(verified, needs, address, now, is_look=not cost)
                 if took is None:
                     return None
@@ -240,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -269,7 +274,10 @@ class Deciding:
         if not weight:
             self._usage.start_month(verified, now)
         elif not tally.admitted:
-            return self._rate_limited(verified, tally, now, demands)
+            refused = self._rate_limited(verified, tally, now, demands)
+            if not needs.wait:
+                return refused
+            return Full(refused.reason, (), refused.retry_after, refused.headers, tally)
         elif not self._usage.add(verified, now, weight):
             self._taking.let_go(took)
             self._taking.give_back(_taken(verified, weight, now, demands))
@@ -306,6 +314,20 @@ class Deciding:
         if took is not None and took.held.slots:
             caller.slots = took.held.slots
         return caller, headers
+
+    def may_wait(self, verified: Verified, needs: Needs, query: bytes) -> bool:
+        """Whether a request waits where a window refuses it: nothing else does that is known."""
+        return bool(needs.weight) and self._refusal(verified, needs, query) is None
+
+    def window_keys(self, verified: Verified, needs: Needs, address: str) -> tuple[str, ...]:
+        """The keys of all windows that may refuse a request."""
+        enforced, _ = self._taking.looks(verified.at(self._clock()), needs, address)
+        return tuple(window.key for demand in enforced for window in demand.windows)
+
+    def over(self, verified: Verified, needs: Needs, address: str, tally: Tally) -> Refusal:
+        """429 to a request that has waited in vain, by what was last heard of the window."""
+        enforced, observed = self._taking.looks(verified, needs, address)
+        return self._rate_limited(verified, tally, self._clock(), (*enforced, *observed))
 
     def come_to_resource(self, verified: Verified) -> Refusal | None:
         """429 for a caller that comes to resources too often, whatever for, or that has been

@@ -22,6 +22,7 @@ from keyrush.gate.called import Called
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.mcp_sessions import session_name
 from keyrush.gate.principal import Caller, Charge, Principal
+from keyrush.gate.waiting import Client
 from keyrush.runtime.workers import Busy
 from keyrush.usage.activity import Came
 from keyrush.wire import jsonrpc, mcp_headers
@@ -169,13 +170,15 @@ class Exchange:
         came = self._came(needs)
         answer = None
         try:
-            answer = self._let_go().decide(self._caller, needs, came)
+            answer = self._let_go().decide(self._caller, needs, came, self._address)
         finally:
             self._decided(answer)
         return answer
 
-    async def decide_async(self, body: bytes | Refusal | None) -> Admitted | Refusal:
-        """`decide`, awaited."""
+    async def decide_async(
+        self, body: bytes | Refusal | None, client: Client | None = None
+    ) -> Admitted | Refusal | None:
+        """`decide`, awaited; None where the `client` has left while it waited for its turn."""
         if self._is_old():
             verified = await self._way.identify_async(self._address)
             if isinstance(verified, Refusal):
@@ -188,7 +191,8 @@ class Exchange:
             else:
                 needs = self._read(body)
             came = self._came(needs)
-            answer = await self._let_go().decide_async(self._caller, needs, came)
+            way, caller = self._let_go(), self._caller
+            answer = await way.decide_async(caller, needs, came, self._address, client)
         except Busy:
             answer = BUSY
         finally:

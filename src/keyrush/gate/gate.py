@@ -545,6 +545,7 @@ class Gate:
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.deciding.counts_at_once = True
+        self.admission.waiting.stop()
         self._record_at_once()
         if self.is_store_async and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
@@ -558,7 +559,8 @@ class Gate:
         closed whatever became of the others; what goes wrong is logged.
         """
         steps = (
-            self.workers.close,  # first: what it undoes is to be counted
+            self.admission.waiting.release,
+            self.workers.close,  # before what counts: what it undoes is to be counted
             self.background.close,
             self.charging.close,
             self.counts.flush,

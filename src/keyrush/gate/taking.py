@@ -124,6 +124,10 @@ class Taking:
         if took is not None:
             self._concurrency.give_back(took.held.slots)
 
+    def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
+        """The windows of a request, of which nothing is taken."""
+        return _demands(verified, needs, address, is_look=True)
+
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
         block.

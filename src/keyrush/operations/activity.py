@@ -9,7 +9,7 @@ it asks again from some time back, and leaves out the ids that were there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from keyrush.core.activity import (
     ALL,
@@ -28,6 +28,7 @@ from keyrush.core.activity import (
 )
 from keyrush.core.checks import check_instants, is_id, refuse_keys
 from keyrush.core.key_text import KeyFormat
+from keyrush.core.model import Account
 from keyrush.core.paging import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -38,8 +39,7 @@ from keyrush.core.paging import (
     parse_cursor,
 )
 from keyrush.core.times import DAY
-from keyrush.errors import InvalidArgument
-from keyrush.operations.accounts import Accounts
+from keyrush.errors import InvalidArgument, NotFound
 from keyrush.store.protocol import ActivityStore
 
 #: Rows are counted no further: it stands for "1,000+".
@@ -66,13 +66,37 @@ _UNITS = (DAY, COARSE, MIDDLE, FINE)
 _ALL: dict[int, int] = {unit: DAY * 10**8 + unit % DAY for unit in _UNITS}
 
 
+class Owners(Protocol):
+    """Where accounts are looked up."""
+
+    def get(self, account_id: str) -> Account:
+        """The account.
+
+        Raises:
+            NotFound: There is none with this id.
+        """
+        ...
+
+
+class _Known:
+    """One account, which nobody looks up."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def get(self, account_id: str) -> Account:
+        if account_id != self._account.id:
+            raise NotFound(f"no account {account_id!r}")
+        return self._account
+
+
 class ActivityLog:
     """The operations on activity, over a store. Each is of one account, and no other's."""
 
     def __init__(
         self,
         store: ActivityStore,
-        accounts: Accounts,
+        accounts: Owners,
         *,
         key_format: KeyFormat,
         clock: Callable[[], int],
@@ -81,6 +105,13 @@ class ActivityLog:
         self._accounts = accounts
         self._format = key_format
         self._clock = clock
+
+    def of(self, account: Account) -> ActivityLog:
+        """The same of one account that has just been looked up, and is not again for each of what
+        is asked; another is not found.
+        """
+        known = _Known(account)
+        return ActivityLog(self._store, known, key_format=self._format, clock=self._clock)
 
     def page(
         self,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from keyrush.errors import StoreError
@@ -170,6 +171,22 @@ def start_task(function: Callable[[], Coroutine[Any, Any, None]]) -> object:
     if trio is not None:
         return trio.lowlevel.spawn_system_task(function)
     return asyncio.get_running_loop().create_task(function())
+
+
+def start_ending(function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
+    """`start_task`, with what cancels the task: keep it. It is called in the same event loop."""
+    trio = running_trio()
+    if trio is None:
+        return asyncio.get_running_loop().create_task(function()).cancel
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await function()
+
+    trio.lowlevel.spawn_system_task(run, context=copy_context())
+    cancel: Callable[[], object] = scope.cancel
+    return cancel
 
 
 def synchronous(subject: T) -> T:

@@ -92,12 +92,16 @@ BEGIN
     now := coalesce(at, keyrush_now());  -- not before the locks are held, or time could run back
     answer := ARRAY[now];
     FOR part IN 1 .. cardinality(sizes) LOOP
-        answer := answer || 0::bigint;
+        place := place + 1;
+        answer[place] := 0;
         room := NULL;
         FOR its IN 1 .. sizes[part] LOOP
             i := i + 1;
             counter := keyrush_roll(keyrush_counter(keys[i]), now / lengths[i]);
-            answer := answer || counter;
+            answer[place + 1] := counter[1];  -- in place: a concatenation would copy it all
+            answer[place + 2] := counter[2];
+            answer[place + 3] := counter[3];
+            place := place + 3;
             room := least(room, amounts[i] - keyrush_used(counter, lengths[i], now));
         END LOOP;
         rooms := rooms || coalesce(room, 0);
@@ -107,6 +111,7 @@ BEGIN
         RETURN answer;
     END IF;
     i := 0;
+    place := 1;
     FOR part IN 1 .. cardinality(sizes) LOOP
         place := place + 1;
         granted := costs[part]

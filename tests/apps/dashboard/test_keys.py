@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
@@ -29,6 +28,7 @@ RULES: list[dict[str, Any]] = [
     {"path": "/v1/audit", "methods": ["POST"], "scopes": ["run:tools"], "tool": "audit_site"},
 ]
 NEW = "/dashboard/keys/new"
+FILE = "/dashboard/keys/file"
 
 #: Names that pages must show as they are.
 HOSTILE = [
@@ -218,12 +218,36 @@ def test_the_reveal(gate: Gate, browser: Browser) -> None:
     """What shows the key has it to copy and to store, guards it, and says how to try it."""
     page = fill(browser, name="Nightly export / é")
     key = key_in(page)
-    (link,) = re.findall(r'download="([^"]+)" href="(data:[^"]+)"', page.text)
-    assert link[0] == "nightly-export-e.env"
-    assert unquote(unescape(link[1])) == f"data:text/plain;charset=utf-8,API_KEY={key}\n"
+    assert "Download as nightly-export-e.env" in page.said
+    file = browser.submit(page, FILE)
+    assert (file.status, file.text) == (200, f"API_KEY={key}\n")
+    assert file["content-disposition"] == 'attachment; filename="nightly-export-e.env"'
+    assert file["content-type"] == "text/plain; charset=utf-8"
+    assert (file["cache-control"], file["x-content-type-options"]) == ("no-store", "nosniff")
     assert page.text.count(key) == 2
+    assert not [link for link in page.links if key in link]
     assert "data-secret" in page.text
     assert f'data-safe href="/dashboard/keys/{only(gate).id}"' in page.text
+
+
+@pytest.mark.parametrize("spoilt", ["", "x", "<script>", "{}\r\nX: b", "{}x", "é"])
+def test_only_keys_are_files(browser: Browser, spoilt: str) -> None:
+    """O22: what is no key is no file, nor is what comes without the form's token, or from
+    elsewhere; and nothing of it is said again.
+    """
+    page = fill(browser, name="n")
+    key, form = key_in(page), dict(page.form(FILE).fields)
+    wrong = browser.post(FILE, form | {"key": spoilt.format(key)})
+    assert (wrong.status, key in wrong.text) == (415, False)
+    for answer in (
+        browser.post(FILE, form | {"_token": ""}),
+        browser.post(FILE, form, ("Sec-Fetch-Site", "cross-site")),
+        Browser(browser.app).get(FILE),
+    ):
+        assert answer.status in {403, 404}
+        assert key not in answer.text
+    named = browser.post(FILE, form | {"name": 'a"\r\nX: b'})
+    assert named["content-disposition"] == 'attachment; filename="a-x-b.env"'
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyrush.apps.dashboard.callers import names
@@ -14,10 +15,14 @@ from keyrush.core.model import Account, ApiKey, Limit, Plan
 from keyrush.core.times import DAY, month_bounds
 from keyrush.errors import NotFound
 from keyrush.gate.gate import Gate
+from keyrush.operations.activity import ActivityLog
 from keyrush.operations.usage import MonthlyUsage
 
 #: Keys of an environment that is not metered whose requests are left out of the month's line.
 _UNMETERED = 10
+
+#: Keys that are looked at, the busiest first, for one whose limit is the plan's.
+_BUSY = 20
 
 #: What windows and months count: what the app has answered.
 _COUNTED: tuple[Outcome, ...] = ("ok", "error")
@@ -65,7 +70,8 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     plan = gate.catalog.plans.get(account.plan)
     begin, end = month_bounds(now)
     usage = gate.usage.this_month(account.id)
-    of_keys = _of_keys(gate, account.id, plan, begin, now)
+    log, unmetered = gate.activity.of(account), _unmetered(gate, account.id)
+    of_keys = [key for key in _of_keys(log, account.id, plan, begin, now) if key not in unmetered]
     month = _month(gate, account.id, plan, usage, of_keys)
     limit = _limit(account, plan, now)
     balance = gate.credits.balance(account.id)
@@ -73,7 +79,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     return Bill(
         plan,
         usage,
-        so_far(usage.counted, _by_day(gate, account.id, begin, now)),
+        so_far(usage.counted, _by_day(log, account.id, begin, now, unmetered)),
         (end - begin) // DAY,
         (now - begin) / DAY,
         month,
@@ -81,18 +87,20 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
         limit,
         None if limit is None or plan is None else _window(gate, account, plan, limit, now),
         balance,
-        _lasts(gate, account.id, balance, now),
+        _lasts(log, account.id, balance, now),
     )
 
 
-def _of_keys(gate: Gate, account_id: str, plan: Plan | None, begin: int, now: int) -> list[str]:
+def _of_keys(
+    log: ActivityLog, account_id: str, plan: Plan | None, begin: int, now: int
+) -> list[str]:
     """The keys that were used in the month, those with the most requests first; none where the
     quota is not a key's.
     """
     if plan is None or plan.quota is None or plan.quota_per != "key":
         return []
     where = Where(since=begin, until=_tomorrow(now))
-    return [key for key, _ in gate.activity.most(account_id, where, group="key", at_most=MOST)]
+    return [key for key, _ in log.most(account_id, where, group="key", at_most=MOST)]
 
 
 def _tomorrow(now: int) -> int:
@@ -107,9 +115,9 @@ def _month(
         return None
     if plan.quota_per == "account":
         return Busiest(None, "", usage.counted, plan.quota.amount)
-    for key in keys:
+    for key in keys[:_BUSY]:
         known = names(gate, account_id, [key])
-        if key in known and _is_metered(gate, account_id, key):
+        if key in known:
             used = gate.usage.this_month(account_id, key).counted
             return Busiest(key, known[key], used, plan.quota.amount)
     return None
@@ -123,30 +131,33 @@ def _key(gate: Gate, account_id: str, key_id: str) -> ApiKey | None:
         return None
 
 
-def _is_metered(gate: Gate, account_id: str, key_id: str) -> bool:
-    key = _key(gate, account_id, key_id) if gate.catalog.unmetered else None
-    return key is None or key.environment not in gate.catalog.unmetered
+def _unmetered(gate: Gate, account_id: str) -> dict[str, int]:
+    """The keys of environments that are not metered, and when they were last used."""
+    if not gate.catalog.unmetered:
+        return {}
+    return {
+        key.id: key.last_used_at or 0
+        for key in gate.key_records.outlines(account_id)
+        if key.environment in gate.catalog.unmetered
+    }
 
 
-def _by_day(gate: Gate, account_id: str, begin: int, now: int) -> list[int]:
+def _by_day(
+    log: ActivityLog, account_id: str, begin: int, now: int, unmetered: Mapping[str, int]
+) -> list[int]:
     """Requests of each day that were counted: those that the app has answered, of metered keys."""
     counts: Counter[int] = Counter()
 
     def add(where: Where, sign: int) -> None:
         asked = where._replace(since=begin, until=_tomorrow(now))
-        for total in gate.activity.summary(account_id, asked, by="day", group="outcome"):
+        for total in log.summary(account_id, asked, by="day", group="outcome"):
             if total.value in _COUNTED:
                 counts[(total.at - begin) // DAY] += sign * total.requests
 
     add(Where(), 1)
-    if gate.catalog.unmetered:
-        used = [
-            (key.last_used_at, key.id)
-            for key in gate.key_records.outlines(account_id)
-            if key.environment in gate.catalog.unmetered and (key.last_used_at or 0) >= begin
-        ]
-        for _, key_id in sorted(used, reverse=True)[:_UNMETERED]:
-            add(Where(credential_id=key_id), -1)
+    used = ((at, key) for key, at in unmetered.items() if at >= begin)
+    for _, key_id in sorted(used, reverse=True)[:_UNMETERED]:
+        add(Where(credential_id=key_id), -1)
     return [max(0, counts[day]) for day in range((now - begin) // DAY + 1)]
 
 
@@ -163,13 +174,13 @@ def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) ->
     """What has been used of a limit, as far as activity has got, about a second ago; of that key
     which has used the most, where each has its own.
     """
-    length = limit.seconds * 1000
+    log, length = gate.activity.of(account), limit.seconds * 1000
     period = now // length
     group: Group | None = "key" if plan.per == "key" else None
     counters: dict[str | None, list[int]] = {}
     for outcome in _COUNTED:
         where = Where(outcome=outcome, since=(period - 1) * length, until=(period + 1) * length)
-        for total in gate.activity.summary(account.id, where, by=length, group=group):
+        for total in log.summary(account.id, where, by=length, group=group):
             counter = counters.setdefault(total.value, [0, 0])
             counter[period - total.at // length] += total.requests
     used = {
@@ -178,7 +189,7 @@ def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) ->
     }
     if plan.per == "account":
         return Busiest(None, "", used.get(None, 0), limit.amount)
-    for value in sorted(used, key=lambda one: (-used[one], one or "")):
+    for value in sorted(used, key=lambda one: (-used[one], one or ""))[:_BUSY]:
         key = None if value is None else _key(gate, account.id, value)
         if value is not None and (key is None or key.limits is None):
             return Busiest(
@@ -187,10 +198,10 @@ def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) ->
     return Busiest(None, "", 0, limit.amount)
 
 
-def _lasts(gate: Gate, account_id: str, balance: int, now: int) -> int | None:
+def _lasts(log: ActivityLog, account_id: str, balance: int, now: int) -> int | None:
     since, until = _tomorrow(now) - _PACE * DAY, _tomorrow(now)
     where = Where(since=since, until=until)
-    spent = sum(total.credits for total in gate.activity.summary(account_id, where, by="all"))
+    spent = sum(total.credits for total in log.summary(account_id, where, by="all"))
     if spent <= 0 or balance <= 0:
         return None
     return balance * (now - since) // spent

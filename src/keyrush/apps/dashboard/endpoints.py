@@ -95,10 +95,11 @@ def look_whence(frame: Frame, request: Request) -> None:
     """Let through what is asked from a page of the same origin, or changes nothing.
 
     Browsers say where a form was sent from (Fetch Metadata), older ones at least in `Origin`. With
-    neither, as without https, nobody can tell.
+    neither, as without https, nobody can tell: `null` is what they say of our own pages, which
+    have no referrer, and of any frame that somebody else has put into a sandbox.
 
     Raises:
-        Stop: It comes from elsewhere.
+        Stop: It comes from elsewhere, or may.
     """
     if request.method in {"GET", "HEAD"}:
         return
@@ -110,8 +111,9 @@ def look_whence(frame: Frame, request: Request) -> None:
     own = {request.headers.get("host"), urlsplit(frame.gate.settings.dashboard_at).netloc}
     # Of either scheme: a proxy may speak https to the browser, and http to us.
     origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in own if host}
-    if request.headers.get("origin") not in origins:
-        raise Stop("elsewhere", 403)
+    origin = request.headers.get("origin", "null")
+    if origin not in origins:
+        raise Stop("unsaid" if origin == "null" else "elsewhere", 403)
 
 
 def _reference() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -30,7 +29,6 @@ def revealed(visit: Visit, new: NewKey, old: ApiKey | None = None) -> Response:
         text=new.text,
         old=old,
         file=file_of(new.key.name),
-        content=f"data:text/plain;charset=utf-8,{quote(f'{variable}={new.text}')}%0A",
         request=first_request(visit, base_url(visit), f"${variable}"),
         variable=variable,
     )

@@ -26,6 +26,9 @@ class Texts:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = texts
+        #: Texts as they are said: markup without values, or what is between the places of values,
+        #: and these. A page says hundreds, and each is looked through for places once.
+        self._read: dict[str, Markup | tuple[list[str], list[str]]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._texts or f"{name}.other" in self._texts
@@ -36,15 +39,26 @@ class Texts:
         Raises:
             KeyError: There is no such text.
         """
-        text = self._texts.get(name)
-        if text is None:
+        if name not in self._texts:
             form = "one" if values.get("n") in {1, "1"} else "other"
-            text = self._texts.get(f"{name}.{form}") or self._texts[f"{name}.other"]
+            name = f"{name}.{form}" if self._texts.get(f"{name}.{form}") else f"{name}.other"
+        read = self._read.get(name)
+        if read is None:
+            read = self._read[name] = _read(self._texts[name])
+        if isinstance(read, Markup):
+            return read
+        said = [read[0][0]]
+        for place, text in zip(read[1], read[0][1:], strict=True):
+            said += (escape(values[place]) if place in values else f"{{{place}}}", text)
+        return Markup("".join(said))  # noqa: S704  # each part is escaped
 
-        def value(found: re.Match[str]) -> str:
-            return escape(values[found[1]]) if found[1] in values else found[0]
 
-        return Markup(_PLACE.sub(value, escape(text)))  # noqa: S704  # each part is escaped
+def _read(text: str) -> Markup | tuple[list[str], list[str]]:
+    """A text as it is said: itself, or what is between its places, and what these are called."""
+    parts = _PLACE.split(text)
+    if len(parts) == 1:
+        return escape(text)
+    return [str(escape(part)) for part in parts[::2]], parts[1::2]
 
 
 def texts_in(language: str, own: Path | None = None) -> Texts:

@@ -122,11 +122,16 @@ class TaskBatches(Generic[C, A]):
             else:
                 answer.set_result(taken)
 
-    def undo(self, slot: int, call: C, answer: A) -> None:
-        """Give back what was granted to a task that is no longer there to use it."""
+    def undo(self, slot: int, call: C, answer: A) -> asyncio.Future[A] | None:
+        """Give back what was granted to a task that has no use for it any more; nobody need wait
+        for the answer. None where nothing was granted.
+        """
         back = self._undoing(call, answer)
-        if back is not None:
-            self.join(slot, back).add_done_callback(_log_lost)
+        if back is None:
+            return None
+        coming = self.join(slot, back)
+        coming.add_done_callback(_log_lost)
+        return coming
 
 
 def _fail(batch: _Asked[C, A], error: Exception) -> None:
@@ -137,7 +142,7 @@ def _fail(batch: _Asked[C, A], error: Exception) -> None:
 
 def _log_lost(answer: asyncio.Future[A]) -> None:
     if isinstance(error := answer.exception(), Exception):
-        log_fault("units of a cancelled request stay taken", error)
+        log_fault("units of a request that came to nothing stay taken", error)
 
 
 class Loops(Generic[C, A]):
@@ -165,11 +170,10 @@ class Loops(Generic[C, A]):
         """`TaskBatches.join`, on the running event loop."""
         return (await self._here()).join(slot, call)
 
-    def undo(self, slot: int, call: C, answer: A) -> None:
-        """Have a call undone that was answered on the running event loop; nobody waits for it."""
+    def undo(self, slot: int, call: C, answer: A) -> asyncio.Future[A] | None:
+        """`TaskBatches.undo`, of what was answered on the running event loop."""
         batches = self._batches.get(asyncio.get_running_loop())
-        if batches is not None:
-            batches.undo(slot, call, answer)
+        return None if batches is None else batches.undo(slot, call, answer)
 
     async def _here(self) -> TaskBatches[C, A]:
         running = asyncio.get_running_loop()

@@ -6,17 +6,20 @@ from keyrush.apps.dashboard.pages import (
     key,
     key_create,
     key_edit,
+    key_file,
     key_revoke,
     key_rotate,
     keys,
     setup,
 )
 
-#: Of all pages, in the order in which paths are looked for: `/keys/new` before `/keys/{key_id}`.
+#: Of all pages, in the order in which paths are looked for: `/keys/new` and `/keys/file` before
+#: `/keys/{key_id}`.
 ROUTES = [
     *setup.ROUTES,
     *keys.ROUTES,
     *key_create.ROUTES,
+    *key_file.ROUTES,
     *key.ROUTES,
     *key_rotate.ROUTES,
     *key_edit.ROUTES,

@@ -18,10 +18,12 @@ from keyrush.apps.dashboard.pace import FILE, READING
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.core.activity import Activity, Group, Source, Where
+from keyrush.core.model import Account
 from keyrush.core.paging import MAX_LIMIT, Page, Place, cursor_at
 from keyrush.core.times import DAY, SECOND, iso
 from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
+from keyrush.operations.activity import ActivityLog
 
 #: Rows of a page, values of a list of the most, and of a filter.
 _ROWS, _MOST, _CHOICES = 20, 5, 25
@@ -46,8 +48,9 @@ class _Found(NamedTuple):
     opened: str | None  #: the id of the row that is open
 
 
-def _read(gate: Gate, account_id: str, of: Asked) -> _Found:
-    log, span, where = gate.activity, of.span, of.where
+def _read(gate: Gate, account: Account, of: Asked) -> _Found:
+    account_id, log = account.id, gate.activity.of(account)
+    span, where = of.span, of.where
     since = span.since if span.before is None else span.before
     both = where._replace(since=since)
     of_outcomes = log.summary(account_id, both, by=span.asked, group="outcome")
@@ -61,7 +64,7 @@ def _read(gate: Gate, account_id: str, of: Asked) -> _Found:
     tops = choices | most(where, _MOST, ("source",))
     if of.is_filtered:
         tops |= most(where, _MOST, ("rule", "key"))
-    rows, opened = _rows(gate, account_id, of)
+    rows, opened = _rows(log, account_id, of)
     ids = [row.credential_id for row in rows]
     ids += [one for one, _ in (*choices["key"], *tops["key"])]
     return _Found(
@@ -76,9 +79,8 @@ def _read(gate: Gate, account_id: str, of: Asked) -> _Found:
     )
 
 
-def _rows(gate: Gate, account_id: str, of: Asked) -> tuple[Page[Activity], str | None]:
+def _rows(log: ActivityLog, account_id: str, of: Asked) -> tuple[Page[Activity], str | None]:
     """The rows of the page, and which one is open: where it is on no such page, it comes first."""
-    log = gate.activity
     rows = log.page(account_id, of.where, limit=_ROWS, cursor=of.after)
     if of.opened is None or any(row.id == of.opened.id for row in rows):
         return rows, of.opened and of.opened.id
@@ -159,7 +161,7 @@ def _is_dated(of: Asked) -> bool:
 
 async def _reading(visit: Visit, of: Asked) -> _Found:
     try:
-        return await visit.run(_read, visit.gate, visit.account_id, of)
+        return await visit.run(_read, visit.gate, visit.account, of)
     except InvalidArgument:  # such as a whole key where an id was meant: nothing of it is shown
         raise Stop("bad_query", 400) from None
 
@@ -181,7 +183,8 @@ async def newer(visit: Visit) -> Response:
 
     def read() -> tuple[Page[Activity], dict[str, str]]:
         where = of.where._replace(since=since)
-        rows = visit.gate.activity.page(visit.account_id, where, limit=_ROWS)
+        log = visit.gate.activity.of(visit.account)
+        rows = log.page(visit.account_id, where, limit=_ROWS)
         return rows, names(visit.gate, visit.account_id, [row.credential_id for row in rows])
 
     try:

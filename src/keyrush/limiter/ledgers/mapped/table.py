@@ -31,7 +31,9 @@ from keyrush.limiter.ledgers.mapped.records import NoPlace, Records
 #: Places of words in a record; what was taken in period n is at `EVEN` + n % 2.
 TAG, EXPIRES, EVEN, ODD = 0, 1, 2, 3
 
-#: Windows whose records' places are remembered: two for each key in a gate's cache by default.
+#: Windows whose records' places are remembered: two for each key in a gate's cache by default. When
+#: half of them are, those that are new are remembered only once they come again: so a flood of
+#: addresses that come once neither takes their memory nor has known ones forgotten.
 REMEMBERED = 2 * 65_536
 
 #: How many of the oldest are forgotten where there are more: not one by one, for to find its first
@@ -220,7 +222,9 @@ class Table(Records):
             found, counters = self._find_all(windows, hashes)
             tally, changes = sliding.take_together(demands, counters, now, clock)
             wanted = zip(windows, hashes, strict=True)
-            self._remember(self._store(wanted, found, counters, changes, now))
+            stored = self._store(wanted, found, counters, changes, now)
+            has_room = len(self._places) < REMEMBERED // 2
+            self._remember(stored if has_room else found)
             return tally
 
     def give_back(

@@ -116,25 +116,39 @@ class RedisLedger(RedisCalls[Call, list[Taken]]):
                 log_fault("units of a refused request stay taken", error)
 
     async def _take_apart_async(self, parts: Sequence[Part]) -> list[Taken]:
-        """All slots at the same time. What has been granted to a request that another slot refuses,
-        or that is cancelled, is given back without anybody's waiting for it.
+        """All slots at the same time. What one has granted is given back before it is told that
+        another has refused; where the task is cancelled, without anybody's waiting for it.
         """
         apart = self._by_slot(parts)
         coming: list[asyncio.Future[list[Taken]]] = []
-        is_taken = False
+        is_taken = is_cancelled = False
         try:
             for one in apart:
                 coming.append(await self._join(one.slot, one.call))  # noqa: PERF401  # as far as it comes
             await asyncio.wait(coming)
             told = [(one, answer.result()) for one, answer in zip(apart, coming, strict=True)]
             is_taken = not any(one.call.is_refused(taken) for one, taken in told)
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             if not is_taken:
-                for one, answer in zip(apart, coming, strict=False):
-                    # Of one that is on its way, what comes is given back when it has come.
-                    if not answer.cancel() and not answer.cancelled() and not answer.exception():
-                        self._loops.undo(one.slot, one.call, answer.result())
+                backs = self._undo_soon(apart, coming)
+                if backs and not is_cancelled:
+                    await asyncio.wait(backs)
         return together(told, is_taken=is_taken)
+
+    def _undo_soon(
+        self, apart: Sequence[Apart], coming: Sequence[asyncio.Future[list[Taken]]]
+    ) -> list[asyncio.Future[list[Taken]]]:
+        """Give back what slots have granted, and, when it has come, what is on its way."""
+        return [
+            back
+            for one, answer in zip(apart, coming, strict=False)
+            if not answer.cancel() and not answer.cancelled() and not answer.exception()
+            for back in [self._loops.undo(one.slot, one.call, answer.result())]
+            if back is not None
+        ]
 
     def _by_slot(self, parts: Sequence[Part]) -> list[Apart]:
         slots = [self._slot(part.windows) for part in parts]

@@ -81,8 +81,8 @@ local function look(key, argument, windows, out)
 end
 
 local function grant(key, argument, windows, out, room, cost, extra)
-  local share = div(math.max(0, room - cost), SHARE)
-  local granted = cost + math.min(extra, share)
+  local share = room > cost and div(room - cost, SHARE) or 0
+  local granted = cost + (extra < share and extra or share)
   answer[out] = granted
   if granted > 0 then
     for i = 0, windows - 1 do
@@ -120,27 +120,30 @@ end
 
 local key, argument = 1, 3
 while ARGV[argument] do
-  local is_take, granting = ARGV[argument] == 'take', {}
-  local parts, refused = number(ARGV[argument + 1]), false
+  local is_take, parts = ARGV[argument] == 'take', number(ARGV[argument + 1])
+  local refused, last = false, nil
   argument = argument + 2
-  for part = 1, parts do
+  for _ = 1, parts do
     local cost, other = number(ARGV[argument]), number(ARGV[argument + 1])
     local windows = number(ARGV[argument + 2])
     argument = argument + 3
-    if is_take then
+    if not is_take then
+      give_back(key, argument, windows, cost, other)
+    else
       local out = #answer + 1
       local room = look(key, argument, windows, out)
       refused = refused or (cost > 0 and room < cost)
-      granting[part] = {key, argument, windows, out, room, cost, other}
-    else
-      give_back(key, argument, windows, cost, other)
+      if parts > 1 then
+        last = {last, key, argument, windows, out, room, cost, other}
+      elseif not refused then
+        grant(key, argument, windows, out, room, cost, other)
+      end
     end
     key, argument = key + windows, argument + 2 * windows
   end
-  if not refused then
-    for _, part in ipairs(granting) do
-      grant(unpack(part))
-    end
+  while last and not refused do -- none of the parts has refused
+    grant(unpack(last, 2))
+    last = last[1]
   end
 end
 
