@@ -199,6 +199,18 @@ def test_order(opened: Opening) -> None:
     assert world.statuses(key, 1, "/closed") == [403]
 
 
+def test_who_waits_holds_none(opened: Opening) -> None:
+    """A request that waits for a window in vain holds no slot, and none waits for a slot."""
+    rule = {"path": "/slow", "wait": "1s", "limits": ["1/minute"]}
+    world = opened(rule, plans=plan(limits="2/minute"))
+    key = world.key()
+    first = world.begin(key, "/slow")
+    assert (first.reply.status, world.begin(key, "/slow").reply.status) == (200, 429)
+    assert world.held(key) == 1
+    world = opened({"path": "/slow", "wait": "1s", "max_concurrent": 1})
+    assert world.statuses(world.key(), 2, "/slow") == [200, 429]
+
+
 def test_what_fails(opened: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     """S19: where windows can't be told a request is 503, and holds nothing."""
     world = opened()
