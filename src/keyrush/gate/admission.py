@@ -415,7 +415,7 @@ class Admission:
         holds = entry is not None and (now < entry.due or self.verification.note_use(entry, now))
         return entry if holds else None
 
-    def begin(  # noqa: PLR0917  # called for every request: a value to hold them would cost
+    def begin(  # noqa: C901, PLR0917  # called for every request: a value, or a call, would cost
         self,
         method: str,
         path: str,
@@ -450,11 +450,14 @@ class Admission:
             if self.verification.rules_out(credential, now):
                 return INVALID
         elif now < entry.due or self.verification.note_use(entry, now):
-            needs = policy.needs(method, path, root) if policy.has_rules else ANY_KEY
-            verified, rule = entry.verified, needs.rule
-            noted, is_mcp = credential.noted, needs.resource is not None
+            verified, noted = entry.verified, credential.noted
+            needs, rule, is_mcp, address = ANY_KEY, "", False, ""
+            if policy.has_rules:
+                needs = policy.needs(method, path, root)
+                rule, is_mcp = needs.rule, needs.resource is not None
+                if needs.is_by_address:
+                    address = self.addresses.of(peer, noted[2])
             came = verified, now, began, method, "" if rule else path, rule, peer, noted, is_mcp
-            address = self.addresses.of(peer, noted[2]) if needs.is_by_address else ""
             answer = self._at_once(verified, needs, query, came, now, address)
             if answer is not None:
                 if not isinstance(answer, tuple):

@@ -258,15 +258,15 @@ class Deciding:
         """The answer to a verified caller, whom `refusal` or the tally may yet refuse. `took` is
         what was taken, where it is not one unit a request of the plan's windows.
         """
-        demands, shown = (took.demands, took.shown or tally) if took else (None, tally)
-        if refusal is not None:  # with the fields of every authenticated response (R11)
+        demands, shown = None, tally
+        if took is not None:
+            demands, shown = took.demands, took.shown or tally
+        if refusal is not None:
             self._usage.start_month(verified, now)
             if refusal is SHORT and tally.window is not None and not tally.remaining:
                 # Limits come before credits.
                 return self._rate_limited(verified, tally, now, demands)
-            self._tolerance.note(verified, "rules", now)
-            fields = tuple(self._fields.of(verified, shown, now, demands))
-            return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
+            return self._refused(verified, refusal, shown, now, demands)
         weight = needs.weight
         if took is not None and (full := took.held.full) is not None:
             self._usage.start_month(verified, now)
@@ -289,6 +289,24 @@ class Deciding:
         if self._background.thread is None:
             self._background.start()
         headers = self._fields.of(verified, shown, now, demands)
+        if took is None and needs.resource is None:  # as nearly all
+            headers.append(self._vary)
+            return Principal(verified, self.means, now, headers, came), headers
+        return self._let_in(verified, needs, took, now, came, headers)
+
+    def _let_in(  # noqa: PLR0917  # as `_answer`
+        self,
+        verified: Verified,
+        needs: Needs,
+        took: Took | None,
+        now: int,
+        came: Came | None,
+        headers: list[Header],
+    ) -> Admitted:
+        """The answer to a request that is let in, and is not one unit of its plan's windows, or is
+        to a resource. `headers` are the rate-limit fields.
+        """
+        weight, demands = needs.weight, took.demands if took else None
         would_limit = ""
         if weight and took is not None and (demands is not None or verified.plan.is_observed):
             would_limit = self._observing.over(verified, took, now)
@@ -309,11 +327,24 @@ class Deciding:
                 would_limit=would_limit,
             )
         )
-        if demands is not None:
-            caller.takes = (Taken(demands, now),)
+        if took is not None and took.demands is not None:
+            caller.takes = (Taken(took.demands, now),)
         if took is not None and took.held.slots:
             caller.slots = took.held.slots
         return caller, headers
+
+    def _refused(
+        self,
+        verified: Verified,
+        refusal: Refusal,
+        shown: Tally,
+        now: int,
+        demands: Sequence[Demand] | None,
+    ) -> Refusal:
+        """What the rules refuse, with the fields of every authenticated response (R11)."""
+        self._tolerance.note(verified, "rules", now)
+        fields = tuple(self._fields.of(verified, shown, now, demands))
+        return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
 
     def may_wait(self, verified: Verified, needs: Needs, query: bytes) -> bool:
         """Whether a request waits where a window refuses it: nothing else does that is known."""

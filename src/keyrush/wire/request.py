@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 from keyrush.core.key_text import MAX_LENGTH
@@ -79,6 +79,29 @@ _SCHEMES = (b"bearer", b"api-key")
 _WITH_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9-]* +\S").match
 
 
+#: Names of headers that are remembered, and the longest: enough for those that clients send.
+_REMEMBERED, _LONG_NAME = 256, 64
+
+#: What a header is to us, by its name. Kinds up to `_HOLDS_KEY` may hold a key.
+_AUTHORIZATION, _HOLDS_KEY, _IS_ID, _IS_AGENT, _IS_FORWARDED = range(1, 6)
+
+
+class _Kinds(dict[bytes, int]):
+    """The kinds of headers by their names, in any case; 0 is no business of ours. A name that comes
+    again is one look-up, where most of a request's headers are of no interest.
+    """
+
+    def __init__(self, kinds: Mapping[bytes, int]) -> None:
+        super().__init__(kinds)
+        self._kinds = dict(kinds)
+
+    def __missing__(self, name: bytes) -> int:
+        kind = self._kinds.get(name.lower(), 0)
+        if len(self) < _REMEMBERED and len(name) <= _LONG_NAME:
+            self[name] = kind
+        return kind
+
+
 class CredentialHeaders:
     """The headers that may hold a key, by `names` in lower case; others are no business of ours.
 
@@ -99,7 +122,11 @@ class CredentialHeaders:
         self.names = tuple(name.lower().encode("ascii") for name in names)
         self._names = frozenset(self.names)
         self.noted = tuple(name for name in noted if name not in self._names)
-        self._lengths = frozenset(map(len, (*self.names, *self.noted)))
+        noting = {REQUEST_ID: _IS_ID, USER_AGENT: _IS_AGENT, FORWARDED_FOR: _IS_FORWARDED}
+        kinds = {name: noting[name] for name in self.noted} | dict.fromkeys(self.names, _HOLDS_KEY)
+        if AUTHORIZATION in kinds:
+            kinds[AUTHORIZATION] = _AUTHORIZATION
+        self._kinds = _Kinds(kinds)
         spelled = ", ".join(name.title().replace("Api", "API") for name in names)
         #: Answers depend on them, which caches should know (S23).
         self.vary: Header = (b"vary", spelled.encode("ascii"))
@@ -112,34 +139,34 @@ class CredentialHeaders:
         Header names may be in any case. Several headers may hold a key only if it is the same.
         `noted` is what the caller has found itself.
         """
-        lengths, names = self._lengths, self._names
-        first_name = first = None
-        others: list[Header] | None = None
+        kinds = self._kinds
+        first_kind, first = 0, None
+        others: list[tuple[int, bytes]] | None = None
         agent, request_id, forwarded = noted
         for name, value in headers:
-            # The length is looked at first, because most names are of another.
-            if len(name) in lengths:
-                lower = name.lower()
-                if lower in names:
-                    if first is None:
-                        first_name, first = lower, value
-                    elif others is None:
-                        others = [(lower, value)]
-                    else:
-                        others.append((lower, value))
-                elif lower == REQUEST_ID:
-                    request_id = value[:_MAX_ID]
-                elif lower == USER_AGENT:
-                    agent = value[:_MAX_AGENT]
-                elif lower == FORWARDED_FOR:
-                    forwarded = _joined(forwarded, value)
+            kind = kinds[name]
+            if not kind:  # as of most
+                continue
+            if kind <= _HOLDS_KEY:
+                if first is None:
+                    first_kind, first = kind, value
+                elif others is None:
+                    others = [(kind, value)]
+                else:
+                    others.append((kind, value))
+            elif kind == _IS_ID:
+                request_id = value[:_MAX_ID]
+            elif kind == _IS_AGENT:
+                agent = value[:_MAX_AGENT]
+            else:
+                forwarded = _joined(forwarded, value)
         if first is None:
             return MISSING
         if others is not None:
-            key = _one_of([(first_name or b"", first), *others], self._most)
+            key = _one_of([(first_kind, first), *others], self._most)
         else:
             most = self._most
-            key = _bearer(first, most) if first_name == AUTHORIZATION else _plain(first, most)
+            key = _bearer(first, most) if first_kind == _AUTHORIZATION else _plain(first, most)
         if isinstance(key, bytes):
             return Credential(key, (agent, request_id, forwarded))
         return key or MISSING
@@ -168,13 +195,13 @@ def _joined(forwarded: bytes | None, value: bytes) -> bytes:
     return (before + value[-_MAX_FORWARDED:])[-_MAX_FORWARDED:]
 
 
-def _one_of(headers: Sequence[Header], most: int) -> bytes | Refusal | None:
-    """The credential that several headers agree upon (S7, S8)."""
-    if sum(name == AUTHORIZATION for name, _ in headers) > 1:
+def _one_of(headers: Sequence[tuple[int, bytes]], most: int) -> bytes | Refusal | None:
+    """The credential that several headers, each with its kind, agree upon (S7, S8)."""
+    if sum(kind == _AUTHORIZATION for kind, _ in headers) > 1:
         return TWO
     found = [
-        _bearer(value, most) if name == AUTHORIZATION else _plain(value, most)
-        for name, value in headers
+        _bearer(value, most) if kind == _AUTHORIZATION else _plain(value, most)
+        for kind, value in headers
     ]
     refusals = [key for key in found if isinstance(key, Refusal)]
     if TWO in refusals:

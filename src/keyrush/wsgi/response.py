@@ -30,6 +30,17 @@ class Passage:
     _refusal: Refusal | None = None  # which the answer says, in the app's stead
     _has_raised = False  # the app, anything but a refusal that is answered
     _is_recorded = False
+    _outcomes: Watch | None = None
+    _called = False  # the app has called start_response
+    _status = 0
+    _sent = False  # and what it said is on its way, beyond recall
+    _is_over = False  # the app has said all, or failed
+    _is_open = False
+    _is_ended = False  # by the gate, because the key has ended
+    _has_left = False  # the client
+    _refused: list[bytes] | None = None
+    _inner: Iterable[bytes] = ()
+    _items: Iterator[bytes] = iter(())
 
     def __init__(  # noqa: PLR0917  # what there is of a request
         self,
@@ -43,21 +54,10 @@ class Passage:
     ) -> None:
         self._gate = gate
         self._exchange = exchange
-        self._outcomes: Watch | None = None
         self._environ = environ
         self._start_response = start_response
         self._caller = caller
         self._headers = headers
-        self._called = False  # the app has called start_response
-        self._status = 0
-        self._sent = False  # and what it said is on its way, beyond recall
-        self._is_over = False  # the app has said all, or failed
-        self._is_open = False
-        self._is_ended = False  # by the gate, because the key has ended
-        self._has_left = False  # the client
-        self._refused: list[bytes] | None = None
-        self._inner: Iterable[bytes] = ()
-        self._items: Iterator[bytes] = iter(())
         try:
             self._inner = app(environ, self._start)
             self._items = iter(self._inner)
@@ -94,7 +94,8 @@ class Passage:
         """Look at an item that is on its way."""
         if self._sent and not self._is_open:
             self._open()
-        self._sent = self._sent or bool(item)
+        if item:
+            self._sent = True
         if self._outcomes is not None:
             self._outcomes.feed(item)
 
@@ -161,7 +162,7 @@ class Passage:
     ) -> Write:
         """The app's `start_response`; may be called again, with `exc_info` (S73, S75)."""
         caller, code = self._caller, int(status[:3])
-        if lost := caller.lost_refusal(code):
+        if caller.refusal is not None and (lost := caller.lost_refusal(code)):
             self._answer(lost, exc_info)
             return _discard
         self._called = True
@@ -173,7 +174,12 @@ class Passage:
             self._outcomes = Watch.of(self._exchange, caller, headers)
         exc = () if exc_info is None else (exc_info,)
         if len(self._headers) > 1:  # of the rate-limit fields one set, the outermost gate's (S69)
-            headers = [h for h in headers if not h[0].lower().startswith(RATE_LIMIT_FIELDS)]
+            headers = [
+                header
+                for header in headers
+                if header[0][:1] not in "XxRr"
+                or not header[0].lower().startswith(RATE_LIMIT_FIELDS)
+            ]
         write = self._start_response(status, [*headers, *_native(self._headers)], *exc)
 
         def writing(data: bytes) -> None:
