@@ -48,6 +48,26 @@ def test_put_together() -> None:
     assert units(owed) == [4, 1, 1]
 
 
+def test_found_by_window() -> None:
+    """What is owed of a window is found among much of others without a look at that, through
+    whatever was told and put together meanwhile.
+    """
+    owed = Owed()
+    owed.owe((MINUTELY, HOURLY), 2, NOW)
+    for number in range(3000):
+        owed.owe((Window(f"{number}:60", MINUTE, 10, "minute"),), 1, NOW)
+    owed.owe((MINUTELY,), -1, NOW)
+    assert sorted(owed[slot][0] for slot in owed.concerning([MINUTELY, OTHERS])) == [-1, 2]
+    owed.owe((MINUTELY, HOURLY), -2, NOW)
+    assert units(owed)[-1] == -1
+    assert [slot[0] for slot in owed.concerning([MINUTELY, HOURLY])] == [(MINUTELY,)]
+    assert not owed.adds_to([MINUTELY, HOURLY])
+    owed.owe((MINUTELY, HOURLY), 5, NOW)
+    owed.tidy(NOW + 10 * MINUTE)
+    assert [owed[slot] for slot in owed.concerning([HOURLY])] == [(5, NOW)]
+    assert owed.concerning([Window("7:60", MINUTE, 10, "minute")]) == []
+
+
 def test_periods_that_do_not_nest() -> None:
     """Where periods of one window straddle those of another, each keeps its own."""
     seven, ten = Window("a:7", 7000, 10, "7s"), Window("a:10", 10_000, 10, "10s")

@@ -448,3 +448,26 @@ def sessions(connection: psycopg.Connection[Any]) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+# --- upgrades -------------------------------------------------------------------------------------
+
+
+def test_beside_an_older_keyrush(store: SqlStore, ledger: PostgresqlLedger, clock: Clock) -> None:
+    """S35: processes of an older keyrush, which ask for one subject at a time, go on while others
+    are upgraded: they take from the same windows, and are answered as they always were.
+    """
+    sent = "ARRAY[E'key:cred_a:60',E'key:cred_a:3600']::text[], '{60000,3600000}'::bigint[]"
+
+    def take(cost: int, extra: int) -> Any:
+        rest = f"'{{10,15}}'::bigint[], {cost}, {extra}, 100, {clock.now}"
+        return store.database.call(f"SELECT keyrush_take({sent}, {rest})", ())
+
+    minute, hour = clock.now // MINUTE.length, clock.now // HOUR.length
+    ledger.take([MINUTE, HOUR], 3, 0)
+    assert take(5, 0) == ([5, clock.now, minute, 8, 0, hour, 8, 0],)
+    assert take(3, 1) == ([0, clock.now, minute, 8, 0, hour, 8, 0],)
+    assert ledger.take([MINUTE, HOUR], 2, 0).granted == 2
+    store.database.call(f"SELECT keyrush_give_back({sent}, 4, {clock.now})", ())
+    assert take(0, 0) == ([0, clock.now, minute, 6, 0, hour, 6, 0],)
+    assert ledger.take([MINUTE, HOUR], 0, 0).counters == [(minute, 6, 0), (hour, 6, 0)]

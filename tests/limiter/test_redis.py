@@ -233,6 +233,20 @@ def test_a_call_is_not_too_long(valkey_server: Valkey, ledger: RedisLedger) -> N
     assert counted(ledger) == 1 + many
 
 
+def test_many_windows_in_one_call(ledger: RedisLedger) -> None:
+    """S19: as many calls as go together take as many windows each as limits can name; no other
+    request pays for it.
+    """
+    many = [Window(f"key:m:{number}", number * 1000, 9, "") for number in range(1, 80)]
+    others = [Window(f"key:m|rule:{number}", number * 1000, 2, "") for number in range(1, 3)]
+    parts = [(many, 1, 0), (others, 1, 0)]
+    answers = ledger._send([Call("take", parts)] * TOGETHER)  # noqa: SLF001  # all at once
+    assert [[one.granted for one in answer] for answer in answers] == [[1, 1]] * 2 + [[0, 0]] * (
+        TOGETHER - 2
+    )
+    assert {count[1] for one in answers[-1] for count in one.counters} == {2}
+
+
 def calls_of(server: Valkey) -> int:
     """How often a server has run a script that it knew."""
     stats = server.run("INFO", "commandstats")

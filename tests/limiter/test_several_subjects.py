@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, product
 from pathlib import Path
@@ -264,6 +264,47 @@ def test_nothing_less_is_added(limiter: Timed) -> None:
     with pytest.raises(ValueError, match="cost"):
         limiter.add(RULE, -1, NOW)
     assert used(limiter, *RULE) == [3]
+
+
+@pytest.mark.parametrize("kind", ["memory", *(one for one in OURS if one.startswith("exact"))])
+def test_what_is_added_to_many_is_forgotten(limiter: Timed, clock: Clock) -> None:
+    """S35: who has used more than was taken takes no memory for longer than that counts."""
+    inner = limiter.inner
+    for number in range(400):
+        clock.advance(MINUTE // 50)
+        limiter.add([window(9, subject=f"key:{number}")], 2, clock.now)
+        limiter.flush()
+    own = inner.client.books._own if isinstance(inner, ExactLimiter) else inner  # noqa: SLF001  # to look at
+    assert isinstance(own, Sized)
+    assert 0 < len(own) < 200
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rule GET /organisations/{organisation_id}/projects/{project_id}/exports/{export_id}" * 2,
+        "x" * 65_536,
+        "a\0b\nc",
+        "\N{FIRE}|\N{FIRE}:60:",
+        "{a}%7Da%|'\\",
+        "",
+    ],
+    ids=["a long path", "64 KiB", "control characters", "emoji", "what is escaped", "none"],
+)
+def test_whatever_a_group_is_called(limiter: Timed, name: str) -> None:
+    """S19: a rule's windows are counted under whatever name, apart from all others, and keep
+    nobody else from being counted.
+    """
+    named = window(3, subject=f"key:a|{name}")
+    like_it = window(9, subject=f"key:a|{name}x")
+    demands = [Demand([named], 1), Demand([like_it], 2), Demand([window(9)], 1)]
+    assert [limiter.take_together(demands, NOW).admitted for _ in range(4)] == [True] * 3 + [False]
+    limiter.give_back([named], 1, NOW)
+    limiter.flush()
+    assert used(limiter, named, like_it, window(9)) == [2, 6, 3]
 
 
 # --- at the same time -----------------------------------------------------------------------------

@@ -63,11 +63,6 @@ BEGIN
 END
 $$;
 
--- Schema 4 to 7 had others.
-DROP FUNCTION IF EXISTS
-    keyrush_take(text[], bigint[], bigint[], bigint, bigint, bigint, bigint),
-    keyrush_give_back(text[], bigint[], bigint, bigint);
-
 -- `sliding.grant_together`, of parts that have so many windows each. Returns now, and for each part
 -- what was granted and the counter of each window.
 CREATE OR REPLACE FUNCTION keyrush_take(
@@ -163,6 +158,33 @@ BEGIN
             PERFORM keyrush_put(keys[i], lengths[i], counter);
         END LOOP;
     END LOOP;
+END
+$$;
+
+-- As an older keyrush asks (schema 4 to 7), which goes on beside this one: it takes of the same.
+CREATE OR REPLACE FUNCTION keyrush_take(
+    keys text[], lengths bigint[], amounts bigint[],
+    cost bigint, extra bigint, share bigint, at bigint
+) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    answer bigint[] := keyrush_take(
+        keys, lengths, amounts,
+        ARRAY[cardinality(keys)]::bigint[], ARRAY[cost], ARRAY[extra], share, at
+    );
+BEGIN
+    RETURN ARRAY[answer[2], answer[1]] || answer[3:];
+END
+$$;
+
+CREATE OR REPLACE FUNCTION keyrush_give_back(
+    keys text[], lengths bigint[], cost bigint, taken_at bigint
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM keyrush_give_back(
+        keys, lengths, ARRAY[cardinality(keys)]::bigint[], ARRAY[cost], ARRAY[taken_at]
+    );
 END
 $$;
 

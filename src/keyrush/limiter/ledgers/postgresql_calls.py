@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from keyrush.errors import DataError, StoreError
+from keyrush.errors import StoreError
 from keyrush.limiter.ledgers.calls import NoReply
 from keyrush.limiter.ledgers.tasks import Line, Loops, Undo
 from keyrush.limiter.ledgers.threads import ThreadBatches
@@ -21,6 +22,9 @@ from keyrush.sql.patience import ServerSilent
 
 C = TypeVar("C")  # a call
 A = TypeVar("A")  # its answer
+
+#: Characters of a name in the tables.
+_LONGEST = 120
 
 #: Calls that go together in one message at most: it holds the locks of all their windows, for
 #: which the server has a table of some thousands.
@@ -89,10 +93,7 @@ class PostgresqlCalls(Generic[C, A]):
         if len(calls) > 1:
             keys = [key for call in calls for key in self.keys(call)]
             parts.insert(0, f"SELECT keyrush_lock({texts(keys)})")
-        try:
-            return (AT_ONCE + "; ".join(parts)).encode()
-        except UnicodeError:
-            raise DataError("the name of a window is no text that PostgreSQL holds") from None
+        return (AT_ONCE + "; ".join(parts)).encode()
 
     def close(self) -> None:
         """Close the connections of event loops soon; the others are the database's."""
@@ -131,8 +132,15 @@ def numbers(values: Sequence[int]) -> str:
 
 
 def texts(values: Sequence[str]) -> str:
-    """Texts as an SQL array, whatever is in them and however the server reads a backslash."""
-    if any("\0" in value for value in values):  # libpq would end there
-        raise DataError("the name of a window is no text that PostgreSQL holds")
-    escaped = (value.replace("\\", "\\\\").replace("'", "''") for value in values)
+    """Names as an SQL array, as `stored`, however the server reads a backslash."""
+    escaped = (stored(value).replace("\\", "\\\\").replace("'", "''") for value in values)
     return "ARRAY[" + ",".join([f"E'{text}'" for text in escaped]) + "]::text[]"
+
+
+def stored(name: str) -> str:
+    """A name as the tables hold it: its hash where it is too long for them, or no text for the
+    server, which would refuse the whole message, and with it whoever else asks.
+    """
+    if len(name) <= _LONGEST and name.isprintable():
+        return name
+    return f"#{blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=32).hexdigest()}"

@@ -123,9 +123,11 @@ class Books:
         at = self._clock.ledger_time(taken_at)
         with self._lock:
             self._owed.owe(tuple(windows), -cost, at)
-            for key, length, _, _ in windows:
-                if own := sliding.give_back(self._own.get(key), length, cost, at):
-                    self._own[key] = own
+            own = [
+                (key, sliding.give_back(self._own.get(key), length, cost, at))
+                for key, length, _, _ in windows
+            ]
+            self._own.put([(key, it) for key, it in own if it is not None], windows, at)
 
     def counts(self, taken_at: int) -> bool:
         """False where a take at `taken_at` on the wall clock may have passed uncounted."""

@@ -23,6 +23,7 @@ class Owed(dict[Slot, tuple[int, int]]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._of: dict[str, dict[Slot, None]] = {}  # slots by the keys of their windows
         self._left = 0  # slots there were when it was last looked through
 
     def owe(self, windows: Windows, units: int, taken_at: int) -> None:
@@ -32,18 +33,29 @@ class Owed(dict[Slot, tuple[int, int]]):
     def add(self, slot: Slot, units: int, taken_at: int) -> None:
         """Have units added to what is owed of a slot. What comes to nothing is not kept."""
         known, at = self.get(slot, (0, taken_at))
-        self[slot] = (known + units, min(at, taken_at))
-        if not known + units:
-            del self[slot]
+        if known + units:
+            self[slot] = (known + units, min(at, taken_at))
+            for window in slot[0]:
+                self._of.setdefault(window.key, {})[slot] = None
+        elif self.pop(slot, None):
+            for key in {window.key for window in slot[0]}:
+                of_it = self._of[key]
+                del of_it[slot]
+                if not of_it:
+                    del self._of[key]
 
     def concerning(self, windows: Sequence[Window]) -> list[Slot]:
-        """The slots of windows of which `windows` has one."""
-        keys = {window.key for window in windows}
-        return [slot for slot in list(self) if any(window.key in keys for window in slot[0])]
+        """The slots of windows of which `windows` has one: without a look at any other, for each
+        request asks that, and much may be owed of others.
+        """
+        found: dict[Slot, None] = {}
+        for window in windows:
+            found |= self._of.get(window.key, {})
+        return list(found)
 
     def adds_to(self, windows: Sequence[Window]) -> bool:
         """True when units are to be added to one of the windows."""
-        return bool(self) and any(self[slot][0] > 0 for slot in self.concerning(windows))
+        return any(self[slot][0] > 0 for slot in self.concerning(windows))
 
     def tidy(self, now: int) -> None:
         """Forget what counts no more; put together what differs only in windows where it doesn't.
@@ -54,6 +66,7 @@ class Owed(dict[Slot, tuple[int, int]]):
             return
         owed = list(self.items())
         self.clear()
+        self._of.clear()
         for (windows, periods), (units, taken_at) in owed:
             counting = tuple(
                 -1 if now // window.length > period + 1 else period

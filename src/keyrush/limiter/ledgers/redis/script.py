@@ -52,8 +52,12 @@ def encode(prefix: str, calls: Sequence[Call], now: int | str) -> tuple[list[str
     keys = []
     arguments = [now, SHARE]
     for operation, parts in calls:
-        arguments += (operation, len(parts))
+        is_together = operation == "take" and len(parts) > 1
+        if is_together:
+            arguments += ("together", len(parts))
         for windows, cost, other in parts:
+            if not is_together:
+                arguments.append(operation)
             arguments += (cost, other, len(windows))
             for key, length, amount, _ in windows:
                 keys.append(key_of(prefix, key))

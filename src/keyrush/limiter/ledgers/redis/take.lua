@@ -2,9 +2,10 @@
 -- restated.
 --
 -- KEYS  the windows of all calls, in their order
--- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each call
---       "take" or "give", how many parts, and of each cost, extra or taken_at, how many windows,
---       and for each of these length, amount
+-- ARGV  now in Unix milliseconds, or "" for this server's clock; SHARE; then for each part of a
+--       call "take" or "give", cost, extra or taken_at, how many windows, and for each of these
+--       length, amount; before those of a take of several parts, which go without "take",
+--       "together" and how many
 -- Answers with now, and for each part of a take granted and, for each window, index, current,
 -- previous. Of a take all parts are granted what they cost, or none anything.
 --
@@ -14,6 +15,7 @@
 local call, number, match, format = redis.call, tonumber, string.match, string.format
 
 local SHARE = number(ARGV[2])
+local MOST = 4000 -- keys of one command: a function has no more than 8,000 arguments
 local now = number(ARGV[1])
 if not now then
   local time = call('TIME')
@@ -25,13 +27,16 @@ local place, index, current, previous = {}, {}, {}, {}
 -- Those to write: in how many milliseconds they expire, or false to leave that as stored.
 local expiry = {}
 
-local stored = #KEYS > 0 and call('MGET', unpack(KEYS)) or {}
-for i = 1, #KEYS do
-  if not place[KEYS[i]] then
-    place[KEYS[i]] = i
-    if stored[i] then
-      local a, b, c = match(stored[i], '^(%d+):(%d+):(%d+)$')
-      index[i], current[i], previous[i] = number(a), number(b), number(c)
+for first = 1, #KEYS, MOST do
+  local stored = call('MGET', unpack(KEYS, first, math.min(#KEYS, first + MOST - 1)))
+  for i = first, first + #stored - 1 do
+    if not place[KEYS[i]] then
+      place[KEYS[i]] = i
+      local text = stored[i - first + 1]
+      if text then
+        local a, b, c = match(text, '^(%d+):(%d+):(%d+)$')
+        index[i], current[i], previous[i] = number(a), number(b), number(c)
+      end
     end
   end
 end
@@ -61,28 +66,33 @@ local answer = {now}
 -- ARGV at `argument`. In `answer` what was granted to it goes to `out`; three numbers follow for
 -- each window.
 
--- Answers with the windows as they stand, and returns what is left in all of them.
-local function look(key, argument, windows, out)
-  local room
-  for i = 0, windows - 1 do
+-- Takes, or with `is_look` only answers with the windows as they stand, where that is not done: then
+-- `room` is what is left in all of them. Returns that.
+local function take(key, argument, windows, cost, extra, out, is_look, room)
+  for i = 0, room and -1 or windows - 1 do
     local length, amount = number(ARGV[argument + 2 * i]), number(ARGV[argument + 2 * i + 1])
-    local period = div(now, length)
+    local elapsed = now % length
+    local period = (now - elapsed) / length
     local last, count, before = roll(place[KEYS[key + i]], period)
-    local left = last > period and length or length - now % length
-    left = amount - count - div(before * left, length)
+    local left = amount - count
+    if before > 0 then
+      left = left - div(before * (last > period and length or length - elapsed), length)
+    end
     if not room or left < room then
       room = left
     end
     local at = out + 3 * i
     answer[at + 1], answer[at + 2], answer[at + 3] = last, count, before
   end
-  answer[out] = 0
-  return room or 0
-end
-
-local function grant(key, argument, windows, out, room, cost, extra)
-  local share = room > cost and div(room - cost, SHARE) or 0
-  local granted = cost + (extra < share and extra or share)
+  room = room or 0
+  local granted = 0
+  if room >= cost and not is_look then
+    granted = cost
+    if extra > 0 then
+      local share = div(room - cost, SHARE)
+      granted = cost + (extra < share and extra or share)
+    end
+  end
   answer[out] = granted
   if granted > 0 then
     for i = 0, windows - 1 do
@@ -92,16 +102,13 @@ local function grant(key, argument, windows, out, room, cost, extra)
       put(place[KEYS[key + i]], last, count, answer[at + 3], (last + 2) * length - now)
     end
   end
-end
-
-local function between(count, length) -- nothing and `sliding.most`
-  return math.min(math.max(0, count), div(2 ^ 53, length))
+  return room
 end
 
 local function give_back(key, argument, windows, cost, taken_at)
   for i = 0, windows - 1 do
     local length = number(ARGV[argument + 2 * i])
-    local period = div(taken_at, length)
+    local period, most = div(taken_at, length), div(2 ^ 53, length) -- `sliding.most`
     local at = place[KEYS[key + i]]
     local last, count, before, expires = index[at], current[at], previous[at], nil
     if cost < 0 and not (last and last >= period) then
@@ -110,40 +117,46 @@ local function give_back(key, argument, windows, cost, taken_at)
     end
     if last and (expires or 1) > 0 then -- otherwise nothing of it counts
       if last <= period then
-        put(at, last, between(count - cost, length), before, expires)
+        put(at, last, math.min(math.max(0, count - cost), most), before, expires)
       elseif last == period + 1 then
-        put(at, last, count, between(before - cost, length))
+        put(at, last, count, math.min(math.max(0, before - cost), most))
       end
+    end
+  end
+end
+
+-- Takes what each part costs, or nothing of any. Returns where the next call begins.
+local function take_together(first_key, first, parts)
+  local begin, rooms, refused = #answer + 1, {}, false
+  for pass = 1, 2 do
+    local key, argument, out = first_key, first, begin
+    for part = 1, parts do
+      local cost, extra = number(ARGV[argument]), number(ARGV[argument + 1])
+      local windows = number(ARGV[argument + 2])
+      local room = take(key, argument + 3, windows, cost, extra, out, pass == 1, rooms[part])
+      rooms[part], refused = room, refused or (cost > 0 and room < cost)
+      key, argument, out = key + windows, argument + 3 + 2 * windows, out + 1 + 3 * windows
+    end
+    if refused or pass == 2 then
+      return key, argument
     end
   end
 end
 
 local key, argument = 1, 3
 while ARGV[argument] do
-  local is_take, parts = ARGV[argument] == 'take', number(ARGV[argument + 1])
-  local refused, last = false, nil
-  argument = argument + 2
-  for _ = 1, parts do
-    local cost, other = number(ARGV[argument]), number(ARGV[argument + 1])
-    local windows = number(ARGV[argument + 2])
-    argument = argument + 3
-    if not is_take then
-      give_back(key, argument, windows, cost, other)
+  local what = ARGV[argument]
+  if what == 'together' then
+    key, argument = take_together(key, argument + 2, number(ARGV[argument + 1]))
+  else
+    local cost, other = number(ARGV[argument + 1]), number(ARGV[argument + 2])
+    local windows = number(ARGV[argument + 3])
+    if what == 'take' then
+      take(key, argument + 4, windows, cost, other, #answer + 1)
     else
-      local out = #answer + 1
-      local room = look(key, argument, windows, out)
-      refused = refused or (cost > 0 and room < cost)
-      if parts > 1 then
-        last = {last, key, argument, windows, out, room, cost, other}
-      elseif not refused then
-        grant(key, argument, windows, out, room, cost, other)
-      end
+      give_back(key, argument + 4, windows, cost, other)
     end
-    key, argument = key + windows, argument + 2 * windows
-  end
-  while last and not refused do -- none of the parts has refused
-    grant(unpack(last, 2))
-    last = last[1]
+    key, argument = key + windows, argument + 4 + 2 * windows
   end
 end
 
