@@ -87,6 +87,8 @@ ASKED = {
         GET /export?rows=6 anna 200
         GET /export?rows=4 anna 200 429
         GET /export?rows=9 ben 200""",
+    ("slowapi", "error_message"): """
+        GET /search anna 200 429""",
     ("slowapi", "exempt_when"): """
         GET /search anna 200 429
         GET /search anna+staff 200 200""",
@@ -151,13 +153,17 @@ ASKED = {
 #: Where it is messages that are limited.
 TALKED = {("fastapi-limiter", "WebSocketRateLimiter")}
 
+#: Begins code that is a module beside the app.
+MODULE = "# refusals.py\n"
+
 
 class Example(NamedTuple):
     """What stands under a heading, after what stands at the head of its section."""
 
     theirs: str
-    ours: str  #: empty where ours needs no code
+    ours: str  #: empty where ours needs no code in the app
     toml: str
+    module: str = ""
 
 
 def _examples() -> dict[tuple[str, str], Example]:
@@ -170,8 +176,9 @@ def _examples() -> dict[tuple[str, str], Example]:
                 continue
             theirs, *ours = code["python"]
             (toml,) = code["toml"] or [""]
+            module = ours.pop() if ours and ours[-1].startswith(MODULE) else ""
             mine = f"{heads[1]}\n\n{ours[0]}" if ours else ""
-            found[name, title] = Example(f"{heads[0]}\n\n{theirs}", mine, toml)
+            found[name, title] = Example(f"{heads[0]}\n\n{theirs}", mine, toml, module)
     return found
 
 
@@ -213,10 +220,8 @@ class World:
 
             def ask_flask(method: str, path: str, who: str) -> int:
                 there = {"REMOTE_ADDR": ADDRESSES[who.partition("+")[0]]}
-                headers = self.headers(who)
-                return client.open(
-                    path, method=method, headers=headers, environ_base=there
-                ).status_code
+                sent: Any = {"method": method, "headers": self.headers(who), "environ_base": there}
+                return client.open(path, **sent).status_code
 
             return ask_flask
         # One client is entered, so that all share its event loop.
@@ -245,9 +250,12 @@ def opened(
     monkeypatch.chdir(tmp_path)
     for name, value in {"store_url": "memory://", **CHEAP}.items():
         monkeypatch.setenv(f"KEYRUSH_{name.upper()}", str(value))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "refusals", raising=False)
 
-    def opening(toml: str, **environment: str) -> World:
-        (tmp_path / "keyrush.toml").write_text(toml)
+    def opening(example: Example, **environment: str) -> World:
+        (tmp_path / "keyrush.toml").write_text(example.toml)
+        (tmp_path / "refusals.py").write_text(example.module)
         for name, value in environment.items():
             monkeypatch.setenv(f"KEYRUSH_{name.upper()}", value)
         gate = Gate.open(clock=clock)
@@ -319,7 +327,7 @@ def test_both_answer_alike(
         request.getfixturevalue("_fastapi_limiter_0_1")
         settings["limiter_url"] = request.getfixturevalue("valkey_url")
         given["REDIS"] = settings["limiter_url"].partition("?")[0]
-    world = opened(example.toml, **settings)
+    world = opened(example, **settings)
     theirs = execute(example.theirs, PRO_KEYS={world.keys["pat"]}, **given)
     for app in (theirs, our_app(example, where[0])):
         ask = world.asked_of(app)
@@ -329,12 +337,24 @@ def test_both_answer_alike(
             assert found == expected, (line, "theirs" if app is theirs else "ours")
 
 
+def test_own_words(opened: Callable[..., World]) -> None:
+    """The body of a refusal is what the page's function makes of it, as there."""
+    need("slowapi")
+    example = EXAMPLES["slowapi", "error_message"]
+    world = opened(example)
+    found = []
+    for app in (execute(example.theirs), our_app(example, "slowapi")):
+        with TestClient(app, headers=world.headers("anna")) as client:
+            found.append([client.get("/search") for _ in range(2)][1].json())
+    assert found == [{"error": "Rate limit exceeded: slow down"}] * 2
+
+
 @pytest.mark.parametrize("where", TALKED, ids=" ".join)
 def test_both_talk_alike(where: tuple[str, str], opened: Callable[..., World]) -> None:
     """Messages of a WebSocket are limited one by one, there and here."""
     need(where[0])
     example = EXAMPLES[where]
-    world = opened(example.toml)
+    world = opened(example)
     for app in (execute(example.theirs), our_app(example, where[0])):
         headers = world.headers("anna")
         with TestClient(app) as client, client.websocket_connect("/feed", headers=headers) as feed:
@@ -351,7 +371,7 @@ def test_one_bucket_for_all(opened: Callable[..., World]) -> None:
     """
     need("fastapi-limiter")
     example = EXAMPLES["fastapi-limiter", "RateLimiter"]
-    world = opened(example.toml)
+    world = opened(example)
     found = []
     for app in (execute(example.theirs), our_app(example, "fastapi-limiter")):
         ask = world.asked_of(app)
@@ -384,10 +404,10 @@ limits = "3/hour"
 path = "/search"
 limits = "1/minute"
 """
-    world = opened(toml)
+    example = Example(head + routes, "", toml)
+    world = opened(example)
     found = []
-    ours = our_app(Example("", "", toml), "slowapi")
-    for app in (execute(head + routes), ours):
+    for app in (execute(example.theirs), our_app(example, "slowapi")):
         ask = world.asked_of(app)
         found.append([ask("GET", path, "anna") for path in ["/search"] * 3 + ["/suggest"]])
     assert found == [[200, 429, 429, 429], [200, 429, 429, 200]]
