@@ -14,6 +14,9 @@ Contender = tuple[Any, list[tuple[bytes, bytes]]]
 
 LIMITS = "10000000/minute;100000000/hour"
 
+#: What the path is limited to besides its callers' plans.
+RULE = {"path": "/api/articles", "limits": "10000000/minute"}
+
 
 async def plain(scope: Any, receive: Any, send: Any) -> None:
     """The app that everybody answers with."""
@@ -32,12 +35,13 @@ def bare() -> Contender:
     return plain, []
 
 
-def gate_over(limiter_url: str, limits: str = LIMITS) -> Any:
+def gate_over(limiter_url: str, limits: str = LIMITS, **settings: Any) -> Any:
     """A gate over a SQLite file in the current folder, with one plan."""
     from keyrush import Gate, Settings
 
     plans = {"only": {"limits": limits, "monthly_quota": 500_000}}
-    return Gate.open(Settings(store_url="sqlite:///bench.db", limiter_url=limiter_url, plans=plans))
+    where = {"store_url": "sqlite:///bench.db", "limiter_url": limiter_url}
+    return Gate.open(Settings(**where, plans=plans, **settings))
 
 
 def keyrush_over(gate: Any, key: str) -> Contender:
@@ -47,10 +51,12 @@ def keyrush_over(gate: Any, key: str) -> Contender:
     return KeyrushMiddleware(plain, gate=gate), [(b"x-api-key", key.encode())]
 
 
-def _keyrush(limits: str, header: bytes, prefix: bytes) -> Contender:
+def _keyrush(
+    limits: str, header: bytes, prefix: bytes, url: str = "memory://", **settings: Any
+) -> Contender:
     from keyrush import KeyrushMiddleware
 
-    gate = gate_over("memory://", limits)
+    gate = gate_over(url, limits, **settings)
     gate.accounts.create("acct_bench")
     key = gate.keys.create("acct_bench", "bench").text
     return KeyrushMiddleware(plain, gate=gate), [(header, prefix + key.encode())]
@@ -64,6 +70,16 @@ def keyrush_one() -> Contender:
 def keyrush_two() -> Contender:
     """keyrush with two windows."""
     return _keyrush(LIMITS, b"x-api-key", b"")
+
+
+def keyrush_rule() -> Contender:
+    """keyrush with a window of the plan and one of the path's rule."""
+    return _keyrush("10000000/minute", b"x-api-key", b"", rules=[RULE])
+
+
+def keyrush_rule_in_file() -> Contender:
+    """The same, with windows in the file of one machine, as by default."""
+    return _keyrush("10000000/minute", b"x-api-key", b"", "store", rules=[RULE])
 
 
 def starlette() -> Contender:
@@ -101,6 +117,8 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "bare ASGI app": bare,
     "keyrush, one window": keyrush_one,
     "keyrush, two windows": keyrush_two,
+    "keyrush, a plan's window and a rule's": keyrush_rule,
+    "keyrush, the same in a file": keyrush_rule_in_file,
     "Starlette route": starlette,
     "Starlette route + slowapi, two limits": slowapi,
 }
@@ -109,6 +127,8 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 BASE = {
     "keyrush, one window": "bare ASGI app",
     "keyrush, two windows": "bare ASGI app",
+    "keyrush, a plan's window and a rule's": "bare ASGI app",
+    "keyrush, the same in a file": "bare ASGI app",
     "Starlette route": "bare ASGI app",
     "Starlette route + slowapi, two limits": "Starlette route",
 }
