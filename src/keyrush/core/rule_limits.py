@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import CONCURRENT, Want
 from keyrush.core.identity import Verified, account_subject
 from keyrush.core.model import Limit
 from keyrush.core.sliding import Window
@@ -24,9 +24,9 @@ class RuleLimits:
     """What requests of a rule are limited to, on top of their plan.
 
     `limits` hold for every plan but those of `by_plan`. `group` names the windows: rules of one
-    group share them. `per` says whose requests are counted together. `label` is for people, in
-    header fields. `max_concurrent` of them may be under way at once. With `is_observed` what is
-    over is told and never refused.
+    group share them. `per` says whose requests are counted together. `label` is for people;
+    in header fields it is `shown`. `max_concurrent` of them may be under way at once. With
+    `is_observed` what is over is told and never refused.
     """
 
     group: str
@@ -44,6 +44,16 @@ class RuleLimits:
     def all(self) -> tuple[Limit, ...]:
         """Its limits, of whatever plan."""
         return self.limits + tuple(one for some in self.by_plan.values() for one in some)
+
+    @property
+    def shown(self) -> str:
+        """The label as header fields hold it: visible ASCII, without quotes."""
+        return quote(self.label, safe="/{}:@!$&'()*+,;=~ ")
+
+    @property
+    def slots_name(self) -> str:
+        """What a maximum of requests under way is told by."""
+        return f"{self.shown}-{CONCURRENT}"
 
     def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
         """The windows of a caller, who asks from the subject `address`."""
@@ -69,12 +79,13 @@ class RuleLimits:
         if made is None:
             if len(self._made) >= _KEPT:
                 self._made.clear()
+            shown = self.shown
             made = self._made[subject, plan] = tuple(
                 Window(
                     f"{subject}|{self.group}:{limit.seconds}",
                     limit.seconds * 1000,
                     limit.amount,
-                    f"{_shown(self.label)}-{limit.name}",
+                    f"{shown}-{limit.name}",
                 )
                 for limit in self.by_plan.get(plan, self.limits)
             )
@@ -82,11 +93,6 @@ class RuleLimits:
 
     def __hash__(self) -> int:
         return hash((self.group, self.per, self.is_observed))
-
-
-def _shown(label: str) -> str:
-    """A label as header fields hold it: visible ASCII, without quotes."""
-    return quote(label, safe="/{}:@!$&'()*+,;=~ ")
 
 
 def address_subject(address: str) -> str:

@@ -22,6 +22,9 @@ from keyrush.usage.activity import Peer
 from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import Header
 
+#: What is taken, as whom the request is let in, and what its response has besides.
+_Asked = tuple[Demands, Anonymous, Sequence[Header]]
+
 
 class Unknowns:
     """Lets requests through as from nobody, or refuses them. Safe to use from any thread or event
@@ -63,37 +66,42 @@ class Unknowns:
         peer: Peer,
         forwarded_for: bytes | None,
         vary: Sequence[Header],
+        before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown:
         """The answer to a request for `request`, which is method, path, how that was sent, and
-        root. `vary` is what its response has besides.
+        root. `vary` is what its response has besides. What has been taken for whom an outer gate
+        has let in `before` is not taken again.
         """
         method, path, _, root = request
         needs = self._policy.needs(method, path, root) if self._policy.has_limits else None
         own = None if self._is_exempt(*request) else self._limits
         if own is None and not (needs and needs.limits):
-            return Anonymous(), [*vary]
+            return before or Anonymous(), [*vary]
         subject = self._addresses.of(peer, forwarded_for)
-        demands = _demands(own, needs, subject)
+        taken = () if before is None else before.takes
+        demands = _demands(own, needs, subject, taken)
         if not any(demands):
-            return Anonymous(), [*vary]
+            return before or Anonymous(), [*vary]
+        asked = demands, Anonymous((*taken, *demands.enforced, *demands.observed)), vary
         now = self.clock()
         try:
             took = self.windows.at_once(demands, now)
         except Exception as error:
             return unavailable(error)
         if took is None:
-            return PendingUnknown(self, demands, vary)
-        return self.decided(took, now, vary)
+            return PendingUnknown(self, asked)
+        return self.decided(asked, took, now)
 
-    def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
+    def decided(self, asked: _Asked, took: Took, now: int) -> Admitted | Refusal:
         """The answer, by what a take came to."""
+        _, caller, vary = asked
         windows = [window for demand in took.demands or () for window in demand.windows]
         tally = took.tally
         fields = self._fields.of_windows(windows, took.shown or tally, now)
         if tally.admitted:
             if took.told is not None and took.told.window is not None:
                 fields.append(header(took.told.window.name))
-            return Anonymous(), [*fields, *vary]
+            return caller, [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
 
@@ -101,28 +109,27 @@ class Unknowns:
 class PendingUnknown:
     """A request from nobody for which the limiter has to be asked."""
 
-    def __init__(self, unknowns: Unknowns, demands: Demands, vary: Sequence[Header]) -> None:
+    def __init__(self, unknowns: Unknowns, asked: _Asked) -> None:
         self._unknowns = unknowns
-        self._demands = demands
-        self._vary = vary
+        self._asked = asked
 
     def finish(self, address: object = None) -> Admitted | Refusal:  # noqa: ARG002  # it is known
         """The answer; may block."""
         now = self._unknowns.clock()
         try:
-            took = self._unknowns.windows.take(self._demands, now)
+            took = self._unknowns.windows.take(self._asked[0], now)
         except Exception as error:
             return unavailable(error)
-        return self._unknowns.decided(took, now, self._vary)
+        return self._unknowns.decided(self._asked, took, now)
 
     async def finish_async(self, address: object = None) -> Admitted | Refusal:
         """`finish`, awaited."""
         unknowns, now = self._unknowns, self._unknowns.clock()
         try:
             if unknowns.is_async and running_loop() is not None:
-                took = await unknowns.windows.take_async(self._demands, now)
+                took = await unknowns.windows.take_async(self._asked[0], now)
                 if took is not None:
-                    return unknowns.decided(took, now, self._vary)
+                    return unknowns.decided(self._asked, took, now)
             return await unknowns.workers.run("io", self.finish, address)
         except Busy:
             return Refusal("unavailable", retry_after=1)
@@ -137,8 +144,15 @@ def unavailable(error: Exception) -> Refusal:
     return UNAVAILABLE
 
 
-def _demands(own: RuleLimits | None, needs: Needs | None, subject: str) -> Demands:
+def _demands(
+    own: RuleLimits | None, needs: Needs | None, subject: str, taken: Sequence[Demand]
+) -> Demands:
     wanted = [] if own is None else [(own, 1 if needs is None else needs.cost)]
     wanted += () if needs is None else needs.limits
-    made = [(one.is_observed, Demand(one.of_anonymous(subject), cost)) for one, cost in wanted]
+    made = []
+    for limits, cost in wanted:
+        windows = limits.of_anonymous(subject)
+        more = cost - sum(one.cost for one in taken if one.windows == windows)
+        if more > 0:
+            made.append((limits.is_observed, Demand(windows, more)))
     return Demands.of(made)

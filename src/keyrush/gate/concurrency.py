@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
+from keyrush.core.concurrency import NO_WANTS, Want, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.errors import Away, ConfigurationError, Unreachable
@@ -111,11 +111,12 @@ class Concurrency:
             slots = (found,)
         try:
             for name, want in wants.observed:
-                found = take((want,))
-                if found is None:
-                    self.give_back(slots)
-                    return None
-                slots, would_limit = _noted(slots, would_limit, name, found)
+                with suppress(Away):  # which refuses nothing that nobody enforces
+                    found = take((want,))
+                    if found is None:
+                        self.give_back(slots)
+                        return None
+                    slots, would_limit = _noted(slots, would_limit, name, found)
         except BaseException:
             self.give_back(slots)
             raise
@@ -235,7 +236,7 @@ def wants_of(verified: Verified, needs: Needs, address: str) -> Wants:
         if want is None:
             continue
         if limits.is_observed:
-            observed[want.key] = f"{limits.label}-{CONCURRENT}", want
+            observed[want.key] = limits.slots_name, want
         elif want.most <= enforced.get(want.key, want).most:
             enforced[want.key] = want
     return Wants(tuple(enforced.values()), tuple(observed.values()))

@@ -99,7 +99,7 @@ class Taking:
         if held.slots and not took.tally.admitted:
             self._concurrency.give_back(held.slots)
             return took
-        return Took(took.tally, took.demands, took.shown, took.told, held)
+        return took._replace(held=held)
 
     def let_go(self, took: Took | None) -> None:
         """Give back the slots of a request that is refused after all."""
@@ -114,18 +114,18 @@ class Taking:
         """Give back what was taken from windows for a request that is refused after all; may
         block.
         """
-        for windows, cost in taken.demands:
+        for windows, cost in demands_of(taken):
             if cost:
                 self._limiter.give_back(windows, cost, taken.at)
 
-    def undo(self, caller: Principal) -> None:
-        """Give back all that a request has taken from windows; may block."""
-        for one in takes_of(caller):
+    def undo(self, caller: Principal, now: int) -> Took:
+        """Give back all that a request has taken from windows, and look how they stand; may block.
+        From now on it has taken nothing, whatever the app says of its cost.
+        """
+        takes, caller.takes = takes_of(caller), ()
+        for one in takes:
             self.give_back(one)
-
-    def look(self, caller: Principal, now: int) -> Took:
-        """How the windows of a request stand; may block."""
-        windows = dict.fromkeys(one.windows for demands, _ in takes_of(caller) for one in demands)
+        windows = dict.fromkeys(one.windows for taken in takes for one in demands_of(taken))
         looks = [Demand(one, 0) for one in windows]
         return Took(self._limiter.take_together(looks, now), looks)
 
@@ -136,6 +136,20 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
         return caller.takes
     plain = Demand(caller.verified.windows, caller.taken)
     return (Taken((plain,), caller.taken_at),)
+
+
+def demands_of(taken: Taken) -> tuple[Demand, ...]:
+    """All of it, be it enforced or only observed."""
+    return (*taken.demands, *taken.observed)
+
+
+def note(caller: Principal, took: Took, at: int) -> None:
+    """Note on the caller what its request has taken."""
+    if (demands := took.demands) is not None:
+        enforced = len(demands) - took.observed
+        caller.takes = (Taken(demands[:enforced], at, demands[enforced:]),)
+    if took.held.slots:
+        caller.slots = took.held.slots
 
 
 def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
