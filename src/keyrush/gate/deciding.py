@@ -394,9 +394,10 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            took = self._taking.undo(caller, now)
+            takes = self._taking.undo(caller)
             if isinstance(refusal, Full):  # which shows the window that refuses
                 return refusal
+            took = self._taking.look(takes, now)
             fields = tuple(self._fields.of(verified, took.tally, now, took.demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:

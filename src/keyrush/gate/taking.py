@@ -5,6 +5,8 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keyrush.core.concurrency import NO_WANTS
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
@@ -118,13 +120,17 @@ class Taking:
             if cost:
                 self._limiter.give_back(windows, cost, taken.at)
 
-    def undo(self, caller: Principal, now: int) -> Took:
-        """Give back all that a request has taken from windows, and look how they stand; may block.
+    def undo(self, caller: Principal) -> tuple[Taken, ...]:
+        """Give back all that a request has taken from windows, and say what that was; may block.
         From now on it has taken nothing, whatever the app says of its cost.
         """
         takes, caller.takes = takes_of(caller), ()
         for one in takes:
             self.give_back(one)
+        return takes
+
+    def look(self, takes: Sequence[Taken], now: int) -> Took:
+        """How windows stand of which something was taken; may block."""
         windows = dict.fromkeys(one.windows for taken in takes for one in demands_of(taken))
         looks = [Demand(one, 0) for one in windows]
         return Took(self._limiter.take_together(looks, now), looks)
