@@ -65,9 +65,16 @@ class RuleLimits:
 
     def want_of(self, verified: Verified, address: str) -> Want | None:
         """What a request of the caller's takes a slot of; None where any number may go on."""
+        return self._want(self._subject(verified, address))
+
+    def want_of_anonymous(self, address: str) -> Want | None:
+        """`want_of`, of somebody without a key: by address, whatever `per` says."""
+        return self._want(address)
+
+    def _want(self, subject: str) -> Want | None:
         if self.max_concurrent is None:
             return None
-        return Want(f"{self._subject(verified, address)}|{self.group}", self.max_concurrent)
+        return Want(f"{subject}|{self.group}", self.max_concurrent)
 
     def _subject(self, verified: Verified, address: str) -> str:
         if self.per == "key":

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.policy import Needs, Policy
 from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.rule_limits import RuleLimits
 from keyrush.core.sliding import Demand
 from keyrush.errors import Away
 from keyrush.gate.addresses import AddressSubjects
+from keyrush.gate.concurrency import Concurrency, wants_of_anonymous, without_held
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.observing import header
 from keyrush.gate.principal import Anonymous
-from keyrush.gate.windows import Demands, Took, Windows
+from keyrush.gate.taking import Together
+from keyrush.gate.windows import Demands, Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+from keyrush.limiter.slots.protocol import RETRY_AFTER
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.logs import log_fault
 from keyrush.runtime.workers import Busy, Workers
@@ -23,7 +27,7 @@ from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import Header
 
 #: What is taken, as whom the request is let in, and what its response has besides.
-_Asked = tuple[Demands, Anonymous, Sequence[Header]]
+_Asked = tuple[Wants, Demands, Anonymous, Sequence[Header]]
 
 
 class Unknowns:
@@ -40,6 +44,7 @@ class Unknowns:
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
         *,
+        concurrency: Concurrency,
         limits: RuleLimits | None,
         is_exempt: Callable[[str, str, bytes | None, str], bool],
         policy: Policy,
@@ -48,7 +53,8 @@ class Unknowns:
         fields: Fields,
         clock: Callable[[], int],
     ) -> None:
-        self.windows = Windows(limiter, awaited)
+        self.together = Together(limiter, awaited, concurrency)
+        self._concurrency = concurrency
         self.is_async = awaited is not None
         self.workers = workers
         self.clock = clock
@@ -80,12 +86,18 @@ class Unknowns:
         subject = self._addresses.of(peer, forwarded_for)
         taken = () if before is None else before.takes
         demands = _demands(own, needs, subject, taken)
-        if not any(demands):
+        wants = NO_WANTS
+        if needs is not None and needs.has_slots:
+            wants = without_held(wants_of_anonymous(needs, subject), before)
+        if not any(demands) and wants is NO_WANTS:
             return before or Anonymous(), [*vary]
-        asked = demands, Anonymous((*taken, *demands.enforced, *demands.observed)), vary
+        caller = Anonymous((*taken, *demands.enforced, *demands.observed))
+        if slots := getattr(before, "slots", ()):
+            caller.slots = slots
+        asked = wants, demands, caller, vary
         now = self.clock()
         try:
-            took = self.windows.at_once(demands, now)
+            took = self.together.at_once(wants, demands, now)
         except Exception as error:
             return unavailable(error)
         if took is None:
@@ -94,16 +106,27 @@ class Unknowns:
 
     def decided(self, asked: _Asked, took: Took, now: int) -> Admitted | Refusal:
         """The answer, by what a take came to."""
-        _, caller, vary = asked
+        _, _, caller, vary = asked
         windows = [window for demand in took.demands or () for window in demand.windows]
         tally = took.tally
         fields = self._fields.of_windows(windows, took.shown or tally, now)
+        if (full := took.held.full) is not None:
+            return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, tuple(fields))
         if tally.admitted:
             if took.told is not None and took.told.window is not None:
                 fields.append(header(took.told.window.name))
+            elif took.held.would_limit:
+                fields.append(header(took.held.would_limit))
+            if took.held.slots:
+                caller.slots = (*getattr(caller, "slots", ()), *took.held.slots)
             return caller, [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
+
+    def undo(self, answer: Admitted | Refusal) -> None:
+        """End what an answer holds that nobody waits for any more."""
+        if isinstance(answer, tuple):
+            self._concurrency.end(answer[0])
 
 
 class PendingUnknown:
@@ -117,7 +140,7 @@ class PendingUnknown:
         """The answer; may block."""
         now = self._unknowns.clock()
         try:
-            took = self._unknowns.windows.take(self._asked[0], now)
+            took = self._unknowns.together.take(*self._asked[:2], now)
         except Exception as error:
             return unavailable(error)
         return self._unknowns.decided(self._asked, took, now)
@@ -127,10 +150,10 @@ class PendingUnknown:
         unknowns, now = self._unknowns, self._unknowns.clock()
         try:
             if unknowns.is_async and running_loop() is not None:
-                took = await unknowns.windows.take_async(self._asked[0], now)
+                took = await unknowns.together.take_async(*self._asked[:2], now)
                 if took is not None:
                     return unknowns.decided(self._asked, took, now)
-            return await unknowns.workers.run("io", self.finish, address)
+            return await unknowns.workers.run("io", self.finish, address, undo=unknowns.undo)
         except Busy:
             return Refusal("unavailable", retry_after=1)
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from keyrush.core.concurrency import NO_WANTS, Want, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
+from keyrush.core.rule_limits import RuleLimits
 from keyrush.errors import Away, ConfigurationError, Unreachable
 from keyrush.gate.principal import Caller
 from keyrush.limiter.protocol import WELL, LimiterState
@@ -229,10 +230,28 @@ def wants_of(verified: Verified, needs: Needs, address: str) -> Wants:
     """
     if not needs.has_slots:
         return verified.wants if needs.weight else NO_WANTS
-    enforced = {want.key: want for want in verified.wants.enforced}
-    observed = {want.key: (name, want) for name, want in verified.wants.observed}
-    for limits, _ in needs.limits:
-        want = limits.want_of(verified, address)
+    return _with(verified.wants, [(one, one.want_of(verified, address)) for one, _ in needs.limits])
+
+
+def wants_of_anonymous(needs: Needs, address: str) -> Wants:
+    """What a request without a key takes slots of: each of its rules that says so, by address."""
+    if not needs.has_slots:
+        return NO_WANTS
+    return _with(NO_WANTS, [(one, one.want_of_anonymous(address)) for one, _ in needs.limits])
+
+
+def without_held(wants: Wants, caller: Caller | None) -> Wants:
+    """What a request wants of which its caller holds nothing yet."""
+    held = {want.key for slot in getattr(caller, "slots", ()) for want in slot.wants}
+    enforced = tuple(one for one in wants.enforced if one.key not in held)
+    observed = tuple(one for one in wants.observed if one[1].key not in held)
+    return Wants(enforced, observed) if enforced or observed else NO_WANTS
+
+
+def _with(wants: Wants, of_rules: Iterable[tuple[RuleLimits, Want | None]]) -> Wants:
+    enforced = {want.key: want for want in wants.enforced}
+    observed = {want.key: (name, want) for name, want in wants.observed}
+    for limits, want in of_rules:
         if want is None:
             continue
         if limits.is_observed:

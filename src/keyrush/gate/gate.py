@@ -213,6 +213,7 @@ class Gate:
         unknowns = Unknowns(
             self.limiter,
             limiter.awaited,
+            concurrency=self.concurrency,
             limits=None if settings.anonymous is None else settings.anonymous.value(),
             is_exempt=PathList("exempt", exempt, settings.root_path).holds,
             policy=self.policy,

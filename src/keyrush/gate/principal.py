@@ -386,7 +386,10 @@ class Calling(Principal):
 class Anonymous(Caller):
     """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
 
-    __slots__ = ("takes",)
+    __slots__ = ("slots", "takes")
+
+    #: What it holds until it is over, by their address; unset where that is nothing.
+    slots: tuple[Slot, ...]
 
     scopes = Scopes()
     display_name = ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keyrush.core.concurrency import NO_WANTS
+from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
@@ -17,12 +17,8 @@ from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 
 
-class Taking:
-    """Takes for verified callers. Safe to use from any thread or event loop.
-
-    `address` is the subject of the client's, by which limits may count. With `is_look` the request
-    is refused already, and nothing is taken.
-    """
+class Together:
+    """Takes slots and units of windows. Safe to use from any thread or event loop."""
 
     def __init__(
         self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
@@ -31,59 +27,46 @@ class Taking:
         self._windows = Windows(limiter, awaited)
         self._concurrency = concurrency
 
-    def at_once(
-        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
-    ) -> Took | None:
-        """From memory alone, or None where I/O is needed."""
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+    def at_once(self, wants: Wants, demands: Demands | Demand, now: int) -> Took | None:
+        """From memory alone, or None where I/O is needed. Where no slot is left windows are only
+        looked at. One demand alone is of the plan's.
+        """
         held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
-            took = self._windows_at_once(verified, needs, address, now, is_look or held.full)
+            if isinstance(demands, Demands):
+                took = self._windows.at_once(demands.looks() if held.full else demands, now)
+            else:
+                windows, cost = demands
+                tally = self._limiter.take_at_once(windows, 0 if held.full else cost, now)
+                took = None if tally is None else Took(tally, None)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
         return self._with_if_told(held, took)
 
-    def _windows_at_once(
-        self, verified: Verified, needs: Needs, address: str, now: int, is_look: object
-    ) -> Took | None:
-        if needs.has_limits or verified.is_observed:
-            return self._windows.at_once(_demands(verified, needs, address, is_look), now)
-        # As where there is no limit but the plan's: it may be a plan that has brought us here.
-        tally = self._limiter.take_at_once(verified.windows, 0 if is_look else needs.cost, now)
-        return None if tally is None else Took(tally, None)
-
-    def take(
-        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
-    ) -> Took:
+    def take(self, wants: Wants, demands: Demands, now: int) -> Took:
         """The same; may block.
 
         Raises:
-            Away: The limiter is away, and the outage policy lets nothing pass.
+            Away: It can't be told, and the outage policy lets nothing pass.
         """
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
         held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
         try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = self._windows.take(demands, now)
+            took = self._windows.take(demands.looks() if held.full else demands, now)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
         return self._with(held, took)
 
-    async def take_async(
-        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
-    ) -> Took | None:
+    async def take_async(self, wants: Wants, demands: Demands, now: int) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
         held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
         if held is None:
             return None
         try:
-            demands = _demands(verified, needs, address, is_look or held.full)
-            took = await self._windows.take_async(demands, now)
+            took = await self._windows.take_async(demands.looks() if held.full else demands, now)
         except BaseException:  # the task is cancelled, too
             self._concurrency.give_back(held.slots)
             raise
@@ -108,9 +91,55 @@ class Taking:
         if took is not None:
             self._concurrency.give_back(took.held.slots)
 
+
+class Taking:
+    """Takes for verified callers, and gives back. Safe to use from any thread or event loop.
+
+    `address` is the subject of the client's, by which limits may count. With `is_look` the request
+    is refused already, and nothing is taken.
+    """
+
+    def __init__(
+        self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
+    ) -> None:
+        self._limiter = limiter
+        self._together = Together(limiter, awaited, concurrency)
+        self.let_go = self._together.let_go
+
+    def at_once(
+        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
+    ) -> Took | None:
+        """From memory alone, or None where I/O is needed."""
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        if needs.has_limits or verified.is_observed:
+            demands = _demands(verified, needs, address, is_look=is_look)
+            return self._together.at_once(wants, demands, now)
+        # As where there is no limit but the plan's: it may be a plan that has brought us here.
+        plain = Demand(verified.windows, 0 if is_look else needs.cost)
+        return self._together.at_once(wants, plain, now)
+
+    def take(
+        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
+    ) -> Took:
+        """The same; may block.
+
+        Raises:
+            Away: The limiter is away, and the outage policy lets nothing pass.
+        """
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        return self._together.take(wants, _demands(verified, needs, address, is_look=is_look), now)
+
+    async def take_async(
+        self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
+    ) -> Took | None:
+        """`take`, awaited; None where only what blocks can tell."""
+        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
+        demands = _demands(verified, needs, address, is_look=is_look)
+        return await self._together.take_async(wants, demands, now)
+
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
-        return _demands(verified, needs, address, True)
+        return _demands(verified, needs, address, is_look=True)
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
@@ -158,7 +187,7 @@ def note(caller: Principal, took: Took, at: int) -> None:
         caller.slots = took.held.slots
 
 
-def _demands(verified: Verified, needs: Needs, address: str, is_look: object) -> Demands:
+def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
     cost = 0 if is_look else needs.cost
     wanted = [(verified.is_observed, Demand(verified.windows, cost))]
     for limits, units in needs.limits:

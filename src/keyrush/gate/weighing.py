@@ -19,7 +19,7 @@ from keyrush.core.refusal import UNAVAILABLE, Refusal, Refused
 from keyrush.core.rule_limits import RuleLimits
 from keyrush.core.sliding import Demand, Window
 from keyrush.errors import Away, InvalidArgument
-from keyrush.gate.concurrency import Concurrency, Held, wants_of
+from keyrush.gate.concurrency import Concurrency, Held, wants_of, without_held
 from keyrush.gate.lines import Full
 from keyrush.gate.observing import Observing, header
 from keyrush.gate.principal import Calling, PerCaller, Principal, Taken
@@ -299,11 +299,7 @@ def _more_wants(principal: Principal, needs: Needs, address: str) -> Wants:
     """What `needs` want slots of, and the request holds none of."""
     if not needs.has_slots:
         return NO_WANTS
-    wants = wants_of(principal.verified, needs, address)
-    held = {want.key for slot in getattr(principal, "slots", ()) for want in slot.wants}
-    enforced = tuple(one for one in wants.enforced if one.key not in held)
-    observed = tuple(one for one in wants.observed if one[1].key not in held)
-    return Wants(enforced, observed) if enforced or observed else NO_WANTS
+    return without_held(wants_of(principal.verified, needs, address), principal)
 
 
 def _beside(principal: Principal, demands: Demands) -> Demands:

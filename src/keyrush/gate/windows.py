@@ -34,6 +34,13 @@ class Demands(NamedTuple):
         )
         return cls(enforced, observed)
 
+    def looks(self) -> Demands:
+        """The same windows, of which nothing is taken."""
+        return Demands(
+            tuple(Demand(one.windows, 0) for one in self.enforced),
+            tuple(Demand(one.windows, 0) for one in self.observed),
+        )
+
 
 class Took(NamedTuple):
     """What came of it."""
