@@ -18,7 +18,7 @@ from keyrush.authentication.cache import Entry
 from keyrush.core.refusal import Refusal, Refused
 from keyrush.gate.admission import Begun
 from keyrush.gate.gate import Gate
-from keyrush.gate.principal import Principal
+from keyrush.gate.principal import Anonymous, Principal
 from keyrush.operations.keys import NewKey
 from keyrush.settings.settings import Settings
 from keyrush.usage.activity import Peer
@@ -133,11 +133,12 @@ def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
         query: bytes,
         peer: Peer = None,
         noted: Noted = NOTHING,
+        before: Anonymous | None = None,
     ) -> Begun:
         given = list(headers)
         if gate.credential_headers.credential(given) is MISSING:
             given.append(presented)
-        return begin(method, path, raw_path, root, given, query, peer, noted)
+        return begin(method, path, raw_path, root, given, query, peer, noted, before)
 
     admission.begin = begin_with_key  # type: ignore[method-assign]  # put back below
     try:

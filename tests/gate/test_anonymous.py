@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from keyrush import Gate
+from keyrush.core.concurrency import Want, Wants
 from keyrush.errors import ConfigurationError
 from keyrush.gate.addresses import CROWDS, UNKNOWN, AddressSubjects
 from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
+from tests.support.resources import RESOURCE
 
 LIMITED = {"limits": ["2/minute"]}
 
@@ -94,6 +96,48 @@ def test_rules(opened: Opening, per: str, where: dict[str, Any]) -> None:
     assert world.get("/open", "192.0.2.2").status == 200
 
 
+@pytest.mark.parametrize("where", OPEN, ids=["public", "optional"])
+def test_cost(opened: Opening, where: dict[str, Any]) -> None:
+    """What a rule says of the cost holds for who comes without a key, be it the only one."""
+    rule = {"path": "/open", "cost": 5}
+    world = opened(anonymous={"limits": "10/minute"}, rules=[rule], **where)
+    assert [world.get("/open").status for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize("where", OPEN, ids=["public", "optional"])
+def test_a_gate_within_the_gate(opened: Opening, where: dict[str, Any]) -> None:
+    """Who passes the same gate twice is counted once, by what holds at either path."""
+    rule = {"path": "/open", "limits": "3/minute", "cost": 3}
+    world = opened(anonymous={"limits": "100/minute"}, rules=[rule], **where)
+    adapter = type(world.client)
+    twice = adapter(world.gate, adapter(world.gate).middleware)
+    for _ in range(2):
+        reply = twice.send(Sent("/open", [("X-Forwarded-For", "192.0.2.7")]))
+    assert reply.status == 429
+    for _ in range(32):
+        assert world.get("/open", "192.0.2.7").status == 429
+
+
+def test_metadata_of_resources(opened: Opening, valkey_url: str) -> None:
+    """S52: what anybody may ask of a resource is never limited, wherever windows are counted."""
+    world = opened(resources=[RESOURCE], limiter_url=valkey_url, limiter_mode="exact")
+    path = "/.well-known/oauth-protected-resource/mcp"
+    answers = [world.get(path) for _ in range(5)]
+    assert {(one.status, one.json["resource"]) for one in answers} == {(200, RESOURCE["resource"])}
+
+
+def test_noted(opened: Opening) -> None:
+    """Behind a proxy a rule by address is about the client's, whatever else is recorded."""
+    rule = {"path": "/a", "max_concurrent": 1, "per": "address"}
+    world = opened(anonymous=None, rules=[rule], activity="off")
+    world.gate.accounts.create("acct_a")
+    key = world.gate.keys.create("acct_a", "agent")
+    held = world.gate.concurrency.take(Wants((Want("address:192.0.2.1|rule /a", 1),)))
+    assert world.get("/a", "192.0.2.1", key).status == 429
+    assert world.get("/a", "192.0.2.2", key).status == 200
+    world.gate.concurrency.give_back(held.slots)
+
+
 def test_exempt_paths(opened: Opening) -> None:
     """What probes ask for may be exempt, in that very spelling."""
     world = opened(
@@ -113,6 +157,10 @@ def test_exempt_paths(opened: Opening) -> None:
         ("2001:db8::1", "2001:db8:0:1::1", False),
         ("::ffff:192.0.2.1", "192.0.2.1", True),
         ("fe80::1%eth0", "fe80::1", True),
+        ("192.0.2.1:5678", "192.0.2.1", True),
+        ("192.0.2.1:5678", "192.0.2.2:5678", False),
+        ("[2001:db8::1]:443", "2001:db8::1", True),
+        ("[2001:db8::1]", "[2001:db8:0:1::1]", False),
         ("unknown", "nonsense", True),
     ],
 )
@@ -156,6 +204,20 @@ def test_a_flood_of_addresses() -> None:
     assert subjects.of("192.0.2.1", None) == regular  # of the period before, which counts still
     clock.advance(120_000)
     assert subjects.of("10.0.78.31", None) == "address:10.0.78.31"
+
+
+def test_a_clock_that_steps_back() -> None:
+    """Nobody is forgotten by a clock that steps back a little, over the end of a period too."""
+    clock = Clock()
+    clock.advance(60_000 - clock() % 60_000)
+    subjects = AddressSubjects((), 60_000, clock, most=10)
+    for number in range(10):
+        subjects.of(f"192.0.2.{number}", None)
+    clock.advance(-5)
+    found = {subjects.of(f"198.51.100.{number}", None) for number in range(200)}
+    assert len(found - {f"address:198.51.100.{number}" for number in range(200)}) > 100
+    clock.advance(5)
+    assert subjects.of("192.0.2.1", None) == "address:192.0.2.1"
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,20 @@ def test_nobody(opened: Opening) -> None:
     assert held(world.gate, "address:127.0.0.1|rule /open", 1) == 0
 
 
+@pytest.mark.parametrize("per", ["key", "address"])
+@pytest.mark.parametrize("where", ["public_paths", "optional_paths"])
+def test_without_a_key(opened: Opening, where: str, per: str) -> None:
+    """A rule's maximum holds for who comes without a key too, by address, whatever `per` says."""
+    rule = {"path": "/open", "max_concurrent": 2, "per": per}
+    world = opened(rule, **{where: ["/open"]})
+    going = [world.holding.begin(Sent("/open")) for _ in range(3)]
+    assert [one.reply.status for one in going] == [200, 200, 429]
+    assert going[2].reply["retry-after"] == "1"
+    going[0].end()
+    assert world.holding.begin(Sent("/open")).reply.status == 200
+    assert world.holding.begin(Sent("/open")).reply.status == 429
+
+
 def test_a_rule_and_a_plan(opened: Opening) -> None:
     """A request takes a slot of each that says so, or none: what the rule refuses the key keeps."""
     rules = [{"path": path, "limit_group": "heavy"} for path in ("/a", "/b")]

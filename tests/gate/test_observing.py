@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from keyrush import Gate
 from keyrush.core.activity import Where
+from keyrush.core.concurrency import Want, Wants
 from keyrush.core.sliding import Tally, Window
 from keyrush.events.protocol import Event, WouldLimit
 from keyrush.gate.observing import MOST, Observing
 from keyrush.gate.windows import Took
 from keyrush.settings.tables import PlanTable, RuleTable
-from tests.conftest import Clock
-from tests.gate.test_rule_limits import Opening, World, opened
+from tests.conftest import Clock, settings
+from tests.gate.test_rule_limits import Opening, Weighed, World, opened
+from tests.support.calls import Asgi, asgi_app
 from tests.support.values import NOW, verified
 
 __all__ = ["opened"]
@@ -179,3 +182,64 @@ def test_wrong_settings() -> None:
         RuleTable(path="/a", mode="observe")
     with pytest.raises(ValueError, match="mode"):
         PlanTable(mode="off")  # type: ignore[arg-type]  # what a file may hold
+
+
+def test_prices_of_the_apps_own(opened: Opening) -> None:
+    """A price that only an observed window could not bear is paid by the others, and told."""
+    app = Weighed(("cost", (5,), {}))
+    world = opened({**OBSERVED, "limits": "7/minute"}, app=app)
+    key = world.key()
+    replies = [world.get(key, "/export") for _ in range(3)]
+    assert [reply.status for reply in replies] == [200] * 3
+    assert [WOULD in reply for reply in replies] == [False, True, True]
+    assert replies[-1][WOULD] == "/export-minute"
+    app.calls.clear()
+    # The first has taken 5 of 7, the others nothing; of the plan all took 5.
+    assert world.get(key, "/export")["x-ratelimit-remaining"] == "1"
+    assert world.get(key, "/other")["x-ratelimit-remaining"] == "83"
+
+
+def test_it_is_told_beside_limits_in_code(opened: Opening) -> None:
+    """What would have refused a request is told, whatever else the app takes for it."""
+    app = Weighed(("limit", ("50/minute",), {"name": "x"}))
+    world = opened({**OBSERVED, "limits": "1/minute"}, app=app)
+    key = world.key()
+    assert [WOULD in world.get(key, "/export") for _ in range(2)] == [False, True]
+
+
+def test_a_path_beyond_ascii(opened: Opening) -> None:
+    """A rule is told by its path in visible ASCII, be it of windows or of what is under way."""
+    rule = {"path": "/gr\u00f6\u00dfe", "max_concurrent": 1, "mode": "observe"}
+    world = opened(rule)
+    key = world.key()
+    want = Want(f"key:{key.key.lineage}|rule /gr\u00f6\u00dfe", 1)
+    held = world.gate.concurrency.take(Wants((want,)))
+    reply = world.get(key, "/gr%C3%B6%C3%9Fe")
+    assert (reply.status, reply[WOULD]) == (200, "/gr%C3%B6%C3%9Fe-concurrent")
+    world.gate.concurrency.give_back(held.slots)
+
+
+class Gone:
+    """A limiter that never answers."""
+
+    def take(self, windows: Any, cost: int, now: int) -> Tally:
+        raise OSError("gone")
+
+    def give_back(self, windows: Any, cost: int, taken_at: int) -> None:
+        raise OSError("gone")
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def test_a_limiter_that_is_away(clock: Clock) -> None:
+    """What is only observed refuses nobody while the limiter is away, be it known already or not,
+    whatever the outage policy.
+    """
+    given = settings(plans=TRIED, limiter_outage="closed")
+    gate = Gate.open(given, limiter=Gone(), clock=clock)
+    gate.accounts.create("acct_a")
+    world = World(Asgi, asgi_app, gate)
+    key = gate.keys.create("acct_a", "agent")
+    assert [world.get(key, "/any").status for _ in range(8)] == [200] * 8
+    gate.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyrush import Gate, testing
+from keyrush.core.concurrency import Want, Wants
 from keyrush.errors import ConfigurationError, InvalidArgument
 from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
@@ -166,6 +167,7 @@ def test_a_refusal_takes_nothing(opened: Opening) -> None:
         ([{"path": "/a", "cost": 0}], "rules.0.cost"),
         ([{"path": "/a", "wait": "soon"}], "rules.0.wait"),
         ([{"path": "/a", "max_concurrent": 0}], "rules.0.max_concurrent"),
+        ([{"path": "/a", "per": "account"}], "per goes with limits"),
     ],
 )
 def test_wrong_rules(rules: list[dict[str, Any]], said: str) -> None:
@@ -182,8 +184,10 @@ class Weighed:
 
     def __init__(self, *calls: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
         self.calls = list(calls)
+        self.callers: list[Any] = []
 
     def weigh(self, principal: Any) -> None:
+        self.callers.append(principal)
         for name, args, named in self.calls:
             getattr(principal, name)(*args, **named)
 
@@ -192,6 +196,7 @@ class Weighed:
         return wsgi_app(environ, start_response)
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        self.callers.append(scope["keyrush"])
         for name, args, named in self.calls:
             if name == "cost_after":
                 scope["keyrush"].cost_after(*args, **named)
@@ -259,6 +264,45 @@ def test_cost_afterwards(opened: Opening, clock: Clock) -> None:
     assert world.get(key, "/").status == 200
 
 
+def test_nothing_is_left_of_a_refusal(opened: Opening) -> None:
+    """What was given back already is not taken again where the request is refused later."""
+    app = Weighed(("cost", (7,), {}), ("cost", (0,), {}), ("limit", ("0/minute",), {"name": "x"}))
+    world = opened(app=app)
+    key = world.key()
+    assert [world.get(key, "/").status for _ in range(5)] == [429] * 5
+    app.calls.clear()
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "99"
+
+
+def test_a_price_of_what_was_refused(opened: Opening) -> None:
+    """A refused request consumes nothing, and gives nothing back twice, whatever it says then."""
+    app = Weighed(("limit", ("0/minute",), {"name": "x"}))
+    world = opened(app=app)
+    key = world.key()
+    refusal, app.calls = app.calls, []
+    for _ in range(3):
+        world.get(key, "/")
+    app.calls = refusal
+    assert world.get(key, "/").status == 429
+    app.callers[-1].cost_after(0)
+    app.callers[-1].cost_after(50)
+    app.calls = []
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "96"
+
+
+def test_a_cost_between_two_minutes(opened: Opening, clock: Clock) -> None:
+    """What is given back is given back where it was taken."""
+    app = Weighed()
+    world = opened(app=app)
+    key = world.key()
+    world.get(key, "/")
+    caller = app.callers[-1]
+    clock.advance(60_000)
+    caller.cost_after(50)
+    caller.cost_after(0)
+    assert world.get(key, "/")["x-ratelimit-remaining"] == "99"
+
+
 @pytest.mark.parametrize(
     ("call", "field"),
     [
@@ -278,3 +322,75 @@ def test_wrong_arguments(gate: Gate, call: tuple[str, tuple[Any, ...], Any], fie
     with pytest.raises(InvalidArgument) as caught:
         getattr(principal, name)(*args, **named)
     assert caught.value.field == field
+
+
+# --- a gate within the gate ---
+
+
+class Outer:
+    """An app that sends all requests on to `/inner` behind the same gate."""
+
+    def __init__(self) -> None:
+        self.inner: Any = None  # its middleware
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.inner({**scope, "path": "/inner", "raw_path": b"/inner"}, receive, send)
+
+    def wsgi(self, environ: Any, start_response: Any) -> Any:
+        inner = {"PATH_INFO": "/inner", "REQUEST_URI": "/inner"}
+        return self.inner({**environ, **inner}, start_response)
+
+
+@pytest.fixture(params=["/outer", "/inner"])
+def nested(request: pytest.FixtureRequest, opened: Opening) -> Callable[..., Any]:
+    """Opens a world whose app is behind its gate once more, and says how to get at `/inner`, by
+    another path or that very one.
+    """
+
+    def opening(*rules: dict[str, Any], **values: Any) -> tuple[World, Callable[[NewKey], Any]]:
+        outer = Outer()
+        world = opened(*rules, app=outer, **values)
+        inner = Asgi(world.gate) if isinstance(world.client, Asgi) else Wsgi(world.gate)
+        outer.inner = inner.middleware
+        return world, lambda key: world.get(key, request.param)
+
+    return opening
+
+
+@pytest.mark.parametrize("per", ["key", "account", "address"])
+def test_an_inner_gate_keeps_limits(nested: Any, per: str) -> None:
+    """Behind a second gate what the rules of its path limit and cost is taken, once."""
+    world, get = nested({"path": "/inner", "limits": "7/minute", "cost": 3, "per": per})
+    key = world.key()
+    answers = [get(key) for _ in range(3)]
+    assert [one.status for one in answers] == [200, 200, 429]
+    assert [one["x-ratelimit-remaining"] for one in answers] == ["4", "1", "1"]
+    assert world.get(key, "/inner", method="OPTIONS").status == 429
+    looked = world.gate.admission.begin(
+        "GET", "/other", None, "", [(b"x-api-key", key.text.encode())], b""
+    )
+    assert (b"x-ratelimit-remaining", b"93") in looked[1]  # two of 3, and this one
+
+
+def test_an_inner_gate_keeps_slots(nested: Any) -> None:
+    """Behind a second gate no more are under way than its rule says, each once."""
+    world, get = nested({"path": "/inner", "max_concurrent": 1})
+    key = world.key()
+    assert [get(key).status for _ in range(3)] == [200] * 3
+    want = Want(f"key:{key.key.lineage}|rule /inner", 1)
+    held = world.gate.concurrency.take(Wants((want,)))
+    refused = get(key)
+    assert (refused.status, refused["retry-after"]) == (429, "1")
+    assert refused["x-ratelimit-remaining"] == "97"
+    world.gate.concurrency.give_back(held.slots)
+    assert get(key).status == 200
+
+
+def test_an_inner_gate_observes(nested: Any) -> None:
+    """What a rule of an inner path only observes refuses nobody there, and is told."""
+    world, get = nested({"path": "/inner", "limits": "1/minute", "mode": "observe"})
+    key = world.key()
+    answers = [get(key) for _ in range(2)]
+    assert [one.status for one in answers] == [200, 200]
+    told = ["x-ratelimit-would-limit" in one for one in answers]
+    assert told == [False, True]

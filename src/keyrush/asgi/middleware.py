@@ -16,6 +16,7 @@ from keyrush.asgi.scope import (
     with_keys,
     without_credentials,
 )
+from keyrush.core.policy import ANY_KEY
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
 from keyrush.gate.admission import Begun, Pending
@@ -90,11 +91,11 @@ class KeyrushMiddleware:
             if gate is None:
                 await refuse(scope, receive, send, UNOPENED)
                 return
-        passed = scope.get(GATE)
+        passed, before = scope.get(GATE), None
         if passed is not None and passed.is_same(gate):
-            caller = scope["keyrush.caller"]
-            if caller.is_authenticated:
-                await self._within(caller, scope, receive, send)
+            before = scope["keyrush.caller"]
+            if before.is_authenticated:
+                await self._within(before, scope, receive, send)
                 return
         # The key is known in there, and not here, where the app runs.
         passage: Passage | None
@@ -106,6 +107,7 @@ class KeyrushMiddleware:
             scope["headers"] if kind == "http" else with_keys(gate, scope),
             scope.get("query_string", b""),
             scope.get("client"),
+            before=before,
         )
         exchange = listening = None  # with a resource; where it may have waited
         if not isinstance(answer, tuple):  # which what is admitted is
@@ -157,7 +159,7 @@ class KeyrushMiddleware:
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that has passed this gate before, on its way to an app within the app."""
         gate = self.gate
-        refusal, credits = gate.admission.within(
+        needs = gate.admission.within(
             caller,
             scope.get("method", "GET"),
             scope["path"] or "/",
@@ -165,10 +167,10 @@ class KeyrushMiddleware:
             scope.get("root_path", ""),
             scope.get("query_string", b""),
         )
-        if refusal is not None:
-            caller.refuse(refusal)  # which the outer gate answers
-        if credits:
-            await caller.charge_async(credits)
+        if isinstance(needs, Refusal):
+            caller.refuse(needs)  # which the outer gate answers
+        if needs is not ANY_KEY:
+            await gate.admission.take_within_async(caller, needs)
         await self.app(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:

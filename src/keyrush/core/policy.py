@@ -212,8 +212,8 @@ class Policy:
         #: Whether paths are judged by more than being public.
         self.has_rules = bool(rules or resources) or self._refuses_unruled
         rules = [rule for rule in rules if rule.mcp is None]
-        #: Whether rules of paths have limits of their own.
-        self.has_limits = any(rule.limits is not None for rule in rules)
+        #: Whether rules of paths say what they take of windows: limits of their own, or a cost.
+        self.has_limits = any(rule.limits is not None or rule.cost != 1 for rule in rules)
         methods = {method for rule in rules for method in with_head(rule.methods)}
         self._by_method = {method: _Table(rules, method, resources) for method in methods}
         self._any_method = _Table(rules, None, resources)

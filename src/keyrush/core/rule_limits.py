@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
-from keyrush.core.concurrency import Want
+from keyrush.core.concurrency import CONCURRENT, Want
 from keyrush.core.identity import Verified, account_subject
 from keyrush.core.model import Limit
 from keyrush.core.sliding import Window
@@ -15,7 +15,7 @@ from keyrush.core.sliding import Window
 #: Whose requests a rule's limits count: each key's, each account's, or each client address's.
 Counted = Literal["key", "account", "address"]
 
-#: Subjects whose windows are kept made, of each rule.
+#: Subjects whose windows are kept made, of each rule: about 8 MB for one with two limits.
 _KEPT = 16_384
 
 
@@ -24,9 +24,9 @@ class RuleLimits:
     """What requests of a rule are limited to, on top of their plan.
 
     `limits` hold for every plan but those of `by_plan`. `group` names the windows: rules of one
-    group share them. `per` says whose requests are counted together. `label` is for people, in
-    header fields. `max_concurrent` of them may be under way at once. With `is_observed` what is
-    over is told and never refused.
+    group share them. `per` says whose requests are counted together. `label` is for people;
+    in header fields it is `shown`. `max_concurrent` of them may be under way at once. With
+    `is_observed` what is over is told and never refused.
     """
 
     group: str
@@ -40,10 +40,24 @@ class RuleLimits:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    _of_plan: dict[str, tuple[Window, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
     @property
     def all(self) -> tuple[Limit, ...]:
         """Its limits, of whatever plan."""
         return self.limits + tuple(one for some in self.by_plan.values() for one in some)
+
+    @property
+    def shown(self) -> str:
+        """The label as header fields hold it: visible ASCII, without quotes."""
+        return quote(self.label, safe="/{}:@!$&'()*+,;=~ ")
+
+    @property
+    def slots_name(self) -> str:
+        """What a maximum of requests under way is told by."""
+        return f"{self.shown}-{CONCURRENT}"
 
     def of(self, verified: Verified, address: str) -> tuple[Window, ...]:
         """The windows of a caller, who asks from the subject `address`."""
@@ -77,23 +91,28 @@ class RuleLimits:
             if len(self._made) >= _KEPT:
                 self._made.clear()
             made = self._made[subject, plan] = tuple(
-                Window(
-                    f"{subject}|{self.group}:{limit.seconds}",
-                    limit.seconds * 1000,
-                    limit.amount,
-                    f"{_shown(self.label)}-{limit.name}",
-                )
-                for limit in self.by_plan.get(plan, self.limits)
+                Window(subject + key, length, amount, name)
+                for key, length, amount, name in self._parts(plan)
             )
         return made
 
+    def _parts(self, plan: str) -> tuple[Window, ...]:
+        """The windows of a plan, as those of nobody: of each caller only the key differs."""
+        parts = self._of_plan.get(plan)
+        if parts is None:
+            parts = self._of_plan[plan] = tuple(
+                Window(
+                    f"|{self.group}:{limit.seconds}",
+                    limit.seconds * 1000,
+                    limit.amount,
+                    f"{self.shown}-{limit.name}",
+                )
+                for limit in self.by_plan.get(plan, self.limits)
+            )
+        return parts
+
     def __hash__(self) -> int:
         return hash((self.group, self.per, self.is_observed))
-
-
-def _shown(label: str) -> str:
-    """A label as header fields hold it: visible ASCII, without quotes."""
-    return quote(label, safe="/{}:@!$&'()*+,;=~ ")
 
 
 def address_subject(address: str) -> str:

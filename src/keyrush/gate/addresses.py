@@ -75,10 +75,12 @@ class AddressSubjects:
         return known
 
     def _turn(self) -> None:
-        """Begin a new period."""
+        """Begin a new period. A clock that steps back into the one before is held at this one, as
+        counters of windows are (`sliding.roll`): nobody who is counted is forgotten.
+        """
         with self._lock:
             period = self._clock() // self._length
-            if period != self._period:
+            if period not in (self._period, self._period - 1):
                 is_next = period == self._period + 1
                 self._old = self._new if is_next else _Filter(0)
                 self._new, self._period, self._known = _Filter(self._most), period, {}

@@ -29,6 +29,7 @@ from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.waiting import Asked, Client, Waiting
+from keyrush.gate.weighing import Weighing
 from keyrush.runtime.bridge import result_of
 from keyrush.runtime.workers import Busy, Pool, Workers
 from keyrush.usage.activity import Came, Peer, Recording
@@ -358,6 +359,7 @@ class Admission:
         policy: Policy,
         call_policy: CallPolicy,
         *,
+        weighing: Weighing,
         metadata: ResourceMetadata,
         credential_headers: CredentialHeaders,
         cache: Cache,
@@ -373,6 +375,7 @@ class Admission:
     ) -> None:
         self.deciding = deciding
         self._recording = recording
+        self._weighing = weighing
         self.policy = policy
         self.call_policy = call_policy
         self._metadata = metadata
@@ -425,24 +428,26 @@ class Admission:
         query: bytes,
         peer: Peer = None,
         noted: Noted = NOTHING,
+        before: Anonymous | None = None,
     ) -> Begun:
         """The answer to a request from memory alone, or what must be finished to have one.
 
         `path` is decoded, and may begin with `root`, the prefix that the server names;
         `raw_path` is as it was sent, where the server tells. `headers` may be only those that
         may hold a key, with the ones of a CORS preflight, and those that are noted. `query` is the
-        raw query string, `peer` whoever is at the other end, `noted` what is noted already.
+        raw query string, `peer` whoever is at the other end, `noted` what is noted already. With
+        `before` it has passed this gate as from nobody, on its way to an app within the app.
         """
         began = perf_counter() if self._recording is not None else 0.0
         policy = self.policy
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root):
-            return self._on_public(method, path, raw_path, root, headers, peer, noted)
+            return self._on_public(method, path, raw_path, root, headers, peer, noted, before)
         credential = self._credential(headers, noted)
         if isinstance(credential, Refusal):
             if credential is MISSING:
-                return self._from_nobody(method, path, raw_path, root, headers, peer, noted)
+                return self._from_nobody(method, path, raw_path, root, headers, peer, noted, before)
             return credential
         entry = self._cache.get(credential.digest)
         now = self._clock()
@@ -477,28 +482,51 @@ class Admission:
         raw_path: bytes | None,
         root: str,
         query: bytes,
-    ) -> tuple[Refusal | None, int]:
+    ) -> Refusal | Needs:
         """What the rules say of a request that has passed this gate already, on its way to an
-        app in the app: a refusal, or the credits that are left to be charged. It is counted once,
-        but never without its rules.
+        app in the app: a refusal, or what it needs, which is to be taken. It is counted once, but
+        never without its rules.
         """
         policy = self.policy
         if policy.has_rules and not is_plain(path, raw_path):
-            return MALFORMED_PATH, 0
+            return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root) or not isinstance(caller, Principal):
-            return None, 0
+            return ANY_KEY
         needs = policy.needs(method, path, root)
         if caller.resource is not None:  # whose body is read, and decided on as a whole
-            return None, 0
+            return ANY_KEY
         if needs.resource is not None:
-            return UNRULED, 0
+            return UNRULED
         session = caller.verified.session
         if session is not None and not needs.are_for(session):
-            return INVALID, 0
+            return INVALID
         if needs is ANY_KEY:
-            return None, 0
-        refusal = policy.authorise(caller.verified, needs, query)
-        return refusal, max(0, needs.credits - caller.charged)
+            return needs
+        return policy.authorise(caller.verified, needs, query) or needs
+
+    def take_within(self, caller: Principal, needs: Needs) -> None:
+        """Take what `within` says is needed, as far as it has not been taken; may block.
+
+        Raises:
+            Refused: Why that can't be.
+        """
+        if needs.has_limits:
+            self._weighing.within(caller, needs, self._address_of(caller, needs))
+        if needs.credits > caller.charged:
+            caller.charge(needs.credits - caller.charged)
+
+    async def take_within_async(self, caller: Principal, needs: Needs) -> None:
+        """`take_within`, awaited."""
+        if needs.has_limits:
+            await self._weighing.within_async(caller, needs, self._address_of(caller, needs))
+        if needs.credits > caller.charged:
+            await caller.charge_async(needs.credits - caller.charged)
+
+    def _address_of(self, caller: Principal, needs: Needs) -> str:
+        """The subject of the client's, where limits count by it."""
+        if caller.came is None or not needs.is_by_address:
+            return ""
+        return self.addresses.of(caller.came[6], caller.came[7][2])
 
     def _on_public(  # noqa: PLR0917  # as `begin`
         self,
@@ -509,16 +537,16 @@ class Admission:
         headers: Iterable[Header],
         peer: Peer,
         noted: Noted,
+        before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown | Document:
         """The answer on a public path, whoever asks."""
+        if (document := self._metadata.answer(method, path, root)) is not None:
+            return document
         if not self._unknowns.has_limits:
-            return self._metadata.answer(method, path, root) or (Anonymous(), [])
+            return Anonymous(), []
         request = method, path, raw_path, root
         forwarded_for = self._noted(headers, noted)[2]
-        answer = self._unknowns.answer(request, peer, forwarded_for, ())
-        if isinstance(answer, tuple):
-            return self._metadata.answer(method, path, root) or answer
-        return answer
+        return self._unknowns.answer(request, peer, forwarded_for, (), before)
 
     def _from_nobody(  # noqa: PLR0917  # as `begin`
         self,
@@ -529,6 +557,7 @@ class Admission:
         headers: Iterable[Header],
         peer: Peer,
         noted: Noted,
+        before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown:
         """The answer to a request without a key."""
         if self.policy.is_optional(method, path, raw_path, root):
@@ -537,7 +566,7 @@ class Admission:
                 return Anonymous(), [self._vary]
             request = method, path, raw_path, root
             forwarded_for = self._noted(headers, noted)[2]
-            return self._unknowns.answer(request, peer, forwarded_for, (self._vary,))
+            return self._unknowns.answer(request, peer, forwarded_for, (self._vary,), before)
         if method == "OPTIONS" and is_preflight(headers):
             if self._passes_preflights:
                 return Anonymous(), []

@@ -11,11 +11,11 @@ from keyrush.core.rule_limits import RuleLimits
 from keyrush.core.sliding import Demand
 from keyrush.errors import Away
 from keyrush.gate.addresses import AddressSubjects
-from keyrush.gate.concurrency import Concurrency, wants_of_anonymous
+from keyrush.gate.concurrency import Concurrency, wants_of_anonymous, without_held
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.observing import header
 from keyrush.gate.principal import Anonymous
-from keyrush.gate.taking import Taking
+from keyrush.gate.taking import Together
 from keyrush.gate.windows import Demands, Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.limiter.slots.protocol import RETRY_AFTER
@@ -25,6 +25,9 @@ from keyrush.runtime.workers import Busy, Workers
 from keyrush.usage.activity import Peer
 from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import Header
+
+#: What is taken, as whom the request is let in, and what its response has besides.
+_Asked = tuple[Wants, Demands, Anonymous, Sequence[Header]]
 
 
 class Unknowns:
@@ -40,8 +43,8 @@ class Unknowns:
         self,
         limiter: Limiter,
         awaited: AwaitedLimiter | None,
-        concurrency: Concurrency,
         *,
+        concurrency: Concurrency,
         limits: RuleLimits | None,
         is_exempt: Callable[[str, str, bytes | None, str], bool],
         policy: Policy,
@@ -50,7 +53,7 @@ class Unknowns:
         fields: Fields,
         clock: Callable[[], int],
     ) -> None:
-        self.taking = Taking(limiter, awaited, concurrency)
+        self.together = Together(limiter, awaited, concurrency)
         self._concurrency = concurrency
         self.is_async = awaited is not None
         self.workers = workers
@@ -69,83 +72,87 @@ class Unknowns:
         peer: Peer,
         forwarded_for: bytes | None,
         vary: Sequence[Header],
+        before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown:
         """The answer to a request for `request`, which is method, path, how that was sent, and
-        root. `vary` is what its response has besides.
+        root. `vary` is what its response has besides. What has been taken for whom an outer gate
+        has let in `before` is not taken again.
         """
         method, path, _, root = request
         needs = self._policy.needs(method, path, root) if self._policy.has_limits else None
         own = None if self._is_exempt(*request) else self._limits
         if own is None and not (needs and needs.limits):
-            return Anonymous(), [*vary]
+            return before or Anonymous(), [*vary]
         subject = self._addresses.of(peer, forwarded_for)
-        demands = _demands(own, needs, subject)
-        wants = NO_WANTS if needs is None else wants_of_anonymous(needs, subject)
+        taken = () if before is None else before.takes
+        demands = _demands(own, needs, subject, taken)
+        wants = NO_WANTS
+        if needs is not None and needs.has_slots:
+            wants = without_held(wants_of_anonymous(needs, subject), before)
         if not any(demands) and wants is NO_WANTS:
-            return Anonymous(), [*vary]
+            return before or Anonymous(), [*vary]
+        caller = Anonymous((*taken, *demands.enforced, *demands.observed))
+        if slots := getattr(before, "slots", ()):
+            caller.slots = slots
+        asked = wants, demands, caller, vary
         now = self.clock()
         try:
-            took = self.taking.at_once_of(wants, demands, now)
+            took = self.together.at_once(wants, demands, now)
         except Exception as error:
             return unavailable(error)
         if took is None:
-            return PendingUnknown(self, wants, demands, vary)
-        return self.decided(took, now, vary)
+            return PendingUnknown(self, asked)
+        return self.decided(asked, took, now)
 
-    def undo(self, answer: object) -> None:
-        """Give back what is held by an answer that nobody waits for any more."""
-        if isinstance(answer, tuple):  # `Admitted`
-            self._concurrency.end(answer[0])
-
-    def decided(self, took: Took, now: int, vary: Sequence[Header]) -> Admitted | Refusal:
+    def decided(self, asked: _Asked, took: Took, now: int) -> Admitted | Refusal:
         """The answer, by what a take came to."""
+        _, _, caller, vary = asked
         windows = [window for demand in took.demands or () for window in demand.windows]
         tally = took.tally
         fields = self._fields.of_windows(windows, took.shown or tally, now)
-        full = took.held.full
-        if full is not None:
+        if (full := took.held.full) is not None:
             return Refusal("rate_limited", (str(full.most),), RETRY_AFTER, tuple(fields))
         if tally.admitted:
             if took.told is not None and took.told.window is not None:
                 fields.append(header(took.told.window.name))
             elif took.held.would_limit:
                 fields.append(header(took.held.would_limit))
-            caller = Anonymous()
             if took.held.slots:
-                caller.slots = took.held.slots
+                caller.slots = (*getattr(caller, "slots", ()), *took.held.slots)
             return caller, [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
+
+    def undo(self, answer: Admitted | Refusal) -> None:
+        """End what an answer holds that nobody waits for any more."""
+        if isinstance(answer, tuple):
+            self._concurrency.end(answer[0])
 
 
 class PendingUnknown:
     """A request from nobody for which the limiter has to be asked."""
 
-    def __init__(
-        self, unknowns: Unknowns, wants: Wants, demands: Demands, vary: Sequence[Header]
-    ) -> None:
+    def __init__(self, unknowns: Unknowns, asked: _Asked) -> None:
         self._unknowns = unknowns
-        self._wants = wants
-        self._demands = demands
-        self._vary = vary
+        self._asked = asked
 
     def finish(self, address: object = None) -> Admitted | Refusal:  # noqa: ARG002  # it is known
         """The answer; may block."""
         now = self._unknowns.clock()
         try:
-            took = self._unknowns.taking.take_of(self._wants, self._demands, now)
+            took = self._unknowns.together.take(*self._asked[:2], now)
         except Exception as error:
             return unavailable(error)
-        return self._unknowns.decided(took, now, self._vary)
+        return self._unknowns.decided(self._asked, took, now)
 
     async def finish_async(self, address: object = None) -> Admitted | Refusal:
         """`finish`, awaited."""
         unknowns, now = self._unknowns, self._unknowns.clock()
         try:
             if unknowns.is_async and running_loop() is not None:
-                took = await unknowns.taking.take_async_of(self._wants, self._demands, now)
+                took = await unknowns.together.take_async(*self._asked[:2], now)
                 if took is not None:
-                    return unknowns.decided(took, now, self._vary)
+                    return unknowns.decided(self._asked, took, now)
             return await unknowns.workers.run("io", self.finish, address, undo=unknowns.undo)
         except Busy:
             return Refusal("unavailable", retry_after=1)
@@ -160,8 +167,15 @@ def unavailable(error: Exception) -> Refusal:
     return UNAVAILABLE
 
 
-def _demands(own: RuleLimits | None, needs: Needs | None, subject: str) -> Demands:
+def _demands(
+    own: RuleLimits | None, needs: Needs | None, subject: str, taken: Sequence[Demand]
+) -> Demands:
     wanted = [] if own is None else [(own, 1 if needs is None else needs.cost)]
     wanted += () if needs is None else needs.limits
-    made = [(one.is_observed, Demand(one.of_anonymous(subject), cost)) for one, cost in wanted]
+    made = []
+    for limits, cost in wanted:
+        windows = limits.of_anonymous(subject)
+        more = cost - sum(one.cost for one in taken if one.windows == windows)
+        if more > 0:
+            made.append((limits.is_observed, Demand(windows, more)))
     return Demands.of(made)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from keyrush.core.concurrency import CONCURRENT, NO_WANTS, Want, Wants
+from keyrush.core.concurrency import NO_WANTS, Want, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.rule_limits import RuleLimits
@@ -121,11 +121,12 @@ class Concurrency:
                 return _held((slots, None, ""))
         try:
             for name, want in observed:
-                found = take((want,))
-                if found is None:
-                    self.give_back(slots)
-                    return None
-                slots, would_limit = _noted(slots, would_limit, name, found)
+                with suppress(Away):  # which refuses nothing that nobody enforces
+                    found = take((want,))
+                    if found is None:
+                        self.give_back(slots)
+                        return None
+                    slots, would_limit = _noted(slots, would_limit, name, found)
         except BaseException:
             self.give_back(slots)
             raise
@@ -244,25 +245,32 @@ def wants_of(verified: Verified, needs: Needs, address: str) -> Wants:
     """
     if not needs.has_slots:
         return verified.wants if needs.weight else NO_WANTS
-    return _with_rules(verified.wants, needs, lambda one: one.want_of(verified, address))
+    return _with(verified.wants, [(one, one.want_of(verified, address)) for one, _ in needs.limits])
 
 
 def wants_of_anonymous(needs: Needs, address: str) -> Wants:
-    """What a request of nobody's takes slots of: of its rules, by address, whatever they count."""
+    """What a request without a key takes slots of: each of its rules that says so, by address."""
     if not needs.has_slots:
         return NO_WANTS
-    return _with_rules(NO_WANTS, needs, lambda one: one.want_of_anonymous(address))
+    return _with(NO_WANTS, [(one, one.want_of_anonymous(address)) for one, _ in needs.limits])
 
 
-def _with_rules(own: Wants, needs: Needs, want_of: Callable[[RuleLimits], Want | None]) -> Wants:
-    enforced = {want.key: want for want in own.enforced}
-    observed = {want.key: (name, want) for name, want in own.observed}
-    for limits, _ in needs.limits:
-        want = want_of(limits)
+def without_held(wants: Wants, caller: Caller | None) -> Wants:
+    """What a request wants of which its caller holds nothing yet."""
+    held = {want.key for slot in getattr(caller, "slots", ()) for want in slot.wants}
+    enforced = tuple(one for one in wants.enforced if one.key not in held)
+    observed = tuple(one for one in wants.observed if one[1].key not in held)
+    return Wants(enforced, observed) if enforced or observed else NO_WANTS
+
+
+def _with(wants: Wants, of_rules: Iterable[tuple[RuleLimits, Want | None]]) -> Wants:
+    enforced = {want.key: want for want in wants.enforced}
+    observed = {want.key: (name, want) for name, want in wants.observed}
+    for limits, want in of_rules:
         if want is None:
             continue
         if limits.is_observed:
-            observed[want.key] = f"{limits.label}-{CONCURRENT}", want
+            observed[want.key] = limits.slots_name, want
         elif want.most <= enforced.get(want.key, want).most:
             enforced[want.key] = want
     return Wants(tuple(enforced.values()), tuple(observed.values()))

@@ -21,7 +21,7 @@ from keyrush.gate.courtesy import Courtesy
 from keyrush.gate.lines import Full
 from keyrush.gate.observing import Observing, header
 from keyrush.gate.principal import Caller, Calling, Means, Principal, Taken
-from keyrush.gate.taking import Taking
+from keyrush.gate.taking import Taking, note
 from keyrush.gate.tolerance import By, Tolerance
 from keyrush.gate.windows import Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
@@ -245,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -315,7 +315,8 @@ class Deciding:
         headers.append(self._vary)
         caller = (
             Principal(verified, self.means, now, headers, came)
-            if needs.resource is None and not would_limit
+            if needs.resource is None
+            and (took is None or not (took.observed or took.held.would_limit or would_limit))
             else Calling(
                 verified,
                 self.means,
@@ -327,10 +328,8 @@ class Deciding:
                 would_limit=would_limit,
             )
         )
-        if took is not None and took.demands is not None:
-            caller.takes = (Taken(took.demands, now),)
-        if took is not None and took.held.slots:
-            caller.slots = took.held.slots
+        if took is not None:
+            note(caller, took, now)
         return caller, headers
 
     def _refused(
@@ -424,10 +423,10 @@ class Deciding:
             by: By = "rules" if refusal.reason == "insufficient_credits" else "app"
             self._tolerance.note(verified, by, now)
         try:
-            self._taking.undo(caller)
-            if refusal.headers:  # of the window that refuses
+            takes = self._taking.undo(caller)
+            if isinstance(refusal, Full):  # which shows the window that refuses
                 return refusal
-            took = self._taking.look(caller, now)
+            took = self._taking.look(takes, now)
             fields = tuple(self._fields.of(verified, took.tally, now, took.demands))
             return Refusal(refusal.reason, refusal.names, refusal.retry_after, fields)
         except Away:

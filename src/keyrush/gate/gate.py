@@ -180,18 +180,25 @@ class Gate:
         )
         self.limiter = limiter.limiter
         fields = Fields(settings.headers)
-        weighing = Weighing(
-            self.limiter, limiter.awaited, workers=self.workers, fields=fields, clock=clock
-        )
         #: What counts requests under way.
         self.concurrency = Concurrency(opens_slots, self.background, monotonic)
+        observing = Observing(self.counts, self.events.emit)
+        weighing = Weighing(
+            self.limiter,
+            limiter.awaited,
+            concurrency=self.concurrency,
+            observing=observing,
+            workers=self.workers,
+            fields=fields,
+            clock=clock,
+        )
         self.deciding = Deciding(
             self.limiter,
             limiter.awaited,
             means=Means(self.policy, self.charging, weighing),
             concurrency=self.concurrency,
             usage=self.counts,
-            observing=Observing(self.counts, self.events.emit),
+            observing=observing,
             charging=self.charging,
             background=self.background,
             fields=fields,
@@ -199,13 +206,14 @@ class Gate:
             clock=clock,
             counts_at_once=settings.usage_durability == "exact",
         )
-        lengths = [limit.seconds * 1000 for limit in settings.by_address]
+        limits = [limit for one in settings.by_address for limit in one.all]
+        lengths = [limit.seconds * 1000 for limit in limits]
         addresses = AddressSubjects(settings.networks, max(lengths, default=60_000), clock)
         exempt = () if settings.anonymous is None else settings.anonymous.exempt_paths
         unknowns = Unknowns(
             self.limiter,
             limiter.awaited,
-            self.concurrency,
+            concurrency=self.concurrency,
             limits=None if settings.anonymous is None else settings.anonymous.value(),
             is_exempt=PathList("exempt", exempt, settings.root_path).holds,
             policy=self.policy,
@@ -218,6 +226,7 @@ class Gate:
             self.deciding,
             self.policy,
             call_policy,
+            weighing=weighing,
             metadata=metadata,
             credential_headers=self.credential_headers,
             cache=self.cache,

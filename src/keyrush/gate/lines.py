@@ -22,7 +22,7 @@ MOST_OF_ONE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Full(Refusal):
-    """429 by a window, to a request that may wait for it; the `tally` says until when."""
+    """429 by a window, whose fields it has; the `tally` says until when. The request may wait."""
 
     tally: Tally = UNLIMITED
 

@@ -12,6 +12,7 @@ from keyrush.events.protocol import WouldLimit
 from keyrush.gate.windows import Took
 from keyrush.runtime.forks import after_fork
 from keyrush.usage.counting import MonthlyCounts
+from keyrush.wire.fields import WOULD_LIMIT
 from keyrush.wire.request import Header
 
 #: Spells that are remembered; where there are more, those that were told of first are told anew.
@@ -68,4 +69,4 @@ class Observing:
 
 def header(name: str) -> Header:
     """The field that says by which window a request would have been refused."""
-    return b"x-ratelimit-would-limit", name.encode("ascii")
+    return WOULD_LIMIT, name.encode("ascii")

@@ -36,6 +36,8 @@ class Taken(NamedTuple):
 
     demands: Sequence[Demand]
     at: int  #: Unix milliseconds
+    observed: Sequence[Demand] = ()  #: the same, of windows that are only observed
+    is_named: bool = False  #: of a limit in code, which has a cost of its own
 
 
 class Charges(Protocol):
@@ -384,11 +386,18 @@ class Calling(Principal):
 class Anonymous(Caller):
     """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
 
-    __slots__ = ()
+    __slots__ = ("slots", "takes")
+
+    #: What it holds until it is over, by their address; unset where that is nothing.
+    slots: tuple[Slot, ...]
 
     scopes = Scopes()
     display_name = ""
     identity = ""
+
+    def __init__(self, takes: tuple[Demand, ...] = ()) -> None:
+        super().__init__()
+        self.takes = takes  #: what was taken from windows by their address
 
     def __repr__(self) -> str:
         return "<Anonymous>"

@@ -5,23 +5,95 @@ Slots come first, for they can be given back at any time without a trace; window
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
-from keyrush.gate.concurrency import Concurrency, Held, wants_of
+from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 
-#: `Took._make`, without a call of Python's own.
-_took = partial(tuple.__new__, Took)
+
+class Together:
+    """Takes slots and units of windows. Safe to use from any thread or event loop."""
+
+    def __init__(
+        self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
+    ) -> None:
+        self._limiter = limiter
+        self._windows = Windows(limiter, awaited)
+        self._concurrency = concurrency
+
+    def at_once(self, wants: Wants, demands: Demands | Demand, now: int) -> Took | None:
+        """From memory alone, or None where I/O is needed. Where no slot is left windows are only
+        looked at. One demand alone is of the plan's.
+        """
+        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if held is None:
+            return None
+        try:
+            if isinstance(demands, Demands):
+                took = self._windows.at_once(demands.looks() if held.full else demands, now)
+            else:
+                windows, cost = demands
+                tally = self._limiter.take_at_once(windows, 0 if held.full else cost, now)
+                took = None if tally is None else Took(tally, None)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with_if_told(held, took)
+
+    def take(self, wants: Wants, demands: Demands, now: int) -> Took:
+        """The same; may block.
+
+        Raises:
+            Away: It can't be told, and the outage policy lets nothing pass.
+        """
+        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
+        try:
+            took = self._windows.take(demands.looks() if held.full else demands, now)
+        except BaseException:
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with(held, took)
+
+    async def take_async(self, wants: Wants, demands: Demands, now: int) -> Took | None:
+        """`take`, awaited; None where only what blocks can tell."""
+        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        if held is None:
+            return None
+        try:
+            took = await self._windows.take_async(demands.looks() if held.full else demands, now)
+        except BaseException:  # the task is cancelled, too
+            self._concurrency.give_back(held.slots)
+            raise
+        return self._with_if_told(held, took)
+
+    def _with_if_told(self, held: Held, took: Took | None) -> Took | None:
+        """The same, where it may be that nothing came of windows."""
+        if took is None:
+            self._concurrency.give_back(held.slots)
+            return None
+        return took if held is NOTHING else self._with(held, took)
+
+    def _with(self, held: Held, took: Took) -> Took:
+        """What came of both: no slot is held where windows refuse."""
+        if held.slots and not took.tally.admitted:
+            self._concurrency.give_back(held.slots)
+            return took
+        return took._replace(held=held)
+
+    def let_go(self, took: Took | None) -> None:
+        """Give back the slots of a request that is refused after all."""
+        if took is not None:
+            self._concurrency.give_back(took.held.slots)
 
 
 class Taking:
-    """Takes for verified callers. Safe to use from any thread or event loop.
+    """Takes for verified callers, and gives back. Safe to use from any thread or event loop.
 
     `address` is the subject of the client's, by which limits may count. With `is_look` the request
     is refused already, and nothing is taken.
@@ -31,31 +103,20 @@ class Taking:
         self, limiter: Limiter, awaited: AwaitedLimiter | None, concurrency: Concurrency
     ) -> None:
         self._limiter = limiter
-        self._windows = Windows(limiter, awaited)
-        self._concurrency = concurrency
+        self._together = Together(limiter, awaited, concurrency)
+        self.let_go = self._together.let_go
 
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
-        """From memory alone, or None where I/O is needed, and nothing is taken."""
+        """From memory alone, or None where I/O is needed."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
         if needs.has_limits or verified.is_observed:
             demands = _demands(verified, needs, address, is_look=is_look)
-            return self.at_once_of(wants, demands, now)
-        # No windows but the plan's, and they are enforced: what every request of a plan with
-        # `max_concurrent` does.
-        held = self._concurrency.at_once(wants)
-        if held is None:
-            return None
-        try:
-            cost = 0 if is_look or held.full else needs.cost
-            tally = self._limiter.take_at_once(verified.windows, cost, now)
-        except BaseException:
-            self._concurrency.give_back(held.slots)
-            raise
-        if tally is not None and tally.admitted:
-            return _took((tally, None, None, None, held))
-        return self._with(held, tally and Took(tally, None))
+            return self._together.at_once(wants, demands, now)
+        # As where there is no limit but the plan's: it may be a plan that has brought us here.
+        plain = Demand(verified.windows, 0 if is_look else needs.cost)
+        return self._together.at_once(wants, plain, now)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -66,7 +127,7 @@ class Taking:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        return self.take_of(wants, _demands(verified, needs, address, is_look=is_look), now)
+        return self._together.take(wants, _demands(verified, needs, address, is_look=is_look), now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -74,55 +135,7 @@ class Taking:
         """`take`, awaited; None where only what blocks can tell."""
         wants = NO_WANTS if is_look else wants_of(verified, needs, address)
         demands = _demands(verified, needs, address, is_look=is_look)
-        return await self.take_async_of(wants, demands, now)
-
-    # --- of whomever ---
-
-    def at_once_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
-        """`at_once`, of what somebody wants."""
-        held = self._concurrency.at_once(wants)
-        if held is None:
-            return None
-        try:
-            took = self._windows.at_once(demands.looks() if held.full else demands, now)
-        except BaseException:
-            self._concurrency.give_back(held.slots)
-            raise
-        return self._with(held, took)
-
-    def take_of(self, wants: Wants, demands: Demands, now: int) -> Took:
-        """`take`, of what somebody wants."""
-        held = self._concurrency.take(wants)
-        try:
-            took = self._windows.take(demands.looks() if held.full else demands, now)
-        except BaseException:
-            self._concurrency.give_back(held.slots)
-            raise
-        return self._with(held, took) or took
-
-    async def take_async_of(self, wants: Wants, demands: Demands, now: int) -> Took | None:
-        """`take_async`, of what somebody wants."""
-        held = await self._concurrency.take_async(wants)
-        if held is None:
-            return None
-        try:
-            took = await self._windows.take_async(demands.looks() if held.full else demands, now)
-        except BaseException:  # the task is cancelled, too
-            self._concurrency.give_back(held.slots)
-            raise
-        return self._with(held, took)
-
-    def _with(self, held: Held, took: Took | None) -> Took | None:
-        """What came of both: no slot is held where windows refuse, or can't tell."""
-        if took is None or not took.tally.admitted:
-            self._concurrency.give_back(held.slots)
-            return took
-        return Took(took.tally, took.demands, took.shown, took.told, held)
-
-    def let_go(self, took: Took | None) -> None:
-        """Give back the slots of a request that is refused after all."""
-        if took is not None:
-            self._concurrency.give_back(took.held.slots)
+        return await self._together.take_async(wants, demands, now)
 
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
@@ -132,18 +145,22 @@ class Taking:
         """Give back what was taken from windows for a request that is refused after all; may
         block.
         """
-        for windows, cost in taken.demands:
+        for windows, cost in demands_of(taken):
             if cost:
                 self._limiter.give_back(windows, cost, taken.at)
 
-    def undo(self, caller: Principal) -> None:
-        """Give back all that a request has taken from windows; may block."""
-        for one in takes_of(caller):
+    def undo(self, caller: Principal) -> tuple[Taken, ...]:
+        """Give back all that a request has taken from windows, and say what that was; may block.
+        From now on it has taken nothing, whatever the app says of its cost.
+        """
+        takes, caller.takes = takes_of(caller), ()
+        for one in takes:
             self.give_back(one)
+        return takes
 
-    def look(self, caller: Principal, now: int) -> Took:
-        """How the windows of a request stand; may block."""
-        windows = dict.fromkeys(one.windows for demands, _ in takes_of(caller) for one in demands)
+    def look(self, takes: Sequence[Taken], now: int) -> Took:
+        """How windows stand of which something was taken; may block."""
+        windows = dict.fromkeys(one.windows for taken in takes for one in demands_of(taken))
         looks = [Demand(one, 0) for one in windows]
         return Took(self._limiter.take_together(looks, now), looks)
 
@@ -154,6 +171,20 @@ def takes_of(caller: Principal) -> tuple[Taken, ...]:
         return caller.takes
     plain = Demand(caller.verified.windows, caller.taken)
     return (Taken((plain,), caller.taken_at),)
+
+
+def demands_of(taken: Taken) -> tuple[Demand, ...]:
+    """All of it, be it enforced or only observed."""
+    return (*taken.demands, *taken.observed)
+
+
+def note(caller: Principal, took: Took, at: int) -> None:
+    """Note on the caller what its request has taken."""
+    if (demands := took.demands) is not None:
+        enforced = len(demands) - took.observed
+        caller.takes = (Taken(demands[:enforced], at, demands[enforced:]),)
+    if took.held.slots:
+        caller.slots = took.held.slots
 
 
 def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:

@@ -21,6 +21,7 @@ from keyrush.runtime.bells import Bell, TaskBell, ThreadBell
 from keyrush.runtime.bridge import running_loop
 from keyrush.runtime.stopping import when_told_to_stop
 from keyrush.usage.activity import Came
+from keyrush.wire.fields import WAITED
 from keyrush.wire.request import Header
 
 #: Seconds for which it holds who asks: a key may end while its request waits.
@@ -228,7 +229,7 @@ def _known(came: Admitted | Refusal | Verified | None) -> Verified:
 def _waited(answer: Admitted | Refusal, seconds: float) -> Admitted | Refusal:
     """The answer, which says how long it was waited for, if it admits."""
     if not isinstance(answer, Refusal):
-        waited: Header = (b"x-ratelimit-waited", b"%.3f" % seconds)
+        waited: Header = (WAITED, b"%.3f" % seconds)
         headers = answer[1]
         headers.insert(len(headers) - 1, waited)  # the last one is `vary`
     return answer

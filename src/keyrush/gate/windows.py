@@ -7,6 +7,7 @@ itself: one that would be refused takes nothing, so that it counts as if it were
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from keyrush.core import sliding
@@ -34,9 +35,11 @@ class Demands(NamedTuple):
         return cls(enforced, observed)
 
     def looks(self) -> Demands:
-        """The same, of which nothing is taken."""
-        enforced, observed = (tuple(Demand(one.windows, 0) for one in part) for part in self)
-        return Demands(enforced, observed)
+        """The same windows, of which nothing is taken."""
+        return Demands(
+            tuple(Demand(one.windows, 0) for one in self.enforced),
+            tuple(Demand(one.windows, 0) for one in self.observed),
+        )
 
 
 class Took(NamedTuple):
@@ -48,6 +51,7 @@ class Took(NamedTuple):
     demands: Sequence[Demand] | None
     shown: Tally | None = None  #: of the most constrained window, where some are observed
     told: Tally | None = None  #: of what is observed and would have refused it
+    observed: int = 0  #: how many of the demands, the last ones, are only observed
     held: Held = NOTHING  #: slots, until the request is over
 
 
@@ -68,7 +72,9 @@ class Windows:
             return None if tally is None else _refused(tally, demands)
         tallies: list[Tally] = []
         for windows, cost in observed:
-            one = self._limiter.take_at_once(windows, cost, now)
+            one: Tally | None = UNLIMITED
+            with suppress(Away):  # which refuses nothing that nobody enforces
+                one = self._limiter.take_at_once(windows, cost, now)
             if one is None:
                 self._undo(_took(tally, demands, tallies), now)
                 return None
@@ -89,7 +95,7 @@ class Windows:
         for windows, cost in observed:
             try:
                 tallies.append(self._limiter.take(windows, cost, now))
-            except Away:  # which refuses nothing that nobody enforces
+            except Away:  # as above
                 tallies.append(UNLIMITED)
         return _took(tally, demands, tallies)
 
@@ -133,7 +139,8 @@ class Windows:
 def _refused(tally: Tally, demands: Demands) -> Took:
     """What came of a take of which nothing that is observed was taken."""
     enforced, observed = demands
-    return Took(tally, (*enforced, *(Demand(windows, 0) for windows, _ in observed)))
+    all_of_them = (*enforced, *(Demand(windows, 0) for windows, _ in observed))
+    return Took(tally, all_of_them, observed=len(observed))
 
 
 def _took(tally: Tally, demands: Demands, observed: Sequence[Tally]) -> Took:
@@ -148,4 +155,5 @@ def _took(tally: Tally, demands: Demands, observed: Sequence[Tally]) -> Took:
         taken,
         sliding.together([tally, *observed]),
         sliding.together(refused) if refused else None,
+        len(demands.observed),
     )

@@ -27,10 +27,10 @@ from pydantic_settings import (
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.issuers import Issuer
-from keyrush.core.model import Limit
 from keyrush.core.notation import names_of
 from keyrush.core.paths import PathList, is_plain
 from keyrush.core.policy import Policy, Unruled
+from keyrush.core.rule_limits import RuleLimits
 from keyrush.errors import ConfigurationError
 from keyrush.limiter.protocol import Mode, Outage
 from keyrush.runtime.plugins import attribute
@@ -406,13 +406,12 @@ class Settings(DashboardSettings):
         )
 
     @property
-    def by_address(self) -> tuple[Limit, ...]:
-        """All limits that count by the client's address, or may."""
-        own = () if self.anonymous is None else self.anonymous.value().limits
+    def by_address(self) -> tuple[RuleLimits, ...]:
+        """What counts by the client's address, or may."""
+        own = () if self.anonymous is None else (self.anonymous.value(),)
         rules = [rule.limits for rule in rules_of(self.rules) if rule.limits is not None]
         has_open = bool(self.public_paths or self.optional_paths)
-        counted = [one for one in rules if has_open or one.per == "address"]
-        return own + tuple(limit for one in counted for limit in one.all)
+        return own + tuple(one for one in rules if has_open or one.per == "address")
 
     @property
     def issuer_values(self) -> tuple[Issuer, ...]:

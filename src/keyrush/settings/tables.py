@@ -112,6 +112,10 @@ def _milliseconds(value: Any) -> Any:
     return value
 
 
+#: What rules of messages that are free in MCP can't say.
+_LIMITING = frozenset({"limits", "limit_group", "max_concurrent", "cost", "wait"})
+
+
 class RuleTable(Table):
     """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
@@ -126,7 +130,7 @@ class RuleTable(Table):
     limits: Annotated[RuleLimitsByPlan | Any, BeforeValidator(_rule_limits)] = None
     per: Counted = "key"
     limit_group: Name | None = None
-    max_concurrent: Annotated[int, Field(ge=1, le=MAX_COST, strict=True)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT, strict=True)] | None = None
     cost: Annotated[int, Field(ge=1, le=MAX_COST, strict=True)] = 1
     wait: Annotated[int, BeforeValidator(_milliseconds)] = 0
     mode: Mode = "enforce"
@@ -139,16 +143,21 @@ class RuleTable(Table):
             raise ValueError("mcp is about POST alone: leave methods out")
         if self.tool is not None and self.mcp != TOOLS_CALL:
             raise ValueError(f'tool goes with mcp = "{TOOLS_CALL}"')
-        if self.credits and (self.mcp in FREE or self.mcp.startswith(NOTIFICATIONS)):
-            raise ValueError(
-                f'credits can\'t be taken for "{self.mcp}", which is never charged for'
-            )
+        if self.mcp in FREE or self.mcp.startswith(NOTIFICATIONS):
+            if self.credits:
+                raise ValueError(
+                    f'credits can\'t be taken for "{self.mcp}", which is never charged for'
+                )
+            if limiting := sorted(self.model_fields_set & _LIMITING):
+                raise ValueError(f'"{self.mcp}" is never limited: leave {limiting[0]} out')
         return self
 
     @model_validator(mode="after")
-    def _check_mode(self) -> RuleTable:
-        if self.mode == "observe" and self.limits is None and self.max_concurrent is None:
-            raise ValueError("mode goes with limits or max_concurrent, of the same rule")
+    def _check_limits(self) -> RuleTable:
+        if self.limits is None and self.max_concurrent is None:
+            for name in ("mode", "per"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} goes with limits or max_concurrent, of the same rule")
         return self
 
     def rule(self, groups: Mapping[str, RuleLimits] = MappingProxyType({})) -> Rule:

@@ -31,6 +31,16 @@ def foreign(headers: Iterable[Header]) -> list[Header]:
     ]
 
 
+#: Fields that tell of one request, and not of how its windows stand: by what it would have been
+#: refused, and how long it has waited.
+WOULD_LIMIT, WAITED = b"x-ratelimit-would-limit", b"x-ratelimit-waited"
+
+
+def is_of_windows(header: Header) -> bool:
+    """Whether one of the gate's own fields says how windows stand."""
+    return header[0] not in (WOULD_LIMIT, WAITED)
+
+
 class Fields:
     """The rate-limit fields of authenticated responses: `x-ratelimit`, `ietf` or `both`."""
 

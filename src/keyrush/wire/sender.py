@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,9 @@ Kept = Literal["full", "prefix", "off"]
 #: Stands among trusted networks for whoever is at the other end of a Unix socket.
 UNIX = "unix"
 
+
+#: What stands for an address where a proxy writes a port behind it, or brackets around it.
+_WITH_PORT = re.compile(rb"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?").fullmatch
 
 #: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
 MAX_FORWARDED = 4096
@@ -56,8 +60,14 @@ def client_address(
             before, separator, hop = rest.rpartition(b",")
             rest = before if separator else None
             if stripped := hop.strip():
-                address, is_trusted = stripped.decode("latin-1"), False
+                address, is_trusted = _host(stripped).decode("latin-1"), False
     return address
+
+
+def _host(hop: bytes) -> bytes:
+    """The address alone, of `192.0.2.1:5678`, `[2001:db8::1]:443` or `[2001:db8::1]`."""
+    found = _WITH_PORT(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def _is_in(address: str | None, networks: Sequence[Network | str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from keyrush.core.policy import ANY_KEY
 from keyrush.core.refusal import Refusal
 from keyrush.gate.admission import Pending
 from keyrush.gate.anonymous import PendingUnknown
@@ -81,11 +82,11 @@ class KeyrushMiddleware:
         if start_response is None or more:
             raise TypeError(f"called by an ASGI server, as WSGI has it not: {_ASGI_ADVICE}")
         gate = self.gate
-        passed = environ.get(GATE)
+        passed, before = environ.get(GATE), None
         if passed is not None and passed.is_same(gate):
-            caller = environ["keyrush.caller"]
-            if caller.is_authenticated:
-                return self._within(caller, environ, start_response)
+            before = environ["keyrush.caller"]
+            if before.is_authenticated:
+                return self._within(before, environ, start_response)
         environ[GATE] = gate
         environ["keyrush.principal"] = None
         # The key is known in there, and not here, where the app runs.
@@ -98,6 +99,7 @@ class KeyrushMiddleware:
             environ.get("QUERY_STRING", "").encode("latin-1"),
             environ.get("REMOTE_ADDR"),
             self._noted(environ),
+            before,
         )
         exchange = None  # with a resource
         if not isinstance(answer, tuple):  # which what is admitted is
@@ -160,7 +162,7 @@ class KeyrushMiddleware:
         self, caller: Principal, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         """A request that has passed this gate before, on its way to an app within the app."""
-        refusal, credits = self.gate.admission.within(
+        needs = self.gate.admission.within(
             caller,
             environ["REQUEST_METHOD"],
             path_of(environ, "PATH_INFO") or "/",
@@ -168,8 +170,8 @@ class KeyrushMiddleware:
             path_of(environ, "SCRIPT_NAME"),
             environ.get("QUERY_STRING", "").encode("latin-1"),
         )
-        if refusal is not None:
-            caller.refuse(refusal)  # which the outer gate answers
-        if credits:
-            caller.charge(credits)
+        if isinstance(needs, Refusal):
+            caller.refuse(needs)  # which the outer gate answers
+        if needs is not ANY_KEY:
+            self.gate.admission.take_within(caller, needs)
         return self.app(environ, start_response)
