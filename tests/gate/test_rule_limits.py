@@ -176,6 +176,18 @@ def test_wrong_rules(rules: list[dict[str, Any]], said: str) -> None:
         settings(rules=rules, plans=PLANS)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limits", "1/minute"), ("limit_group", "g"), ("max_concurrent", 1), ("cost", 2)],
+)
+@pytest.mark.parametrize("method", ["tools/list", "notifications/cancelled"])
+def test_what_is_free_in_mcp(method: str, name: str, value: object) -> None:
+    """A rule of messages that are never limited says no limit, which nobody would heed."""
+    group = {"path": "/a", "limit_group": "g", "limits": "1/minute"}
+    with pytest.raises(ConfigurationError, match=f"never limited: leave {name} out"):
+        settings(rules=[group, {"path": "/mcp", "mcp": method, name: value}], plans=PLANS)
+
+
 # --- in code ---
 
 
