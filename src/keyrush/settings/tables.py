@@ -180,7 +180,7 @@ class RuleTable(Table):
         own = " ".join(filter(None, (methods, self.path, self.mcp, self.tool)))
         return RuleLimits(
             f"group {self.limit_group}" if self.limit_group else f"rule {own}",
-            self.limit_group or self.tool or self.path,
+            self.limit_group or self.tool or self.mcp or self.path,
             limits=() if is_by_plan else limits or (),
             by_plan=limits if is_by_plan else {},
             per=self.per,
