@@ -398,6 +398,19 @@ def test_an_inner_gate_keeps_slots(nested: Any) -> None:
     assert get(key).status == 200
 
 
+@pytest.mark.parametrize("place", ["postgres_url", "valkey_url"])
+def test_an_inner_gate_on_servers(nested: Any, request: pytest.FixtureRequest, place: str) -> None:
+    """It is the same where windows and slots are counted on a server."""
+    url = request.getfixturevalue(place)
+    where = {"store_url": url, "pepper": "p" * 32}
+    if place == "valkey_url":
+        where = {"limiter_url": url}
+    rule = {"path": "/inner", "limits": "2/minute", "max_concurrent": 1}
+    world, get = nested(rule, limiter_mode="exact", **where)
+    key = world.key()
+    assert [get(key).status for _ in range(3)] == [200, 200, 429]
+
+
 def test_an_inner_gate_observes(nested: Any) -> None:
     """What a rule of an inner path only observes refuses nobody there, and is told."""
     world, get = nested({"path": "/inner", "limits": "1/minute", "mode": "observe"})
