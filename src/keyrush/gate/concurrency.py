@@ -112,6 +112,8 @@ class Concurrency:
             if not isinstance(found, Slot):
                 return None if found is None else Held(full=found)
             slots = (found,)
+            if not wants.observed:  # as nearly always
+                return Held(slots)
         try:
             for name, want in wants.observed:
                 found = take((want,))

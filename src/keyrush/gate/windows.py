@@ -133,6 +133,8 @@ class Windows:
 def _refused(tally: Tally, demands: Demands) -> Took:
     """What came of a take of which nothing that is observed was taken."""
     enforced, observed = demands
+    if not observed:
+        return Took(tally, enforced)
     return Took(tally, (*enforced, *(Demand(windows, 0) for windows, _ in observed)))
 
 
