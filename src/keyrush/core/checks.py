@@ -251,7 +251,8 @@ def checked_limit_name(name: str) -> str:
     """`name`, if limits can be called that.
 
     Raises:
-        InvalidArgument: It is not 1 to 64 printable characters of ASCII, without quotes or backslash.
+        InvalidArgument: It is not 1 to 64 printable characters of ASCII, or has a quote or a
+            backslash.
     """
     if not isinstance(name, str) or not _LIMIT_NAME(name):
         raise InvalidArgument(
