@@ -419,3 +419,19 @@ def test_an_inner_gate_observes(nested: Any) -> None:
     assert [one.status for one in answers] == [200, 200]
     told = ["x-ratelimit-would-limit" in one for one in answers]
     assert told == [False, True]
+
+
+def test_a_request_that_goes_on(gate: Gate, clock: Clock) -> None:
+    """What a long request takes again and again is remembered as one, and given back exactly."""
+    gate.accounts.create("acct_a")
+    principal = testing.caller(gate, gate.keys.create("acct_a", "agent"))
+    for number in range(500):
+        principal.limit("1000/minute", name="message")
+        principal.limit("1000/second", name=f"item {number}")
+        principal.cost_after(number % 50)
+        clock.advance(1000)
+    assert len(principal.takes) <= 120
+    principal.cost_after(50)
+    demands = [one for taken in principal.takes for one in taken.demands]
+    own = principal.verified.windows
+    assert sum(one.cost for one in demands if one.windows == own) == 50

@@ -114,6 +114,23 @@ def test_no_credential(headers: list[str], refusal: Refusal) -> None:
     assert credential(lines(*headers)) == refusal
 
 
+def test_any_number_of_names() -> None:
+    """S11, S12: however many names of headers have come, few are remembered, none of them long, and
+    a credential is seen in whatever case its name is written.
+    """
+    headers = CredentialHeaders()
+    key = (b"AUTHORIZATION", b"Bearer k")
+    flood = [(b"x-%d" % number, b"") for number in range(2000)]
+    for lines_ in ([(b"x" * 10_000_000, b"")], flood, [(b"x-" + b"a" * 100, b"")]):
+        found = headers.credential([*lines_, key])
+        assert isinstance(found, Credential)
+        assert headers.credential([*lines_, key, (b"aUTHORIZATION", b"Bearer j")]) is TWO
+        assert headers.credential(lines_) is MISSING
+    remembered = headers._kinds  # noqa: SLF001  # nothing else tells how many they are
+    assert len(remembered) <= 256
+    assert max(map(len, remembered)) <= 64
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"X-Api-Key"]), st.binary())))
 def test_hostile_headers(headers: list[Header]) -> None:
     """S3, S12: bytes of any kind give a credential or a refusal, never an exception."""

@@ -30,7 +30,7 @@ MIN_PEPPER = 32
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
-_LIMIT_NAME = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,64}").fullmatch
+_LIMIT_NAME = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}").fullmatch
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,80}")
 
 MAX_NOTE = 200  # characters
@@ -251,10 +251,13 @@ def checked_limit_name(name: str) -> str:
     """`name`, if limits can be called that.
 
     Raises:
-        InvalidArgument: It is not 1 to 64 visible characters of ASCII, without quotes.
+        InvalidArgument: It is not 1 to 64 printable characters of ASCII, or has a quote or a
+            backslash.
     """
     if not isinstance(name, str) or not _LIMIT_NAME(name):
-        raise InvalidArgument("name", "must be 1 to 64 visible characters of ASCII, without quotes")
+        raise InvalidArgument(
+            "name", "must be 1 to 64 printable characters of ASCII, without quotes or backslash"
+        )
     return name
 
 

@@ -96,6 +96,8 @@ class Needs:
     is_by_address: bool = field(init=False, repr=False, compare=False)
     #: Some of its limits are on how many requests are under way at once.
     has_slots: bool = field(init=False, repr=False, compare=False)
+    #: Some of its limits are only observed.
+    is_observed: bool = field(init=False, repr=False, compare=False)
     #: It takes other than one unit a request from the windows of the plan alone.
     has_limits: bool = field(init=False, repr=False, compare=False)
 
@@ -106,6 +108,8 @@ class Needs:
         object.__setattr__(self, "is_by_address", is_by_address)
         has_slots = any(limits.max_concurrent is not None for limits, _ in self.limits)
         object.__setattr__(self, "has_slots", has_slots)
+        is_observed = any(limits.is_observed for limits, _ in self.limits)
+        object.__setattr__(self, "is_observed", is_observed)
 
     @property
     def is_unread(self) -> bool:

@@ -42,6 +42,8 @@ class Observing:
 
     def over(self, verified: Verified, took: Took, now: int) -> str:
         """The name of what would have refused an admitted request; empty where nothing would."""
+        if took.told is None and not took.held.would_limit and not verified.plan.is_observed:
+            return ""
         name, length = "", 0
         if took.told is not None and took.told.window is not None:
             name, length = took.told.window.name, took.told.window.length

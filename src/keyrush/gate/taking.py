@@ -189,6 +189,12 @@ def note(caller: Principal, took: Took, at: int) -> None:
 
 def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
     cost = 0 if is_look else needs.cost
+    if not (verified.is_observed or needs.is_observed):  # as nearly all
+        enforced = [Demand(verified.windows, cost)] if verified.windows else []
+        for limits, units in needs.limits:
+            if windows := limits.of(verified, address):
+                enforced.append(Demand(windows, 0 if is_look else units))
+        return Demands(tuple(enforced))
     wanted = [(verified.is_observed, Demand(verified.windows, cost))]
     for limits, units in needs.limits:
         demand = Demand(limits.of(verified, address), 0 if is_look else units)

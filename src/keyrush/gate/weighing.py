@@ -36,6 +36,11 @@ from keyrush.wire.fields import WOULD_LIMIT, Fields, is_of_windows, seconds_unti
 Its = Sequence[Window]
 
 
+#: Limits by name of which one request remembers what it took, to give it back; what it took of more
+#: stays taken.
+_NAMES = 100
+
+
 class Weighing:
     """Weighs requests while the app answers them. Safe to use from any thread or event loop.
 
@@ -231,8 +236,44 @@ def _unavailable(principal: Principal, error: Exception) -> Refused:
 
 
 def _note(principal: Principal, taken: Taken) -> None:
-    if taken.demands or taken.observed:
-        principal.takes = (*takes_of(principal), taken)
+    """Note what was taken. What is given back alike is noted as one, so that a request that goes on
+    for long, and takes again and again, has no more to remember than its windows; of limits by name
+    the last `_NAMES` are.
+    """
+    if not taken.demands and not taken.observed:
+        return
+    kept: dict[object, Taken] = {}
+    for one in (*takes_of(principal), taken):
+        alike = _alike(one, taken.at)
+        known = kept.get(alike)
+        kept[alike] = one if known is None else _sum(known, one)
+    named = [alike for alike, one in kept.items() if one.is_named]
+    for alike in named[:-_NAMES]:
+        del kept[alike]
+    principal.takes = tuple(kept.values())
+
+
+def _alike(taken: Taken, now: int) -> object:
+    """What is the same of all that is given back together: windows, and the periods in which they
+    count, or that they do no more.
+    """
+    windows = tuple(demand.windows for demand in demands_of(taken))
+    lengths = {window.length for its in windows for window in its}
+    periods = frozenset((length, taken.at // length) for length in lengths)
+    is_over = all(now // length > period + 1 for length, period in periods)
+    return taken.is_named, len(taken.demands), windows, None if is_over else periods
+
+
+def _sum(some: Taken, more: Taken) -> Taken:
+    return some._replace(
+        demands=_sums(some.demands, more.demands), observed=_sums(some.observed, more.observed)
+    )
+
+
+def _sums(some: Sequence[Demand], more: Sequence[Demand]) -> tuple[Demand, ...]:
+    return tuple(
+        Demand(one.windows, one.cost + other.cost) for one, other in zip(some, more, strict=True)
+    )
 
 
 def _without(principal: Principal, windows: Its, units: int) -> list[tuple[int, int]]:

@@ -139,6 +139,8 @@ class Windows:
 def _refused(tally: Tally, demands: Demands) -> Took:
     """What came of a take of which nothing that is observed was taken."""
     enforced, observed = demands
+    if not observed:
+        return Took(tally, enforced)
     all_of_them = (*enforced, *(Demand(windows, 0) for windows, _ in observed))
     return Took(tally, all_of_them, observed=len(observed))
 

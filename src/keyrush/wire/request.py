@@ -94,9 +94,10 @@ class _Kinds(dict[bytes, int]):
     def __init__(self, kinds: Mapping[bytes, int]) -> None:
         super().__init__(kinds)
         self._kinds = dict(kinds)
+        self._lengths = frozenset(map(len, kinds))
 
     def __missing__(self, name: bytes) -> int:
-        kind = self._kinds.get(name.lower(), 0)
+        kind = self._kinds.get(name.lower(), 0) if len(name) in self._lengths else 0
         if len(self) < _REMEMBERED and len(name) <= _LONG_NAME:
             self[name] = kind
         return kind
