@@ -54,13 +54,13 @@ class MemoryLimiter:
             known = self._counters
             tally, changes = sliding.take_together(demands, known, now, self._clock)
             before = len(known)
-            known.update(changes)
-            if len(known) > before:  # as above
+            for key, counter in changes:  # as above
+                known[key] = counter
+            if len(known) > before:
                 known.sweep(len(known) - before, sliding.joined(demands)[0], now)
             return tally
 
-    def take_together_at_once(self, demands: Sequence[Demand], now: int) -> Tally:
-        return self.take_together(demands, now)
+    take_together_at_once = take_together  # as above
 
     def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
         if cost < 0:
