@@ -199,9 +199,11 @@ def test_mentioned_settings_exist() -> None:
 
 
 @pytest.mark.parametrize("text", [text for page in PAGES.values() for text in page.code("toml")])
-def test_toml_is_valid(text: str, tmp_path: Path) -> None:
+def test_toml_is_valid(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TOML example is a configuration that keyrush takes, with its plans and rules."""
     path = tmp_path / "keyrush.toml"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "refusals.py").write_text("def body(refusal, message): return {}\n")
     path.write_text(text)
     taken, written = Settings(config=path), tomllib.loads(text)
     assert list(taken.catalog().plans) == list(written.get("plans", built_in_plans()))
