@@ -43,9 +43,9 @@ demo: $(VENV)/.for-demo  ## the main job, on the embedded default
 # Tests start hundreds of processes: none of them compiles all modules anew.
 test coverage: export PYTHONDONTWRITEBYTECODE =
 
-# One more than cores, because tests wait for their servers, of which each worker has its own; more
-# than four gain nothing.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
+# As many as there are cores: with more, what has seconds to answer waits for too long. More than four
+# gain nothing, for each has servers of its own.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 test: $(VENV)/.for-test $(BESIDE)  ## every test, with real servers; WORKERS=0 for one process alone
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(TEST_FLAGS)

@@ -26,6 +26,7 @@ from keyrush.core.times import iso, parse_past
 from keyrush.errors import InvalidArgument
 from keyrush.runtime.clock import now_ms
 from keyrush.store.opening import activity_of
+from keyrush.store.sql import SqlStore
 from tests.conftest import CHEAP, settings
 from tests.support.activity import row
 from tests.support.pages import PAGES
@@ -296,6 +297,8 @@ def test_one_persons_rows(run: Runner, tmp_path: Path) -> None:
                 row(5, at=now, credential_id="cred_1", rule=""),
             ]
         )
+        assert isinstance(gate.store, SqlStore)
+        gate.store.settle_activity()  # as after a minute
         with closing(sqlite3.connect(tmp_path / "keyrush.db")) as database:
             (script,) = PAGES["docs/activity.md"].code("sql")
             database.executescript(script)

@@ -6,6 +6,7 @@ Slots come first, for they can be given back at any time without a trace; window
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
@@ -13,8 +14,11 @@ from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand
 from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
 from keyrush.gate.principal import Principal, Taken
-from keyrush.gate.windows import Demands, Took, Windows
+from keyrush.gate.windows import Demands, Took, Windows, made
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
+
+#: `Demand._make` and `Taken._make`, without a call of Python's own.
+_demand, _taken = partial(tuple.__new__, Demand), partial(tuple.__new__, Taken)
 
 
 class Together:
@@ -31,7 +35,9 @@ class Together:
         """From memory alone, or None where I/O is needed. Where no slot is left windows are only
         looked at. One demand alone is of the plan's.
         """
-        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if wants is NO_WANTS and isinstance(demands, Demands):  # as of a rule's limits alone
+            return self._windows.at_once(demands, now)
+        held = self._concurrency.at_once(wants)
         if held is None:
             return None
         try:
@@ -40,7 +46,7 @@ class Together:
             else:
                 windows, cost = demands
                 tally = self._limiter.take_at_once(windows, 0 if held.full else cost, now)
-                took = None if tally is None else Took(tally, None)
+                took = None if tally is None else made((tally, None, None, None, 0, NOTHING))
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
@@ -84,7 +90,8 @@ class Together:
         if held.slots and not took.tally.admitted:
             self._concurrency.give_back(held.slots)
             return took
-        return took._replace(held=held)
+        tally, demands, shown, told, observed, _ = took
+        return made((tally, demands, shown, told, observed, held))
 
     def let_go(self, took: Took | None) -> None:
         """Give back the slots of a request that is refused after all."""
@@ -182,7 +189,7 @@ def note(caller: Principal, took: Took, at: int) -> None:
     """Note on the caller what its request has taken."""
     if (demands := took.demands) is not None:
         enforced = len(demands) - took.observed
-        caller.takes = (Taken(demands[:enforced], at, demands[enforced:]),)
+        caller.takes = (_taken((demands[:enforced], at, demands[enforced:], False)),)
     if took.held.slots:
         caller.slots = took.held.slots
 
@@ -190,10 +197,10 @@ def note(caller: Principal, took: Took, at: int) -> None:
 def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
     cost = 0 if is_look else needs.cost
     if not (verified.is_observed or needs.is_observed):  # as nearly all
-        enforced = [Demand(verified.windows, cost)] if verified.windows else []
+        enforced = [_demand((verified.windows, cost))] if verified.windows else []
         for limits, units in needs.limits:
             if windows := limits.of(verified, address):
-                enforced.append(Demand(windows, 0 if is_look else units))
+                enforced.append(_demand((windows, 0 if is_look else units)))
         return Demands(tuple(enforced))
     wanted = [(verified.is_observed, Demand(verified.windows, cost))]
     for limits, units in needs.limits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from keyrush.core import sliding
@@ -55,6 +56,10 @@ class Took(NamedTuple):
     held: Held = NOTHING  #: slots, until the request is over
 
 
+#: `Took._make`, without a call of Python's own.
+made = partial(tuple.__new__, Took)
+
+
 class Windows:
     """Takes from a limiter. Safe to use from any thread or event loop."""
 
@@ -68,8 +73,12 @@ class Windows:
         tally: Tally | None = UNLIMITED
         if enforced:
             tally = self._limiter.take_together_at_once(enforced, now)
-        if tally is None or not observed or not tally.admitted:
-            return None if tally is None else _refused(tally, demands)
+        if tally is None:
+            return None
+        if not observed:  # as nearly all
+            return made((tally, enforced, None, None, 0, NOTHING))
+        if not tally.admitted:
+            return _refused(tally, demands)
         tallies: list[Tally] = []
         for windows, cost in observed:
             one: Tally | None = UNLIMITED
