@@ -449,6 +449,7 @@ def test_as_the_model(tmp_path: Path, sort: str, steps: list[Step]) -> None:
         made[sort] = MappedLimiter(str(tmp_path / f"windows-{next(_numbers)}"), clock=clock)
     limiter, model = made[sort], Model()
     each = ((window(5), window(30, HOUR)), RULE, (window(8, HOUR, "account:b|x"),))
+    taken: list[tuple[Sequence[Window], int, int]] = []
     for step in steps:
         clock.advance(step.moved)
         demands = [Demand(*one) for one in zip(each, step.costs, strict=True)]
@@ -459,14 +460,17 @@ def test_as_the_model(tmp_path: Path, sort: str, steps: list[Step]) -> None:
             assert tally.admitted == expected.admitted
             if tally.admitted or sort in AT_ONE_STROKE:
                 assert tally == expected
-            continue
-        sign = 1 if step.deed == "give_back" else -1
-        for windows, cost in demands:
-            if sign > 0:
-                limiter.give_back(windows, cost, clock.now)
-            else:
+            if tally.admitted:
+                taken += [(*one, clock.now) for one in demands]
+        elif step.deed == "add":
+            for windows, cost in demands:
                 limiter.add(windows, cost, clock.now)
-            model.give_back(windows, sign * cost, clock.now)
+                model.give_back(windows, -cost, clock.now)
+                taken.append((windows, cost, clock.now))
+        elif taken:  # nobody gives back what was not taken
+            windows, cost, at = taken.pop(step.order % len(taken))
+            limiter.give_back(windows, cost, at)
+            model.give_back(windows, cost, at)
     for one in (one for windows in each for one in windows):
         looked = model.take_together([Demand([one], 0)], clock.now)
         assert limiter.take([one], 0, clock.now) == looked
