@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -11,10 +10,7 @@ from secrets import token_bytes
 from keyrush.core.rule_limits import address_subject
 from keyrush.runtime.forks import after_fork
 from keyrush.usage.activity import Peer
-from keyrush.wire.sender import Network, client_address
-
-#: Bits of an IPv6 address that one client is given: who has a network has all that is in it.
-_NETWORK = 64
+from keyrush.wire.sender import Network, client_address, network_of
 
 #: Clients whose subject is remembered.
 _REMEMBERED = 4096
@@ -87,7 +83,8 @@ class AddressSubjects:
 
     def _find(self, host: str | None, forwarded_for: bytes | None) -> str:
         forwarded = () if forwarded_for is None else (forwarded_for,)
-        subject = _subject(client_address(host, forwarded, self._trusted))
+        network = network_of(client_address(host, forwarded, self._trusted))
+        subject = UNKNOWN if network is None else address_subject(network)
         digest = blake2b(subject.encode(), digest_size=8 * _PROBES, key=self._seed).digest()
         numbers = [int.from_bytes(digest[at : at + 8], "big") for at in range(0, 8 * _PROBES, 8)]
         with self._lock:
@@ -118,16 +115,3 @@ class _Filter:
         for number in numbers:
             at = number % self._size
             self._bits[at >> 3] |= 1 << (at & 7)
-
-
-def _subject(address: str | None) -> str:
-    try:
-        parsed = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return UNKNOWN
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is None:
-            network = ipaddress.ip_network((parsed, _NETWORK), strict=False)
-            return address_subject(str(network.network_address))
-        parsed = parsed.ipv4_mapped  # as servers on both protocols show IPv4
-    return address_subject(str(parsed))

@@ -7,12 +7,12 @@ of good keys that starts anew is never in its own way.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
 from keyrush.runtime.forks import after_fork
+from keyrush.wire.sender import client_of
 
 #: Unknown keys of one address in one to two `PERIOD`s that are nobody's business.
 TOLERATED = 20
@@ -25,9 +25,6 @@ PERIOD = 10.0
 
 #: Addresses remembered; those that have sent nothing for longest are forgotten first.
 REMEMBERED = 10_000
-
-#: Bits of an IPv6 address that are one client's: what a provider gives at least.
-_IPV6_NETWORK = 64
 
 
 class _Sender:
@@ -93,16 +90,3 @@ class Strangers:
             self._senders.move_to_end(name)
         else:
             del self._senders[name]
-
-
-def client_of(address: str | None) -> str:
-    """What one client can send from: an address, of IPv6 its network; all Unix sockets are one."""
-    if address is None or ":" not in address:
-        return address or ""
-    try:
-        parsed = ipaddress.IPv6Address(address)
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, _IPV6_NETWORK), strict=False))

@@ -20,6 +20,9 @@ UNIX = "unix"
 #: What stands for an address where a proxy writes a port behind it, or brackets around it.
 _WITH_PORT = re.compile(rb"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?").fullmatch
 
+#: Bits of an IPv6 address that are one client's: what a provider gives at least.
+_IPV6_NETWORK = 64
+
 #: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
 MAX_FORWARDED = 4096
 
@@ -82,6 +85,26 @@ def _is_in(address: str | None, networks: Sequence[Network | str]) -> bool:
 def _is_unix(peer: str | None) -> bool:
     """True for what servers call a peer at a Unix socket: nothing, "localhost", or a path."""
     return not peer or peer == "localhost" or peer.startswith(("/", "@", "unix:"))
+
+
+def network_of(address: str | None) -> str | None:
+    """What one client can send from: an address of IPv4, of IPv6 its network, however it is
+    written; None where it is no address.
+    """
+    try:
+        parsed = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:  # as servers on both protocols show IPv4
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, _IPV6_NETWORK), strict=False))
+
+
+def client_of(address: str | None) -> str:
+    """The same, where what is no address stands for itself; all Unix sockets are one."""
+    return network_of(address) or address or ""
 
 
 def shown_address(address: str | None) -> str:

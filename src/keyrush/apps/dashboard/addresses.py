@@ -10,7 +10,7 @@ from collections import OrderedDict
 from keyrush.core import sliding
 from keyrush.core.sliding import Tally, Window, WindowCount
 from keyrush.core.times import SECOND
-from keyrush.gate.strangers import client_of
+from keyrush.wire.sender import client_of
 
 MINUTE = 60 * SECOND
 
