@@ -24,7 +24,7 @@ from keyrush.core.policy import ANY_KEY, UNRULED, Needs, Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import Resource
 from keyrush.gate.addresses import AddressSubjects
-from keyrush.gate.anonymous import PendingUnknown, Unknowns
+from keyrush.gate.anonymous import PendingUnknown, Request, Unknowns
 from keyrush.gate.deciding import Admitted, Deciding
 from keyrush.gate.principal import Anonymous, Caller, Principal
 from keyrush.gate.strangers import Strangers
@@ -443,11 +443,13 @@ class Admission:
         if policy.has_rules and not is_plain(path, raw_path):
             return MALFORMED_PATH
         if policy.is_public(method, path, raw_path, root):
-            return self._on_public(method, path, raw_path, root, headers, peer, noted, before)
+            sent = method, path, raw_path, root
+            return self._on_public(sent, headers, peer, noted, before)
         credential = self._credential(headers, noted)
         if isinstance(credential, Refusal):
             if credential is MISSING:
-                return self._from_nobody(method, path, raw_path, root, headers, peer, noted, before)
+                sent = method, path, raw_path, root
+                return self._without_key(sent, headers, peer, noted, before)
             return credential
         entry = self._cache.get(credential.digest)
         now = self._clock()
@@ -528,50 +530,52 @@ class Admission:
             return ""
         return self.addresses.of(caller.came[6], caller.came[7][2])
 
-    def _on_public(  # noqa: PLR0917  # as `begin`
+    def _on_public(
         self,
-        method: str,
-        path: str,
-        raw_path: bytes | None,
-        root: str,
+        request: Request,
         headers: Iterable[Header],
         peer: Peer,
         noted: Noted,
         before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown | Document:
         """The answer on a public path, whoever asks."""
+        method, path, _, root = request
         if (document := self._metadata.answer(method, path, root)) is not None:
             return document
-        if not self._unknowns.has_limits:
-            return Anonymous(), []
-        request = method, path, raw_path, root
-        forwarded_for = self._noted(headers, noted)[2]
-        return self._unknowns.answer(request, peer, forwarded_for, (), before)
+        return self._as_nobody(request, headers, peer, noted, before)
 
-    def _from_nobody(  # noqa: PLR0917  # as `begin`
+    def _without_key(
         self,
-        method: str,
-        path: str,
-        raw_path: bytes | None,
-        root: str,
+        request: Request,
         headers: Iterable[Header],
         peer: Peer,
         noted: Noted,
         before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown:
-        """The answer to a request without a key."""
-        if self.policy.is_optional(method, path, raw_path, root):
+        """The answer to a request without a key, where one may be needed."""
+        if self.policy.is_optional(*request):
             # With a key it would be another answer (S23).
-            if not self._unknowns.has_limits:
-                return Anonymous(), [self._vary]
-            request = method, path, raw_path, root
-            forwarded_for = self._noted(headers, noted)[2]
-            return self._unknowns.answer(request, peer, forwarded_for, (self._vary,), before)
-        if method == "OPTIONS" and is_preflight(headers):
+            return self._as_nobody(request, headers, peer, noted, before, self._vary)
+        if request[0] == "OPTIONS" and is_preflight(headers):
             if self._passes_preflights:
                 return Anonymous(), []
             self._advise_on_cors()
         return MISSING
+
+    def _as_nobody(  # as `begin`
+        self,
+        request: Request,
+        headers: Iterable[Header],
+        peer: Peer,
+        noted: Noted,
+        before: Anonymous | None,
+        *vary: Header,
+    ) -> Admitted | Refusal | PendingUnknown:
+        """Let it through as from nobody, as far as that is not limited."""
+        if not self._unknowns.has_limits:
+            return Anonymous(), [*vary]
+        forwarded_for = self._noted(headers, noted)[2]
+        return self._unknowns.answer(request, peer, forwarded_for, vary, before)
 
     def _advise_on_cors(self) -> None:
         if self._advises_on_cors:

@@ -26,6 +26,9 @@ from keyrush.usage.activity import Peer
 from keyrush.wire.fields import Fields, seconds_until
 from keyrush.wire.request import Header
 
+#: Method, path, how that was sent, and root.
+Request = tuple[str, str, bytes | None, str]
+
 #: What is taken, as whom the request is let in, and what its response has besides.
 _Asked = tuple[Wants, Demands, Anonymous, Sequence[Header]]
 
@@ -68,15 +71,14 @@ class Unknowns:
 
     def answer(
         self,
-        request: tuple[str, str, bytes | None, str],
+        request: Request,
         peer: Peer,
         forwarded_for: bytes | None,
         vary: Sequence[Header],
         before: Anonymous | None,
     ) -> Admitted | Refusal | PendingUnknown:
-        """The answer to a request for `request`, which is method, path, how that was sent, and
-        root. `vary` is what its response has besides. What has been taken for whom an outer gate
-        has let in `before` is not taken again.
+        """The answer to a request. `vary` is what its response has besides. What has been taken for
+        whom an outer gate has let in `before` is not taken again.
         """
         method, path, _, root = request
         needs = self._policy.needs(method, path, root) if self._policy.has_limits else None

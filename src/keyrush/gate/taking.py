@@ -58,7 +58,7 @@ class Together:
         Raises:
             Away: It can't be told, and the outage policy lets nothing pass.
         """
-        held = NOTHING if wants is NO_WANTS else self._concurrency.take(wants)
+        held = self._concurrency.take(wants)
         try:
             took = self._windows.take(demands.looks() if held.full else demands, now)
         except BaseException:
@@ -68,7 +68,7 @@ class Together:
 
     async def take_async(self, wants: Wants, demands: Demands, now: int) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        held = NOTHING if wants is NO_WANTS else await self._concurrency.take_async(wants)
+        held = await self._concurrency.take_async(wants)
         if held is None:
             return None
         try:
