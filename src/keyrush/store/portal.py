@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -18,11 +19,12 @@ from keyrush.store.protocol import MAX_SESSIONS
 _A_TURN = 10
 
 
-class PortalInSql:
+class PortalInSql(ABC):
     """The part of a SQL store that is `protocol.PortalStore`."""
 
+    @abstractmethod
     def _run(self, *, atomic: bool = False) -> AbstractContextManager[sa.Connection]:
-        raise NotImplementedError  # the store has it
+        """The store has it."""
 
     def add_portal_link(self, link: PortalLink) -> None:
         with self._run(atomic=True) as connection:

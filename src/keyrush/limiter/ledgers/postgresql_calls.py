@@ -6,6 +6,7 @@ come while one is under way go together in the next message.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -31,7 +32,7 @@ _LONGEST = 120
 TOGETHER = 32
 
 
-class PostgresqlCalls(Generic[C, A]):
+class PostgresqlCalls(ABC, Generic[C, A]):
     """Who calls. A call is one message, and so one round trip. `clock`, in Unix milliseconds,
     stands in for the server's.
 
@@ -50,17 +51,20 @@ class PostgresqlCalls(Generic[C, A]):
     def _begin(self) -> None:
         self._threads = ThreadBatches(self._send, TOGETHER)
 
+    @abstractmethod
     def statement(self, call: C, at: str) -> str:
         """A call, as SQL with its values; `at` is now, or NULL for the server's."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def keys(self, call: C) -> Sequence[str]:
         """What a call locks."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def answers(self, found: Sequence[Any], calls: Sequence[C]) -> list[A]:
         """What each call comes to, of the arrays of numbers that the statements have returned."""
-        raise NotImplementedError
+        ...
 
     def execute(self, statement: str, *values: Any) -> Any:
         """What a statement returns, in one round trip."""

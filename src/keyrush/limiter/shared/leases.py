@@ -9,6 +9,7 @@ whatever happens to a process; what it holds when it is killed stays counted as 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -58,7 +59,7 @@ class Hand(NamedTuple):
     asked_at: int
 
 
-class Leases:
+class Leases(ABC):
     """Leases by the key of their first window, under one lock. Does no I/O.
 
     Safe to use from any thread.
@@ -81,9 +82,9 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
+    @abstractmethod
     def _refill(self, lease: Lease) -> None:
         """Ask for another block, in the background."""
-        raise NotImplementedError
 
     # --- taking ---
 

@@ -7,6 +7,7 @@ only in how they wait; what is sent, and what an answer means, is written once.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -36,7 +37,7 @@ C = TypeVar("C")  # a call
 A = TypeVar("A")  # its answer
 
 
-class RedisCalls(Generic[C, A]):
+class RedisCalls(ABC, Generic[C, A]):
     """Who asks a server at `url`: nothing is opened before the first call, and nothing of a parent
     process is used. `clock`, in Unix milliseconds, stands in for the server's.
 
@@ -66,13 +67,15 @@ class RedisCalls(Generic[C, A]):
 
     # --- calls ---
 
+    @abstractmethod
     def message(self, calls: Sequence[C]) -> tuple[list[str], list[Any]]:
         """What is sent for calls, in one round trip: keys and arguments of the script."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def answers(self, found: Any, calls: Sequence[C]) -> list[A]:
         """What the script's answer says to each call."""
-        raise NotImplementedError
+        ...
 
     def _ask(self, slot: int, call: C) -> A:
         threads = self._threads.get(slot)
