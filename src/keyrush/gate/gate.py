@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from keyrush.authentication.api_keys import ApiKeys
 from keyrush.authentication.cache import Cache
-from keyrush.authentication.keyring import Fingerprints, Hashing, Keyring
 from keyrush.authentication.peppers import pepper_file, peppers_for
 from keyrush.authentication.proofs import Proofs
 from keyrush.authentication.protocol import Authenticator
 from keyrush.authentication.tokens.newcomers import Newcomers
 from keyrush.authentication.tokens.opening import open_tokens
 from keyrush.authentication.verification import Verification
-from keyrush.core.calls import BODILESS, CallPolicy
-from keyrush.core.catalog import Catalog
-from keyrush.core.key_text import KeyFormat
+from keyrush.core.calls import BODILESS
 from keyrush.core.paths import PathList
-from keyrush.core.policy import Policy
 from keyrush.core.refusal import Refusal
 from keyrush.core.resources import AMBIGUOUS
 from keyrush.core.times import DAY, month_of
@@ -33,6 +29,13 @@ from keyrush.gate.admission import Admission
 from keyrush.gate.anonymous import Unknowns
 from keyrush.gate.charging import A_TURN, Charging
 from keyrush.gate.concurrency import Concurrency
+from keyrush.gate.configured import (
+    environment_of,
+    keyring_of,
+    looking_up_in,
+    noted_headers,
+    policies_of,
+)
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
 from keyrush.gate.health import Health
@@ -74,7 +77,7 @@ from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
 from keyrush.usage.shown import Addresses
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Asked, Refusals, Response
-from keyrush.wire.request import FORWARDED_FOR, REQUEST_ID, USER_AGENT, CredentialHeaders
+from keyrush.wire.request import CredentialHeaders
 from keyrush.wire.resource_metadata import ResourceMetadata
 from keyrush.wire.sender import Sender, client_address
 from keyrush.wire.subprotocol import KeyProtocol
@@ -128,12 +131,12 @@ class Gate:
         #: Its methods are coroutines, which an event loop of the app has to run.
         self.is_store_async = store.is_async
         metadata = ResourceMetadata(self.catalog.resources, settings.root_path)
-        self.policy, call_policy = _policies(settings, self.catalog, metadata)
+        self.policy, call_policy = policies_of(settings, self.catalog, metadata)
         #: The request headers that may hold a key.
         self.credential_headers = CredentialHeaders(
             settings.credential_headers,
             tokens=bool(settings.issuers),
-            noted=_noted(settings),
+            noted=noted_headers(settings),
         )
         #: How browsers send a key with a WebSocket's handshake, where they may.
         self.key_protocol: KeyProtocol | None = None
@@ -157,13 +160,13 @@ class Gate:
         #: Whether the store does, so that it is there for other processes.
         self.keeps_activity = activity is self.store
         slots = hashing_slots(settings.argon2_slots)
-        self.workers = Workers(slots, _looking_up(store))
+        self.workers = Workers(slots, looking_up_in(store))
         self.background = Background()
         self._is_by_settings = False
         if settings.usage_durability == "exact":
             self._record_at_once()
         self.charging = Charging(self.store, self.circuit, self.workers, monotonic, clock)
-        keyring = _keyring(settings, peppers)
+        keyring = keyring_of(settings, peppers)
         #: What keys look like here.
         self.key_format = keyring.format
         #: Secrets for a purpose, derived from the peppers, newest first.
@@ -478,7 +481,7 @@ class Gate:
             self.circuit,
             newcomers,
             resources={name for one in self.catalog.resources for name in one.audiences},
-            environment=_environment(settings.key_environments, self.catalog.unmetered),
+            environment=environment_of(settings.key_environments, self.catalog.unmetered),
             removed=lambda: self._drop(None),
             monotonic=monotonic,
         )
@@ -581,64 +584,6 @@ class Gate:
             self.store.close,
         )
         _take_each(*(partial(_safely, step) for step in steps))
-
-
-def _policies(
-    settings: Settings, catalog: Catalog, metadata: ResourceMetadata
-) -> tuple[Policy, CallPolicy]:
-    """What paths need, and what the messages to resources do."""
-    root_path, resources = settings.root_path, catalog.resources
-    policy = Policy(
-        (*settings.public_paths, *metadata.paths),
-        catalog.rules,
-        optional_paths=settings.optional_paths,
-        modules=catalog.modules,
-        gated="module_not_in_plan" if settings.gated_status == "403" else "gated_feature",
-        unruled=settings.unruled,
-        root_path=root_path,
-        resources=resources,
-    )
-    plain = Policy((), catalog.rules, unruled=settings.unruled, root_path=root_path)
-    return policy, CallPolicy(catalog.rules, resources, plain, root_path)
-
-
-def _environment(environments: Sequence[str], unmetered: Collection[str]) -> str | None:
-    """The environment of those who come without a key: a person is no sandbox, where there is
-    anything else.
-    """
-    metered = [name for name in environments if name not in unmetered]
-    return next(iter(metered or environments), None)
-
-
-def _looking_up(store: store_opening.Opened) -> int:
-    """How many threads look up in a database: one in a file, where nothing is waited for, a few
-    on a server, which is as far away as the network is slow.
-    """
-    return 1 if store.database is None or store.database.file else 4
-
-
-def _noted(settings: Settings) -> list[bytes]:
-    """The request headers that are noted beside those that may hold a key."""
-    names = [REQUEST_ID]
-    is_active = settings.activity != "off"
-    if is_active:
-        names.append(USER_AGENT)
-    if settings.networks and (
-        settings.by_address or (is_active and settings.activity_address != "off")
-    ):
-        names.append(FORWARDED_FOR)
-    return names
-
-
-def _keyring(settings: Settings, peppers: Sequence[bytes]) -> Keyring:
-    hashing = Hashing(
-        settings.argon2_time_cost, settings.argon2_memory_cost, settings.argon2_parallelism
-    )
-    return Keyring(
-        KeyFormat(settings.key_prefix, settings.key_environments),
-        Fingerprints(peppers),
-        None if settings.verify == "fingerprint" else hashing,
-    )
 
 
 def _take_each(*steps: Callable[[], object]) -> None:
