@@ -42,11 +42,11 @@ from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import WELL, Outage
-from keyrush.runtime.background import Background, Job
 from keyrush.sql.engine import Database
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi, asgi_call, scope_of
 from tests.support.calls import run as call
+from tests.support.chores import Chores
 from tests.support.mapped import (
     HOUR,
     MINUTE,
@@ -63,57 +63,14 @@ from tests.support.mapped import (
     word,
     written,
 )
+from tests.support.mapped_limiters import Make, clock, make, path
 from tests.support.running import Runner
 from tests.support.scripts import run
 
-Make = Callable[..., MappedLimiter]
+#: Fixtures.
+__all__ = ["clock", "make", "path"]
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the GIL is kept on Linux alone")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock in the middle of a minute, and of an hour."""
-    clock = Clock()
-    clock.now = NOW
-    return clock
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where a file of windows may be."""
-    return tmp_path / "keyrush.windows"
-
-
-@pytest.fixture
-def make(path: Path, clock: Clock) -> Iterator[Make]:
-    """Makes limiters over the file, which are closed in the end."""
-    made: list[MappedLimiter] = []
-
-    def make(outage: Outage = "closed", at: Path = path) -> MappedLimiter:
-        made.append(MappedLimiter(str(at), outage, clock, lambda: clock() / 1000))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-class Chores(Background):
-    """Work in the background, done when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: list[Job] = []
-
-    def soon(self, job: Job) -> None:
-        self.jobs.append(job)
-
-    def work(self) -> None:
-        """Do what waits now."""
-        jobs, self.jobs = self.jobs, []
-        for job in jobs:
-            job()
 
 
 @pytest.fixture

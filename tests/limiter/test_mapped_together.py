@@ -23,10 +23,9 @@ from keyrush.limiter.ledgers.mapped.file import STRIPE, STRIPES
 from keyrush.limiter.ledgers.mapped.records import TRIES
 from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
-from keyrush.limiter.mapped import MappedLimiter
 from keyrush.limiter.protocol import WELL, Outage
-from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
+from tests.support.chores import Chores
 from tests.support.mapped import (
     HOUR,
     MINUTE,
@@ -40,37 +39,11 @@ from tests.support.mapped import (
     used,
     written,
 )
+from tests.support.mapped_limiters import Make, clock, make, path
 from tests.support.scripts import run
 
-Make = Callable[..., MappedLimiter]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock in the middle of a minute, and of an hour."""
-    clock = Clock()
-    clock.now = NOW
-    return clock
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where a file of windows may be."""
-    return tmp_path / "keyrush.windows"
-
-
-@pytest.fixture
-def make(path: Path, clock: Clock) -> Iterator[Make]:
-    """Makes limiters over the file, which are closed in the end."""
-    made: list[MappedLimiter] = []
-
-    def make(outage: Outage = "closed", at: Path = path) -> MappedLimiter:
-        made.append(MappedLimiter(str(at), outage, clock, lambda: clock() / 1000))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+#: Fixtures.
+__all__ = ["clock", "make", "path"]
 
 
 @pytest.fixture
@@ -93,17 +66,6 @@ def opened(path: Path, locks: list[Counted]) -> Iterator[Table]:
     found = open_table(str(path))
     yield found
     close_table(found)
-
-
-class Chores(Background):
-    """Work in the background, done when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: list[Job] = []
-
-    def soon(self, job: Job) -> None:
-        self.jobs.append(job)
 
 
 def grouped(subject: str, group: str, amount: int = 10**6) -> tuple[Window, ...]:

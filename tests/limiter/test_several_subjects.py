@@ -22,9 +22,9 @@ from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.protocol import Limiter, Outage
 from keyrush.limiter.shared.exact import ExactLimiter
 from keyrush.limiter.together import one_by_one
-from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
 from tests.support import limiters
+from tests.support.chores import Chores
 from tests.support.ledgers import MemoryLedger, client_of
 from tests.support.limiters import (
     MINUTE,
@@ -547,17 +547,6 @@ def test_an_outage_of_one_s_own(clock: Clock, outage: Outage, passes: bool) -> N
     clock.advance(1001)
     assert not limiter.take_together([Demand(RULE, 1)], NOW).admitted
     assert inner.given_back == [(RULE, -9)]
-
-
-class Chores(Background):
-    """Work in the background, done when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: list[Job] = []
-
-    def soon(self, job: Job) -> None:
-        self.jobs.append(job)
 
 
 def test_what_is_added_blocks_nobody() -> None:

@@ -24,11 +24,11 @@ from keyrush.limiter.slots.opening import open_slots
 from keyrush.limiter.slots.protocol import RENEWAL, Slot
 from keyrush.limiter.slots.shared import TOUCH, AwaitedSharedSlots, SharedSlots
 from keyrush.runtime import clock as clocks
-from keyrush.runtime.background import Background, Job
 from keyrush.runtime.circuit import PAUSE
 from keyrush.sql.engine import Database
 from keyrush.sql.schema import SLOT_WORKERS
 from tests.conftest import Clock
+from tests.support.chores import Chores
 from tests.support.faults import until
 from tests.support.slots import MemorySlotLedger, outcome
 from tests.support.valkey import Valkey
@@ -38,26 +38,6 @@ B = Want("cred_b:slots", 4)
 
 #: Milliseconds after which what was away is asked again, and after which a lease has ended.
 TRIED_AGAIN, ENDED = int(PAUSE * 1000), 10_000
-
-
-class Chores(Background):
-    """Work in the background, done when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: list[Job] = []
-        self.again: dict[Job, float] = {}
-
-    def every(self, seconds: float, job: Job) -> None:
-        self.again[job] = seconds
-
-    def soon(self, job: Job) -> None:
-        self.queue.append(job)
-
-    def work(self) -> None:
-        """Do what is to be done soon."""
-        while self.queue:
-            self.queue.pop(0)()
 
 
 @pytest.fixture
@@ -123,15 +103,15 @@ def test_told_in_the_background(make: Make, ledger: MemorySlotLedger, clock: Clo
     assert chores.again == {slots.renew: RENEWAL, slots.touch: TOUCH}
     for one in [held(slots, A) for _ in range(3)]:
         slots.give_back(one)
-    assert len(chores.queue) == 1
-    chores.work()
+    assert len(chores.jobs) == 1
+    chores.work_off()
     assert ledger.held == {}
     one = held(slots, A)
     slots.touch()
     assert ledger.calls[-1] == "tell"
     assert ledger.counted(A.key) == 1
     slots.give_back(one)
-    chores.work()
+    chores.work_off()
     assert ledger.held == {}
 
 
@@ -376,7 +356,7 @@ def test_cancelled(awaited: AwaitedSharedSlots) -> None:
         assert isinstance(last, Slot)
 
     asyncio.run(use())
-    chores.work()
+    chores.work_off()
     assert [isinstance(awaited.take([A]), Slot) for _ in range(5)] == [True] * 4 + [False]
     awaited.close()
 

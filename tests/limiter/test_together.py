@@ -14,9 +14,9 @@ from keyrush.core.sliding import UNLIMITED, Demand, Part, Taken, Tally, Window
 from keyrush.errors import Away
 from keyrush.limiter.shared.exact import AwaitedExactLimiter, ExactLimiter
 from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
-from keyrush.runtime.background import Background, Job
 from keyrush.runtime.circuit import PAUSE
 from tests.conftest import Clock
+from tests.support.chores import Chores
 from tests.support.faults import PATIENCE
 from tests.support.ledgers import MemoryLedger, client_of
 
@@ -57,22 +57,6 @@ class Recorder(MemoryLedger):
     def count(self, wanted: Sequence[Window]) -> int:
         """What it counts in the current period of the first window."""
         return self.counters.get(wanted[0].key, (0, 0, 0))[1]
-
-
-class Still(Background):
-    """A background in which nothing is done before `work`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: list[Job] = []
-
-    def soon(self, job: Job) -> None:
-        self.queue.append(job)
-
-    def work(self) -> None:
-        """Do what has been put off."""
-        while self.queue:
-            self.queue.pop(0)()
 
 
 @pytest.fixture
@@ -424,7 +408,7 @@ def test_threads_in_any_order(ledger: Recorder, clock: Clock) -> None:
     """Threads that want the same subjects in different orders never wait for each other for ever,
     and what all are admitted is what the ledger counts.
     """
-    limiter, background = LeasedLimiter(client_of(ledger, clock)), Still()
+    limiter, background = LeasedLimiter(client_of(ledger, clock)), Chores()
     limiter.start(background)
     barrier = threading.Barrier(4)
     subjects = [[Window(f"key:{n}:60", MINUTE, 900, "minute")] for n in range(3)]
@@ -454,7 +438,7 @@ class Schedule:
         self.clock = clock
         self.ledger = MemoryLedger(clock)
         self.limiters = [LeasedLimiter(client_of(self.ledger, clock)) for _ in range(3)]
-        self.backgrounds = [Still() for _ in self.limiters]
+        self.backgrounds = [Chores() for _ in self.limiters]
         for limiter, background in zip(self.limiters, self.backgrounds, strict=True):
             limiter.start(background)
         self.most = [3000, 400, 60, 150]
@@ -505,7 +489,7 @@ class Schedule:
 
     def tick(self, limiter: LeasedLimiter) -> None:
         """Do what is done in the background."""
-        self.backgrounds[self.limiters.index(limiter)].work()
+        self.backgrounds[self.limiters.index(limiter)].work_off()
         if self.chance.random() < 0.5:
             limiter.tick()
 
