@@ -970,7 +970,7 @@ class CountingStore(MemoryStore):
 def counted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gate with its store and hashing counted."""
     store, hashing = CountingStore(), CountingHashing()
-    monkeypatch.setattr("keyrush.gate.gate.Hashing", lambda *_: hashing)
+    monkeypatch.setattr("keyrush.gate.configured.Hashing", lambda *_: hashing)
     gate = Gate.open(settings(plans={"free": {"max_keys": 2000}}), store=store, clock=clock)
     gate.accounts.create("acct_a")
     yield gate, store, hashing

@@ -275,6 +275,7 @@ def test_store_frozen(away: Proxy, clock: Clock) -> None:
         assert await send(app, sent, 5) == {200: 5}
         away.freeze()
         assert await send(app, sent, 20) == {200: 20}  # still fresh
+        looked_up = 0
         for _ in range(3):
             clock.advance(6_000)
             store.found = 0
@@ -283,9 +284,12 @@ def test_store_frozen(away: Proxy, clock: Clock) -> None:
             await asyncio.sleep(0)
             await noted(order, "public", send(app, PUBLIC))
             assert await waiting == {200: 1}
-            assert order == ["public", "waiting"]
+            if store.found:  # else the circuit was open, and neither waited for anything
+                assert order == ["public", "waiting"]
             assert await send(app, sent, 20) == {200: 20}
             assert store.found <= 1
+            looked_up += store.found
+        assert looked_up
         assert await send(app, unknown, 3) == {503: 3}
         health = gate.health()
         assert not health.is_well
