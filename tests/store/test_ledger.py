@@ -195,6 +195,25 @@ def test_entries_by_door_and_time(store: Store) -> None:
     assert store.entries("acct_x", EntryWhere(since=NOW, until=NOW + 1)) == []
 
 
+@pytest.mark.parametrize("leap", [400 * DAY, -400 * DAY])
+@pytest.mark.parametrize("wrong", [range(26, 33), range(0, 60, 2), range(8), range(53, 60)])
+def test_entries_by_time_whatever_a_clock_says(store: Store, wrong: range, leap: int) -> None:
+    """O3: a clock that was wrong, for a while or in one of two processes, hides no entry of those
+    that were right.
+    """
+    for number in range(60):
+        at = NOW + number * HOUR + (leap if number in wrong else 0)
+        store.post("acct_a", Posting(1, "grant", at))
+    every = everything(store)[::-1]
+    for since, until in ((NOW, None), (None, NOW + 60 * HOUR), (NOW, NOW + 60 * HOUR)):
+        wanted = [
+            one for one in every if (since or 0) <= one.at and (until is None or one.at < until)
+        ]
+        where = EntryWhere(since=since, until=until)
+        assert store.entries("acct_a", where, 100) == wanted
+        assert store.entries("acct_a", where, 9, wanted[9].number) == wanted[10:19]
+
+
 # --- what time brings ----------------------------------------------------------------------------
 
 

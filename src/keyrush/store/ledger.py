@@ -275,6 +275,11 @@ _KINDS = (
 #: may have waited for its turn. Milliseconds.
 _DISORDER = 600 * SECOND
 
+#: How far from where a time seems to come it is seen whether the rest agrees: a clock that was
+#: wrong for a while has left entries among which the halves may have ended. Each step is a quarter
+#: longer, so that what goes unseen is a quarter of what the clock has got wrong at most.
+_STEPS = tuple(dict.fromkeys(int(1.25**exponent) for exponent in range(94)))  # 10^9 is the last
+
 #: What must be true of entries, with the values of its "?".
 _Condition = tuple[str, Sequence[Any]]
 
@@ -299,11 +304,11 @@ def entries(
     """`Store.entries`."""
     always: list[_Condition] = [("account_id = ?", (account_id,)), ("amount <> 0", ())]
     if where.since is not None:
-        above, _ = _between(run, account_id, where.since - _DISORDER)
+        above = _last_before(run, account_id, where.since)
         always += [("number > ?", (above,)), ("at >= ?", (where.since,))]
     if where.until is not None:
-        _, below = _between(run, account_id, where.until + _DISORDER)
-        before = below if before is None else min(before, below)
+        below = _first_after(run, account_id, where.until)
+        before = min((one for one in (before, below) if one is not None), default=None)
         always.append(("at < ?", (where.until,)))
     if before is not None:
         always.append(("number < ?", (before,)))
@@ -314,6 +319,32 @@ def entries(
         statement = f"SELECT {_LISTED} FROM ({union}) AS found ORDER BY number DESC LIMIT ?"  # noqa: S608
         values = [*chain.from_iterable(given for _, given in parts), limit]
     return [_entry(row) for row in run(statement, values).fetchall()]
+
+
+def _last_before(run: Run, account_id: str, since: int) -> int:
+    """The number of an entry that is before a time, with all before it; 0 where none is, or where
+    a clock has been wrong, and numbers tell nothing of times.
+    """
+    last, _ = _between(run, account_id, since - _DISORDER)
+    earlier = [last - step for step in _STEPS if step < last]
+    return 0 if _has_any(run, account_id, earlier, "at >= ?", since) else last
+
+
+def _first_after(run: Run, account_id: str, until: int) -> int | None:
+    """The same of an entry that is not before a time, with all after it; None where there is no
+    telling.
+    """
+    _, first = _between(run, account_id, until + _DISORDER)
+    later = [first + step for step in _STEPS]
+    return None if _has_any(run, account_id, later, "at < ?", until) else first
+
+
+def _has_any(run: Run, account_id: str, numbers: Sequence[int], condition: str, at: int) -> bool:
+    if not numbers:
+        return False
+    found = f"SELECT 1 FROM keyrush_ledger WHERE account_id = ? AND {condition}"  # noqa: S608  # of this module
+    statement = f"{found} AND number IN ({_marks(numbers)}) LIMIT 1"
+    return run(statement, (account_id, at, *numbers)).fetchone() is not None
 
 
 def _between(run: Run, account_id: str, at: int) -> tuple[int, int]:
