@@ -228,19 +228,22 @@ def test_credits(client: httpx2.Client, key: NewKey) -> None:
 
 
 def test_create_list_revoke(client: httpx2.Client, key: NewKey, clock: Clock) -> None:
-    """O4, O5, O6, O17: a key makes another, finds it in the list and revokes it."""
+    """O4, O5, O6, O17: a key makes another, with a name of 120 characters, finds it in the list and
+    revokes it.
+    """
     clock.advance(1000)
+    name = "Production" * 12
     created = client.post(
         KEYS,
         headers=bearer(key),
-        json={"name": "Production", "expires_at": "2027-01-31T12:00:00Z"},
+        json={"name": name, "expires_at": "2027-01-31T12:00:00Z"},
     )
     assert created.status_code == 201
     credential = created.json()["api_credential"]
     assert credential == {
         "id": credential["id"],
         "account_id": "acct_a",
-        "name": "Production",
+        "name": name,
         "prefix": credential["prefix"],
         "is_active": True,
         "created_at": "2026-11-18T11:07:01Z",
@@ -332,6 +335,39 @@ def test_not_enough_credits(client: httpx2.Client, openrush: Gate) -> None:
     assert client.get("/v1/me/credits", headers=bearer(poor)).json() == {"balance": 6}
 
 
+def test_nothing_is_done_unpaid(client: httpx2.Client, openrush: Gate) -> None:
+    """O11, O12: credits are charged before the work: of a call that is refused for them there is no
+    dataset.
+    """
+    openrush.accounts.create("acct_poor")
+    openrush.credits.grant("acct_poor", 2)
+    poor = openrush.keys.create("acct_poor", "agent")
+    assert call(client, poor, "research_keywords").status_code == 402
+    wanted = {"dataset_id": TOOLS["research_keywords"][2]["dataset_id"]}
+    assert call(client, poor, "export_dataset", wanted).status_code == 404
+    openrush.credits.grant("acct_poor", 1)
+    assert call(client, poor, "research_keywords").status_code == 200
+    assert call(client, poor, "export_dataset", wanted).status_code == 200
+
+
+def test_gated_feature(clock: Clock) -> None:
+    """O12: a tool that the account's plan does not have is 402, and takes nothing."""
+    gated = {"path": "/v1/tools/audit_site", "tool": "audit_site", "credits": 10}
+    plans = {"standard": {}, "business": {"modules": ["audits"]}}
+    gate = Gate.open(
+        settings(config=CONFIG, plans=plans, rules=[gated | {"modules": ["audits"]}]), clock=clock
+    )
+    for name, plan, status in (("acct_a", "standard", 402), ("acct_b", "business", 200)):
+        gate.accounts.create(name, plan=plan)
+        gate.credits.grant(name, 10)
+        key = gate.keys.create(name, "agent")
+        with client_of(gate) as client:
+            answer = call(client, key, "audit_site")
+        assert answer.status_code == status
+        assert gate.credits.balance(name) == (10 if status == 402 else 0)
+    gate.close()
+
+
 def test_top_up(client: httpx2.Client, openrush: Gate) -> None:
     """O12, O19: after a top-up the same key goes on at once."""
     openrush.accounts.create("acct_poor")
@@ -406,7 +442,9 @@ def test_activity(
 def test_limits_are_of_the_account(
     client: httpx2.Client, openrush: Gate, key: NewKey, clock: Clock
 ) -> None:
-    """O13, O15: 60 requests a minute for all keys of an account, whatever others do."""
+    """O13 to O15: 60 requests a minute for all keys of an account, whatever others do; then 429,
+    with when to try again.
+    """
     second = openrush.keys.create("acct_a", "second")
     for number in range(60):
         response = client.get("/v1/me/credits", headers=bearer(second if number % 2 else key))
@@ -441,6 +479,18 @@ def test_most_constrained_window(
     assert (shown["x-ratelimit-limit"], shown["x-ratelimit-remaining"]) == ("20", "18")
     hour = clock.now // 3_600_000 * 3600 + 3600
     assert int(shown["x-ratelimit-reset"]) == hour
+
+
+def test_limits_that_an_account_has(clock: Clock) -> None:
+    """O13: an account may ask 60 times a minute, 1,000 times an hour and 10,000 times a day."""
+    gate = Gate.open(settings(config=CONFIG, headers="both"), clock=clock)
+    gate.accounts.create("acct_a")
+    key = gate.keys.create("acct_a", "agent")
+    with client_of(gate) as client:
+        answer = client.get("/v1/me/credits", headers=bearer(key))
+    said = [policy.partition(";")[2] for policy in answer.headers["ratelimit-policy"].split(", ")]
+    assert said == ["q=60;w=60", "q=1000;w=3600", "q=10000;w=86400"]
+    gate.close()
 
 
 def test_own_limits(client: httpx2.Client, openrush: Gate) -> None:
@@ -524,12 +574,13 @@ def test_unknown_tool(client: httpx2.Client, key: NewKey) -> None:
         ("/v1/tools/inspect_serp", {"results": ["x"]}, ["body", "results", 0]),
         (KEYS, {}, ["body", "name"]),
         (KEYS, {"name": ""}, ["body", "name"]),
+        (KEYS, {"name": "a" * 121}, ["body", "name"]),
     ],
 )
 def test_validation(
     client: httpx2.Client, key: NewKey, path: str, body: object, loc: list[object]
 ) -> None:
-    """O15, O16: the tools and the account API describe wrong bodies in the same form."""
+    """O4, O15, O16: the tools and the account API describe wrong bodies in the same form."""
     response = client.post(path, headers=bearer(key), json=body)
     assert response.status_code == 422
     [problem] = response.json()["detail"]

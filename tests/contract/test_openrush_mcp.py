@@ -118,6 +118,32 @@ def test_one_balance_by_three_doors(site: Site) -> None:
     assert httpx2.get(f"{site.url}/v1/me/credits", headers=headers).status_code == 401
 
 
+def test_limits_of_three_doors(site: Site) -> None:
+    """O9, O13: a key, a dashboard's session and an agent's token take from the same limits."""
+    site.gate.accounts.set_limits("acct_a", "1000/day")
+
+    def left(credential: str) -> int:
+        headers = {"authorization": f"Bearer {credential}"}
+        answer = httpx2.get(f"{site.url}/v1/me/credits", headers=headers)
+        return int(answer.headers["x-ratelimit-remaining"])
+
+    assert [left(site.key), left(site.session), left(site.key)] == [999, 998, 997]
+    anyio.run(calls, site.url, site.agent, "inspect_keyword")
+    assert left(site.session) < 996
+
+
+def test_keys_of_a_session(site: Site) -> None:
+    """O8, O17: a dashboard's session makes a key of its account, and revokes it."""
+    headers = {"authorization": f"Bearer {site.session}"}
+    keys = f"{site.url}/v1/me/api-credentials"
+    made = httpx2.post(keys, json={"name": "agent"}, headers=headers).json()
+    own = {"authorization": f"Bearer {made['key']}"}
+    assert httpx2.get(f"{site.url}/v1/me/credits", headers=own).json() == {"balance": 100}
+    revoked = httpx2.post(f"{keys}/{made['api_credential']['id']}/revoke", headers=headers)
+    assert revoked.json()["account_id"] == "acct_a"
+    assert httpx2.get(f"{site.url}/v1/me/credits", headers=own).status_code == 401
+
+
 def test_activity_of_three_doors(site: Site) -> None:
     """O9, O20: activity and ledger have the calls by every door, each with whose it is and what it
     has cost, in the account that is behind them all.

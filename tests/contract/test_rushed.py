@@ -275,7 +275,7 @@ def test_plans(service: Service, plan: str, per_minute: str, monthly: str | None
 
 
 def test_limits_are_per_key(service: Service) -> None:
-    """R6, R7, R10: exactly 100 a minute, then 429; another key of the account is not concerned."""
+    """R6, R7: exactly 100 a minute, then 429; another key of the account is not concerned."""
     key = service.key()
     other = service.keys.create(key.key.account_id, "other")
     answers = [service.get(key=key).status_code for _ in range(101)]

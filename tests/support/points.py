@@ -56,7 +56,7 @@ def numbers(page: str) -> list[str]:
 
 
 def table(page: str) -> str:
-    """Of each point the first test of its service."""
+    """Of each point the tests of its service, as few hold all that one says."""
     held = {kind: of_services(kind) for kind in SERVICES}
     lines = ["| # | held by |", "|---|---|"]
     for point in numbers(page):
@@ -64,8 +64,9 @@ def table(page: str) -> str:
         if not named:
             lines.append(f"| {point} | none: {WITHOUT.get(point, 'there should be one')} |")
             continue
-        module, _, test = named[0].partition(".")
-        lines.append(f"| {point} | [`{test}`](../tests/contract/{module}.py) |")
+        links = (one.partition(".") for one in named)
+        held_by = [f"[`{test}`](../tests/contract/{module}.py)" for module, _, test in links]
+        lines.append(f"| {point} | {', '.join(held_by)} |")
     return "\n".join(lines)
 
 
