@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+import anyio
 import pytest
 
 from keyrush import Gate, Refusal, Refused
@@ -17,6 +18,7 @@ from keyrush.core.activity import Activity, Where
 from keyrush.core.identity import account_subject
 from keyrush.core.times import DAY, month_of
 from keyrush.errors import DataError
+from keyrush.runtime import workers
 from keyrush.runtime.circuit import Circuit
 from keyrush.store.memory import MemoryStore
 from keyrush.store.protocol import Batch
@@ -321,6 +323,46 @@ SOCKETS = [
     ([CLOSE], 403, "error"),
     ([ACCEPT, ValueError("of the app")], 101, "error"),
 ]
+
+
+def test_a_charge_that_nobody_waits_for(
+    gate: Gate, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O11, O20: a charge whose task is cancelled as it is made is none of the request's, however
+    late it is undone.
+    """
+    entered, go, made, over = (threading.Event() for _ in range(4))
+    charge, undo = gate.store.charge, workers._undo
+
+    def slow(*args: Any, **named: Any) -> int | None:
+        balance = charge(*args, **named)
+        entered.set()
+        assert go.wait(10)
+        return balance
+
+    def undo_later(*done: Any) -> None:
+        made.set()
+        assert over.wait(10)
+        undo(*done)
+
+    monkeypatch.setattr(gate.store, "charge", slow)
+    monkeypatch.setattr(workers, "_undo", undo_later)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with anyio.create_task_group() as charging:
+            charging.start_soon(scope["keyrush"].charge_async, 5)
+            await anyio.to_thread.run_sync(entered.wait)
+            charging.cancel_scope.cancel()
+            go.set()
+        await anyio.to_thread.run_sync(made.wait)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    assert Asgi(gate, app).send(Sent("/x", [("X-API-Key", key)])).status == 200
+    over.set()
+    gate.workers.close()
+    [row] = recorded(gate)
+    assert (row.credits, charged(gate)) == (0, 0)
 
 
 @pytest.mark.parametrize(("does", "status", "outcome"), SOCKETS)

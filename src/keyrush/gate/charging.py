@@ -79,7 +79,8 @@ class Charging:
 
     def charge(self, principal: Principal, credits: int, rule: str | None = None) -> int | None:
         """See `Principal.charge`; `rule` is what it is for, where that is not the whole request."""
-        _, balance = self._charge(principal, credits, rule)
+        charge, balance = self._charge(principal, credits, rule)
+        self._note(principal, charge)
         return balance
 
     async def charge_async(self, principal: Principal, credits: int) -> int | None:
@@ -88,19 +89,27 @@ class Charging:
         def undo(done: tuple[Charge | None, int | None]) -> None:
             charge, _ = done
             if charge is not None:  # nobody waits for the work that it was for
-                self.give_back(principal, (charge,))
+                self._reverse((charge,))
 
         try:
-            _, balance = await self._workers.run("io", self._charge, principal, credits, undo=undo)
+            charge, balance = await self._workers.run(
+                "io", self._charge, principal, credits, undo=undo
+            )
         except Away as error:  # no thread is free
             principal.refusal = UNAVAILABLE
             raise Refused(UNAVAILABLE) from error
+        self._note(principal, charge)  # no sooner: what is undone was never the request's
         return balance
+
+    def _note(self, principal: Principal, charge: Charge | None) -> None:
+        if charge is not None:
+            with self._lock:
+                principal.charges += (charge,)
 
     def _charge(
         self, principal: Principal, credits: int, rule: str | None = None
     ) -> tuple[Charge | None, int | None]:
-        """What was charged, and the new balance."""
+        """What was charged, if anything, and the new balance."""
         verified = principal.verified
         if not verified.is_metered:
             return None, None
@@ -132,10 +141,7 @@ class Charging:
         if balance is None:
             self._note_short(account_id, credits, generation, now)
             principal.refuse(SHORT)
-        if credits:
-            with self._lock:
-                principal.charges += (charge,)
-        return charge, balance
+        return charge if credits else None, balance
 
     # --- what is known of balances ---
 
@@ -181,8 +187,11 @@ class Charging:
         with self._lock:  # whoever comes second finds nothing left to give back
             mine = [charge for charge in caller.charges if charge in charges]
             caller.charges = tuple(one for one in caller.charges if one not in charges)
-        self._owe(mine)
-        self._reverse_each(mine)
+        self._reverse(mine)
+
+    def _reverse(self, charges: Collection[Charge]) -> None:
+        self._owe(charges)
+        self._reverse_each(charges)
 
     def _owe(self, charges: Collection[Charge]) -> None:
         with self._lock:
