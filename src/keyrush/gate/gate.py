@@ -74,6 +74,7 @@ from keyrush.store.opening import open_store
 from keyrush.store.protocol import ActivityStore, Store
 from keyrush.usage.activity import Recording
 from keyrush.usage.counting import FLUSH_INTERVAL, MonthlyCounts
+from keyrush.usage.retention import Retention
 from keyrush.usage.shown import Addresses
 from keyrush.wire.fields import Fields
 from keyrush.wire.refusals import Asked, Refusals, Response
@@ -156,7 +157,14 @@ class Gate:
         self.counts = MonthlyCounts(self.store, self.circuit)
         #: What notes activity; None where none is recorded.
         activity = store_opening.activity_of(self.store)
-        self.recording = self._recording(settings, activity, clocks)
+        self.retention = Retention(
+            activity,
+            self.circuit,
+            (settings.activity_days * DAY, MINUTES_KEPT, HOURS_KEPT),
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self.recording = self._recording(settings, activity, monotonic)
         #: Whether the store does, so that it is there for other processes.
         self.keeps_activity = activity is self.store
         slots = hashing_slots(settings.argon2_slots)
@@ -313,7 +321,7 @@ class Gate:
         self.background.every(FLUSH_INTERVAL, self.proofs.flush)
         if self.recording is not None:
             self.background.every(FLUSH_INTERVAL, self.recording.flush)
-            self.background.every(FLUSH_INTERVAL, self.recording.forget)
+        self.background.every(FLUSH_INTERVAL, self.retention.forget)
         self.background.every(FLUSH_INTERVAL, partial(self.charging.settle, A_TURN))
         self.background.every(FLUSH_INTERVAL, self._look_after_news)
         self.limiter.start(self.background)
@@ -451,7 +459,7 @@ class Gate:
         return Asked(None if resource is AMBIGUOUS else resource, is_call, call_id)
 
     def _recording(
-        self, settings: Settings, store: ActivityStore, clocks: Clock
+        self, settings: Settings, store: ActivityStore, monotonic: Callable[[], float]
     ) -> Recording | None:
         if settings.activity == "off":
             return None
@@ -460,9 +468,8 @@ class Gate:
             self.circuit,
             Addresses(settings.activity_address, settings.networks),
             records_all=settings.activity == "all",
-            kept=(settings.activity_days * DAY, MINUTES_KEPT, HOURS_KEPT),
-            clock=clocks.now,
-            monotonic=clocks.monotonic,
+            retention=self.retention,
+            monotonic=monotonic,
         )
 
     def _tokens(self, settings: Settings, monotonic: Callable[[], float]) -> Sequence[Tokens]:

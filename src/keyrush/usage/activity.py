@@ -21,12 +21,12 @@ from keyrush.core.activity import WOULD_LIMIT, Activity, Outcome
 from keyrush.core.identity import Verified
 from keyrush.core.issuers import SESSION
 from keyrush.core.refusal import Refusal
-from keyrush.core.times import SECOND
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.forks import after_fork, process_name
 from keyrush.runtime.logs import log_fault
 from keyrush.store.protocol import ActivityStore, Batch
+from keyrush.usage.retention import Retention
 from keyrush.usage.shown import PATH_LOOKED_AT, Addresses, shown_agent, shown_id, shown_path
 from keyrush.wire.request import NOTHING, Noted
 
@@ -34,20 +34,12 @@ from keyrush.wire.request import NOTHING, Noted
 #: of what one process can answer.
 MOST_WAITING = 50_000
 
-#: Rows of a batch: some hundredths of a second, in which SQLite lets nobody else write. Of what is
-#: too old as many are deleted at once as counts are written, because each is looked for.
-PORTION, OLD = 2000, 500
+#: Rows of a batch: some hundredths of a second, in which SQLite lets nobody else write.
+PORTION = 2000
 
 #: Rows that one credential gets in a minute, in one process, for what it is refused: enough to see
 #: why. A flood of refusals adds to totals alone.
 REFUSALS_A_MINUTE = 60
-
-#: Seconds between two looks at what is too old, once there is nothing more.
-_LOOK = 60.0
-
-#: A clock that has been set by more milliseconds is believed, as to what is too old, after so many
-#: seconds: what is deleted by one that is wrong for a while does not come back.
-_LEAP, _DOUBT = 3600 * SECOND, 3600.0
 
 #: Texts of clients whose shown form is remembered during a flush.
 _REMEMBERED = 1024
@@ -91,9 +83,8 @@ class _Portion(NamedTuple):
 class Recording:
     """The activity of this process. Safe to call from any thread.
 
-    With `records_all` false there are only refusals. Rows, totals by the minute and by the hour are
-    kept for `kept` milliseconds. `clock` gives Unix milliseconds, `monotonic` seconds, from
-    anywhere, that nobody sets.
+    With `records_all` false there are only refusals. `retention` is told how much is written.
+    `monotonic` gives seconds, from anywhere, that nobody sets.
     """
 
     def __init__(
@@ -103,16 +94,14 @@ class Recording:
         addresses: Addresses,
         *,
         records_all: bool,
-        kept: tuple[int, int, int],
-        clock: Callable[[], int],
+        retention: Retention,
         monotonic: Callable[[], float],
     ) -> None:
         self._store = store
         self._circuit = circuit
         self._addresses = addresses
         self._records_all = records_all
-        self._kept = kept
-        self._clock = clock
+        self._retention = retention
         self._monotonic = monotonic
         #: Called after each request, where its row is not to wait for the next flush.
         self.hurry: Callable[[], object] | None = None
@@ -129,9 +118,6 @@ class Recording:
         self._portion: _Portion | None = None  # what is being written, or could not be
         self._ids = secrets.token_hex(6)  # how the ids of this process begin
         self._made = 0
-        self._written = 0  # since the last look at what is too old
-        self._look_at = 0.0
-        self._offset: int | None = None  # of the clock, from what nobody sets
         self._minute = 0
         self._refused: Counter[str] = Counter()  # in this minute, by credential
         self._tools: set[str] = set()
@@ -239,7 +225,7 @@ class Recording:
             log_fault("activity can't be written", error)
             with self._lock:
                 self.dropped += len(portion.rows)
-        self._written += len(portion.rows)
+        self._retention.note(len(portion.rows))
         self._portion = None
 
     def _say_dropped(self) -> None:
@@ -315,35 +301,6 @@ class Recording:
                 self._clients.clear()
             self._clients[client] = self._addresses.of(*client)
         return self._clients[client]
-
-    # --- what is too old ---
-
-    def forget(self) -> None:
-        """Delete what is kept no longer, at most twice as much as came since; called again and
-        again by one thread, so that millions of rows hold nothing up.
-        """
-        now, passed = self._clock(), self._monotonic()
-        if self._has_leapt(now - int(passed * SECOND)):
-            self._look_at = passed + _DOUBT
-        if passed < self._look_at:
-            return
-        before = [now - kept for kept in self._kept]
-        turns, self._written = 1 + 2 * self._written // OLD, 0
-        try:
-            for _ in range(turns):
-                if not self._circuit.call(self._store.forget_activity, *before, OLD):
-                    self._look_at = passed + _LOOK
-                    return
-        except Away:
-            return
-        except DataError as error:
-            log_fault("activity that is too old can't be deleted", error)
-            self._look_at = passed + _LOOK
-
-    def _has_leapt(self, offset: int) -> bool:
-        """Whether the clock has been set since the last time."""
-        before, self._offset = self._offset, offset
-        return before is not None and abs(offset - before) > _LEAP
 
 
 def _may_be_tool(name: str) -> bool:
