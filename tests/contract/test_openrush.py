@@ -254,6 +254,7 @@ def test_create_list_revoke(client: httpx2.Client, key: NewKey, clock: Clock) ->
     assert client.get("/v1/me/credits", headers=bearer(new)).status_code == 200
     listed = client.get(KEYS, headers=bearer(key)).json()
     assert [item["id"] for item in listed] == [key.key.id, credential["id"]]
+    assert listed[1] | {"last_used_at": None} == credential
     revoked = client.post(f"{KEYS}/{credential['id']}/revoke", headers=bearer(key))
     assert revoked.json()["is_active"] is False
     assert client.get("/v1/me/credits", headers=bearer(new)).status_code == 401
