@@ -40,8 +40,9 @@ class Together:
             return self._windows.at_once(demands, now)
         held = self._concurrency.at_once(wants)
         if held is None:
-            its = demands if isinstance(demands, Demands) else Demands((demands,))
-            return self._refused_at_once(its, now)
+            if not isinstance(demands, Demands):
+                demands = Demands((demands,) if demands.windows else ())
+            return self._refused_at_once(demands, now)
         try:
             if isinstance(demands, Demands):
                 took = self._windows.at_once(demands.looks() if held.full else demands, now)
