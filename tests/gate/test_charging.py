@@ -150,7 +150,13 @@ def asgi_app(steps: Sequence[Any], charge: int = 0) -> Any:
     return app
 
 
-def run_asgi(world: World, app: Any, path: str = "/paid", fails_at: int | None = None) -> None:
+def run_asgi(
+    world: World,
+    app: Any,
+    path: str = "/paid",
+    fails_at: int | None = None,
+    error: type[Exception] = OSError,
+) -> None:
     """A request, to its end, however that is; sending fails from the message of this number on."""
     count = 0
 
@@ -161,7 +167,7 @@ def run_asgi(world: World, app: Any, path: str = "/paid", fails_at: int | None =
         nonlocal count
         count += 1
         if fails_at is not None and count >= fails_at:
-            raise OSError("the client has left")
+            raise error("unable to perform operation on <TCPTransport>; the handler is closed")
 
     async def run() -> None:
         scope = scope_of(Sent(path, world.sent.headers))
@@ -188,11 +194,14 @@ def test_credits_are_kept_for_an_answer(world: World, steps: Any, balance: int, 
 
 
 @pytest.mark.filterwarnings("ignore:.*never retrieved")
+@pytest.mark.parametrize("error", [OSError, RuntimeError], ids=["any server", "uvloop"])
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
-def test_a_client_that_is_found_to_have_left(world: World, fails_at: int) -> None:
-    """O11: who breaks an answer off gets nothing back, whenever; servers may tell by OSError."""
+def test_a_client_that_is_found_to_have_left(
+    world: World, fails_at: int, error: type[Exception]
+) -> None:
+    """O11: who breaks an answer off gets nothing back, whenever, however the server tells."""
     steps = [start(), part(more=True), part(more=True), part(more=False)]
-    run_asgi(world, asgi_app(steps), fails_at=fails_at)
+    run_asgi(world, asgi_app(steps), fails_at=fails_at, error=error)
     assert world.balance == KEPT
 
 

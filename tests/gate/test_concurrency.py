@@ -205,6 +205,33 @@ def test_refused_later(opened: Opening, values: Any, path: str, status: int) -> 
     assert world.held(key) == 0
 
 
+@pytest.mark.parametrize("path", ["/any", "/priced"])
+def test_who_is_out_asks_for_no_slot(
+    opened: Opening, valkey_url: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Where a server counts slots it is not asked for one that a window, as is known, refuses:
+    whoever is out can't have it asked as often as they like. Else slots come first.
+    """
+    priced = {"path": "/priced", "credits": 1}
+    world = opened(priced, plans=plan(limits="4/minute"), limiter_url=valkey_url)
+    world.gate.credits.grant("acct_a", 100)
+    key = world.key()
+    going = [world.begin(key, path) for _ in range(MOST + 1)]
+    assert [one.reply.status for one in going] == [200] * MOST + [429]
+    assert (going[-1].reply["retry-after"], world.held(key)) == ("1", MOST)
+    going[0].end()
+    world.begin(key, path).end()
+    assert int(world.begin(key, path).reply["retry-after"]) > 1
+    slots = world.gate.concurrency.open().slots
+    asked: list[object] = []
+    monkeypatch.setattr(slots, "take", asked.append)
+    monkeypatch.setattr(slots, "take_async", asked.append)
+    assert world.statuses(key, 20, path) == [429] * 20
+    assert not asked
+    monkeypatch.undo()
+    assert world.held(key) == MOST - 1
+
+
 def test_order(opened: Opening) -> None:
     """What a caller may not do is 403 though all slots are held: scopes come before limits."""
     world = opened({"path": "/closed", "scopes": ["x"]})

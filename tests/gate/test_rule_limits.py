@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,6 +277,24 @@ def test_cost_afterwards(opened: Opening, clock: Clock) -> None:
     assert world.get(key, "/").status == 200
 
 
+@pytest.mark.parametrize("where", ["memory://", "file"])
+def test_a_cost_beyond_all_limits(opened: Opening, where: str, tmp_path: Path) -> None:
+    """However many tokens or rows it was, they are counted: then nobody gets through in this minute
+    or the next; and what a client asks too much of is refused, no error.
+    """
+    app = Weighed()
+    limiter = where if where == "memory://" else f"file://{tmp_path}/windows"
+    world = opened(app=app, limiter_url=limiter)
+    for number, units in enumerate((1_048_577, 1_000_000_000)):
+        key = world.key(f"acct_{number}")
+        app.calls = [("cost", (units,), {})]
+        assert world.get(key, "/").status == 429
+        app.calls = [("cost_after", (units,), {})]
+        assert world.get(key, "/")["x-ratelimit-remaining"] == "99"
+        app.calls = []
+        assert int(world.get(key, "/")["retry-after"]) > 60
+
+
 def test_nothing_is_left_of_a_refusal(opened: Opening) -> None:
     """What was given back already is not taken again where the request is refused later."""
     app = Weighed(("cost", (7,), {}), ("cost", (0,), {}), ("limit", ("0/minute",), {"name": "x"}))
@@ -323,6 +342,7 @@ def test_a_cost_between_two_minutes(opened: Opening, clock: Clock) -> None:
         (("limit", ("5/minute",), {"name": "a", "per": "address"}), "per"),
         (("limit", ("5/minute",), {"name": "a", "cost": -1}), "cost"),
         (("cost", (-1,), {}), "cost"),
+        (("cost_after", (10**9 + 1,), {}), "cost"),
         (("cost_after", (1.5,), {}), "cost"),
     ],
 )

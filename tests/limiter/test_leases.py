@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from keyrush.core.sliding import SHARE, Part, Taken, Tally, Window
+from keyrush.core.sliding import SHARE, Demand, Part, Taken, Tally, Window
 from keyrush.limiter.shared.lease import HORIZON
 from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
 from keyrush.runtime.background import Background, Job
@@ -346,6 +346,26 @@ def test_refusals_cost_no_call(limiter: LeasedLimiter, ledger: MemoryLedger, clo
     clock.now = refused.ready_at
     assert limiter.take(wanted, 1, clock()).admitted
     assert ledger.calls == before + 1
+
+
+def test_refusals_of_several_costs(
+    limiter: LeasedLimiter, ledger: MemoryLedger, clock: Clock
+) -> None:
+    """R15: where a cost is refused, so is a higher one, without a call and for as long as the
+    ledger would say: who is out and asks now for this and now for that asks nobody.
+    """
+    wanted = [window(10), window(100, HOUR)]
+    busy(limiter, wanted, clock, 10)
+    costs = (1, 2, 7, 1, 11, 2)
+    other = LeasedLimiter(client_of(ledger, clock))
+    assert not limiter.take(wanted, 1, clock()).admitted
+    before = ledger.calls
+    found = [limiter.take(wanted, cost, clock()) for cost in costs]
+    together = [limiter.take_together([Demand(wanted, cost)], clock()) for cost in costs]
+    assert ledger.calls == before
+    assert found == together == [other.take(wanted, cost, clock()) for cost in costs]
+    clock.now = found[0].ready_at
+    assert [limiter.take(wanted, cost, clock()).admitted for cost in (2, 1)] == [False, True]
 
 
 def test_refused_again(limiter: LeasedLimiter, ledger: MemoryLedger, clock: Clock) -> None:

@@ -96,6 +96,27 @@ def test_round_trips(make: Make, ledger: MemorySlotLedger, clock: Clock) -> None
     assert ledger.calls[9:] == ["renew"]
 
 
+def test_who_holds_all_asks_nobody(make: Make, ledger: MemorySlotLedger) -> None:
+    """Where a process holds all slots that there are it refuses without a call, however often; what
+    others hold, and how many there are after one was given back, the ledger tells.
+    """
+    slots, other = make(), make()
+    taken = [held(slots, A) for _ in range(A.most)]
+    before = len(ledger.calls)
+    assert [slots.take_at_once([B, A]) for _ in range(9)] == [A] * 9
+    fewer = A._replace(most=2)
+    assert slots.take_at_once([fewer]) == fewer
+    assert slots.take_at_once([A._replace(most=5)]) is None
+    assert len(ledger.calls) == before
+    assert other.take_at_once([A]) is None
+    assert other.take([A]) == A
+    slots.give_back(taken[0])
+    slots.settle()
+    assert slots.take_at_once([A]) is None
+    held(other, A)
+    assert slots.take([A]) == A
+
+
 def test_told_in_the_background(make: Make, ledger: MemorySlotLedger, clock: Clock) -> None:
     """What is given back is told at once, once for all that came meanwhile."""
     slots, chores = make(), Chores()

@@ -25,6 +25,7 @@ from keyrush.gate.principal import INTERNAL_SERVER_ERROR, Caller, Principal
 from keyrush.runtime.bridge import call_soon, is_cancellation, start_task
 from keyrush.wire.fields import foreign
 from keyrush.wire.request import Header
+from keyrush.wire.sender import has_left
 
 #: The messages that carry the body; without `more_body` they are its end.
 _BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
@@ -152,8 +153,8 @@ class Passage:
         """Send a message of a response that is paid for, and learn if the client has left."""
         try:
             await self._send(message)
-        except OSError:
-            self._is_gone = True
+        except Exception as error:
+            self._is_gone = self._is_gone or has_left(error)
             raise
 
     # --- how it ends ---

@@ -9,7 +9,7 @@ from typing import TypeGuard
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import CHARGE, OPENING, REFILL
 from keyrush.core.model import MAX_CONCURRENT, Scopes
-from keyrush.core.policy import MAX_COST, MAX_CREDITS
+from keyrush.core.policy import MAX_CREDITS, MAX_UNITS
 from keyrush.core.times import LATEST, iso
 from keyrush.errors import InvalidArgument
 
@@ -240,10 +240,10 @@ def checked_cost(units: int) -> int:
     """`units`, if a request can cost so many of its windows.
 
     Raises:
-        InvalidArgument: It is no whole number from 0 to 1,000,000.
+        InvalidArgument: It is no whole number from 0 to 1,000,000,000.
     """
-    if type(units) is not int or not 0 <= units <= MAX_COST:
-        raise InvalidArgument("cost", f"{units!r} is no whole number from 0 to {MAX_COST:,}")
+    if type(units) is not int or not 0 <= units <= MAX_UNITS:
+        raise InvalidArgument("cost", f"{units!r} is no whole number from 0 to {MAX_UNITS:,}")
     return units
 
 

@@ -27,8 +27,12 @@ from keyrush.core.rule_limits import RuleLimits
 #: Credits that one request may cost at most; a bound against a slip in the configuration.
 MAX_CREDITS = 1_000_000_000
 
-#: Units that one request may take from its windows at most, for the same reason.
+#: Units that a rule may have one request take from its windows at most, for the same reason.
 MAX_COST = 1_000_000
+
+#: The same of what the app says of a request. Tokens and rows are what they are: one with more of
+#: them than this would not be counted at all.
+MAX_UNITS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,7 +338,7 @@ class Principal(Caller):
 
         Raises:
             Refused: 429 when there are not so many left, 503 when the limiter is away.
-            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000,000.
         """
         self._means.weighing.cost(self, units)
 
@@ -352,7 +352,7 @@ class Principal(Caller):
         limits; then whoever comes next waits as the arithmetic says. Does no I/O.
 
         Raises:
-            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000,000.
         """
         self._means.weighing.cost_after(self, units)
 

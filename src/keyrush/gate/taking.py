@@ -1,6 +1,7 @@
 """What a request takes of limits other than its plan's windows: all of it, or nothing.
 
-Slots come first, for they can be given back at any time without a trace; windows next.
+Slots come first, for they can be given back at any time without a trace; windows next. But where a
+server would have to be asked for a slot, and it is known that a window refuses, that is the answer.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Together:
             return self._windows.at_once(demands, now)
         held = self._concurrency.at_once(wants)
         if held is None:
-            return None
+            if not isinstance(demands, Demands):
+                demands = Demands((demands,) if demands.windows else ())
+            return self._refused_at_once(demands, now)
         try:
             if isinstance(demands, Demands):
                 took = self._windows.at_once(demands.looks() if held.full else demands, now)
@@ -58,13 +61,27 @@ class Together:
         Raises:
             Away: It can't be told, and the outage policy lets nothing pass.
         """
-        held = self._concurrency.take(wants)
+        held = self._concurrency.at_once(wants)
+        if held is None:
+            if (refused := self._refused_at_once(demands, now)) is not None:
+                return refused
+            held = self._concurrency.take(wants)
         try:
             took = self._windows.take(demands.looks() if held.full else demands, now)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
         return self._with(held, took)
+
+    def _refused_at_once(self, demands: Demands, now: int) -> Took | None:
+        """What windows refuse, as far as memory alone can tell: then nobody is asked for a slot,
+        or whoever is out would have that done with each request.
+        """
+        took = self._windows.at_once(demands, now)
+        if took is not None and took.tally.admitted:
+            self._windows.undo(took, now)
+            return None
+        return took
 
     async def take_async(self, wants: Wants, demands: Demands, now: int) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""

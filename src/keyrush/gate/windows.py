@@ -85,7 +85,7 @@ class Windows:
             with suppress(Away):  # which refuses nothing that nobody enforces
                 one = self._limiter.take_at_once(windows, cost, now)
             if one is None:
-                self._undo(_took(tally, demands, tallies), now)
+                self.undo(_took(tally, demands, tallies), now)
                 return None
             tallies.append(one)
         return _took(tally, demands, tallies)
@@ -128,7 +128,7 @@ class Windows:
             is_whole = True
         finally:
             if not is_whole:  # the task is cancelled, or a thread is to do it
-                self._undo(_took(tally, demands, tallies), now)
+                self.undo(_took(tally, demands, tallies), now)
         return _took(tally, demands, tallies)
 
     async def _observed_async(self, windows: Sequence[Window], cost: int, now: int) -> Tally | None:
@@ -138,7 +138,7 @@ class Windows:
         except Away:
             return UNLIMITED
 
-    def _undo(self, took: Took, now: int) -> None:
+    def undo(self, took: Took, now: int) -> None:
         """Give back what was taken from memory, or can be owed: waits for nothing."""
         for windows, cost in took.demands or ():
             if cost:

@@ -1,4 +1,4 @@
-"""Who sent a request, as far as the trusted proxies tell."""
+"""Who sent a request, as far as the trusted proxies tell, and that they have left."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ _IPV6_NETWORK = 64
 
 #: Bytes of all `X-Forwarded-For` that are read, from the right: a hundred proxies, or more.
 MAX_FORWARDED = 4096
+
+
+def has_left(error: Exception) -> bool:
+    """Whether that is how a server says, to whoever sends, that the client is no longer there: by
+    OSError, by uvloop's error of a connection that is closed, which uvicorn passes on where
+    requests are pipelined, or by an exception of waitress's own.
+    """
+    is_closed = isinstance(error, RuntimeError) and "handler is closed" in str(error)
+    return isinstance(error, OSError) or is_closed or type(error).__name__ == "ClientDisconnected"
 
 
 class Sender(NamedTuple):

@@ -15,6 +15,7 @@ from keyrush.usage.activity import Recording
 from keyrush.wire.fields import RATE_LIMIT_FIELDS
 from keyrush.wire.refusals import Response
 from keyrush.wire.request import Header
+from keyrush.wire.sender import has_left
 from keyrush.wsgi.calls import Watch
 from keyrush.wsgi.environ import App, Environ, ExcInfo, StartResponse, Write, path_of, sender
 
@@ -192,8 +193,8 @@ class Passage:
                 self._outcomes.feed(data)
             try:
                 write(data)
-            except OSError:
-                self._has_left = True
+            except Exception as error:
+                self._has_left = has_left(error)
                 raise
 
         return writing

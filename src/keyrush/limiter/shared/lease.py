@@ -53,6 +53,7 @@ class Lease:
         "since",
         "stale",
         "taken_at",
+        "told",
         "until",
         "window",
         "windows",
@@ -80,6 +81,7 @@ class Lease:
         # A refusal.
         self.refusal: Tally = UNLIMITED
         self.refused = 0  # the cost that was refused
+        self.told: Answer | None = None  # by which it was
         self.out_until = 0  # until then the ledger need not be asked
 
     def is_good(self, instant: int) -> bool:
@@ -96,10 +98,16 @@ class Lease:
         )
 
     def refuses(self, windows: Sequence[Window], cost: int, instant: int) -> bool:
-        """True while `refusal` answers a take of `cost`."""
+        """True while it is known that a take of `cost` is refused: where less was."""
         is_it = self.windows is windows or self.windows == windows
         is_out = self.since <= instant < self.out_until
-        return is_it and is_out and cost > 0 and cost == self.refused
+        return is_it and is_out and cost >= self.refused
+
+    def refusal_of(self, cost: int) -> Tally:
+        """What a take of `cost` comes to that it `refuses`."""
+        if cost == self.refused or self.told is None:
+            return self.refusal
+        return self.told.tally(self.windows, cost)
 
     def use(self, cost: int) -> Tally:
         """Take `cost` of its units, which there are."""
@@ -188,7 +196,7 @@ class Lease:
 
     def _refuse(self, answer: Answer, cost: int) -> Tally:
         self.refusal = answer.tally(self.windows, cost)
-        self.refused = cost
+        self.refused, self.told = cost, answer
         self.out_until = self.refusal.ready_at - answer.wall_shift + answer.late_shift
         self.low = -1
         return self.refusal

@@ -107,8 +107,8 @@ class Leases(ABC):
                     ready_at = lease.ends_at if remaining else lease.ready_at
                     return _tally(Tally, (True, lease.window, remaining, ready_at))
                 is_out = is_it and lease.since <= instant < lease.out_until
-                if is_out and cost and cost == lease.refused:
-                    return lease.refusal
+                if is_out and cost >= lease.refused:
+                    return lease.refusal_of(cost)
         if self.client.circuit.is_open:
             return self._books.answer_in_outage([Demand(windows, cost)], now)
         return None
@@ -145,7 +145,7 @@ class Leases(ABC):
             lease = self._leases.get(demand.windows[0].key)
             if lease is None or not lease.has(*demand, instant):
                 if lease is not None and lease.refuses(*demand, instant):
-                    refusals.append(lease.refusal)
+                    refusals.append(lease.refusal_of(demand.cost))
                 else:
                     lacking.append(demand)
         if not refusals:

@@ -66,6 +66,10 @@ class Book:
                 found.append((key, count))
         return found
 
+    def full(self, wants: Iterable[Want]) -> Want | None:
+        """The first of those of which all slots there are are held here."""
+        return next((one for one in wants if self.held.get(one.key, 0) >= one.most), None)
+
     def owes(self, wants: Sequence[Want]) -> list[str]:
         """The subjects of those of which the ledger is to be told something."""
         return [want.key for want in wants if want.key in self.untold]

@@ -1,4 +1,5 @@
-"""Slots of many machines, on a ledger that is asked for each: exact, at one round trip a take.
+"""Slots of many machines, on a ledger that is asked for each: exact, at one round trip a take; but
+where this process holds all that there are, it knows.
 
 What is given back is told in the background, at once, and with the next take of the same subject.
 """
@@ -62,7 +63,10 @@ class SharedSlots:
     def take_at_once(self, wants: Sequence[Want]) -> Slot | Want | None:
         if not wants:
             return Slot(None, wants)
-        return self._answer_in_outage(wants) if self._circuit.is_open else None
+        if self._circuit.is_open:
+            return self._answer_in_outage(wants)
+        with self._lock:
+            return self._book.full(wants)
 
     def take(self, wants: Sequence[Want]) -> Slot | Want:
         taken: list[Want] = []
