@@ -289,9 +289,15 @@ class Deciding:
         if self._background.thread is None:
             self._background.start()
         headers = self._fields.of(verified, shown, now, demands)
-        if took is None and needs.resource is None:  # as nearly all
-            headers.append(self._vary)
-            return Principal(verified, self.means, now, headers, came), headers
+        if needs.resource is None:
+            if took is None:  # as nearly all
+                headers.append(self._vary)
+                return Principal(verified, self.means, now, headers, came), headers
+            if not (took.observed or took.held.would_limit or verified.plan.is_observed):
+                headers.append(self._vary)
+                principal = Principal(verified, self.means, now, headers, came)
+                note(principal, took, now)
+                return principal, headers
         return self._let_in(verified, needs, took, now, came, headers)
 
     def _let_in(  # noqa: PLR0917  # as `_answer`

@@ -35,14 +35,13 @@ class Together:
     ) -> None:
         self._limiter = limiter
         self._windows = Windows(limiter, awaited)
+        self.windows_at_once = self._windows.at_once
         self._concurrency = concurrency
 
     def at_once(self, wants: Wants, demands: Demands, now: int) -> Took | None:
         """From memory alone, or None where I/O is needed. Where no slot is left windows are only
         looked at.
         """
-        if wants is NO_WANTS:  # as of a rule's limits alone
-            return self._windows.at_once(demands, now)
         held = self._concurrency.at_once(wants)
         if held is None:
             return None
@@ -131,6 +130,7 @@ class Taking:
         self._limiter = limiter
         self._together = Together(limiter, awaited, concurrency)
         self.let_go = self._together.let_go
+        self._windows_at_once = self._together.windows_at_once
         self._known: dict[tuple[int, str], _Known] = {}
 
     def at_once(
@@ -138,9 +138,15 @@ class Taking:
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
         if needs.has_limits or verified.is_observed:
-            wants, demands = self._of(verified, needs, address)
+            known = self._known.get((id(needs), verified.subject))  # `_of`, without a call
+            if known is not None and known[0] is verified and known[1] is needs:
+                wants, demands = known[2]
+            else:
+                wants, demands = self._of(verified, needs, address)
             if is_look:
-                return self._together.at_once(NO_WANTS, demands.looks(), now)
+                wants, demands = NO_WANTS, demands.looks()
+            if wants is NO_WANTS:
+                return self._windows_at_once(demands, now)
             return self._together.at_once(wants, demands, now)
         # As where there is no limit but the plan's: it may be a plan that has brought us here.
         if is_look:
