@@ -245,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,

@@ -13,7 +13,7 @@ from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
 from keyrush.core.sliding import Demand, Window
 from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
-from keyrush.gate.principal import Principal, Taken
+from keyrush.gate.principal import Anonymous, Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows, made
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 
@@ -218,9 +218,9 @@ class Taking:
         return Took(self._limiter.take_together(looks, now), looks)
 
 
-def takes_of(caller: Principal) -> tuple[Taken, ...]:
+def takes_of(caller: Principal | Anonymous) -> tuple[Taken, ...]:
     """All that a request has taken from windows."""
-    if hasattr(caller, "takes"):
+    if isinstance(caller, Anonymous) or hasattr(caller, "takes"):
         return caller.takes
     plain = Demand(caller.verified.windows, caller.taken)
     return (Taken((plain,), caller.taken_at),)

@@ -171,7 +171,7 @@ class Table(Records):
         finally:
             lock.unlock(stripe)
 
-    def _take_of_several(  # noqa: PLR0917  # as every such request takes it
+    def _take_of_several(  # noqa: C901, PLR0912, PLR0917  # one straight line, as `_take`
         self,
         demands: Sequence[Demand],
         windows: Sequence[Window],
