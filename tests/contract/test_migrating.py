@@ -71,6 +71,10 @@ ASKED = {
         GET /search anna 200 200 429
         GET /export anna 200 429
         GET /articles ben 200""",
+    ("slowapi", "default_limits, each path its own"): """
+        GET /search anna 200 200 429
+        GET /articles anna 200 200 429
+        GET /search ben 200""",
     ("slowapi", "shared_limit"): """
         GET /search anna 200
         GET /suggest anna 200 429
@@ -92,6 +96,9 @@ ASKED = {
     ("slowapi", "exempt_when"): """
         GET /search anna 200 429
         GET /search anna+staff 200 200""",
+    ("slowapi", "exempt_when, by plan"): """
+        GET /search anna 200 429
+        GET /search pat 200 200 200""",
     ("slowapi", "limits by a callable"): """
         GET /search anna 200 429
         GET /search pat 200 200 200 429""",

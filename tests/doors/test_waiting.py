@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from keyrush.asgi.listening import Listening
 from tests.conftest import Clock, settings
 from tests.gate.test_waiting import LEFT, PATIENCE, Watched
 from tests.support.calls import Sent, run, scope_of
-from tests.support.serving import serve, serve_process
+from tests.support.serving import serve, serve_hypercorn, serve_process
 
 RULES = [{"path": "/export", "limits": ["1/minute"], "wait": "30s"}]
 
 Message = dict[str, Any]
+
+#: Serves an app, at a URL.
+Server = Callable[[Any], AbstractContextManager[str]]
 
 
 class Door:
@@ -295,8 +299,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"done"})
 
 
-def test_a_client_that_hangs_up(waiting_gate: Gate, clock: Clock) -> None:
-    """Over uvicorn: a client that hangs up in the middle of its body, while its request waits,
+@pytest.mark.parametrize("server", [serve, serve_hypercorn])
+def test_a_client_that_hangs_up(waiting_gate: Gate, clock: Clock, server: Server) -> None:
+    """Over real servers: a client that hangs up in the middle of its body, while its request waits,
     frees its place, and no app runs for it; who waits beside it is answered.
     """
     door = Door(waiting_gate, clock)
@@ -310,7 +315,7 @@ def test_a_client_that_hangs_up(waiting_gate: Gate, clock: Clock) -> None:
             seen.append(scope["query_string"].decode())
         await app(scope, receive, send)
 
-    with serve(KeyrushMiddleware(noting, gate=waiting_gate)) as url:
+    with server(KeyrushMiddleware(noting, gate=waiting_gate)) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as leaving:
             about = ["POST /export?a HTTP/1.1", "Host: x", f"X-API-Key: {door.key}"]
@@ -326,15 +331,29 @@ def test_a_client_that_hangs_up(waiting_gate: Gate, clock: Clock) -> None:
     assert seen == ["b"]
 
 
-def test_by_the_clock() -> None:
-    """R15: over uvicorn, on one connection, each request comes when its window is ready, and no
-    earlier.
+@pytest.mark.parametrize(
+    ("server", "place"),
+    [
+        (serve, None),
+        (serve, "postgres_url"),
+        (serve, "valkey_url"),
+        (serve_hypercorn, None),
+        (serve_hypercorn, "valkey_url"),
+    ],
+)
+def test_by_the_clock(server: Server, place: str | None, request: pytest.FixtureRequest) -> None:
+    """R15: over real servers, wherever windows are counted, each request on one connection comes
+    when its window is ready, and no earlier.
     """
+    where: dict[str, Any] = {}
+    if place is not None:
+        url = request.getfixturevalue(place)
+        where = {"store_url": url} if place == "postgres_url" else {"limiter_url": url}
     rules = [{"path": "/export", "limits": ["1/second"], "wait": "10s"}]
-    gate = Gate.open(settings(rules=rules))
+    gate = Gate.open(settings(rules=rules, pepper="p" * 32, **where))
     gate.accounts.create("acct_a")
     headers = {"x-api-key": gate.keys.create("acct_a", "agent").text}
-    with serve(KeyrushMiddleware(app, gate=gate)) as url, httpx.Client() as client:
+    with server(KeyrushMiddleware(app, gate=gate)) as url, httpx.Client() as client:
         client.get(f"{url}/export", headers=headers)
         replies = [client.get(f"{url}/export", headers=headers) for _ in range(2)]
     assert [reply.status_code for reply in replies] == [200, 200]

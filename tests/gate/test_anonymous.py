@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from keyrush import Gate
 from keyrush.core.concurrency import Want, Wants
-from keyrush.errors import ConfigurationError
+from keyrush.core.refusal import Refusal
+from keyrush.errors import ConfigurationError, InvalidArgument
 from keyrush.gate.addresses import CROWDS, UNKNOWN, AddressSubjects
+from keyrush.gate.principal import Anonymous
 from keyrush.operations.keys import NewKey
 from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Reply, Sent, Wsgi
@@ -265,3 +268,43 @@ def test_observed(opened: Opening) -> None:
     assert [one.status for one in answers] == [200, 200, 429]
     assert answers[1]["x-ratelimit-would-limit"] == "/open-minute"
     assert "x-ratelimit-would-limit" not in answers[0]
+
+
+def test_cost_afterwards(clock: Clock) -> None:
+    """Of who comes without a key, too, an app says what a request has cost once it knows: counted
+    whole of what limits them, even beyond that, or given back; where nothing does it means nothing.
+    """
+    rules = [
+        {"path": "/open", "limits": "20/minute"},
+        {"path": "/open/tried", "limits": "1/minute", "mode": "observe"},
+    ]
+    open_paths = ("/open", "/open/*")
+    given = settings(anonymous={"limits": "12/minute"}, public_paths=open_paths, rules=rules)
+    with closing(Gate.open(given, clock=clock)) as gate:
+
+        def left(path: str, *costs: int, before: Any = None) -> bytes:
+            begun = gate.admission.begin(
+                "GET", path, None, "", [], b"", ("192.0.2.1", 1), before=before
+            )
+            assert isinstance(begun, tuple)
+            caller, headers = begun
+            assert isinstance(caller, Anonymous)
+            for cost in costs:
+                caller.cost_after(cost)
+            if any(costs) and before is None:  # a gate within the gate takes nothing that was taken
+                left(path, before=caller)
+            return dict(headers).get(b"x-ratelimit-remaining", b"")
+
+        assert left("/open/a", 5, 2) == b"11"
+        assert left("/open/a", 0) == b"9"
+        assert left("/open", 4) == b"9"
+        assert [left("/open/tried", 2), left("/open/tried", 1)] == [b"0", b"0"]
+        with pytest.raises(InvalidArgument, match="cost"):
+            left("/open/a", -1)
+        assert left("/open", 16) == b"1"
+        refused = gate.admission.begin("GET", "/open", None, "", [], b"", ("192.0.2.1", 1))
+        assert isinstance(refused, Refusal)
+        clock.advance(120_000)
+        assert left("/open") == b"11"
+    with closing(Gate.open(settings(public_paths=("/open",)), clock=clock)) as gate:
+        assert left("/open", 5) == b""

@@ -1,8 +1,12 @@
-"""An app served on a free port: by uvicorn in a thread, by uvicorn or gunicorn in processes."""
+"""An app served on a free port: by uvicorn or hypercorn in a thread, by uvicorn or gunicorn in
+processes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -14,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypercorn.asyncio
+import hypercorn.config
 import uvicorn
 
 #: Seconds after which a server ends connections that do not end, and after which one that does
@@ -87,6 +93,31 @@ def serve(app: Any, listener: socket.socket | None = None, **options: Any) -> It
         yield url
     finally:
         server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def serve_hypercorn(app: Any) -> Iterator[str]:
+    """Serve `app` by hypercorn on asyncio, in a thread; gives the base URL."""
+    config = hypercorn.config.Config()
+    listener = listening()
+    listener.listen()  # who comes before it has started waits there
+    url = url_of(listener)
+    config.bind, config.graceful_timeout = [f"fd://{listener.detach()}"], 1
+    begun: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        begun.put((asyncio.get_running_loop(), stop))
+        await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=[main()], name="hypercorn")
+    thread.start()
+    loop, stop = begun.get(timeout=_PATIENCE)
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
         thread.join()
 
 

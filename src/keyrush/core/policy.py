@@ -248,7 +248,8 @@ class Policy:
         if not found:
             return self._unless_optional(method, path, root)
         is_named = any(taken[form] for form in found) or self.is_optional(method, path, None, root)
-        return replace(reduce(or_, found.values()), is_named=is_named)
+        needs = reduce(or_, found.values())
+        return needs if needs.is_named == is_named else replace(needs, is_named=is_named)
 
     def resource_at(self, path: str, root: str = "") -> Resource | None:
         """The resource that the path belongs to, if it does; `AMBIGUOUS` where apps may differ."""

@@ -14,8 +14,8 @@ from keyrush.gate.addresses import AddressSubjects
 from keyrush.gate.concurrency import Concurrency, wants_of_anonymous, without_held
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.observing import header
-from keyrush.gate.principal import Anonymous
-from keyrush.gate.taking import Together
+from keyrush.gate.principal import Anonymous, Taken, Weighs
+from keyrush.gate.taking import Together, demands_of
 from keyrush.gate.windows import Demands, Took
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 from keyrush.limiter.slots.protocol import RETRY_AFTER
@@ -48,6 +48,7 @@ class Unknowns:
         awaited: AwaitedLimiter | None,
         *,
         concurrency: Concurrency,
+        weighing: Weighs,
         limits: RuleLimits | None,
         is_exempt: Callable[[str, str, bytes | None, str], bool],
         policy: Policy,
@@ -58,6 +59,7 @@ class Unknowns:
     ) -> None:
         self.together = Together(limiter, awaited, concurrency)
         self._concurrency = concurrency
+        self._weighing = weighing
         self.is_async = awaited is not None
         self.workers = workers
         self.clock = clock
@@ -93,7 +95,8 @@ class Unknowns:
             wants = without_held(wants_of_anonymous(needs, subject), before)
         if not any(demands) and wants is NO_WANTS:
             return before or Anonymous(), [*vary]
-        caller = Anonymous((*taken, *demands.enforced, *demands.observed))
+        caller = Anonymous(self._weighing)
+        caller.takes = taken
         if slots := getattr(before, "slots", ()):
             caller.slots = slots
         asked = wants, demands, caller, vary
@@ -121,6 +124,9 @@ class Unknowns:
                 fields.append(header(took.held.would_limit))
             if took.held.slots:
                 caller.slots = (*getattr(caller, "slots", ()), *took.held.slots)
+            taken = tuple(took.demands or ())
+            enforced = len(taken) - took.observed
+            caller.takes += (Taken(taken[:enforced], now, taken[enforced:]),)
             return caller, [*fields, *vary]
         wait = seconds_until(tally.ready_at, now)
         return Refusal("rate_limited", retry_after=wait, headers=tuple(fields))
@@ -170,14 +176,16 @@ def unavailable(error: Exception) -> Refusal:
 
 
 def _demands(
-    own: RuleLimits | None, needs: Needs | None, subject: str, taken: Sequence[Demand]
+    own: RuleLimits | None, needs: Needs | None, subject: str, takes: Sequence[Taken]
 ) -> Demands:
+    taken = [demand for one in takes for demand in demands_of(one)]
+    observed = {demand.windows for one in takes for demand in one.observed}
     wanted = [] if own is None else [(own, 1 if needs is None else needs.cost)]
     wanted += () if needs is None else needs.limits
     made = []
     for limits, cost in wanted:
         windows = limits.of_anonymous(subject)
         more = cost - sum(one.cost for one in taken if one.windows == windows)
-        if more > 0:
+        if more > 0 and windows not in observed:  # which may have refused it once
             made.append((limits.is_observed, Demand(windows, more)))
     return Demands.of(made)

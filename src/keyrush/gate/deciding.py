@@ -245,7 +245,7 @@ class Deciding:
             return SHORT
         return None
 
-    def _answer(  # noqa: C901, PLR0917  # as `at_once`, for every request
+    def _answer(  # noqa: C901, PLR0912, PLR0917  # as `at_once`, for every request
         self,
         verified: Verified,
         needs: Needs,
@@ -289,9 +289,15 @@ class Deciding:
         if self._background.thread is None:
             self._background.start()
         headers = self._fields.of(verified, shown, now, demands)
-        if took is None and needs.resource is None:  # as nearly all
-            headers.append(self._vary)
-            return Principal(verified, self.means, now, headers, came), headers
+        if needs.resource is None:
+            if took is None:  # as nearly all
+                headers.append(self._vary)
+                return Principal(verified, self.means, now, headers, came), headers
+            if not (took.observed or took.held.would_limit or verified.plan.is_observed):
+                headers.append(self._vary)
+                principal = Principal(verified, self.means, now, headers, came)
+                note(principal, took, now)
+                return principal, headers
         return self._let_in(verified, needs, took, now, came, headers)
 
     def _let_in(  # noqa: PLR0917  # as `_answer`
@@ -306,17 +312,19 @@ class Deciding:
         """The answer to a request that is let in, and is not one unit of its plan's windows, or is
         to a resource. `headers` are the rate-limit fields.
         """
-        weight, demands = needs.weight, took.demands if took else None
-        would_limit = ""
-        if weight and took is not None and (demands is not None or verified.plan.is_observed):
-            would_limit = self._observing.over(verified, took, now)
+        would_limit, is_told = "", False
+        if took is not None and (
+            took.observed or took.held.would_limit or verified.plan.is_observed
+        ):
+            if needs.weight:
+                would_limit = self._observing.over(verified, took, now)
             if would_limit:
                 headers.append(header(would_limit))
+            is_told = bool(took.observed or took.held.would_limit or would_limit)
         headers.append(self._vary)
         caller = (
             Principal(verified, self.means, now, headers, came)
-            if needs.resource is None
-            and (took is None or not (took.observed or took.held.would_limit or would_limit))
+            if needs.resource is None and not is_told
             else Calling(
                 verified,
                 self.means,
@@ -324,7 +332,7 @@ class Deciding:
                 headers,
                 came,
                 resource=needs.resource,
-                taken=weight,
+                taken=needs.weight,
                 would_limit=would_limit,
             )
         )

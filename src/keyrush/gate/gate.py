@@ -225,6 +225,7 @@ class Gate:
             self.limiter,
             limiter.awaited,
             concurrency=self.concurrency,
+            weighing=weighing,
             limits=None if settings.anonymous is None else settings.anonymous.value(),
             is_exempt=PathList("exempt", exempt, settings.root_path).holds,
             policy=self.policy,

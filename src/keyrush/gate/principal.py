@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn, Protocol
 
-from keyrush.core.checks import checked_credits
+from keyrush.core.checks import checked_cost, checked_credits
 from keyrush.core.identity import KEY, Verified
 from keyrush.core.model import Scopes
 from keyrush.core.policy import Policy
@@ -79,7 +79,7 @@ class Weighs(Protocol):
         """`cost`, off the event loop."""
         ...
 
-    def cost_after(self, principal: Principal, units: int) -> None:
+    def cost_after(self, caller: Principal | Anonymous, units: int) -> None:
         """Have the request cost so many units, whatever the limits."""
         ...
 
@@ -384,9 +384,9 @@ class Calling(Principal):
 
 
 class Anonymous(Caller):
-    """`request.user` and `request.auth` on public paths: nobody, with no scopes."""
+    """`request.user` and `request.auth` where nobody is known: no scopes."""
 
-    __slots__ = ("slots", "takes")
+    __slots__ = ("_weighing", "slots", "takes")
 
     #: What it holds until it is over, by their address; unset where that is nothing.
     slots: tuple[Slot, ...]
@@ -395,9 +395,21 @@ class Anonymous(Caller):
     display_name = ""
     identity = ""
 
-    def __init__(self, takes: tuple[Demand, ...] = ()) -> None:
+    def __init__(self, weighing: Weighs | None = None) -> None:
         super().__init__()
-        self.takes = takes  #: what was taken from windows by their address
+        self.takes: tuple[Taken, ...] = ()  #: what was taken from windows by their address
+        self._weighing = weighing  # None where nothing is limited
 
     def __repr__(self) -> str:
         return "<Anonymous>"
+
+    def cost_after(self, units: int) -> None:
+        """`Principal.cost_after`, of the windows that the client's address has: of `[anonymous]`
+        and of rules. Where there are none it does nothing.
+
+        Raises:
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+        """
+        checked_cost(units)
+        if self._weighing is not None:
+            self._weighing.cost_after(self, units)

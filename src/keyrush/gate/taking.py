@@ -12,14 +12,20 @@ from functools import partial
 from keyrush.core.concurrency import NO_WANTS, Wants
 from keyrush.core.identity import Verified
 from keyrush.core.policy import Needs
-from keyrush.core.sliding import Demand
+from keyrush.core.sliding import Demand, Window
 from keyrush.gate.concurrency import NOTHING, Concurrency, Held, wants_of
-from keyrush.gate.principal import Principal, Taken
+from keyrush.gate.principal import Anonymous, Principal, Taken
 from keyrush.gate.windows import Demands, Took, Windows, made
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 
-#: `Demand._make` and `Taken._make`, without a call of Python's own.
-_demand, _taken = partial(tuple.__new__, Demand), partial(tuple.__new__, Taken)
+#: `Taken._make`, without a call of Python's own.
+_taken = partial(tuple.__new__, Taken)
+
+#: Callers and rules for which it is kept made what their requests take: about 8 MB.
+_KEPT = 16_384
+
+#: A caller, needs of a request, and what that takes.
+_Known = tuple[Verified, Needs, tuple[Wants, Demands]]
 
 
 class Together:
@@ -30,30 +36,42 @@ class Together:
     ) -> None:
         self._limiter = limiter
         self._windows = Windows(limiter, awaited)
+        self.windows_at_once = self._windows.at_once
         self._concurrency = concurrency
 
-    def at_once(self, wants: Wants, demands: Demands | Demand, now: int) -> Took | None:
+    def at_once(self, wants: Wants, demands: Demands, now: int) -> Took | None:
         """From memory alone, or None where I/O is needed. Where no slot is left windows are only
-        looked at. One demand alone is of the plan's.
+        looked at.
         """
-        if wants is NO_WANTS and isinstance(demands, Demands):  # as of a rule's limits alone
-            return self._windows.at_once(demands, now)
         held = self._concurrency.at_once(wants)
         if held is None:
             if not isinstance(demands, Demands):
                 demands = Demands((demands,) if demands.windows else ())
             return self._refused_at_once(demands, now)
         try:
-            if isinstance(demands, Demands):
-                took = self._windows.at_once(demands.looks() if held.full else demands, now)
-            else:
-                windows, cost = demands
-                tally = self._limiter.take_at_once(windows, 0 if held.full else cost, now)
-                took = None if tally is None else made((tally, None, None, None, 0, NOTHING))
+            took = self._windows.at_once(demands if held.full is None else demands.looks(), now)
         except BaseException:
             self._concurrency.give_back(held.slots)
             raise
         return self._with_if_told(held, took)
+
+    def of_plan_at_once(
+        self, wants: Wants, windows: Sequence[Window], cost: int, now: int
+    ) -> Took | None:
+        """The same where the plan's windows are all that there are, and enforced."""
+        held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
+        if held is None:
+            return None
+        slots, full, _ = held
+        try:
+            tally = self._limiter.take_at_once(windows, cost if full is None else 0, now)
+        except BaseException:
+            self._concurrency.give_back(slots)
+            raise
+        if slots and (tally is None or not tally.admitted):
+            self._concurrency.give_back(slots)
+            held = NOTHING
+        return None if tally is None else made((tally, None, None, None, 0, held))
 
     def take(self, wants: Wants, demands: Demands, now: int) -> Took:
         """The same; may block.
@@ -129,18 +147,28 @@ class Taking:
         self._limiter = limiter
         self._together = Together(limiter, awaited, concurrency)
         self.let_go = self._together.let_go
+        self._windows_at_once = self._together.windows_at_once
+        self._known: dict[tuple[int, str], _Known] = {}
 
     def at_once(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """From memory alone, or None where I/O is needed."""
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
         if needs.has_limits or verified.is_observed:
-            demands = _demands(verified, needs, address, is_look=is_look)
+            known = self._known.get((id(needs), verified.subject))  # `_of`, without a call
+            if known is not None and known[0] is verified and known[1] is needs:
+                wants, demands = known[2]
+            else:
+                wants, demands = self._of(verified, needs, address)
+            if is_look:
+                wants, demands = NO_WANTS, demands.looks()
+            if wants is NO_WANTS:
+                return self._windows_at_once(demands, now)
             return self._together.at_once(wants, demands, now)
         # As where there is no limit but the plan's: it may be a plan that has brought us here.
-        plain = Demand(verified.windows, 0 if is_look else needs.cost)
-        return self._together.at_once(wants, plain, now)
+        if is_look:
+            return self._together.of_plan_at_once(NO_WANTS, verified.windows, 0, now)
+        return self._together.of_plan_at_once(verified.wants, verified.windows, needs.cost, now)
 
     def take(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
@@ -150,20 +178,38 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        return self._together.take(wants, _demands(verified, needs, address, is_look=is_look), now)
+        wants, demands = self._of(verified, needs, address)
+        if is_look:
+            wants, demands = NO_WANTS, demands.looks()
+        return self._together.take(wants, demands, now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        wants = NO_WANTS if is_look else wants_of(verified, needs, address)
-        demands = _demands(verified, needs, address, is_look=is_look)
+        wants, demands = self._of(verified, needs, address)
+        if is_look:
+            wants, demands = NO_WANTS, demands.looks()
         return await self._together.take_async(wants, demands, now)
 
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
-        return _demands(verified, needs, address, is_look=True)
+        return self._of(verified, needs, address)[1].looks()
+
+    def _of(self, verified: Verified, needs: Needs, address: str) -> tuple[Wants, Demands]:
+        """What a request takes. It is made once for each caller and rule: a caller that has changed
+        is another object, and so are needs that were put together for one request.
+        """
+        if needs.is_by_address or needs.resource is not None:  # of which there are any number
+            return wants_of(verified, needs, address), _demands(verified, needs, address)
+        place = id(needs), verified.subject
+        known = self._known.get(place)
+        if known is None or known[0] is not verified or known[1] is not needs:
+            wants, demands = wants_of(verified, needs, ""), _demands(verified, needs, "")
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            known = self._known[place] = verified, needs, (wants, demands)
+        return known[2]
 
     def give_back(self, taken: Taken) -> None:
         """Give back what was taken from windows for a request that is refused after all; may
@@ -189,9 +235,9 @@ class Taking:
         return Took(self._limiter.take_together(looks, now), looks)
 
 
-def takes_of(caller: Principal) -> tuple[Taken, ...]:
+def takes_of(caller: Principal | Anonymous) -> tuple[Taken, ...]:
     """All that a request has taken from windows."""
-    if hasattr(caller, "takes"):
+    if isinstance(caller, Anonymous) or hasattr(caller, "takes"):
         return caller.takes
     plain = Demand(caller.verified.windows, caller.taken)
     return (Taken((plain,), caller.taken_at),)
@@ -204,23 +250,19 @@ def demands_of(taken: Taken) -> tuple[Demand, ...]:
 
 def note(caller: Principal, took: Took, at: int) -> None:
     """Note on the caller what its request has taken."""
-    if (demands := took.demands) is not None:
-        enforced = len(demands) - took.observed
-        caller.takes = (_taken((demands[:enforced], at, demands[enforced:], False)),)
-    if took.held.slots:
-        caller.slots = took.held.slots
+    _, demands, _, _, observed, held = took
+    if demands is not None:
+        if observed:
+            enforced = len(demands) - observed
+            caller.takes = (Taken(demands[:enforced], at, demands[enforced:]),)
+        else:
+            caller.takes = (_taken((demands, at, (), False)),)
+    if held.slots:
+        caller.slots = held.slots
 
 
-def _demands(verified: Verified, needs: Needs, address: str, *, is_look: bool) -> Demands:
-    cost = 0 if is_look else needs.cost
-    if not (verified.is_observed or needs.is_observed):  # as nearly all
-        enforced = [_demand((verified.windows, cost))] if verified.windows else []
-        for limits, units in needs.limits:
-            if windows := limits.of(verified, address):
-                enforced.append(_demand((windows, 0 if is_look else units)))
-        return Demands(tuple(enforced))
-    wanted = [(verified.is_observed, Demand(verified.windows, cost))]
+def _demands(verified: Verified, needs: Needs, address: str) -> Demands:
+    wanted = [(verified.is_observed, Demand(verified.windows, needs.cost))]
     for limits, units in needs.limits:
-        demand = Demand(limits.of(verified, address), 0 if is_look else units)
-        wanted.append((limits.is_observed, demand))
+        wanted.append((limits.is_observed, Demand(limits.of(verified, address), units)))
     return Demands.of(wanted)

@@ -22,7 +22,7 @@ from keyrush.errors import Away, InvalidArgument
 from keyrush.gate.concurrency import Concurrency, Held, wants_of, without_held
 from keyrush.gate.lines import Full
 from keyrush.gate.observing import Observing, header
-from keyrush.gate.principal import Calling, PerCaller, Principal, Taken
+from keyrush.gate.principal import Anonymous, Calling, PerCaller, Principal, Taken
 from keyrush.gate.taking import demands_of, takes_of
 from keyrush.gate.windows import Demands, Took, Windows
 from keyrush.limiter.protocol import AwaitedLimiter, Limiter
@@ -35,6 +35,9 @@ from keyrush.wire.fields import WOULD_LIMIT, Fields, is_of_windows, seconds_unti
 #: What a demand is on: tuples, as the gate makes them.
 Its = Sequence[Window]
 
+
+#: Whose requests are weighed.
+Weighed = Principal | Anonymous
 
 #: Limits by name of which one request remembers what it took, to give it back; what it took of more
 #: stays taken.
@@ -98,19 +101,19 @@ class Weighing:
             await self._take_async(principal, more)
         self._give_back(principal, less)
 
-    def cost_after(self, principal: Principal, units: int) -> None:
+    def cost_after(self, caller: Weighed, units: int) -> None:
         """See `Principal.cost_after`."""
-        more, less = _changes(principal, units)
+        more, less = _changes(caller, units)
         now = self._clock()
         for windows, cost in (*more.enforced, *more.observed):
             self._limiter.add(windows, cost, now)
-        _note(principal, Taken(more.enforced, now, more.observed))
-        self._give_back(principal, less)
+        _note(caller, Taken(more.enforced, now, more.observed))
+        self._give_back(caller, less)
 
-    def _give_back(self, principal: Principal, less: Iterable[Demand]) -> None:
+    def _give_back(self, caller: Weighed, less: Iterable[Demand]) -> None:
         """Have counted no more what was taken too much; who was admitted stays so."""
         for windows, cost in less:
-            for part, taken_at in _without(principal, windows, cost):
+            for part, taken_at in _without(caller, windows, cost):
                 try:
                     self._limiter.give_back(windows, part, taken_at)
                 except Away:
@@ -235,7 +238,7 @@ def _unavailable(principal: Principal, error: Exception) -> Refused:
     return Refused(UNAVAILABLE)
 
 
-def _note(principal: Principal, taken: Taken) -> None:
+def _note(caller: Weighed, taken: Taken) -> None:
     """Note what was taken. What is given back alike is noted as one, so that a request that goes on
     for long, and takes again and again, has no more to remember than its windows; of limits by name
     the last `_NAMES` are.
@@ -243,14 +246,14 @@ def _note(principal: Principal, taken: Taken) -> None:
     if not taken.demands and not taken.observed:
         return
     kept: dict[object, Taken] = {}
-    for one in (*takes_of(principal), taken):
+    for one in (*takes_of(caller), taken):
         alike = _alike(one, taken.at)
         known = kept.get(alike)
         kept[alike] = one if known is None else _sum(known, one)
     named = [alike for alike, one in kept.items() if one.is_named]
     for alike in named[:-_NAMES]:
         del kept[alike]
-    principal.takes = tuple(kept.values())
+    caller.takes = tuple(kept.values())
 
 
 def _alike(taken: Taken, now: int) -> object:
@@ -276,7 +279,7 @@ def _sums(some: Sequence[Demand], more: Sequence[Demand]) -> tuple[Demand, ...]:
     )
 
 
-def _without(principal: Principal, windows: Its, units: int) -> list[tuple[int, int]]:
+def _without(caller: Weighed, windows: Its, units: int) -> list[tuple[int, int]]:
     """Note that so many units of windows are given back, what was taken last before the rest: how
     many of which take, by when that was.
     """
@@ -291,30 +294,30 @@ def _without(principal: Principal, windows: Its, units: int) -> list[tuple[int, 
             parts.append((part, at))
         return Demand(demand.windows, demand.cost - part)
 
-    for demands, at, observed, is_named in reversed(takes_of(principal)):
+    for demands, at, observed, is_named in reversed(takes_of(caller)):
         left = [less(one, at) for one in demands], [less(one, at) for one in observed]
         takes.insert(0, Taken(left[0], at, left[1], is_named))
-    principal.takes = tuple(takes)
+    caller.takes = tuple(takes)
     return parts
 
 
-def _units(principal: Principal) -> Counter[Its]:
+def _units(caller: Weighed) -> Counter[Its]:
     """The units that a request has taken so far of each of its windows."""
     units: Counter[Its] = Counter()
-    for taken in takes_of(principal):
+    for taken in takes_of(caller):
         for windows, cost in demands_of(taken):
             units[windows] += cost
     return units
 
 
-def _changes(principal: Principal, units: int) -> tuple[Demands, list[Demand]]:
+def _changes(caller: Weighed, units: int) -> tuple[Demands, list[Demand]]:
     """What is to be taken besides, and to be given back, so that the request costs so many units
     of each window of its plan and its rules; of what would have refused it, if that were more than
     observed, it has taken nothing, and does so still.
     """
     checked_cost(units)
-    taken = _units(principal)
-    own = [one for one in takes_of(principal) if not one.is_named]
+    taken = _units(caller)
+    own = [one for one in takes_of(caller) if not one.is_named]
     enforced = {one.windows: None for take in own for one in take.demands if one.windows}
     observed = {one.windows: None for take in own for one in take.observed if taken[one.windows]}
     more = Demands(

@@ -108,19 +108,22 @@ class Table(Records):
         with self._mutex:
             known = self._places
             places: list[Place] = []
+            numbers: list[int] = []
             for window in windows:
                 packed = known.get(window[0])
                 if packed is None:
                     break
-                places.append(_place(packed))
+                place = _place(packed)
+                places.append(place)
+                if place[3] not in numbers:
+                    numbers.append(place[3])
             else:
-                number = places[0][3]
-                for place in places:
-                    if common is None or place[3] != number:
-                        tally = self._take_of_several(demands, windows, places, now, clock)
-                        break
+                if common is None or len(numbers) > 1:
+                    numbers.sort()
+                    asked = demands, windows, places, numbers
+                    tally = self._take_of_several(*asked, common, now, clock)
                 else:
-                    tally = self._take(windows, places, common or 0, now, clock)
+                    tally = self._take(windows, places, common, now, clock)
                 if tally is not None:
                     return tally
             return self._take_anywhere(demands, windows, now, clock)
@@ -168,45 +171,55 @@ class Table(Records):
         finally:
             lock.unlock(stripe)
 
-    def _take_of_several(
+    def _take_of_several(  # noqa: C901, PLR0912, PLR0917  # one straight line, as `_take`
         self,
         demands: Sequence[Demand],
         windows: Sequence[Window],
         places: Sequence[Place],
+        numbers: Sequence[int],
+        common: int | None,
         now: int,
         clock: Callable[[], int],
     ) -> Tally | None:
-        """The same of several subjects, or at several costs."""
+        """The same of several subjects, whose stripes have these numbers, in order; or at several
+        costs, where none is `common`.
+        """
         lock = self._lock
-        stripes = sorted({STRIPE + place[3] for place in places})
         try:
-            for stripe in stripes:
-                if not lock.lock(stripe):
-                    self._insist(stripe)
-            if self.stuck:
-                for stripe in stripes:
-                    self.stuck.pop(stripe, None)
+            for number in numbers:
+                if not lock.lock(STRIPE + number):
+                    self._insist(STRIPE + number)
+                if self.stuck:
+                    self.stuck.pop(STRIPE + number, None)
             segments = self._segments
             counters: dict[str, WindowCount] = {}
-            known: dict[str, tuple[Place, int]] = {}
             nth = 0
             for key, length, _, _ in windows:
-                place = places[nth]
-                found, expires, even, odd = _UNPACK(segments[place[2]], place[1] * WORD)
-                if found != place[0]:
+                tag, at, segment, _ = places[nth]
+                found, expires, even, odd = _UNPACK(segments[segment], at * WORD)
+                if found != tag:
                     return None
                 last = expires // length - 2
                 counters[key] = (last, odd, even) if last & 1 else (last, even, odd)
-                known[key] = place, length
                 nth += 1  # noqa: SIM113  # as above
-            tally, changes = sliding.take_together(demands, counters, now, clock)
+            if common is None:
+                tally, changes = sliding.take_together(demands, counters, now, clock)
+            else:
+                tally, changes = sliding.take(windows, counters, common, now, clock)
+            nth = 0
             for key, after in changes:
-                place, length = known[key]
-                _write(segments, place, length, counters[key], after)
+                while windows[nth][0] != key:  # it is only looked at
+                    nth += 1
+                place, index = places[nth], after[0]
+                if index == counters[key][0]:
+                    segments[place[2]][place[1] + EVEN + (index & 1)] = after[1]
+                else:
+                    _write(segments, place, windows[nth].length, counters[key], after)
+                nth += 1
             return tally
         finally:
-            for stripe in stripes:
-                lock.unlock(stripe)
+            for number in numbers:
+                lock.unlock(STRIPE + number)
 
     def _take_anywhere(
         self,
