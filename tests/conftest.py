@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}
 # Timings decide nothing, on a slow machine either.
 hypothesis.settings.register_profile("keyrush", deadline=None)
 hypothesis.settings.load_profile("keyrush")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """All tests and what they import last as long as the process: no garbage is looked for among
+    them, neither while they come to be nor later.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Clock:
