@@ -387,8 +387,8 @@ def test_catalog() -> None:
         ("key_prefix", "a" * 17, "1 to 16 letters"),
         ("key_prefix", "kr\n", "1 to 16 letters"),
         ("key_prefix", "é", "1 to 16 letters"),
-        ("key_environments", "live,te st", "pattern"),
-        ("key_environments", "live,1x", "pattern"),
+        ("key_environments", "live,te st", "1 to 32 letters"),
+        ("key_environments", "live,1x", "a letter first"),
         ("cache_size", "-1", "greater than or equal to 0"),
         ("cache_size", "many", "integer"),
         ("cache_size", "1.5", "integer"),
@@ -422,8 +422,8 @@ def test_catalog() -> None:
         ("public_paths", "health", "must start with /"),
         ("public_paths", "/docs/*/x", "as the last one"),
         ("optional_paths", "/a//b", "no //"),
-        ("scopes", 'read:"x"', "pattern"),
-        ("scopes", "read articles", "pattern"),
+        ("scopes", 'read:"x"', "visible ASCII"),
+        ("scopes", "read articles", "visible ASCII"),
     ],
 )
 def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, allowed: str) -> None:
@@ -465,20 +465,29 @@ def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, al
         ("[plans.p]\noverage_price = -1", "plans.p.overage_price", "greater than or equal to 0"),
         ("[plans.p]\nmodules = 'meta'", "plans.p.modules", "a list"),
         ("[plans.p]\nlimit = '5/minute'", "plans.p.limit", "is no setting"),
-        ("[plans.'1 p']", "plans.1 p", "pattern"),
+        ("[plans.'1 p']", "plans.1 p: '1 p'", "1 to 32 letters"),
         ("[plans]", "KEYRUSH_PLANS", "at least one plan"),
-        ("[[rules]]\npath = 'api'", "KEYRUSH_RULES", "must start with /"),
-        ("[[rules]]\npath = '/{id'", "KEYRUSH_RULES", "{name}"),
+        ("[[rules]]\npath = 'api'", "rules.0.path", "must start with /"),
+        ("[[rules]]\npath = '/{id'", "rules.0.path", "{name}"),
         ("[[rules]]", "rules.0.path", "required"),
         ("[[rules]]\npath = '/x'\ncredits = -1", "rules.0.credits", "greater than or equal to 0"),
         (f"[[rules]]\npath = '/x'\ncredits = {10**9 + 1}", "rules.0.credits", "less than or equal"),
         ("[[rules]]\npath = '/x'\ncredits = true", "rules.0.credits", "integer"),
-        ("[[rules]]\npath = '/x'\nmethods = ['GET /']", "rules.0.methods", "pattern"),
-        ("[[rules]]\npath = '/x'\nscopes = ['a b']", "rules.0.scopes", "pattern"),
+        ("[[rules]]\npath = '/x'\nmethods = ['GET /']", "rules.0.methods", "letters alone"),
+        ("[[rules]]\npath = '/x'\nscopes = ['a b']", "rules.0.scopes", "visible ASCII"),
         ("[[rules]]\npath = '/x'\nscope = ['a']", "rules.0.scope", "is no setting"),
         ("no_such_thing = 1", "no_such_thing", "is no setting"),
         ("pepperr = 'hunter2'", "pepperr", "did you mean pepper?"),
         ("[plan.p]", "plan", "did you mean plans?"),
+        ("KEYRUSH_REALM = 'x'", "KEYRUSH_REALM", "did you mean realm?"),
+        ("[rules]\npath = '/x'", "KEYRUSH_RULES", "begin each with [[rules]]"),
+        ("plans = ['free']", "KEYRUSH_PLANS", "should be a table"),
+        ("[plans.p]\ncredits_per_month = 9", "plans.p.credits_per_month", "with amount, mode"),
+        ("[plans.p]\ncredits_per_month = {a = 9}", "plans.p.credits_per_month.a", "amount, mode"),
+        ("anonymous = '9/minute'", "KEYRUSH_ANONYMOUS", "a table with limits, exempt_paths"),
+        ("[plans.p]\nzzz = 1", "plans.p.zzz", "allowed are limits, monthly_quota"),
+        ("[plans.p]\nlimits = '9/fortnight'", "plans.p.limits", "second, minute, hour, day"),
+        ("hide_credentials = 'maybe'", "KEYRUSH_HIDE_CREDENTIALS", "should be true or false"),
     ],
 )
 def test_wrong_table(toml: Toml, table: str, named: str, allowed: str) -> None:
@@ -519,14 +528,17 @@ path = "/b"
     [
         ('realm = "a"', 'realm = ""', "KEYRUSH_REALM: '' must be 1 to 64 printable", 2),
         ('realm = "a"', "relam = 1", "relam: is no setting; did you mean realm?", 2),
-        ('"100/hour"', '"100/ages"', "plans.p.limits: ['5/minute', '100/ages']", 5),
+        ('"100/hour"', '"100/ages"', "plans.p.limits: '5/minute;100/ages' is no limit", 5),
         ('per = "key"', "module = []", "plans.p.module: is no setting; did you mean modules?", 9),
         ('per = "account"', "x = 1", "plans.q.x: is no setting", 12),
         ("r.limits", "r.limit", "plans.r.limit: is no setting; did you mean limits?", 13),
         ("credits = 1", "credit = 1", "rules.0.credit: is no setting; did you mean credits?", 17),
         ('path = "/b"', 'paths = "/b"', "rules.1.paths: is no setting; did you mean path?", 20),
-        ('path = "/b"', "", "rules.1.path: {} Field required", 19),
-        ('path = "/b"', 'path = "b"', "KEYRUSH_RULES: ", 15),
+        ('path = "/b"', "", "rules.1.path: is required", 19),
+        ('path = "/b"', 'path = "b"', "rules.1.path: 'b' must start with /", 20),
+        ("credits = 1", "limits = { free = '1/day' }", "rules.0.limits: free is no plan", 17),
+        ('path = "/b"', 'path = "/b"\nlimit_group = "x"', "rules.1.limit_group: no rule", 21),
+        ('path = "/b"', 'path = "/b"\nmcp = "x"', "rules.1: /b has mcp", 19),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -568,6 +580,14 @@ def test_places_in_any_file(tables: list[str]) -> None:
         path.write_text(text)
         place = sources.place(("rules", number, "wrong"), {"config": path})
     assert place == f"{path}, line {parts[0].count(chr(10)) + 2}"
+
+
+def test_a_mistake_in_a_long_list_shows_no_list(toml: Toml) -> None:
+    """Of many rules the message is about the wrong one alone, in one short line."""
+    rules = "".join(f"[[rules]]\npath = '/{number}'\n" for number in range(30))
+    path = toml(f"{rules}[[rules]]\npath = '/x/*'\n")
+    said = "rules.30.path: '/x/*' write {name} for one segment, and {name:path} for the rest"
+    assert wrong() == f"{said} ({path}, line 62)"
 
 
 def test_all_mistakes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,9 @@ def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] |
         items = []
     if not items:
         raise InvalidArgument(
-            field, f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}"
+            field,
+            f"{text!r} is no limit; write 100/minute, 60/minute;1000/hour or {UNLIMITED}, by "
+            "second, minute, hour, day, month or year",
         )
     limits = sorted(
         (Limit(item.amount, item.get_expiry()) for item in items), key=lambda item: item.seconds

@@ -84,10 +84,11 @@ def pattern(path: str) -> str:
     Raises:
         ConfigurationError: It is no pattern, or one that could match in very many ways.
     """
-    if not path.startswith("/") or re.search(r"[{}*]", _PLACEHOLDER.sub("", path)):
+    if not path.startswith("/"):
+        raise ConfigurationError(f"rule path {path!r}: must start with /")
+    if re.search(r"[{}*]", _PLACEHOLDER.sub("", path)):
         raise ConfigurationError(
-            f"rule path {path!r}: must start with /; write {{name}} for one segment and "
-            "{name:path} for the rest"
+            f"rule path {path!r}: write {{name}} for one segment, and {{name:path}} for the rest"
         )
     if not _is_plain(_PLACEHOLDER.sub("x", path)):
         raise ConfigurationError(

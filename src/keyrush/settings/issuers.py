@@ -20,7 +20,7 @@ from keyrush.core.issuers import (
     Preset,
 )
 from keyrush.core.urls import is_safe
-from keyrush.settings.tables import ScopeName, Table
+from keyrush.settings.tables import ScopeName, Table, matching
 
 #: What Supabase's own tokens say that they are for, and where it publishes its keys.
 _SUPABASE_AUDIENCE = "authenticated"
@@ -30,7 +30,7 @@ _SUPABASE_KEYS = "/.well-known/jwks.json"
 _MAX_ISSUER = 255
 
 #: What a claim is called; some are URIs, so that no two issuers mean different things by one.
-_CLAIM = r"^[A-Za-z][A-Za-z0-9_:/.-]{0,119}$"
+_CLAIM = "[A-Za-z][A-Za-z0-9_:/.-]{0,119}"
 
 
 def _listed(value: Any) -> Any:
@@ -50,11 +50,11 @@ class IssuerTable(Table):
     algorithms: Annotated[tuple[str, ...], Listed] = ()
     jwks_url: str | None = None
     secret: SecretStr | None = None
-    typ: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+/-]{1,64}$")] | None = None
+    typ: Annotated[str, matching("[A-Za-z0-9.+/-]{1,64}", "a type, as at+jwt")] | None = None
     preset: Preset | None = None
     anonymous: bool = False
     scopes: Annotated[tuple[ScopeName, ...], Listed] | None = None
-    scope_claim: Annotated[str, Field(pattern=_CLAIM)] | None = None
+    scope_claim: Annotated[str, matching(_CLAIM, "the name of a claim, as scope")] | None = None
     accounts: Literal["create", "link"] = "link"
     plan: str | None = None
     new_accounts: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = NEW_ACCOUNTS

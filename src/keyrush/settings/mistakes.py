@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,15 +14,28 @@ from keyrush.errors import ConfigurationError
 from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.resources import ResourceTable
 from keyrush.settings.sources import PREFIX, place
-from keyrush.settings.tables import AnonymousTable, PlanTable, RuleTable, Table
+from keyrush.settings.tables import (
+    AnonymousTable,
+    MonthlyCreditsTable,
+    PlanTable,
+    RuleTable,
+    Table,
+)
 
 #: What pydantic says, and what people call it.
 _WORDING = (
     ("Input should", "should"),
     ("a valid tuple", "a list"),
     ("a valid frozenset", "a list"),
+    ("a valid dictionary", "a table"),
+    ("a valid boolean, unable to interpret input", "true or false"),
+    (", unable to parse string as a number", ""),
+    (", unable to parse string as an integer", ""),
+    ("Field required", "is required"),
 )
 
+#: How a message begins that says itself what it is about, as `rules.0.limits` or `KEYRUSH_SCOPES`.
+_ABOUT = re.compile(rf"((?:plans|rules|resources|issuers)(?:\.\w+)*|{PREFIX}\w+): ")
 
 #: Settings whose values may hold secrets, and are not shown.
 _SECRET = {"pepper", "store_url", "limiter_url", "issuers"}
@@ -48,36 +61,63 @@ def explained(error: ValidationError, given: dict[str, Any], settings: Collectio
     """
     lines = []
     for problem in error.errors(include_url=False):
-        location = [str(part) for part in problem["loc"]]
-        if not location:  # it is about several settings, and says which
-            lines.append(problem["msg"].removeprefix("Value error, "))
-            continue
-        name = location[0]
-        is_table = name in _TABLES and len(location) > 1
-        shown = ".".join(location) if is_table else f"{PREFIX}{name.upper()}"
         message = problem["msg"].removeprefix("Value error, ")
-        for pydantics, ours in _WORDING:
-            message = message.replace(pydantics, ours)
-        value = f" {problem['input']!r:.200}"
-        if name in _SECRET or value in f" {message}":
-            value = ""
-        if problem["type"] == "extra_forbidden":
-            close = similar(location[-1], _names_at(location[:-1]) or settings)
-            value, message = "", "is no setting" + (f"; did you mean {close}?" if close else "")
-            shown = ".".join(location)
-        where = place(problem["loc"], given)
-        lines.append(f"{shown}:{value} {message}" + (f" ({where})" if where else ""))
+        if about := _ABOUT.match(message):  # one of several settings, or of the rules
+            name = about[1].removeprefix(PREFIX).lower()
+            location = [int(part) if part.isdigit() else part for part in name.split(".")]
+        else:
+            location = [part for part in problem["loc"] if part != "[key]"]
+            message = _said(problem, location, message, settings)
+        where = place(location, given) if location else None
+        lines.append(message + (f" ({where})" if where else ""))
     return "\n".join(lines)
 
 
-def _names_at(tables: list[str]) -> Iterable[str]:
+def _said(
+    problem: Mapping[str, Any],
+    location: Sequence[int | str],
+    message: str,
+    settings: Collection[str],
+) -> str:
+    """Name, value and what is allowed, of one wrong setting."""
+    names = [str(part) for part in location]
+    kind, given = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        allowed = _names_at(names[:-1])
+        if close := similar(names[-1], allowed or settings):
+            hint = f"; did you mean {close}?"
+        else:
+            hint = f"; allowed are {', '.join(allowed)}" if allowed else ""
+        return f"{'.'.join(names)}: is no setting{hint}"
+    is_in_table = names[0] in _TABLES and len(names) > 1
+    shown = ".".join(names) if is_in_table else f"{PREFIX}{names[0].upper()}"
+    if kind == "tuple_type" and isinstance(given, dict) and names[0] in _TABLES and not is_in_table:
+        return f"{shown}: there may be several; begin each with [[{names[0]}]]"
+    if kind == "model_type":
+        table = next(one for one in Table.__subclasses__() if one.__name__ in message)
+        message = f"should be a table with {', '.join(table.model_fields)}"
+    for pydantics, ours in _WORDING:
+        message = message.replace(pydantics, ours)
+    # A list or a table would be long, and the message names what is wrong in it.
+    is_short = isinstance(given, str | int | float)
+    value = f" {given!r:.200}"
+    if not is_short or names[0] in _SECRET or value in f" {message}":
+        value = ""
+    return f"{shown}:{value} {message}"
+
+
+def _names_at(tables: Sequence[str]) -> Collection[str]:
     """The names that may stand in a table, by the names of what is around them; none outside."""
-    return _TABLES[tables[0]].model_fields if tables and tables[0] in _TABLES else ()
+    if not tables or tables[0] not in _TABLES:
+        return ()
+    inner = MonthlyCreditsTable if "credits_per_month" in tables[1:] else _TABLES[tables[0]]
+    return inner.model_fields
 
 
 def similar(name: str, names: Iterable[str]) -> str | None:
-    """The one of the names that is nearly `name`, if there is one."""
-    close = difflib.get_close_matches(name.lower()[:100], names, 1, cutoff=0.75)
+    """The one of the names that is nearly `name`, or is it as a variable, if there is one."""
+    bare = name.lower().removeprefix(PREFIX.lower())[:100]
+    close = difflib.get_close_matches(bare, names, 1, cutoff=0.75)
     return close[0] if close else None
 
 

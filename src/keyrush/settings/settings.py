@@ -328,7 +328,7 @@ class Settings(DashboardSettings):
         if unknown and "unmetered_environments" in self.model_fields_set:
             known = ", ".join(self.key_environments) or "none"
             raise ValueError(
-                f"KEYRUSH_UNMETERED_ENVIRONMENTS: {', '.join(sorted(unknown))} not among the "
+                f"KEYRUSH_UNMETERED_ENVIRONMENTS: {', '.join(sorted(unknown))} is not among the "
                 f"environments of keys ({known})"
             )
         return self
@@ -346,7 +346,8 @@ class Settings(DashboardSettings):
         for number, rule in enumerate(self.rules):
             named = rule.limits if isinstance(rule.limits, dict) else {}
             if unknown := sorted(set(named) - set(self.plans)):
-                raise ValueError(f"rules.{number}.limits: {unknown[0]} is no plan")
+                known = ", ".join(self.plans)
+                raise ValueError(f"rules.{number}.limits: {unknown[0]} is no plan ({known})")
         return self
 
     @model_validator(mode="after")

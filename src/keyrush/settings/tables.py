@@ -8,13 +8,21 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_CONCURRENT, MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
-from keyrush.core.paths import PathList
+from keyrush.core.paths import PathList, pattern
 from keyrush.core.policy import MAX_COST, MAX_CREDITS, Rule
 from keyrush.core.rule_limits import Counted, RuleLimits
 from keyrush.core.times import SECOND
@@ -44,8 +52,24 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)").fullmatch
 #: Whether limits refuse what is over them, or only tell.
 Mode = Literal["enforce", "observe"]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
+
+def matching(expression: str, allowed: str) -> AfterValidator:
+    """A check of text by a regular expression, which says what is allowed in words."""
+    fits = re.compile(expression).fullmatch
+
+    def check(value: str) -> str:
+        if not fits(value):
+            raise ValueError(f"must be {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
+Name = Annotated[
+    str,
+    matching("[A-Za-z][A-Za-z0-9_-]{0,31}", "1 to 32 letters, digits, _ and -, a letter first"),
+]
+ScopeName = Annotated[str, matching(SCOPE, '1 to 120 visible ASCII characters, without " and \\')]
 
 
 class Table(BaseModel):
@@ -112,6 +136,8 @@ def _milliseconds(value: Any) -> Any:
     return value
 
 
+_MCP_METHOD = "[A-Za-z][A-Za-z0-9/_.-]{0,63}"
+
 #: What rules of messages that are free in MCP can't say.
 _LIMITING = frozenset({"limits", "limit_group", "max_concurrent", "cost", "wait"})
 
@@ -120,13 +146,13 @@ class RuleTable(Table):
     """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
     path: str
-    methods: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], ...] = ()
+    methods: tuple[Annotated[str, matching("[A-Za-z]+", "letters alone, as in GET")], ...] = ()
     scopes: tuple[ScopeName, ...] = ()
     modules: tuple[str, ...] = ()
     modules_from: str | None = None
     credits: Annotated[int, Field(ge=0, le=MAX_CREDITS, strict=True)] = 0
     tool: str | None = None
-    mcp: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9/_.-]{0,63}$")] | None = None
+    mcp: Annotated[str, matching(_MCP_METHOD, "a method of MCP, as tools/call")] | None = None
     limits: Annotated[RuleLimitsByPlan | Any, BeforeValidator(_rule_limits)] = None
     per: Counted = "key"
     limit_group: Name | None = None
@@ -134,6 +160,15 @@ class RuleTable(Table):
     cost: Annotated[int, Field(ge=1, le=MAX_COST, strict=True)] = 1
     wait: Annotated[int, BeforeValidator(_milliseconds)] = 0
     mode: Mode = "enforce"
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, value: str) -> str:
+        try:
+            pattern(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix(f"rule path {value!r}: ")) from None
+        return value
 
     @model_validator(mode="after")
     def _check_mcp(self) -> RuleTable:
@@ -225,12 +260,12 @@ def rules_of(tables: Sequence[RuleTable]) -> tuple[Rule, ...]:
             continue
         if groups.setdefault(table.limit_group, limits) != limits:
             raise ValueError(
-                f"{number}.limit_group: {table.limit_group} has other limits elsewhere; say "
+                f"rules.{number}.limit_group: {table.limit_group} has other limits elsewhere; say "
                 "limits, per, max_concurrent and mode in one rule of the group alone"
             )
     for number, name in enumerate(table.limit_group for table in tables):
         if name is not None and name not in groups:
-            raise ValueError(f"{number}.limit_group: no rule says the limits of {name}")
+            raise ValueError(f"rules.{number}.limit_group: no rule says the limits of {name}")
     return tuple(table.rule(groups) for table in tables)
 
 
