@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from keyrush.core.times import SECOND
@@ -117,6 +119,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 #: Of a row, what a client has chosen, or an issuer of tokens.
 _TEXTS = (4, 6, 7, 8, 14, 15, 16)
+_texts_of = itemgetter(*_TEXTS)
 
 
 def storable(text: str) -> str:
@@ -128,7 +131,8 @@ def storable_rows(rows: Sequence[Activity]) -> Sequence[Activity]:
     """The rows with such texts."""
     # In one look, because hardly any batch has any; each text once, because most are the same. What
     # is not looked at comes from no client.
-    texts = {str(row[place]) for place in _TEXTS for row in rows}
+    texts = set(chain.from_iterable(map(_texts_of, rows)))
+    texts.discard(None)
     text = "".join(texts)
     if text.isascii() and "\x00" not in text:
         return rows

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from keyrush.core.activity import BUCKETS, FINE, Activity
@@ -30,6 +31,13 @@ ROWS = {
     "address": "text",
     "agent": "text",
 }
+#: Those that may be null.
+_NULLABLE = frozenset(("subject", "path", "reason", "request_id", "address", "agent"))
+
+#: What stands for null among the values of a row. SQLite's driver is half a microsecond about each
+#: None, which it looks for an adapter for: there it is a number, which no text is equal to.
+_NULL = {"sqlite": 0, "postgresql": None}
+
 _CELLS = {
     "is_fresh": "smallint",
     "whole": "bigint",
@@ -75,8 +83,8 @@ def _given(dialect: str, types: dict[str, str], count: int) -> str:
     column, so that they are one statement and one round trip.
     """
     if dialect == "sqlite":
-        row = f"({', '.join('?' * len(types))})"
-        return f"VALUES {', '.join([row] * count)}"
+        row = ", ".join("nullif(?, 0)" if name in _NULLABLE else "?" for name in types)
+        return f"VALUES {', '.join([f'({row})'] * count)}"
     columns = ", ".join(f"given.{name}::{kind}" for name, kind in types.items())
     lists = ", ".join(["json_array_elements_text(%s)"] * len(types))
     return f"SELECT {columns} FROM ROWS FROM ({lists}) AS given({', '.join(types)})"  # noqa: S608  # of this module alone
@@ -88,15 +96,16 @@ def add(
     """`ActivityStore.add_activity`, in the transaction of the driver's `connection`: what
     `subjects` may remember once it is committed.
     """
-    parts = [(row[2], row[3], row[8]) for row in rows]
-    known, new = subjects.numbers(connection, dialect, parts)
-    numbers = [known.get(asked) or new[asked] for asked in parts]
+    numbers, new = subjects.numbers(connection, dialect, [*map(_PART, rows)])
+    null = _NULL[dialect]
     # In one expression with all names at hand: this is most of what a row costs in this process.
     kept = [
         (
-            whole, part, KINDS[source, outcome], at, row_id, subject, method,
-            None if path == rule else path, status, reason, credits, duration, request_id, address,
-            agent,
+            whole, part, KINDS[source, outcome], at, row_id,
+            null if subject is None else subject, method, null if path == rule else path, status,
+            null if reason is None else reason, credits, duration,
+            null if request_id is None else request_id,
+            null if address is None else address, null if agent is None else agent,
         )
         for (whole, part), (
             row_id, at, _, _, subject, source, method, path, rule, status, outcome, reason, credits,
@@ -115,6 +124,10 @@ def add(
         totals = [(*cell, *cells[cell]) for cell in sorted(cells)]
         _write(connection, dialect, _upsert_cells, totals)
     return new
+
+
+#: What tells of a row who asks, and for what.
+_PART = itemgetter(2, 3, 8)
 
 
 def _sum_up(cells: dict[tuple[int, ...], list[int]], numbers: Numbers, row: Activity) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from keyrush.core.activity import Outcome, Source, Where
 from keyrush.store.activity.statements import statement
@@ -102,22 +102,29 @@ class Subjects:
         self._known: dict[Asked, Numbers] = {}
 
     def numbers(
-        self, connection: Any, dialect: str, parts: Collection[Asked]
-    ) -> tuple[dict[Asked, Numbers], dict[Asked, Numbers]]:
-        """The numbers of parts: some among those that are known, and those that are not. What is in
-        no table is added in the transaction of the driver's `connection`, and to be remembered
-        once it is committed.
+        self, connection: Any, dialect: str, parts: Sequence[Asked]
+    ) -> tuple[list[Numbers], dict[Asked, Numbers]]:
+        """The number of each part, and those among them that were not known. What is in no table
+        is added in the transaction of the driver's `connection`, and to be remembered once it is
+        committed.
         """
         known = self._known
-        new = sorted(Part(*part) for part in set(parts).difference(known))
-        if not new:
-            return known, {}
+        found = [*map(known.get, parts)]
+        if all(found):  # none is empty
+            return cast("list[Numbers]", found), {}
+        new = self._new(connection, dialect, set(parts).difference(known))
+        return [known.get(part) or new[part] for part in parts], new
+
+    @staticmethod
+    def _new(connection: Any, dialect: str, parts: Collection[Asked]) -> dict[Asked, Numbers]:
+        """The numbers of parts that are not known."""
+        new = sorted(Part(*part) for part in parts)
         # In one order, so that two processes never wait for each other.
         rows = sorted({part.at_level(level) for part in new for level in range(len(LEVELS))})
         connection.execute(statement(dialect, _insert(dialect)), {"rows": json.dumps(rows)})
         answer = connection.execute(statement(dialect, _find(dialect)), {"rows": json.dumps(new)})
         numbers = (Numbers(*row) for row in answer.fetchall())
-        return known, dict(zip(new, numbers, strict=True))
+        return dict(zip(new, numbers, strict=True))
 
     def remember(self, found: dict[Asked, Numbers]) -> None:
         """Know these without asking, from now on."""
