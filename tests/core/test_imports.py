@@ -84,6 +84,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.acting",
         "apps.dashboard.charting",
         "apps.dashboard.charts",
+        "apps.dashboard.formats",
         "apps.dashboard.key_status",
         "apps.dashboard.pages.activity",
         "apps.dashboard.pages.billing",
@@ -91,6 +92,7 @@ OUTSIDE: dict[str, set[str]] = {
         "apps.dashboard.pages.keys",
         "apps.dashboard.texts",
         "apps.dashboard.visit",
+        "apps.dashboard.wording",
     },
     "psycopg": {"sql.awaited", "sql.patience"},
     "pydantic": {

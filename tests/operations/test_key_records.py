@@ -56,6 +56,8 @@ def test_a_store_that_edits_nothing(clock: Clock) -> None:
     gate = opened(clock, _Small())
     keys = [gate.keys.create("acct_a", f"n{number}").key for number in range(3)]
     assert gate.key_records.search("acct_a", Search("n1")).total == 1
+    (found,) = gate.key_records.outlines("acct_a", [keys[1].id, "cred_x"])
+    assert found.name == "n1"
     assert [one.what for one in gate.key_records.history(keys[0].id)] == ["created"]
     with pytest.raises(ConfigurationError, match="EditStore"):
         gate.keys.edit(keys[0].id, name="m")

@@ -86,6 +86,7 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     ),
     "credits ledger cursor": lambda gate, text, _: gate.credits.ledger("acct_a", cursor=text),
     "credits balance": lambda gate, text, _: gate.credits.balance(text),
+    "credits expiring": lambda gate, text, _: gate.credits.expiring(text),
     "credits grant account": lambda gate, text, _: gate.credits.grant(text, 1),
     "usage this_month account": lambda gate, text, _: gate.usage.this_month(text),
     "usage this_month key": lambda gate, text, _: gate.usage.this_month("acct_a", text),
@@ -142,6 +143,7 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
     "key_records history key": lambda gate, text, _: gate.key_records.history(text),
     "key_records history account": lambda gate, text, key: gate.key_records.history(key, text),
     "key_records outlines account": lambda gate, text, _: gate.key_records.outlines(text),
+    "key_records outlines among": lambda gate, text, _: gate.key_records.outlines("acct_a", [text]),
     "key_records search account": lambda gate, text, _: gate.key_records.search(text, Search()),
     "key_records search search": lambda gate, text, _: gate.key_records.search(
         "acct_a", Search(text)
@@ -242,6 +244,7 @@ BY_ID = [
     "accounts set_plan account",
     "accounts set_limits account",
     "credits balance",
+    "credits expiring",
     "credits grant account",
     "usage this_month account",
     "keys create account",

@@ -271,6 +271,11 @@ def test_outlines(store: Store) -> None:
     newest = [outline_of(key) for key in reversed(keys)]
     assert list(store.outlines("acct_a", 100)) == newest
     assert list(store.outlines("acct_a", 2)) == newest[:2]
+    assert list(store.outlines("acct_a", 9, ["cred_1", "cred_other", "cred_4", "x'"])) == [
+        newest[-5],
+        newest[-2],
+    ]
+    assert not [*store.outlines("acct_a", 9, []), *store.outlines("acct_b", 9, ["cred_1"])]
     assert not store.outlines("acct_x", 9)
     assert store.add_account(account("acct_new"))
     assert not store.outlines("acct_new", 9)

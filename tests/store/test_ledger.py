@@ -13,7 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core import ledger
-from keyrush.core.ledger import By, Entry, EntryPlace, EntryWhere, Posting, Reason, Refill, Source
+from keyrush.core.ledger import (
+    By,
+    Entry,
+    EntryPlace,
+    EntryWhere,
+    Lot,
+    Posting,
+    Reason,
+    Refill,
+    Source,
+)
 from keyrush.core.model import Link
 from keyrush.core.times import DAY, SECOND
 from keyrush.store import memory_ledger
@@ -257,6 +267,18 @@ def test_a_thousand_charges_of_what_expires(store: Store) -> None:
     ] * 100
     assert store.balance("acct_a", NOW) == 0
     assert_adds_up(store)
+
+
+def test_what_is_left_of_grants(store: Store) -> None:
+    """O12: what is left of grants that expire is told in the order in which it is spent."""
+    for number, credits in enumerate((100, 200), 1):
+        store.post("acct_a", Posting(credits, "grant", NOW, expires_at=NOW + 1000 - number))
+    store.post("acct_a", Posting(5, "grant", NOW))
+    store.charge("acct_a", 50, "one", NOW)
+    assert [*store.lots("acct_a")] == [Lot(NOW + 998, 2, 150), Lot(NOW + 999, 1, 100)]
+    store.balance("acct_a", NOW + 998)
+    assert [*store.lots("acct_a")] == [Lot(NOW + 999, 1, 100)]
+    assert not [*store.lots("acct_b"), *store.lots("acct_x")]
 
 
 # --- all stores are one --------------------------------------------------------------------------

@@ -157,6 +157,7 @@ class ActivityLog:
         *,
         by: By | int = "hour",
         group: Group | None = None,
+        durations: bool = True,
     ) -> list[Total]:
         """Totals, oldest bin first, told apart by `group`; bins of nothing are left out.
 
@@ -166,7 +167,8 @@ class ActivityLog:
         of its bin, `until` forward to the end of its. Without `since` they are the last 60
         minutes, 24 hours, 30 days, or 60 bins of another length. There are at most 1,500 bins. Of
         values those with the most requests are told apart, as many as make 20,000 totals with
-        these bins; the rest is together, as the value None.
+        these bins; the rest is together, as the value None. Without `durations`, which are most of
+        what it costs, a total may lack them.
 
         Raises:
             NotFound: There is no such account.
@@ -188,7 +190,8 @@ class ActivityLog:
         if bins <= 0 or _is_nobody(where):
             return []
         asked = where._replace(since=since, until=until)
-        return [*self._store.activity_totals(owner, asked, step, group, max(1, MAX_TOTALS // bins))]
+        most = max(1, MAX_TOTALS // bins)
+        return [*self._store.activity_totals(owner, asked, step, group, most, durations=durations)]
 
     def _in_one(self, owner: str, where: Where, group: Group | None, now: int) -> list[Total]:
         """The totals of all that is asked for, in one bin."""

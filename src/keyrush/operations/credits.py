@@ -16,7 +16,7 @@ from keyrush.core.checks import (
     refuse_keys,
 )
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.ledger import Entry, EntryWhere, Posting, Reason, Refill, Source, refill_of
+from keyrush.core.ledger import Entry, EntryWhere, Lot, Posting, Reason, Refill, Source, refill_of
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.operations.accounts import Accounts
@@ -127,6 +127,16 @@ class Credits:
         if balance is None:
             raise NotFound(f"no account {account_id!r}")
         return balance
+
+    def expiring(self, account_id: str) -> list[Lot]:
+        """What is left of credits that expire, the soonest first; a part of the balance, and used
+        before the rest of it.
+
+        Raises:
+            NotFound: There is no such account.
+        """
+        self.balance(account_id)  # what is due comes first
+        return [lot for lot in self._store.lots(account_id) if lot.remaining]
 
     def ledger(
         self,

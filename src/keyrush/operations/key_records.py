@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from keyrush.core.checks import refuse_keys
+from keyrush.core.checks import is_id, refuse_keys
 from keyrush.core.key_search import MOST, Hits, Outline, Search, found_in, outline_of
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import ApiKey
@@ -65,15 +65,21 @@ class KeyRecords:
             found += more
         return [outline_of(key) for key in found]
 
-    def outlines(self, account_id: str) -> Sequence[Outline]:
-        """The keys of an account in short, the newest 10,000.
+    def outlines(self, account_id: str, among: Collection[str] | None = None) -> Sequence[Outline]:
+        """The keys of an account in short, the newest 10,000; with `among` those with these ids.
 
         Raises:
             NotFound: The id can't be an account's. One that is unknown has no keys.
-            InvalidArgument: A key is given where the id belongs.
+            InvalidArgument: A key is given where an id belongs.
         """
-        refuse_keys(self._format, account=account_id)
-        return self._outlines(known_id(account_id))
+        refuse_keys(self._format, account=account_id, key=among)
+        if among is None:
+            return self._outlines(known_id(account_id))
+        ids = [one for one in {*among} if is_id(one)]
+        if keeps_edits(self._store):
+            return self._store.outlines(known_id(account_id), MOST, ids)
+        keys = [self._store.key(one) for one in ids]
+        return [outline_of(key) for key in keys if key is not None and key.account_id == account_id]
 
     def history(self, key_id: str, account_id: str | None = None) -> Sequence[Record]:
         """What was done to a key, newest first: when it was made, and of all else the last 100.

@@ -146,7 +146,14 @@ class ActivityInMemory:
                 yield row
 
     def activity_totals(
-        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+        self,
+        account_id: str,
+        where: Where,
+        step: int,
+        group: Group | None,
+        at_most: int,
+        *,
+        durations: bool = True,
     ) -> Sequence[Total]:
         found: dict[tuple[int, str | None], _Sums] = {}
         with self._lock:
@@ -167,10 +174,13 @@ class ActivityInMemory:
         totals: dict[tuple[int, str | None], _Sums] = {}
         for (at, value), sums in found.items():
             totals.setdefault((at, None if value in rest else value), _Sums()).add(sums)
-        return [
+        found_totals = [
             Total(at, value, one.requests, one.credits, one.duration, one.longest, (*one.buckets,))
             for (at, value), one in sorted(totals.items(), key=_by_bin_and_value)
         ]
+        if durations:
+            return found_totals
+        return [one._replace(duration=0, longest=0, buckets=()) for one in found_totals]
 
     def activity_ranks(
         self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int

@@ -49,17 +49,24 @@ def listed(connection: sa.Connection, key_id: str) -> Sequence[KeyEvent]:
 
 _OUTLINES = f"""
     SELECT {", ".join(Outline._fields)} FROM {KEYS.name}
-    WHERE account_id = {{0}} ORDER BY created_at DESC, id DESC LIMIT {{0}}
+    WHERE account_id = {{0}}{{1}} ORDER BY created_at DESC, id DESC LIMIT {{0}}
 """  # noqa: S608  # every name is a column's
 
 
-def outlines(database: Database, account_id: str, limit: int) -> Sequence[Outline]:
+def outlines(
+    database: Database, account_id: str, limit: int, among: Sequence[str] | None
+) -> Sequence[Outline]:
     """`Store.outlines`. By the driver: thousands of rows, of which few are shown.
 
     Raises:
         StoreError: The database can't answer.
     """
+    if among is not None and not among:
+        return []
     mark = "?" if database.dialect == "sqlite" else "%s"
+    ids = among or ()
+    more = f" AND id IN ({', '.join([mark] * len(ids))})" if ids else ""
     with database.driver() as connection:
-        found = connection.execute(_OUTLINES.format(mark), (account_id, limit)).fetchall()
+        text = _OUTLINES.format(mark, more)
+        found = connection.execute(text, (account_id, *ids, limit)).fetchall()
     return [Outline._make(row) for row in found]

@@ -184,10 +184,10 @@ def _settled(
     if row is None:
         return None
     balance, entries, refilled, next_expiry = row
-    lots: tuple[Lot, ...] = ()
+    held: tuple[Lot, ...] = ()
     if next_expiry is not None:
-        lots = tuple(Lot(*lot) for lot in run(_LOTS, (account_id,)).fetchall())
-    standing = Standing(account_id, balance, entries, refilled or "", lots)
+        held = tuple(lots(run, account_id))
+    standing = Standing(account_id, balance, entries, refilled or "", held)
     if not ledger.is_due(standing, at, refill):
         return standing
     return _keep(run, standing, ledger.settle(standing, at, refill))
@@ -250,6 +250,11 @@ def _entry(row: Sequence[Any]) -> Entry:
 
 
 # --- reading -------------------------------------------------------------------------------------
+
+
+def lots(run: Run, account_id: str) -> list[Lot]:
+    """`Store.lots`."""
+    return [Lot(*lot) for lot in run(_LOTS, (account_id,)).fetchall()]
 
 
 def balance_if_settled(

@@ -20,6 +20,7 @@ from keyrush.core.ledger import (
     Entry,
     EntryPlace,
     EntryWhere,
+    Lot,
     Posting,
     Refill,
 )
@@ -178,6 +179,10 @@ class MemoryStore(PortalInMemory):
         with self._lock:
             standing = self._ledger.settle(account_id, at, refill)
             return None if standing is None else standing.balance
+
+    def lots(self, account_id: str) -> Sequence[Lot]:
+        with self._lock:
+            return self._ledger.lots_of(account_id)
 
     def entries(
         self,
@@ -347,9 +352,15 @@ class MemoryStore(PortalInMemory):
         with self._lock:
             return self._events.of(key_id)
 
-    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
+    def outlines(
+        self, account_id: str, limit: int, among: Sequence[str] | None = None
+    ) -> Sequence[Outline]:
         with self._lock:
-            found = [key for key in self._keys.values() if key.account_id == account_id]
+            if among is None:
+                known = list(self._keys.values())
+            else:
+                known = [self._keys[one] for one in {*among} if one in self._keys]
+        found = [key for key in known if key.account_id == account_id]
         return [outline_of(key) for key in heapq.nlargest(limit, found, key=place_of)]
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
@@ -450,9 +461,18 @@ class MemoryStore(PortalInMemory):
         return self._activity.count_activity(account_id, where, at_most)
 
     def activity_totals(
-        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+        self,
+        account_id: str,
+        where: Where,
+        step: int,
+        group: Group | None,
+        at_most: int,
+        *,
+        durations: bool = True,
     ) -> Sequence[Total]:
-        return self._activity.activity_totals(account_id, where, step, group, at_most)
+        return self._activity.activity_totals(
+            account_id, where, step, group, at_most, durations=durations
+        )
 
     def activity_ranks(
         self, account_id: str, where: Where, spans: Sequence[Span], group: Group, at_most: int

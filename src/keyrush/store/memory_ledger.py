@@ -14,6 +14,7 @@ from keyrush.core.ledger import (
     Entry,
     EntryPlace,
     EntryWhere,
+    Lot,
     Posting,
     Refill,
     Standing,
@@ -44,6 +45,11 @@ class MemoryLedger:
     def balance_of(self, account_id: str) -> int:
         """The balance, as it was left."""
         return self._standings[account_id].balance
+
+    def lots_of(self, account_id: str) -> tuple[Lot, ...]:
+        """What is left of grants that expire, as it was left."""
+        standing = self._standings.get(account_id)
+        return () if standing is None else standing.lots
 
     def settle(self, account_id: str, at: int, refill: Refill | None) -> Standing | None:
         """How the account stands with what is due; None where there is none."""

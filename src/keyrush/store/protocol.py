@@ -39,6 +39,7 @@ from keyrush.core.ledger import (
     Entry,
     EntryPlace,
     EntryWhere,
+    Lot,
     Posting,
     Refill,
 )
@@ -154,6 +155,12 @@ class CreditStore(Protocol):
 
     def balance(self, account_id: str, at: int, refill: Refill | None = None) -> int | None:
         """The balance, with what is due; None where there is no such account."""
+        ...
+
+    def lots(self, account_id: str) -> Sequence[Lot]:
+        """What is left of grants that expire, in the order in which they are spent, as it was left:
+        nothing that is due comes first here.
+        """
         ...
 
     def entries(
@@ -297,8 +304,10 @@ class EditStore(Protocol):
         """What has been done to the key, newest first: the last `MAX_EVENTS`."""
         ...
 
-    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
-        """The last `limit` keys of the account, newest first."""
+    def outlines(
+        self, account_id: str, limit: int, among: Sequence[str] | None = None
+    ) -> Sequence[Outline]:
+        """The last `limit` keys of the account, newest first; with `among` those with these ids."""
         ...
 
 
@@ -467,7 +476,14 @@ class ActivityStore(Protocol):
         ...
 
     def activity_totals(
-        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+        self,
+        account_id: str,
+        where: Where,
+        step: int,
+        group: Group | None,
+        at_most: int,
+        *,
+        durations: bool = True,
     ) -> Sequence[Total]:
         """Totals of the account's activity that agrees with `where`, in bins of `step`
         milliseconds, told apart by `group`, by bin and value; bins of nothing are left out.
@@ -475,7 +491,8 @@ class ActivityStore(Protocol):
         `step` is a multiple of a minute; where it is one of an hour, the totals of hours are
         asked. `where.since` and `where.until` are given, and multiples of `step`, or of a minute
         or an hour where one step is all of time. Of more than `at_most` values those with the
-        most requests are told apart; the rest is together, as the value None.
+        most requests are told apart; the rest is together, as the value None. Without `durations`
+        a total may lack `duration`, `longest` and `buckets`: 0, 0 and none.
         """
         ...
 

@@ -26,6 +26,7 @@ from keyrush.core.ledger import (
     Entry,
     EntryPlace,
     EntryWhere,
+    Lot,
     Posting,
     Refill,
 )
@@ -190,6 +191,10 @@ class SqlStore(PortalInSql):
             run = ledger.runner(driver.execute, self._database.dialect)
             return ledger.settle(run, account_id, at, refill, self._locked)
 
+    def lots(self, account_id: str) -> Sequence[Lot]:
+        with self._database.driver() as driver:
+            return ledger.lots(ledger.runner(driver.execute, self._database.dialect), account_id)
+
     def entries(
         self,
         account_id: str,
@@ -291,8 +296,10 @@ class SqlStore(PortalInSql):
         with self._run() as connection:
             return key_events.listed(connection, key_id)
 
-    def outlines(self, account_id: str, limit: int) -> Sequence[Outline]:
-        return key_events.outlines(self._database, account_id, limit)
+    def outlines(
+        self, account_id: str, limit: int, among: Sequence[str] | None = None
+    ) -> Sequence[Outline]:
+        return key_events.outlines(self._database, account_id, limit, among)
 
     def set_key_limits(self, key_id: str, limits: tuple[Limit, ...] | None) -> bool:
         return self._change(KEYS, key_id, limits=format_limits(limits))
@@ -417,7 +424,14 @@ class SqlStore(PortalInSql):
             return pages.count(driver, self._database.dialect, account_id, where, at_most)
 
     def activity_totals(
-        self, account_id: str, where: Where, step: int, group: Group | None, at_most: int
+        self,
+        account_id: str,
+        where: Where,
+        step: int,
+        group: Group | None,
+        at_most: int,
+        *,
+        durations: bool = True,
     ) -> Sequence[Total]:
         with self._database.driver() as driver:
             return totals.totals(
@@ -428,6 +442,7 @@ class SqlStore(PortalInSql):
                 step=step,
                 group=group,
                 at_most=at_most,
+                durations=durations,
             )
 
     def activity_ranks(

@@ -42,6 +42,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 store_url=f"sqlite:///{file}",
                 limiter_url="memory://",
                 dashboard_top_up_url=top_up,
+                dashboard_plans_url="https://example.com/plans",
                 dashboard_name="Fernpost",
                 dashboard_links={"Documentation": "https://docs.example.com/"},
                 public_url="https://api.fernpost.example",

@@ -293,6 +293,24 @@ def test_the_ledger(paying: Browser, opened: list[Gate], clock: Clock) -> None:
     assert re.findall(r'<p class="figure">([\d,]+) <small>credits', page.text) == ["915"]
 
 
+def test_what_expires_is_said(paying: Browser, opened: list[Gate], clock: Clock) -> None:
+    """O19: what is left of credits that expire is told beside the balance by day, the soonest
+    three, and not what is used or gone.
+    """
+    credits, begin = opened[0].credits, clock.now // DAY * DAY
+    assert "expire" not in billed(paying).said
+    for days, amount in ((1, 7), (2, 90), (2, 11), (3, 1), (40, 1000), (50, 5)):
+        credits.add("acct_a", amount, expires_at=begin + days * DAY)
+    credits.add("acct_a", 1)
+    opened[0].store.charge("acct_a", 17, "ref_1", clock.now)
+    said = billed(paying).said
+    assert "91 expire on 20 Nov 2026 . 1 expires on 21 Nov 2026 . 1,000 expire on 28 Dec" in said
+    clock.now = begin + 3 * DAY
+    said = billed(paying).said
+    assert "1,000 expire on 28 Dec 2026 . 5 expire on 7 Jan 2027" in said
+    assert said.count("expire on") == 2
+
+
 def test_the_ledger_by_reason(paying: Browser, opened: list[Gate], clock: Clock) -> None:
     """A reason leaves the entries for it; one that is none leaves all."""
     gate = opened[0]

@@ -76,7 +76,7 @@ def test_another_language(tmp_path: Path) -> None:
     german.write_text(
         '[formats]\ngroup = "."\npoint = ","\npercent = "{number} %"\n'
         'months = "Jan. Feb. März Apr. Mai Juni Juli Aug. Sept. Okt. Nov. Dez."\n'
-        'date = "{day}. {month} {year}"\n',
+        'date = "{day}. {month} {year}"\nclock = "<{hour}> {0} {weekday} {"\n',
         "utf-8",
     )
     formats = Formats(texts_in("de", german))
@@ -84,6 +84,7 @@ def test_another_language(tmp_path: Path) -> None:
     assert formats.decimal(1234.5) == "1.234,5"
     assert formats.percent(19, 20) == "95,0 %"
     assert formats.day(AT) == "26. Nov. 2026"
+    assert formats.clock(AT) == "&lt;23&gt; {0} {weekday} {"
 
 
 @given(st.integers(-(10**15), 10**15))

@@ -132,15 +132,18 @@ def test_what_is_known(gate: Gate, browser: Browser, key: ApiKey, clock: Clock) 
                 activity(clock.now - 60_000 * n, key.id, "limited", 429, reason="rate_limited")
                 for n in range(1, 4)
             ),
-            activity(clock.now - DAY, key.id, "refused", 403, reason="insufficient_scope"),
+            activity(clock.now - DAY, key.id, "refused", 403, reason="insufficient_scope")._replace(
+                rule="/v1/alerts"
+            ),
             activity(clock.now - 5000, key.id, address="198.51.100.0/24"),
             activity(clock.now, "cred_other", "refused", 403, reason="beyond_caller"),
         ]
     )
     page = browser.get(at(key))
     assert "198.51.100.0/24" in page.said
-    assert "The limit of requests was reached." in page.said
+    assert "The limit of 100 requests a minute was reached." in page.said
     assert "3 times, last 1 min ago" in page.said
+    assert "The key lacks write:alerts." in page.said
     assert "Wait for as long as Retry-After says" in page.said
     assert "once, 1 d ago" in page.said
     assert "Keys are not admitted" not in page.said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keyrush.apps.dashboard.callers import names
@@ -11,6 +11,7 @@ from keyrush.apps.dashboard.months import projected, so_far
 from keyrush.core import sliding
 from keyrush.core.activity import FINE, Group, Outcome, Where
 from keyrush.core.key_search import MOST
+from keyrush.core.ledger import Lot
 from keyrush.core.model import Account, ApiKey, Limit, Plan
 from keyrush.core.times import DAY, month_bounds
 from keyrush.errors import NotFound
@@ -29,6 +30,9 @@ _COUNTED: tuple[Outcome, ...] = ("ok", "error")
 
 #: Days by whose pace it is said how long credits last.
 _PACE = 7
+
+#: Days on which credits expire that are told of, the soonest.
+_EXPIRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Bill:
     window: Busiest | None
     balance: int
     lasts: int | None  #: milliseconds that the balance lasts, None where nobody can tell
+    #: When credits expire that have not been used by then, by day, UTC, and how many: the soonest.
+    expiries: list[tuple[int, int]]
 
 
 def bill(gate: Gate, account: Account, now: int) -> Bill:
@@ -88,6 +94,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
         None if limit is None or plan is None else _window(gate, account, plan, limit, now),
         balance,
         _lasts(log, account.id, balance, now),
+        _expiries(gate.credits.expiring(account.id)),
     )
 
 
@@ -150,7 +157,7 @@ def _by_day(
 
     def add(where: Where, sign: int) -> None:
         asked = where._replace(since=begin, until=_tomorrow(now))
-        for total in log.summary(account_id, asked, by="day", group="outcome"):
+        for total in log.summary(account_id, asked, by="day", group="outcome", durations=False):
             if total.value in _COUNTED:
                 counts[(total.at - begin) // DAY] += sign * total.requests
 
@@ -180,7 +187,7 @@ def _window(gate: Gate, account: Account, plan: Plan, limit: Limit, now: int) ->
     counters: dict[str | None, list[int]] = {}
     for outcome in _COUNTED:
         where = Where(outcome=outcome, since=(period - 1) * length, until=(period + 1) * length)
-        for total in log.summary(account.id, where, by=length, group=group):
+        for total in log.summary(account.id, where, by=length, group=group, durations=False):
             counter = counters.setdefault(total.value, [0, 0])
             counter[period - total.at // length] += total.requests
     used = {
@@ -205,3 +212,10 @@ def _lasts(log: ActivityLog, account_id: str, balance: int, now: int) -> int | N
     if spent <= 0 or balance <= 0:
         return None
     return balance * (now - since) // spent
+
+
+def _expiries(lots: Iterable[Lot]) -> list[tuple[int, int]]:
+    days: Counter[int] = Counter()
+    for lot in lots:
+        days[lot.expires_at // DAY * DAY] += lot.remaining
+    return sorted(days.items())[:_EXPIRIES]

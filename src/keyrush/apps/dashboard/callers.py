@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from keyrush.core.checks import is_id
-from keyrush.errors import NotFound
 from keyrush.gate.gate import Gate
 from keyrush.operations.ids import LINK
-
-#: Keys that are looked up one by one; of more all of the account's are read at once.
-_FEW = 4
 
 
 def names(gate: Gate, account_id: str, ids: Iterable[str | None]) -> dict[str, str]:
@@ -18,16 +14,11 @@ def names(gate: Gate, account_id: str, ids: Iterable[str | None]) -> dict[str, s
     account's has none.
     """
     asked = {one for one in ids if one is not None and is_id(one)}
-    keys = gate.key_records.outlines(account_id) if len(asked) > _FEW else ()
-    found = {key.id: key.name for key in keys if key.id in asked}
-    for one in asked - found.keys():
-        if one.startswith(f"{LINK}_"):
-            link = gate.store.link(one)
-            if link is not None and link.account_id == account_id:
-                found[one] = link.subject
-        else:
-            try:
-                found[one] = gate.keys.get(one, account_id).name
-            except NotFound:
-                continue
+    links = {one for one in asked if one.startswith(f"{LINK}_")}
+    keys = gate.key_records.outlines(account_id, asked - links) if asked - links else ()
+    found = {key.id: key.name for key in keys}
+    for one in links:
+        link = gate.store.link(one)
+        if link is not None and link.account_id == account_id:
+            found[one] = link.subject
     return found

@@ -4,9 +4,12 @@ catalogue, in the table `formats`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+
+from markupsafe import Markup
 
 from keyrush.core.times import DAY, SECOND
 
@@ -33,9 +36,12 @@ class Formats:
         )
         self._months = t("formats.months").split()
         self._long_months = t("formats.long_months").split()
+        self._forms = {form: _form(str(t(f"formats.{form}"))) for form in _FORMS}
 
     def number(self, value: int) -> str:
         """`1,234`, and `−10` with the sign of minus (U+2212)."""
+        if 0 <= value < 1000:  # noqa: PLR2004  # where nothing is to be grouped, as most are
+            return str(value)
         text = f"{abs(value):,}".replace(",", self._group)
         return self._minus + text if value < 0 else text
 
@@ -128,13 +134,27 @@ class Formats:
 
     def _written(self, form: str, at: int) -> str:
         moment = datetime.fromtimestamp(at // 1000, UTC)
-        return self._t(
-            f"formats.{form}",
-            day=moment.day,
-            month=self._months[moment.month - 1],
-            long_month=self._long_months[moment.month - 1],
-            year=moment.year,
-            hour=f"{moment.hour:02}",
-            minute=f"{moment.minute:02}",
-            second=f"{moment.second:02}",
+        month = moment.month - 1
+        text = self._forms[form].format(
+            moment, month=self._months[month], long_month=self._long_months[month]
         )
+        return Markup(text)  # noqa: S704  # of texts, which are escaped, and numbers
+
+
+#: Forms of a moment in the catalogue, and what the names of their parts stand for.
+_FORMS = (
+    *("date", "short_date", "long_date", "month_of_year", "moment", "short_moment"),
+    *("clock", "seconds", "day_and_seconds"),
+)
+_PARTS = {"month": "{month}", "long_month": "{long_month}", "day": "{0.day}", "year": "{0.year}"}
+_PARTS |= {name: f"{{0.{name}:02}}" for name in ("hour", "minute", "second")}
+_PART = re.compile(r"\{(\w+)\}|[{}]")
+
+
+def _form(text: str) -> str:
+    """A text as `str.format` fills it in: a page has hundreds of moments."""
+    return _PART.sub(lambda found: _PARTS.get(found[1]) or _doubled(found[0]), text)
+
+
+def _doubled(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

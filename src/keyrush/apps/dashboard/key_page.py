@@ -51,7 +51,9 @@ def _read(
     key = gate.keys.get(key_id, account_id)
     of_key = Where(credential_id=key.id)
     rows = gate.activity.page(account_id, of_key, limit=1)
-    day = gate.activity.summary(account_id, of_key._replace(since=now - DAY + _HOUR), by="hour")
+    day = gate.activity.summary(
+        account_id, of_key._replace(since=now - DAY + _HOUR), by="hour", durations=False
+    )
     return key, rows[0] if rows else None, sum(total.requests for total in day)
 
 

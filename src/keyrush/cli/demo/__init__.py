@@ -83,7 +83,13 @@ def _dashboard(folder: str) -> Iterator[str]:
     listener = listening()
     at = f"http://127.0.0.1:{listener.getsockname()[1]}/dashboard"
     settings = month.settings(
-        store_url=f"sqlite:///{folder}/month.db", dashboard_url=at, dashboard_name="Fernpost"
+        store_url=f"sqlite:///{folder}/month.db",
+        public_url="https://api.fernpost.example",
+        dashboard_url=at,
+        dashboard_name="Fernpost",
+        dashboard_links={"Documentation": "https://example.com/docs"},
+        dashboard_top_up_url="https://example.com/pay",
+        dashboard_plans_url="https://example.com/plans",
     )
     gate = Gate.open(settings)
     try:

@@ -42,12 +42,13 @@ _TOOLS: tuple[tuple[str, int, float, int], ...] = (
     ("audit_site", 10, 0.15, 2300),
 )
 
-#: What the account got, by the days ago: as a grant, what was paid for, and to make up for an
-#: outage.
-_GOT: tuple[tuple[int, int, Reason, str, str], ...] = (
-    (30, 1000, "grant", "welcome", "To begin with"),
-    (17, 5000, "top_up", "inv-1042", "Invoice 1042"),
-    (7, 250, "adjustment", "outage", "Goodwill for the outage"),
+#: What the account got, by the days ago: as a grant, what was paid for, to make up for an outage,
+#: and what is to be used by so many days from now.
+_GOT: tuple[tuple[int, int, Reason, str, str, int | None], ...] = (
+    (39, 1000, "grant", "welcome", "To begin with", None),
+    (17, 5000, "top_up", "inv-1042", "Invoice 1042", None),
+    (7, 250, "adjustment", "outage", "Goodwill for the outage", None),
+    (3, 1000, "grant", "autumn", "For trying the audit out", 18),
 )
 
 #: When something went wrong: days ago when a key was too fast, and hours; days ago of an outage.
@@ -128,9 +129,6 @@ def fill(gate: Gate, account_id: str = ACCOUNT, *, seed: int = 11) -> None:
     """
     now = gate.clock()
     keys = _keys(gate, account_id, now)
-    for days, credits, reason, reference, note in _GOT:
-        posting = Posting(credits, reason, now - days * DAY, reference, note)
-        gate.store.post(account_id, posting)
     counts: dict[str, Counter[str]] = {}
     used: dict[str, int] = {}
     unmetered = gate.catalog.unmetered
@@ -176,7 +174,10 @@ def _requests(
 ) -> Iterator[Activity]:
     """The requests in their order; the ledger has what they cost by then."""
     callers = dict(zip(keys.values(), _CALLERS, strict=True))
+    to_come = list(_postings(now))
     for number, (at, key, caller) in enumerate(_times(callers, now, rng)):
+        while to_come and to_come[0].at <= at:
+            gate.store.post(key.account_id, to_come.pop(0))
         days_ago = (now - at) // DAY
         row = _request(number, at, key, caller, rng)
         is_fast = days_ago in _BURSTS or (now - at) // _HOUR == _BURST
@@ -194,6 +195,13 @@ def _requests(
             yield row._replace(status=status, outcome="error", credits=0)
         else:
             yield _paid(gate, row, rng) if row.credits else row
+
+
+def _postings(now: int) -> Iterator[Posting]:
+    """What the account got, in its order."""
+    for days, credits, reason, reference, note, until in _GOT:
+        ends = None if until is None else (now // DAY + until) * DAY
+        yield Posting(credits, reason, now - days * DAY, reference, note, ends)
 
 
 def _times(

@@ -5,7 +5,7 @@ are none, as of minutes of a key, all of the account's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -124,12 +124,12 @@ _AMONG = {
 
 
 @cache
-def _totals(dialect: str, cells: str, is_cut: bool) -> str:
+def _totals(dialect: str, cells: str, is_cut: bool, durations: bool) -> str:
     value = f"CASE WHEN value IN ({_AMONG[dialect]}) THEN value END" if is_cut else "value"
+    more, each = (", sum(duration), max(longest), bucket", ", bucket") if durations else ("", "")
     text = f"""
-        SELECT at / :step * :step, {value}, bucket,
-            sum(requests), sum(credits), sum(duration), max(longest)
-        FROM ({cells}) AS cells GROUP BY 1, 2, 3
+        SELECT at / :step * :step, {value}, sum(requests), sum(credits){more}
+        FROM ({cells}) AS cells GROUP BY 1, 2{each}
     """  # noqa: S608  # of this module
     return statement(dialect, text)
 
@@ -152,6 +152,7 @@ def totals(
     step: int,
     group: Group | None,
     at_most: int,
+    durations: bool = True,
 ) -> list[Total]:
     """`ActivityStore.activity_totals`, by the driver's `connection`."""
     level = level_of(where, group)
@@ -169,8 +170,13 @@ def totals(
     if is_cut:
         ranked = connection.execute(_ranked(dialect, cells), values).fetchall()
         values["told"] = json.dumps([row[0] for row in ranked])
-    found = connection.execute(_totals(dialect, cells, is_cut), values).fetchall()
-    return _pivoted(found, group)
+    found = connection.execute(_totals(dialect, cells, is_cut, durations), values).fetchall()
+    named = NAMED.get(group)
+    totals = [
+        Total(at, named[value] if named else value, *sums)
+        for at, value, sums in (_pivoted(found) if durations else _plain(found))
+    ]
+    return sorted(totals, key=lambda total: (total.at, total.value is None, total.value or ""))
 
 
 @cache
@@ -208,20 +214,25 @@ def _subjects(connection: Any, dialect: str, level: int, values: dict[str, Any])
     return int(connection.execute(asked, values | {"level": level}).fetchone()[0])
 
 
-def _pivoted(rows: Sequence[Sequence[Any]], group: Group | None) -> list[Total]:
+#: When a bin begins, its value, and the rest of a total.
+_Sums = tuple[int, Any, tuple[int, int, int, int, tuple[int, ...]]]
+
+
+def _pivoted(rows: Sequence[Sequence[Any]]) -> Iterator[_Sums]:
     """One total of the rows of each bin and value, of which each has one bucket."""
     found: dict[tuple[int, Any], list[int]] = {}
-    for at, value, bucket, requests, credits, duration, longest in rows:
+    for at, value, requests, credits, duration, longest, bucket in rows:
         sums = found.setdefault((at, value), [0] * (4 + len(BUCKETS) + 1))
         sums[0] += requests
         sums[1] += credits
         sums[2] += duration
         sums[3] = max(sums[3], longest)
         sums[4 + bucket] += requests
-    named = NAMED.get(group)
-    totals = []
     for (at, value), sums in found.items():
         requests, credits, duration, longest, *buckets = map(int, sums)  # PostgreSQL's are decimal
-        shown = named[value] if named else value
-        totals.append(Total(at, shown, requests, credits, duration, longest, tuple(buckets)))
-    return sorted(totals, key=lambda total: (total.at, total.value is None, total.value or ""))
+        yield at, value, (requests, credits, duration, longest, tuple(buckets))
+
+
+def _plain(rows: Sequence[Sequence[Any]]) -> Iterator[_Sums]:
+    for at, value, requests, credits in rows:
+        yield at, value, (int(requests), int(credits), 0, 0, ())

@@ -53,7 +53,7 @@ def _read(gate: Gate, account: Account, of: Asked) -> _Found:
     span, where = of.span, of.where
     since = span.since if span.before is None else span.before
     both = where._replace(since=since)
-    of_outcomes = log.summary(account_id, both, by=span.asked, group="outcome")
+    of_outcomes = log.summary(account_id, both, by=span.asked, group="outcome", durations=False)
     found = figures(of_outcomes, span)
 
     def most(where: Where, at_most: int, groups: Iterable[Group]) -> dict[str, Ranked]:

@@ -21,8 +21,9 @@ from keyrush.apps.dashboard.pace import FILE, READING
 from keyrush.apps.dashboard.ranges import is_day
 from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
+from keyrush.apps.dashboard.wording import limit_in_words
 from keyrush.core.ledger import Entry
-from keyrush.core.model import Limit, Plan
+from keyrush.core.model import Plan
 from keyrush.core.paging import MAX_LIMIT, Page
 from keyrush.core.policy import Rule
 from keyrush.core.times import iso
@@ -93,6 +94,7 @@ async def show(visit: Visit) -> Response:
         found=found,
         bill=found.bill,
         words=words,
+        limit=found.bill.limit and limit_in_words(visit, found.bill.limit),
         chart=words.chart(),
         month_meter=words.month_meter(),
         window_meter=words.window_meter(),
@@ -149,20 +151,12 @@ class _Words:
     def _money(self, amount: Decimal) -> str:
         return self._t("formats.money", amount=self._visit.formats.decimal(amount, 2))
 
-    def limit(self, limit: Limit) -> str:
-        """`100 requests a minute`."""
-        if f"billing.a_{limit.name}" in self._t:
-            unit = self._t(f"billing.a_{limit.name}")
-        else:
-            unit = self._t("billing.in_seconds", n=self._number(limit.seconds))
-        return self._t("billing.limit", n=self._number(limit.amount), unit=unit)
-
     def plan(self, plan: Plan) -> list[str]:
         """What the plan includes, in sentences."""
         t, account = self._t, self._visit.account
         own, override = account.limits_at(self._visit.now), account.override_at(self._visit.now)
         said: list[str] = [
-            t(f"billing.limit_{plan.per}", limit=self.limit(limit))
+            t(f"billing.limit_{plan.per}", limit=limit_in_words(self._visit, limit))
             for limit in (plan.limits if own is None else own)
         ] or [t("billing.no_limit")]
         if override is not None:

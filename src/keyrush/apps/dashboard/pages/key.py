@@ -19,6 +19,7 @@ from keyrush.apps.dashboard.key_page import known
 from keyrush.apps.dashboard.key_status import why_not, why_not_revoke
 from keyrush.apps.dashboard.ranges import named
 from keyrush.apps.dashboard.visit import Visit
+from keyrush.apps.dashboard.wording import why_refused
 from keyrush.core.activity import Activity, Where
 from keyrush.core.model import ApiKey, Limit, Override
 from keyrush.core.paging import MAX_LIMIT
@@ -70,7 +71,7 @@ def _read(gate: Gate, key: ApiKey, now: int) -> _Found:
     if at_once is None and plan is not None:
         at_once = plan.max_concurrent
     return _Found(
-        figures(log.summary(account_id, month, by="day", group="outcome"), span),
+        figures(log.summary(account_id, month, by="day", group="outcome", durations=False), span),
         log.most(account_id, month, group="rule", at_most=_RULES),
         refused,
         history,
@@ -126,7 +127,10 @@ async def show(visit: Visit) -> Response:
         chart=chart(visit, found.figures, named("30d", visit.now)),
         figures=found.figures,
         rules=[(_rule(visit, rule), n, share(n, top)) for rule, n in found.rules],
-        refusals=grouped(found.refused)[:_REFUSALS],
+        refusals=[
+            (one, why_refused(visit, of.key, found.limits, one.reason, one.rule))
+            for one in grouped(found.refused)[:_REFUSALS]
+        ],
         most=MAX_LIMIT,
         history=[_event(visit, record, found.names) for record in found.history],
         limits=[str(limit).replace("/", " / ") for limit in found.limits],
