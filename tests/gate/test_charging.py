@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from waitress.channel import ClientDisconnected
+from waitress.channel import ClientDisconnected  # type: ignore[import-untyped]  # it has no types
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
 from keyrush.core.entitlement import verified as entitled
