@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from waitress.channel import ClientDisconnected  # type: ignore[import-untyped]  # it has no types
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
 from keyrush.core.entitlement import verified as entitled
@@ -317,6 +318,30 @@ def test_credits_are_kept_for_a_wsgi_answer(
     middleware = wsgi.KeyrushMiddleware(app, gate=world.gate)
     read(middleware(environ_of(world.sent), lambda *_: lambda _: None))
     assert world.balance == balance
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ClientDisconnected, ZeroDivisionError])
+def test_a_client_that_is_found_to_have_left_by_write(world: World, error: type[Exception]) -> None:
+    """O11: the same by the `write` of `start_response`: servers tell by an OSError, waitress by an
+    exception of its own; any other is a fault.
+    """
+
+    def app(environ: Any, start_response: Any) -> Any:
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        for _ in range(3):
+            write(b"a")
+        return []
+
+    written: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        if written:
+            raise error
+        written.append(data)
+
+    with pytest.raises(error):
+        wsgi.KeyrushMiddleware(app, gate=world.gate)(environ_of(world.sent), lambda *_: write)
+    assert world.balance == (GIVEN_BACK if error is ZeroDivisionError else KEPT)
 
 
 # --- owed to a store that is away ----------------------------------------------------------------
