@@ -71,7 +71,10 @@ class Windows:
         """From memory alone, or None where I/O is needed, and nothing is taken."""
         enforced, observed = demands
         tally: Tally | None = UNLIMITED
-        if enforced:
+        if len(enforced) == 1:
+            ((windows, cost),) = enforced
+            tally = self._limiter.take_at_once(windows, cost, now)
+        elif enforced:
             tally = self._limiter.take_together_at_once(enforced, now)
         if tally is None:
             return None
