@@ -13,6 +13,7 @@ import pytest
 from keyrush import Gate, Settings
 from keyrush.runtime.logs import faults
 from tests.support import calls
+from tests.support.places import keep_files_in_memory
 from tests.support.postgres import bare_postgres_url, postgres_server, postgres_url
 from tests.support.valkey import (
     cluster_url,
@@ -43,6 +44,11 @@ CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}
 # Timings decide nothing, on a slow machine either.
 hypothesis.settings.register_profile("keyrush", deadline=None)
 hypothesis.settings.load_profile("keyrush")
+
+
+def pytest_configure() -> None:
+    """Before any file is made."""
+    keep_files_in_memory()
 
 
 class Clock:
