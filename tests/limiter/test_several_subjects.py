@@ -35,7 +35,7 @@ from tests.support.limiters import (
     opened_limiter,
     window,
 )
-from tests.support.scripts import run
+from tests.support.scripts import forked
 
 HOUR = 60 * MINUTE
 
@@ -343,7 +343,7 @@ def test_processes(place: str, request: pytest.FixtureRequest, tmp_path: Path) -
         if where == "mapped"
         else request.getfixturevalue("postgres_url" if where == "postgresql" else "valkey_url")
     )
-    out = run(
+    out = forked(
         """
         import sys
         from keyrush.core.sliding import Demand
@@ -371,6 +371,7 @@ def test_processes(place: str, request: pytest.FixtureRequest, tmp_path: Path) -
             limiter.close()
             return passed
 
+        opened().close()  # so that what it imports is imported once
         print(in_children(4, work))
         limiter = opened()
         for windows in (plan, rule, account):
