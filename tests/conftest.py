@@ -47,21 +47,22 @@ hypothesis.settings.register_profile("keyrush", deadline=None)
 hypothesis.settings.load_profile("keyrush")
 
 
-def pytest_configure() -> None:
-    """Before any file is made."""
-    keep_files_in_memory()
-
-
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Ten thousand tests are never garbage: they are not looked through, now and later."""
+    """All tests and what they import last as long as the process: no garbage is looked for among
+    them, neither while they come to be nor later.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_configure() -> None:
+    """Before any file is made."""
+    keep_files_in_memory()
 
 
 class Clock:

@@ -21,7 +21,7 @@ from keyrush.runtime.background import Background, Job
 from tests.conftest import Clock
 from tests.support.faults import PATIENCE
 from tests.support.ledgers import MemoryLedger, client_of
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 SECOND = 1000
 MINUTE = 60 * SECOND
@@ -591,7 +591,7 @@ def test_fork() -> None:
     """A child uses none of its parent's units, nor gives them back; the parent goes on with them,
     also when a thread holds the lock as it forks.
     """
-    out = forked(
+    out = run(
         """
         from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
         from keyrush.core.sliding import Window

@@ -34,7 +34,7 @@ from tests.conftest import Clock, settings
 from tests.support.calls import Asgi, Sent, Wsgi
 from tests.support.ledgers import MemoryLedger
 from tests.support.limiters import MINUTE, NOW, OURS, Timed, opened_limiter, window
-from tests.support.scripts import forked
+from tests.support.scripts import run
 from tests.support.valkey import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -271,7 +271,7 @@ def test_taken_at_once() -> None:
 
 def test_fork_while_taking() -> None:
     """A child forked while a thread holds the lock takes without waiting, and keeps the counts."""
-    out = forked(
+    out = run(
         """
         from keyrush.limiter.memory import MemoryLimiter
         from keyrush.core.sliding import Window

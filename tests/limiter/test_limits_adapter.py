@@ -28,7 +28,7 @@ from keyrush.errors import ConfigurationError
 from keyrush.limiter.limits_library import adapter, storages
 from keyrush.limiter.limits_library.adapter import LimitsLimiter
 from keyrush.limiter.memory import MemoryLimiter
-from tests.support.scripts import forked
+from tests.support.scripts import run
 from tests.support.valkey import Valkey, free_port, running
 
 HOUR = 3_600_000
@@ -493,7 +493,7 @@ def test_two_processes_share_windows(limiter: LimitsLimiter, uri: str) -> None:
 @pytest.mark.parametrize("kind", ["memcached", "valkey"], indirect=True)
 def test_fork(uri: str) -> None:
     """After a fork neither process talks over the other's connections: each gets its answers."""
-    out = forked(
+    out = run(
         """
         import os, sys
         from keyrush.limiter.limits_library.adapter import LimitsLimiter

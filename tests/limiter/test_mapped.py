@@ -65,7 +65,7 @@ from tests.support.mapped import (
 )
 from tests.support.mapped_limiters import Make, clock, make, path
 from tests.support.running import Runner
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 #: Fixtures.
 __all__ = ["clock", "make", "path"]
@@ -109,7 +109,7 @@ def test_processes_and_threads(path: Path, lock: str) -> None:
     """S35: of 8 processes by 8 threads on one key exactly the limit passes, by either way to lock,
     whether each opens the file or all are forked from one that has.
     """
-    out = forked(
+    out = run(
         """
         import sys
         from tests.support.mapped import by_lockf, compete
@@ -514,7 +514,7 @@ def test_what_passed_uncounted_is_not_given_back(
 @on_linux
 def test_the_gil_is_kept(path: Path) -> None:
     """S35: a take lets no other thread in, which would keep the machine's lock for milliseconds."""
-    out = forked(
+    out = run(
         """
         import sys, threading
         from keyrush.limiter.mapped import MappedLimiter
@@ -775,7 +775,7 @@ def test_grown_by_another_process(make: Make, opened: Table, path: Path) -> None
 
         MappedLimiter(sys.argv[1], clock=lambda: NOW).take(of(sys.argv[2])[:1], 2, NOW)
         """
-    forked(code, str(path), subjects[32])
+    run(code, str(path), subjects[32])
     assert len(opened.file.segments) == 1
     assert limiter.take_at_once(of(subjects[0])[:1], 1, NOW)
     assert limiter.take_at_once(of(subjects[32])[:1], 1, NOW) is None
@@ -803,7 +803,7 @@ def test_a_segment_mapped_while_a_window_is_looked_for(
             of(sys.argv[2])[:1], 4, NOW - MINUTE
         )
         """
-    forked(code, str(path), subject)
+    run(code, str(path), subject)
     clock.now = NOW
     find = Table._find  # noqa: SLF001  # between it and what follows is what this is about
 
@@ -859,7 +859,7 @@ def test_a_part_that_was_left(opened: Table) -> None:
 
 def test_processes_that_grow_it_together(path: Path) -> None:
     """Each subject is counted once and for all, whoever makes the file larger meanwhile."""
-    out = forked(
+    out = run(
         """
         import sys
         from keyrush.limiter.ledgers.mapped.tables import open_table
@@ -1052,7 +1052,7 @@ def test_a_full_disk(  # noqa: PLR0917  # fixtures
 
 def test_a_limit_of_the_file_size(path: Path) -> None:
     """S19: what the system refuses is an outage for new subjects, and no signal that kills."""
-    out = forked(
+    out = run(
         """
         import resource, sys
         from keyrush.limiter.ledgers.mapped.file import Unusable
@@ -1247,7 +1247,7 @@ def test_killed_while_it_made_the_file(
 
 def test_processes_that_make_it_together(path: Path) -> None:
     """S35: of many that start at once one makes the file, and all count in the same."""
-    out = forked(
+    out = run(
         """
         import sys
         from keyrush.limiter.mapped import MappedLimiter
@@ -1345,7 +1345,7 @@ def test_two_versions_at_once(make: Make, path: Path, monkeypatch: pytest.Monkey
     """A process of another format refuses the file, and those that use it go on undisturbed."""
     limiter = make()
     limiter.take(of("key:a"), 2, NOW)
-    out = forked(
+    out = run(
         """
         import sys
         from keyrush.limiter.ledgers.mapped import file

@@ -40,7 +40,7 @@ from tests.support.mapped import (
     written,
 )
 from tests.support.mapped_limiters import Make, clock, make, path
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 #: Fixtures.
 __all__ = ["clock", "make", "path"]
@@ -392,7 +392,7 @@ def test_added_and_given_back_in_the_period_before(make: Make, clock: Clock) -> 
 
 def test_what_a_parent_owes(path: Path) -> None:
     """S35: a child tells nothing of what its parent has yet to tell."""
-    out = forked(
+    out = run(
         """
         import os, sys
         from keyrush.limiter.mapped import MappedLimiter

@@ -29,7 +29,7 @@ from keyrush.limiter.ledgers.redis.server import PATIENCE, parse
 from keyrush.limiter.ledgers.threads import ThreadBatches
 from tests.support.faults import outcome, until
 from tests.support.proxy import Proxy, proxy
-from tests.support.scripts import forked, run
+from tests.support.scripts import run
 from tests.support.valkey import Valkey, Watched, running
 
 HOUR = 3_600_000
@@ -663,7 +663,7 @@ def test_nothing_is_opened_before_the_first_call() -> None:
 
 def test_fork(own_valkey: Valkey) -> None:
     """A child uses no connection of its parent's, and the parent goes on with its own."""
-    out = forked(
+    out = run(
         """
         import asyncio, os, sys
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger
@@ -706,7 +706,7 @@ def test_fork(own_valkey: Valkey) -> None:
 
 def test_fork_during_a_call(own_valkey: Valkey) -> None:
     """A child does not wait for a call that a thread of its parent's has under way."""
-    out = forked(
+    out = run(
         """
         import os, signal, sys, threading
         from keyrush.limiter.ledgers.redis.ledger import RedisLedger

@@ -35,7 +35,7 @@ from tests.support.limiters import (
     opened_limiter,
     window,
 )
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 HOUR = 60 * MINUTE
 
@@ -343,7 +343,7 @@ def test_processes(place: str, request: pytest.FixtureRequest, tmp_path: Path) -
         if where == "mapped"
         else request.getfixturevalue("postgres_url" if where == "postgresql" else "valkey_url")
     )
-    out = forked(
+    out = run(
         """
         import sys
         from keyrush.core.sliding import Demand

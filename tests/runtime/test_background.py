@@ -9,7 +9,7 @@ import pytest
 
 from keyrush.runtime.background import Background
 from tests.support.faults import until
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 #: Seconds after which a job is taken to be forgotten.
 PATIENCE = 60
@@ -264,7 +264,7 @@ def test_many_threads() -> None:
 
 def test_fork() -> None:
     """A forked child has a thread of its own, and runs nothing that its parent has queued."""
-    out = forked(
+    out = run(
         """
         import os, threading
         from keyrush.runtime.background import Background

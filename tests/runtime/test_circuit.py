@@ -11,7 +11,7 @@ import pytest
 
 from keyrush.errors import Away, DataError
 from keyrush.runtime.circuit import PAUSE, Circuit
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 
 class Server:
@@ -183,7 +183,7 @@ def test_what_is_no_exception(circuit: Circuit) -> None:
 
 def test_fork() -> None:
     """A child forked while a thread holds the lock may use it; it knows of the outage."""
-    out = forked(
+    out = run(
         """
         import os
         from keyrush.runtime.circuit import Away, Circuit

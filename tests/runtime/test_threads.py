@@ -20,7 +20,7 @@ from keyrush.store.memory import MemoryStore
 from tests.conftest import settings
 from tests.support.calls import Reply, Sent, asgi_app, asgi_call, scope_of
 from tests.support.faults import until
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 LACK = "can't start new thread"
 
@@ -490,6 +490,6 @@ def test_counts_survive_the_exit_of_a_process(tmp_path: Path) -> None:
         threading.Thread.start = lack
         print([ask() for _ in range(20)].count(200))
     """
-    assert forked(code, url, key) == "20\n"
+    assert run(code, url, key) == "20\n"
     assert gate.store.usage(account_subject("acct_a"), month_of(gate.clock())) == 21
     gate.close()

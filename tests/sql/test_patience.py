@@ -18,7 +18,7 @@ from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch
 from keyrush.store.sql import SqlStore
 from tests.support.faults import Proxy, cut, outcome, until
-from tests.support.scripts import forked
+from tests.support.scripts import run
 from tests.support.values import MONTH, NOW, account, api_key
 
 
@@ -168,7 +168,7 @@ def test_sqlite_waits_no_longer(tmp_path: Path) -> None:
 
 def test_forked_child_leaves_connections_alone(postgres_url: str) -> None:
     """A child says nothing of, and nothing over, connections that it has inherited."""
-    out = forked(
+    out = run(
         """
         import gc, os, sys
         from keyrush.store.opening import open_store

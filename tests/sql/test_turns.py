@@ -15,7 +15,7 @@ from keyrush.sql.engine import make_engine
 from keyrush.sql.turns import Turns
 from keyrush.sql.url import parse_url
 from tests.support.faults import until
-from tests.support.scripts import forked
+from tests.support.scripts import run
 
 
 def engine_of(path: Path) -> sa.Engine:
@@ -116,7 +116,7 @@ def test_turn_ends(tmp_path: Path, how: str) -> None:
 
 def test_after_a_fork() -> None:
     """A child does not wait for a turn that a thread of its parent had."""
-    forked(
+    run(
         """
         import os
         from keyrush.sql.turns import _files

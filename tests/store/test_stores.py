@@ -29,7 +29,7 @@ from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import open_store
 from keyrush.store.protocol import Batch, Proved, Store
 from keyrush.store.sql import SqlStore
-from tests.support.scripts import forked, together
+from tests.support.scripts import run, together
 from tests.support.stores import empty, grant, in_threads, store
 from tests.support.values import MONTH, NOW, account, api_key
 
@@ -613,7 +613,7 @@ def test_reads_from_many_threads(store: Store) -> None:
 
 def test_memory_store_after_a_fork() -> None:
     """A child forked while a thread holds the lock goes on with what it has inherited."""
-    out = forked(
+    out = run(
         """
         from keyrush.store.memory import MemoryStore
         from tests.support.scripts import fork_while_held
@@ -633,7 +633,7 @@ def test_memory_store_after_a_fork() -> None:
 
 def test_sql_store_after_a_fork(sql_url: str) -> None:
     """Parent and child both go on with a store that was open, and in use, at the fork."""
-    out = forked(
+    out = run(
         """
         import os, sys
         from keyrush.store.opening import open_store
