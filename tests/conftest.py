@@ -14,6 +14,7 @@ import pytest
 from keyrush import Gate, Settings
 from keyrush.runtime.logs import faults
 from tests.support import calls
+from tests.support.places import keep_files_in_memory
 from tests.support.postgres import bare_postgres_url, postgres_server, postgres_url
 from tests.support.valkey import (
     cluster_url,
@@ -57,6 +58,11 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_configure() -> None:
+    """Before any file is made."""
+    keep_files_in_memory()
 
 
 class Clock:

@@ -16,7 +16,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from typer.testing import CliRunner
 
+import keyrush.cli
 from keyrush import Gate, Settings
 from keyrush.cli.demo import example
 from keyrush.cli.demo.walk import Answer, Demo
@@ -66,14 +68,17 @@ def test_every_answer_is_as_documented(run: Runner, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
-    """What the demo prints in a process of its own, on a narrow terminal; it runs for seconds, so
-    once for each set of arguments.
+    """What the demo prints on a narrow terminal, without arguments in a process of its own; it
+    runs for seconds, so once for each set of arguments.
     """
+    narrow = {"COLUMNS": "40"}
 
     @cache
     def run_once(*arguments: str) -> Result:
-        folder = tmp_path_factory.mktemp("demo")
-        return run_process("demo", *arguments, folder=folder, env={"COLUMNS": "40"})
+        if arguments:
+            done = CliRunner().invoke(keyrush.cli.app, ["demo", *arguments], env=narrow)
+            return Result(done.exit_code, done.stdout, done.stderr)
+        return run_process("demo", folder=tmp_path_factory.mktemp("demo"), env=narrow)
 
     return run_once
 

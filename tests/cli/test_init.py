@@ -15,7 +15,7 @@ import pytest
 from keyrush import Settings
 from keyrush.core.model import Limit, Plan, Quota
 from keyrush.core.policy import Rule
-from tests.support.running import CHEAP_ENVIRONMENT, Runner, run_process
+from tests.support.running import CHEAP_ENVIRONMENT, Runner
 from tests.support.serving import serve_process
 
 APP = """
@@ -43,16 +43,16 @@ def run(
     return Runner(monkeypatch, capsys, tmp_path)
 
 
-def test_first_answer(tmp_path: Path) -> None:
+def test_first_answer(run: Runner, tmp_path: Path) -> None:
     """The three commands that it prints, one after the other, lead to a protected answer."""
     (tmp_path / "app.py").write_text(APP)
-    shown = run_process("init", folder=tmp_path)
+    shown = run("init")
     assert shown.code == 0
     create, serve, curl = (
         shlex.split(line) for line in shown.out.splitlines() if line.startswith("  ")
     )
     assert (create[0], serve[0], curl[0]) == ("keyrush", "uvicorn", "curl")
-    made = run_process(*create[1:], folder=tmp_path)
+    made = run(*create[1:])
     key = re.search(r"kr_live_\w{36}", made.out)
     assert key
     header, url = curl[-2].replace("YOUR_KEY", key[0]).split(": "), curl[-1]

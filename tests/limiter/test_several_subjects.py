@@ -371,6 +371,7 @@ def test_processes(place: str, request: pytest.FixtureRequest, tmp_path: Path) -
             limiter.close()
             return passed
 
+        opened().close()  # so that what it imports is imported once
         print(in_children(4, work))
         limiter = opened()
         for windows in (plan, rule, account):

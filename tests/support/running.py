@@ -40,7 +40,10 @@ class Result:
 
 
 @cache
-def _built() -> Any:
+def built() -> Any:
+    """The command with all its groups, as a process makes it; that takes longer than most of them
+    run.
+    """
     return typer.main.get_command(keyrush.cli.app)
 
 
@@ -65,8 +68,7 @@ class Runner:
 
     def __call__(self, *arguments: str) -> Result:
         self._monkeypatch.setattr(sys, "argv", ["keyrush", *arguments])
-        # As a new process makes it, but once: that takes longer than most commands.
-        self._monkeypatch.setattr(keyrush.cli, "app", _built())
+        self._monkeypatch.setattr(keyrush.cli, "app", built())
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             keyrush.cli.main()

@@ -204,8 +204,10 @@ class Settings(DashboardSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the TOML file; the first gives a setting whole."""
         file = sources.TomlFile(settings_cls, init_settings)
-        env, rest = (sources.Whole(settings_cls, source) for source in (env_settings, file))
-        return init_settings, env, rest
+        rest = sources.Whole(settings_cls, file)
+        if not sources.is_in_environment():  # to look for each takes longer than all else
+            return init_settings, rest
+        return init_settings, sources.Whole(settings_cls, env_settings), rest
 
     # --- checks ---
 

@@ -77,6 +77,11 @@ class TomlFile(PydanticBaseSettingsSource):
         return _flat(values) | {"config": path}
 
 
+def is_in_environment() -> bool:
+    """Whether any variable is one of settings."""
+    return any(name.upper().startswith(PREFIX) for name in os.environ)
+
+
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """The settings in the file, those of `[dashboard]` by their whole names."""
     table = values.get(DASHBOARD)

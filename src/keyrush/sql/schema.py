@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from keyrush.errors import ConfigurationError
 from keyrush.runtime.clock import now_ms
@@ -448,8 +449,11 @@ def _unhurried(connection: sa.Connection) -> Iterator[None]:
 def _make(connection: sa.Connection, found: int | None) -> None:
     is_older = sa.inspect(connection).has_table(KEYS.name)
     is_postgresql = connection.dialect.name == "postgresql"
-    tables = [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
-    _metadata.create_all(connection, tables)  # what is missing; 2 and 6 only add tables
+    if is_older:
+        # What is missing; 2 and 6 only add tables.
+        _metadata.create_all(connection, _tables(is_postgresql=is_postgresql))
+    else:
+        _make_all(connection)
     if is_older and not is_postgresql:
         _metadata.drop_all(connection, SHARED)  # before 5 windows were counted here, too
     if is_older:
@@ -466,6 +470,31 @@ def _make(connection: sa.Connection, found: int | None) -> None:
     else:
         update = sa.update(META).where(META.c.name == "schema")
         connection.execute(update.values(value=str(SCHEMA)))
+
+
+def _tables(*, is_postgresql: bool) -> Sequence[sa.Table]:
+    return [table for table in _metadata.sorted_tables if is_postgresql or table not in SHARED]
+
+
+def _make_all(connection: sa.Connection) -> None:
+    """Make all tables, without a look for each whether it is there."""
+    statements = _statements(connection.dialect.name, connection.dialect.driver)
+    if connection.dialect.name == "postgresql":
+        statements = ("; ".join(statements),)  # one message; SQLite's driver takes no such thing
+    for statement in statements:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+@cache
+def _statements(dialect: str, driver: str) -> tuple[str, ...]:
+    """What makes the tables and their indexes; put into words once, which takes longest."""
+    words = sa.make_url(f"{dialect}+{driver}://").get_dialect()()
+    made: list[CreateTable | CreateIndex] = []
+    for table in _tables(is_postgresql=dialect == "postgresql"):
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        made.append(CreateTable(table, if_not_exists=True))
+        made += [CreateIndex(index, if_not_exists=True) for index in indexes]
+    return tuple(str(each.compile(dialect=words)) for each in made)
 
 
 def _complete(connection: sa.Connection) -> None:
