@@ -72,7 +72,8 @@ def open_limiter(
         path = windows_file(url, database)
         return _in_memory(clock) if path is None else _in_file(path, outage, clock)
     if not separator:
-        return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
+        allowed = "store, a URL such as redis://host:6379, or package.module:Class"
+        return given(load(url, "KEYRUSH_LIMITER_URL", allowed), outage=outage, clock=clock)
     if scheme == "memory":
         return _in_memory(clock)
     if scheme == "file":

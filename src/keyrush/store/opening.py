@@ -51,7 +51,8 @@ def open_store(url: str) -> Opened:
         return given(SqlStore(Database(url)))
     from keyrush.runtime.plugins import load
 
-    return given(load(url, "KEYRUSH_STORE_URL"))
+    allowed = "a URL, such as sqlite:///keyrush.db, or package.module:Class"
+    return given(load(url, "KEYRUSH_STORE_URL", allowed))
 
 
 def given(store: Store) -> Opened:
