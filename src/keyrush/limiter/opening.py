@@ -92,7 +92,14 @@ def open_limiter(
 def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REAL) -> Opened:
     """A user's own limiter, made whole: one that is whole is taken at its word, any other is
     bridged where it has coroutines, and guarded.
+
+    Raises:
+        ConfigurationError: It lacks a method that every limiter has.
     """
+    needed = ("take", "give_back", "close")
+    if lacking := [name for name in needed if not callable(getattr(limiter, name, None))]:
+        kind = type(limiter).__name__
+        raise ConfigurationError(f"limiter: {kind} is no limiter; it lacks {', '.join(lacking)}")
     front = synchronous(limiter)
     is_plain = front is limiter  # none of it has to be awaited
     is_local = is_plain and bool(getattr(limiter, "is_local", False))
