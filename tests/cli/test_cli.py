@@ -888,7 +888,7 @@ def test_requests_at_once_of_a_key(run: Runner) -> None:
     """
     made = key_id(run, "--max-concurrent", "5")
     assert run("keys", "show", made, "--json").json["max_concurrent"] == 5
-    assert "At once" in run("keys", "show", made).out
+    assert "Concurrent" in run("keys", "show", made).out
     assert run("keys", "edit", made, "--max-concurrent", "7", "--json").json["max_concurrent"] == 7
     rotated = run("keys", "rotate", made, "--json").json["api_credential"]
     assert rotated["max_concurrent"] == 7
@@ -1193,7 +1193,7 @@ def test_store_in_memory(run: Runner, url: str, error: str) -> None:
     [
         ({"KEYRUSH_CACHE_TTL": "long"}, "KEYRUSH_CACHE_TTL: 'long'"),
         ({"KEYRUSH_STORE_URL": "mysql://u:secret@host/x"}, "KEYRUSH_STORE_URL: 'mysql'"),
-        ({"KEYRUSH_STORE_URL": "not a url"}, "KEYRUSH_STORE_URL: neither a URL"),
+        ({"KEYRUSH_STORE_URL": "not a url"}, "KEYRUSH_STORE_URL: must be a URL"),
         ({"KEYRUSH_STORE_URL": "sqlite://keys.db"}, "KEYRUSH_STORE_URL: SQLite has neither hosts"),
         ({"KEYRUSH_STORE_URL": "://"}, "KEYRUSH_STORE_URL: not a database URL"),
         ({"KEYRUSH_CONFIG": "absent.toml"}, "KEYRUSH_CONFIG: can't read absent.toml"),

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from keyrush import Gate
+from keyrush import ConfigurationError, Gate, Settings
 from keyrush.core.sliding import UNLIMITED, Tally, Window
 from keyrush.limiter.memory import MemoryLimiter
 from keyrush.store.memory import MemoryStore
@@ -156,3 +156,25 @@ def test_commands_do_not_say_it(tmp_path: Path) -> None:
     """A command prints what it was asked for, and no log."""
     result = run_process("accounts", "create", "acct_x", "--json", folder=tmp_path)
     assert "keyrush: store" not in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"settings": "memory://"}, "settings: must be Settings, .* not str"),
+        ({"settings": {}}, "settings: must be Settings, .* not dict"),
+        ({"store": "memory://"}, "store: str is no store"),
+        ({"limiter": object()}, "limiter: object is no limiter; it lacks take, give_back, close"),
+    ],
+)
+def test_gates_of_the_wrong_things(given: dict[str, Any], error: str) -> None:
+    """What can't be part of a gate is refused when it is opened, not by the first request."""
+    with pytest.raises(ConfigurationError, match=error):
+        Gate.open(given.pop("settings", Settings(store_url="memory://")), **given)
+
+
+def test_middleware_with_settings_for_a_gate() -> None:
+    """What is no gate is refused when the middleware is made."""
+    given: Any = Settings(store_url="memory://")
+    with pytest.raises(ConfigurationError, match=r"gate: must be a Gate, .* not Settings"):
+        Gate.chosen(None, given)

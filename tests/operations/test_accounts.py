@@ -535,7 +535,7 @@ def test_keys_that_are_not_there(gate: Gate, operation: str) -> None:
         with pytest.raises(NotFound) as caught:
             getattr(gate.keys, operation)(key_id, "acct_a")
         messages.add(str(caught.value))
-    assert messages == {"no such credential"}
+    assert messages == {"no such credential: give its id, cred_…"}
     assert list(gate.keys.list("acct_b")) == [other]
     with pytest.raises(NotFound):
         gate.keys.set_limits("cred_unknown", None)

@@ -81,15 +81,15 @@ def credits_of_account(
 
 
 def _reason(text: str) -> Reason:
-    """One of the reasons.
+    """One of the reasons that credits are added for.
 
     Raises:
         InvalidArgument: It is none.
     """
-    for reason in REASONS:
+    for reason in ADDED:
         if text == reason:
             return reason
-    raise InvalidArgument("reason", f"{text!r} is none of {', '.join(REASONS)}")
+    raise InvalidArgument("reason", f"{text!r} is none of {', '.join(ADDED)}")
 
 
 def _show_balance(gate: Gate, account_id: str, json: bool) -> None:

@@ -46,7 +46,7 @@ def serve(
             raise InvalidArgument("dashboard", "give options behind the command that they are of")
         return
     if not 0 <= port <= _LAST_PORT:
-        raise InvalidArgument("port", f"{port} is none; there are those from 0 to {_LAST_PORT}")
+        raise InvalidArgument("port", f"{port} is no port; give one from 0 to {_LAST_PORT}")
     try:
         from keyrush.cli import dashboard_here  # noqa: PLC0415  # needs an extra
     except ModuleNotFoundError as error:

@@ -48,7 +48,7 @@ def keys_meant(gate: Gate, given: str) -> list[ApiKey]:
         every = _all(lambda after: gate.keys.list(limit=MAX_LIMIT, after=after))
         if alike := [key for key in every if key.prefix.removesuffix("...") == prefix]:
             return alike
-    raise NotFound("no such credential")
+    raise NotFound("no such credential; keyrush keys list shows all")
 
 
 def account_meant(gate: Gate, account_id: str) -> str | None:

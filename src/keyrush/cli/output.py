@@ -105,7 +105,7 @@ def key_details(key: ApiKey, now: int) -> list[tuple[str, str]]:
         ("Environment", key.environment or "none"),
         ("Scopes", ", ".join(key.scopes)),
         ("Limits", format_limits(key.limits) or "as its account"),
-        ("At once", "as its plan" if key.max_concurrent is None else f"{key.max_concurrent:,}"),
+        ("Concurrent", "as its plan" if key.max_concurrent is None else f"{key.max_concurrent:,}"),
         ("State", state(key, now)),
         ("Created", when(key.created_at)),
         ("Made by", key.created_by or "the operator"),

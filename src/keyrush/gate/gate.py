@@ -356,7 +356,12 @@ class Gate:
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
         """
-        settings = settings or Settings()
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            kind = type(settings).__name__
+            raise ConfigurationError(
+                f'settings: must be Settings, as in Settings(store_url="memory://"), not {kind}'
+            )
         clocks = Clock.of(clock)
         is_by_settings = store is None and limiter is None and not authenticators
         kept = open_store(settings.store_url) if store is None else store_opening.given(store)
@@ -412,6 +417,9 @@ class Gate:
             return cls.open(settings)
         if settings is not None:
             raise ConfigurationError("give settings or a gate, not both: a gate has its own")
+        if not isinstance(gate, Gate):
+            kind = type(gate).__name__
+            raise ConfigurationError(f"gate: must be a Gate, as Gate.open() gives it, not {kind}")
         return gate
 
     def is_same(self, other: Gate) -> bool:

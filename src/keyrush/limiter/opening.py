@@ -72,7 +72,8 @@ def open_limiter(
         path = windows_file(url, database)
         return _in_memory(clock) if path is None else _in_file(path, outage, clock)
     if not separator:
-        return given(load(url, "KEYRUSH_LIMITER_URL"), outage=outage, clock=clock)
+        allowed = "store, a URL such as redis://host:6379, or package.module:Class"
+        return given(load(url, "KEYRUSH_LIMITER_URL", allowed), outage=outage, clock=clock)
     if scheme == "memory":
         return _in_memory(clock)
     if scheme == "file":
@@ -91,7 +92,14 @@ def open_limiter(
 def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REAL) -> Opened:
     """A user's own limiter, made whole: one that is whole is taken at its word, any other is
     bridged where it has coroutines, and guarded.
+
+    Raises:
+        ConfigurationError: It lacks a method that every limiter has.
     """
+    needed = ("take", "give_back", "close")
+    if lacking := [name for name in needed if not callable(getattr(limiter, name, None))]:
+        kind = type(limiter).__name__
+        raise ConfigurationError(f"limiter: {kind} is no limiter; it lacks {', '.join(lacking)}")
     front = synchronous(limiter)
     is_plain = front is limiter  # none of it has to be awaited
     is_local = is_plain and bool(getattr(limiter, "is_local", False))

@@ -89,6 +89,9 @@ class Credits:
         refuse_keys(self._format, account=account_id, credits=credits, **given)
         if reason not in ADDED:
             raise InvalidArgument("reason", f"{reason!r} is none of {', '.join(ADDED)}")
+        if reason != "adjustment" and type(credits) is int and credits < 0:
+            said = f"{credits} would take some, which the reason adjustment alone may"
+            raise InvalidArgument("credits", said)
         amount = (checked_change if reason == "adjustment" else checked_credits)(credits)
         if amount == 0:
             raise InvalidArgument("credits", "0 would add nothing")

@@ -46,6 +46,9 @@ from keyrush.store.edits import Edit
 from keyrush.store.opening import keeps_edits
 from keyrush.store.protocol import Store
 
+#: Of another account's key it is the same (contract O6).
+_UNKNOWN = "no such credential: give its id, cred_…"
+
 #: Seconds for which a rotated key goes on working, unless said otherwise.
 DEFAULT_GRACE = 86_400
 
@@ -196,10 +199,10 @@ class Keys:
             NotFound: There is none, or it is another account's (contract O6).
         """
         if self._format.is_in((key_id, account_id)):
-            raise NotFound("no such credential: give its cred_… id, not the key")
+            raise NotFound("no such credential: give its id, cred_…, not the key")
         found = self._store.key(key_id) if is_id(key_id) else None
         if found is None or account_id not in (None, found.account_id):
-            raise NotFound("no such credential")
+            raise NotFound(_UNKNOWN)
         return found
 
     def find(self, text: str) -> ApiKey:
@@ -283,7 +286,7 @@ class Keys:
         key, caller = self.get(key_id, account_id), self._caller(by, issued_at)
         done = self._store.revoke(key.id, self._clock(), descendants, caller, issued_at)
         if done.outcome == "gone":
-            raise NotFound("no such credential")
+            raise NotFound(_UNKNOWN)
         _settle(done.outcome)
         self._changed(key.account_id)
         return [self.get(revoked) for revoked in done.key_ids]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keyrush.core.changes import Changes
-from keyrush.errors import KeyrushError, StoreError
+from keyrush.errors import ConfigurationError, KeyrushError, StoreError
 from keyrush.runtime.bridge import synchronous
 from keyrush.store.activity_in_memory import ActivityInMemory
 from keyrush.store.bindings_in_memory import Bindings
@@ -51,7 +51,8 @@ def open_store(url: str) -> Opened:
         return given(SqlStore(Database(url)))
     from keyrush.runtime.plugins import load
 
-    return given(load(url, "KEYRUSH_STORE_URL"))
+    allowed = "a URL, such as sqlite:///keyrush.db, or package.module:Class"
+    return given(load(url, "KEYRUSH_STORE_URL", allowed))
 
 
 def given(store: Store) -> Opened:
@@ -59,7 +60,13 @@ def given(store: Store) -> Opened:
 
     Raises:
         StoreError: It can't say now whether there are news.
+        ConfigurationError: It is no store at all, as a URL is none.
     """
+    if not callable(getattr(store, "add_account", None)):
+        kind = type(store).__name__
+        raise ConfigurationError(
+            f"store: {kind} is no store; it lacks the methods of keyrush.store.protocol.Store"
+        )
     front = synchronous(store)
     changes = _changes_of(store)
     return Opened(

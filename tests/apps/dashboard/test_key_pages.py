@@ -173,12 +173,12 @@ def test_limits_of_a_key(gate: Gate, browser: Browser, key: ApiKey, clock: Clock
     """O13: a key's page says which limits hold for it, until when, and how many requests at once;
     what the operator changes of that is in its history.
     """
-    assert "At once" not in browser.get(at(key)).said
+    assert "Concurrent requests" not in browser.get(at(key)).said
     gate.accounts.set_limits("acct_a", "900/minute", until=clock.now + 60_000)
     gate.keys.edit(key.id, max_concurrent=1200)
     said = browser.get(at(key)).said
     assert "900 / minute until 18 Nov 2026" in said
-    assert "At once 1,200" in said
+    assert "Concurrent requests 1,200" in said
     assert "requests at once: 1,200;" in said
     own = gate.keys.create("acct_a", "own", limits="3/minute").key
     said = browser.get(at(own)).said

@@ -142,7 +142,8 @@ def _storage_class(scheme: str) -> type[Storage]:
         return found
     known = ", ".join(sorted(name for name in SCHEMES if not name.startswith("async+")))
     raise ConfigurationError(
-        f"KEYRUSH_LIMITER_URL: no storage of the limits library; its schemes are {known}"
+        "KEYRUSH_LIMITER_URL: may be store, file:///…, memory://, redis://… and its kin, or a URL "
+        f"of the library limits, whose schemes are {known}"
     )
 
 
