@@ -27,11 +27,15 @@ CONNECTIONS = 32
 _STORE = "keyrush.db"
 
 DEFAULT = "keyrush, default: SQLite"
+
+#: The same without a row of activity for each request.
+UNRECORDED = "keyrush, the same, `KEYRUSH_ACTIVITY=off`"
 _SQLITE = f"sqlite:///{_STORE}"
 
 #: keyrush's limiter by the contender's name; `{folder}` is the one of its workers.
 LIMITERS = {
     DEFAULT: "store",
+    UNRECORDED: "store",
     "keyrush, file:///": "file://{folder}/keyrush.windows",
     "keyrush, memory://": "memory://",
 }
@@ -117,7 +121,9 @@ class _Places:
         if name in LIMITERS:
             shutil.copy(self._sqlite / _STORE, folder)
             limiter = LIMITERS[name].format(folder=folder)
-            return str(folder), {**self._keys, "BENCH_STORE": _SQLITE, "BENCH_LIMITER": limiter}
+            activity = "off" if name == UNRECORDED else "all"
+            env = {"BENCH_STORE": _SQLITE, "BENCH_LIMITER": limiter, "KEYRUSH_ACTIVITY": activity}
+            return str(folder), {**self._keys, **env}
         return str(folder), self._keys
 
     def _start(self, name: str) -> dict[str, str]:

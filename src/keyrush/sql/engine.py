@@ -207,6 +207,7 @@ def make_engine(url: URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=ClosingPool,
+        pool_use_lifo=True,  # whoever wrote last has what it read at hand, for the next who writes
         max_overflow=_OVERFLOW,
         pool_timeout=_PATIENCE,
         hide_parameters=True,
