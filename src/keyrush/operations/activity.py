@@ -9,7 +9,7 @@ it asks again from some time back, and leaves out the ids that were there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from keyrush.core.activity import (
     ALL,
@@ -39,7 +39,8 @@ from keyrush.core.paging import (
     parse_cursor,
 )
 from keyrush.core.times import DAY
-from keyrush.errors import InvalidArgument, NotFound
+from keyrush.errors import InvalidArgument
+from keyrush.operations.owners import Known, Owners
 from keyrush.store.protocol import ActivityStore
 
 #: Rows are counted no further: it stands for "1,000+".
@@ -66,30 +67,6 @@ _UNITS = (DAY, COARSE, MIDDLE, FINE)
 _ALL: dict[int, int] = {unit: DAY * 10**8 + unit % DAY for unit in _UNITS}
 
 
-class Owners(Protocol):
-    """Where accounts are looked up."""
-
-    def get(self, account_id: str) -> Account:
-        """The account.
-
-        Raises:
-            NotFound: There is none with this id.
-        """
-        ...
-
-
-class _Known:
-    """One account, which nobody looks up."""
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-
-    def get(self, account_id: str) -> Account:
-        if account_id != self._account.id:
-            raise NotFound(f"no account {account_id!r}")
-        return self._account
-
-
 class ActivityLog:
     """The operations on activity, over a store. Each is of one account, and no other's."""
 
@@ -110,7 +87,7 @@ class ActivityLog:
         """The same of one account that has just been looked up, and is not again for each of what
         is asked; another is not found.
         """
-        known = _Known(account)
+        known = Known(account)
         return ActivityLog(self._store, known, key_format=self._format, clock=self._clock)
 
     def page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from copy import copy
 from typing import get_args
 
 from keyrush.core.catalog import Catalog
@@ -17,10 +18,11 @@ from keyrush.core.checks import (
 )
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import Entry, EntryWhere, Lot, Posting, Reason, Refill, Source, refill_of
+from keyrush.core.model import Account
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
-from keyrush.operations.accounts import Accounts
 from keyrush.operations.audit import Checked, audit
+from keyrush.operations.owners import Known, Owners
 from keyrush.store.protocol import Store
 
 #: Why an operator adds credits; all other entries make themselves.
@@ -40,7 +42,7 @@ class Credits:
         self,
         catalog: Catalog,
         store: Store,
-        accounts: Accounts,
+        accounts: Owners,
         *,
         key_format: KeyFormat,
         changed: Callable[[str], None],
@@ -52,6 +54,14 @@ class Credits:
         self._format = key_format
         self._changed = changed
         self._clock = clock
+
+    def of(self, account: Account) -> Credits:
+        """The same of one account that has just been looked up, and is not again for each of what
+        is asked; another is not found.
+        """
+        same = copy(self)
+        same._accounts = Known(account)  # noqa: SLF001  # of this class
+        return same
 
     def grant(self, account_id: str, credits: int) -> int:
         """Add credits (contract O19); the new balance.

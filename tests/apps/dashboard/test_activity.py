@@ -127,7 +127,8 @@ def test_totals_agree(filled: Gate, span: str, more: dict[str, str]) -> None:
         rows["limited"],
         rows["refused"],
     ]
-    assert [number(text) for text in re.findall(r"<b>([\d,]+)</b>", page.text)] == [
+    legend = page.text.partition('<ul class="legend">')[2].partition("</ul>")[0]
+    assert [number(text) for text in re.findall(r"<b>([\d,]+)</b>", legend)] == [
         rows[name] for name in names
     ]
     table = re.search(r"<details>.*?</details>", page.text, re.DOTALL)

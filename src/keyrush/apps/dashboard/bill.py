@@ -75,12 +75,13 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
     gate.counts.flush()
     plan = gate.catalog.plans.get(account.plan)
     begin, end = month_bounds(now)
-    usage = gate.usage.this_month(account.id)
+    usage = gate.usage.of(account).this_month(account.id)
     log, unmetered = gate.activity.of(account), _unmetered(gate, account.id)
     of_keys = [key for key in _of_keys(log, account.id, plan, begin, now) if key not in unmetered]
     month = _month(gate, account.id, plan, usage, of_keys)
     limit = _limit(account, plan, now)
-    balance = gate.credits.balance(account.id)
+    credits = gate.credits.of(account)
+    balance = credits.balance(account.id)
     counted = usage.counted if month is None or month.id is None else month.used
     return Bill(
         plan,
@@ -94,7 +95,7 @@ def bill(gate: Gate, account: Account, now: int) -> Bill:
         None if limit is None or plan is None else _window(gate, account, plan, limit, now),
         balance,
         _lasts(log, account.id, balance, now),
-        _expiries(gate.credits.expiring(account.id)),
+        _expiries(credits.expiring(account.id)),
     )
 
 

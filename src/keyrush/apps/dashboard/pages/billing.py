@@ -23,7 +23,7 @@ from keyrush.apps.dashboard.sheets import streamed
 from keyrush.apps.dashboard.visit import Stop, Visit
 from keyrush.apps.dashboard.wording import limit_in_words
 from keyrush.core.ledger import Entry
-from keyrush.core.model import Plan
+from keyrush.core.model import Account, Plan
 from keyrush.core.paging import MAX_LIMIT, Page
 from keyrush.core.policy import Rule
 from keyrush.core.times import iso
@@ -44,22 +44,22 @@ class _Found(NamedTuple):
     has_credits: bool
 
 
-def _entries(gate: Gate, account_id: str, of: LedgerAsked) -> Page[Entry]:
+def _entries(gate: Gate, account: Account, of: LedgerAsked) -> Page[Entry]:
     if of.wrong is not None:
         return Page(())
-    read = _reading(gate, account_id, of)
+    read = _reading(gate, account, of)
     try:
         return read(limit=_ENTRIES, cursor=of.after)
     except InvalidArgument:  # no place in the ledger: the newest are shown
         return read(limit=_ENTRIES)
 
 
-def _reading(gate: Gate, account_id: str, of: LedgerAsked) -> Callable[..., Page[Entry]]:
+def _reading(gate: Gate, account: Account, of: LedgerAsked) -> Callable[..., Page[Entry]]:
     """What reads a page of the entries that are asked for, by `limit` and `cursor`."""
     where = of.where
     return partial(
-        gate.credits.ledger,
-        account_id,
+        gate.credits.of(account).ledger,
+        account.id,
         reasons=where.reasons,
         sources=where.sources,
         since=where.since,
@@ -73,7 +73,7 @@ async def show(visit: Visit) -> Response:
     gate, account = visit.gate, visit.account
 
     def read() -> _Found:
-        entries = _entries(gate, account.id, of)
+        entries = _entries(gate, account, of)
         found = bill(gate, account, visit.now)
         has_credits = bool(
             entries
@@ -236,7 +236,7 @@ async def download(visit: Visit) -> Response:
     of = asked_of_ledger(visit.request.query_params)
     if of.wrong is not None:
         raise Stop("bad_query", 400)
-    entries = _reading(gate, account_id, of)
+    entries = _reading(gate, visit.account, of)
     known: dict[str, str] = {}
 
     def read(cursor: str | None) -> Page[Entry]:
