@@ -71,6 +71,9 @@ def test_file_that_is_found(run: Runner, tmp_path: Path) -> None:
     report = run("doctor", "--json").json
     assert report["settings"]["config"] == str(tmp_path / "keyrush.toml")
     assert (report["sources"]["config"], report["sources"]["cache_size"]) == ("found", "file")
+    names = list(report["settings"])
+    assert names[0] == "config"  # what says where all others are from
+    assert names[-1].startswith("dashboard_")
 
 
 @pytest.mark.parametrize("limiter", ["store", "memory://"])

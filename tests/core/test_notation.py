@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,13 @@ from keyrush.errors import InvalidArgument
 from tests.support.values import NOW
 
 DAY = 86_400_000
+
+
+@pytest.mark.parametrize("given_limits", [["1/minute"], 5, b"1/minute", {"free": "1/day"}])
+def test_limits_that_are_no_text(given_limits: Any) -> None:
+    """Limits of another kind are refused in words, naming the field; what is given isn't shown."""
+    with pytest.raises(InvalidArgument, match=r"^limits: must be text such as .*, not \w+$"):
+        parse_limits(given_limits)
 
 
 @pytest.mark.parametrize(

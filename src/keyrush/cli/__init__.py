@@ -31,7 +31,8 @@ or settings; 3 the store is unavailable."""
 
 app = typer.Typer(
     cls=Group,
-    help="API keys, scopes, plan limits and quotas. Configured by KEYRUSH_* variables.",
+    help="API keys, scopes, plan limits and quotas. Configured by KEYRUSH_* variables "
+    "and keyrush.toml.",
     epilog=_EXIT_CODES,
     add_completion=False,
     rich_markup_mode=None,
@@ -126,7 +127,7 @@ def _demo(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Serve an example, a news API, send it requests and check every answer."""
+    """Send requests to an example, a news API, and check every answer."""
     if serve and json:
         raise InvalidArgument("demo", "give either --serve or --json")
     try:

@@ -209,7 +209,7 @@ def _end(until: str, now: int) -> int:
 def link_account(
     account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
 ) -> None:
-    """Have the tokens of an issuer's subject act for an account."""
+    """Let the tokens of an issuer's subject act for an account."""
     with writing(json) as gate:
         _show_link(gate.accounts.link(account_id, issuer=issuer, subject=subject), json)
 
@@ -218,7 +218,7 @@ def link_account(
 def unlink_account(
     account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
 ) -> None:
-    """Have them act for it no more; they are refused until they are linked again."""
+    """Undo a link; the subject's tokens are refused until it is linked again."""
     with writing(json) as gate:
         _show_link(gate.accounts.unlink(account_id, issuer=issuer, subject=subject), json)
 

@@ -54,7 +54,7 @@ def activity_of_account(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List what was asked in an account's name, newest first; with --follow oldest first.
+    """List the requests of an account, newest first; with --follow oldest first.
 
     With --follow --json each row is a line.
     """

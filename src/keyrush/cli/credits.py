@@ -119,7 +119,7 @@ def ledger_of_account(
     everything: All = False,
     json: Json = False,
 ) -> None:
-    """List what has changed an account's credits, newest first, with the balance after each."""
+    """List the changes of an account's credits, newest first, with the balance after each."""
     with opened() as gate:
         now = gate.clock()
         read = partial(
@@ -155,7 +155,7 @@ def ledger_of_account(
 
 @app.command("check", cls=Command)
 def check_ledgers(json: Json = False) -> None:
-    """Prove that every account's balance is the sum of its ledger, or say where not.
+    """Check that every account's balance is the sum of its ledger, and say where not.
 
     Exit 1 where one is not.
     """

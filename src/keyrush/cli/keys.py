@@ -60,7 +60,7 @@ app = group("Create, list, rotate and revoke keys.")
 def create_key(
     *,
     account: Annotated[
-        str, typer.Option(metavar=TEXT, help="Whose key; made where there is none yet.")
+        str, typer.Option(metavar=TEXT, help="Whose key; a new account if there is none.")
     ],
     name: Annotated[
         str, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
@@ -84,11 +84,11 @@ def create_key(
     ] = None,
     max_concurrent: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="Requests under way at once, instead of the plan's."),
+        typer.Option(metavar=NUMBER, help="Requests at once, instead of the plan's."),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="So many that are alike, printed one a line."),
+        typer.Option(metavar=NUMBER, help="How many alike to create, printed one a line."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -305,13 +305,11 @@ def edit_key(
     expires: Expires = None,
     max_concurrent: Annotated[
         str | None,
-        typer.Option(
-            metavar=TEXT, help="Requests under way at once, or none: no number of its own."
-        ),
+        typer.Option(metavar=TEXT, help="Requests at once; none for the plan's."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Change a key's name, scopes, end or requests at once; what is not named stays as it is."""
+    """Change a key's name, scopes, expiry or requests at once; the rest stays as it is."""
     if name is None and not scope and expires is None and max_concurrent is None:
         raise InvalidArgument("edit", "give --name, --scope, --expires or --max-concurrent")
     at_once = None if max_concurrent is None else _number_or_none(max_concurrent)

@@ -12,7 +12,7 @@ from keyrush.cli.common import Json, writing
 from keyrush.cli.help import TEXT, Command, group
 from keyrush.operations.documents import link_json
 
-app = group("Revoke what issuers of tokens have issued.")
+app = group("Revoke the session and OAuth tokens of a person.")
 
 
 @app.command("revoke", cls=Command)

@@ -27,15 +27,23 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun[:-1]}ies" if noun.endswith("ry") else f"{number:,} {noun}s"
 
 
-@lru_cache(1024)
 def parse_limits(text: str | None, field: str = "limits") -> tuple[Limit, ...] | None:
     """The limits in `text`, shortest first; None for None, `()` for `"unlimited"`.
 
     Raises:
-        InvalidArgument: `text` is malformed, names one length twice, or is too large to count.
+        InvalidArgument: `text` is no text, malformed, names one length twice, or is too large to
+            count.
     """
     if text is None:
         return None
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise InvalidArgument(field, f'must be text such as "60/minute;1000/hour", not {kind}')
+    return _parsed(text, field)
+
+
+@lru_cache(1024)
+def _parsed(text: str, field: str) -> tuple[Limit, ...]:
     if len(text) > _LONGEST:
         raise InvalidArgument(field, f"must have at most {_LONGEST} characters")
     if text.strip().lower() == UNLIMITED:

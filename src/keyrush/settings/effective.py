@@ -9,12 +9,13 @@ from pydantic import SecretStr
 
 from keyrush.core.notation import format_limits
 from keyrush.core.urls import readable
+from keyrush.settings.dashboard import DashboardSettings
 from keyrush.settings.issuers import IssuerTable
 from keyrush.settings.settings import PREFIX, Settings
 
 
 def effective(settings: Settings) -> dict[str, Any]:
-    """Every setting as JSON, without secrets."""
+    """Every setting as JSON, without secrets; those of the dashboard come last."""
     values = settings.model_dump(mode="json", exclude={"errors", "pepper", "issuers"})
     values["pepper"] = [_masked(pepper) for pepper in settings.pepper]
     values["issuers"] = [_issuer(table) for table in settings.issuers]
@@ -24,7 +25,8 @@ def effective(settings: Settings) -> dict[str, Any]:
     values["errors"] = _name(settings.errors)
     values["store_url"] = readable(settings.store_url)
     values["limiter_url"] = readable(settings.limiter_url)
-    return {name: values[name] for name in Settings.model_fields}
+    own = [name for name in Settings.model_fields if name not in DashboardSettings.model_fields]
+    return {name: values[name] for name in (*own, *DashboardSettings.model_fields)}
 
 
 def _issuer(table: IssuerTable) -> dict[str, Any]:
