@@ -1,4 +1,5 @@
-"""`python -m benchmarks.several [--json]`: how exactly processes share limits of several subjects.
+"""`python -m benchmarks.several [--json]`: how exactly processes share limits of several subjects;
+with `--cost`, what they cost (see `costs`).
 
 As `benchmarks.accuracy`, whose load and whose words these are, for requests that take of more than
 their plan (see `asking.demands_of`). Each request is admitted by all its windows, or by none: used
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
-from benchmarks import oracle
+from benchmarks import costs, oracle
 from benchmarks.accuracy import FEWER, LATE, MODES, Result, ask
 from benchmarks.arrivals import Subject, plan
 from benchmarks.asking import Asked, demands_of
@@ -96,7 +97,13 @@ def main() -> None:
     """Measure, and print the table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.several")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cost", action="store_true", help="what they cost a request instead")
     options = parser.parse_args()
+    if options.cost:
+        spent = costs.measure()
+        sys.stdout.write(json.dumps(spent) if options.json else "\n".join(costs.render(spent)))
+        sys.stdout.write("\n")
+        return
     versions = [f"Python {platform.python_version()}", f"keyrush {version('keyrush')}"]
     table: dict[tuple[str, Mode], dict[str, list[Result]]] = {}
     for backend, opened in PLACES.items():

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from benchmarks import costs
 from benchmarks.fleet.measure import DEFAULT, QUICK, WHOLE, Extent
 from benchmarks.fleet.report import faults, render
 from benchmarks.fleet.workload import RATE, plan_of
@@ -69,3 +70,10 @@ def test_the_table_says_what_is_left_out() -> None:
     lines = render(figures(added=9))
     assert f"| {DEFAULT} | 10.0 | 9.0 | 1 | 2 | 3 | 0.0000 | 0.0000 |" in lines
     assert lines[-1] == "Not installed: fastapi-keygate."
+
+
+def test_what_limits_cost_can_be_measured() -> None:
+    """Each take and each request has a figure, in memory and in a file."""
+    found = costs.measure(rounds=1, calls=1)
+    assert [set(by_place) for by_place in found.values()] == [{"memory", "mapped"}] * 10
+    assert len(costs.render(found)) == 12
