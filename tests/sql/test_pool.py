@@ -91,3 +91,19 @@ def test_who_waits_for_one_that_is_let_go_of(tmp_path: Path) -> None:
     held.close()
     waiting.join()
     assert found == [(1,)]
+
+
+def test_who_wrote_last_writes_next(tmp_path: Path) -> None:
+    """Of SQLite's connections the last that came back is the next to be used: its pages are those
+    of the file, where another's would all be read anew.
+    """
+    database = Database(f"sqlite:///{tmp_path}/keyrush.db")
+    with database.driver() as last, database.driver() as first:
+        pass
+    used = []
+    for _ in range(3):
+        with database.transaction() as connection:
+            used.append(connection)
+    database.close()
+    assert first is not last
+    assert used == [last] * 3

@@ -230,7 +230,10 @@ def test_rows_that_are_not_kept(store: Store) -> None:
     assert {one.value: one.requests for one in found} == {"ok": 2, "limited": 1}
 
 
-ODD = ["it's", 'a "quote"', "a\\b", "a\tb\n", "\u202eabc", "é 😀", "%s :rows ?1 {0}", "null", ""]
+ODD = [
+    *("it's", 'a "quote"', "a\\b", "a\tb\n", "\u202eabc", "é 😀", "%s :rows ?1 {0}", "null", "0"),
+    "",
+]
 
 
 @pytest.mark.parametrize("text", ODD)
