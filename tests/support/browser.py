@@ -32,8 +32,11 @@ _BETWEEN = 768
 _WIDEST = 1280
 _AROUND = ["body > .skip", "header", "footer"]
 
-#: What comes again and again in a list, and is not looked at each time.
-_REPEATED = [".bins tr:nth-child(n+4)", "tbody tr:nth-child(n+13)", "option:nth-child(n+4)"]
+#: What comes again and again in a list or chart, and is not looked at each time.
+_REPEATED = [
+    *(".bins tr:nth-child(n+4)", "[data-feed] tr:nth-child(n+7)", "tbody tr:nth-child(n+13)"),
+    *("option:nth-child(n+4)", "svg.plot g"),
+]
 
 #: Nothing but the pages is asked for, by nobody.
 _FLAGS = [
