@@ -81,7 +81,7 @@ async def _wait(app: Callable[..., Awaitable[None]], keys: list[str], waiting: i
     del bare
     began, used = time.perf_counter(), time.process_time()
     calls = [asyncio.create_task(call(keys[number % len(keys)])) for number in range(waiting)]
-    while len(gate.admission.waiting.lines) < waiting:  # noqa: ASYNC110  # nobody says so
+    while len(gate.finishing.waiting.lines) < waiting:  # noqa: ASYNC110  # nobody says so
         await asyncio.sleep(0)
     await asyncio.sleep(0.1)  # until all listen for a client that leaves
     joined = time.process_time() - used
@@ -92,7 +92,7 @@ async def _wait(app: Callable[..., Awaitable[None]], keys: list[str], waiting: i
     await asyncio.sleep(_WATCHED)
     _say(f"  {(time.process_time() - used) / _WATCHED * 1000:.2f} ms of CPU a second meanwhile,")
     used = time.process_time()
-    gate.admission.waiting.release()
+    gate.finishing.waiting.release()
     await asyncio.gather(*calls)
     answered = time.process_time() - used
     _say(f"  {answered / waiting * 1e6:.0f} µs of CPU to be answered in the end,")

@@ -54,7 +54,7 @@ def main() -> None:
     entries: list[Any] = [None] * count
 
     def verify(text: bytes) -> Any:
-        return gate.admission.verification.verify(
+        return gate.finishing.verification.verify(
             gate.credential_headers.credential([(HEADER, text)])
         )
 

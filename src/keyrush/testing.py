@@ -108,7 +108,7 @@ def caller(gate: Gate, key: NewKey) -> Principal:
     Raises:
         Refused: The key is not good (any more).
     """
-    entry = gate.admission.verification.verify(Credential(key.text.encode()))
+    entry = gate.finishing.verification.verify(Credential(key.text.encode()))
     if isinstance(entry, Refusal):
         raise Refused(entry)
     assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all

@@ -160,7 +160,7 @@ def test_known_keys_are_never_strangers(world: World, clock: Clock, adapter: Any
     assert world.send(adapter, world.good).status == 200
     world.flood(adapter, TOLERATED + 1)
     for _ in range(AT_ONCE):
-        assert world.gate.admission.strangers.enter("9.9.9.9")
+        assert world.gate.finishing.strangers.enter("9.9.9.9")
     assert world.send(adapter, unknown()).status == 429
     clock.advance(6000)  # past CACHE_TTL
     assert world.send(adapter, world.good).status == 200

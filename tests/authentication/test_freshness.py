@@ -41,7 +41,7 @@ class Fleet:
 
     def come(self, among: Sequence[int] = range(FLEET)) -> list[int]:
         """Have keys come once; those that are let in."""
-        verify = self.gate.admission.verification.verify
+        verify = self.gate.finishing.verification.verify
         found = {number: verify(Credential(self.keys[number].text.encode())) for number in among}
         assert all(isinstance(one, Entry | Refusal) for one in found.values())
         return [number for number, one in found.items() if isinstance(one, Entry)]
@@ -205,14 +205,14 @@ def test_end_of_a_key_needs_no_news(fleet: Fleet) -> None:
     """O4: a key that expires is refused from that instant on, however fresh it is."""
     ends = fleet.clock.now + 3000
     made = fleet.gate.keys.create("acct_0", "short", expires_at=ends)
-    verify = fleet.gate.admission.verification.verify
+    verify = fleet.gate.finishing.verification.verify
     assert isinstance(verify(Credential(made.text.encode())), Entry)
     fleet.clock.advance(2999)
     fleet.gate.watch.poll()
     entry = verify(Credential(made.text.encode()))
     assert isinstance(entry, Entry)
     fleet.clock.advance(1)
-    assert not fleet.gate.admission.verification.note_use(entry, fleet.clock.now)
+    assert not fleet.gate.finishing.verification.note_use(entry, fleet.clock.now)
 
 
 def test_stores_without_complete_news(clock: Clock) -> None:

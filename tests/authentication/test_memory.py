@@ -44,7 +44,7 @@ def texts(gate: Gate, count: int) -> list[bytes]:
 
 
 def known(gate: Gate, text: bytes) -> Entry:
-    entry = gate.admission.verification.verify(Credential(text))
+    entry = gate.finishing.verification.verify(Credential(text))
     assert isinstance(entry, Entry)
     return entry
 
@@ -75,7 +75,7 @@ def test_what_keys_have_in_common_is_one_object(gate: Gate, clock: Clock) -> Non
     entries = [known(gate, text) for text in texts(gate, 2)]
     clock.advance(4000)
     gate.watch.poll()
-    assert all(gate.admission.verification.note_use(entry, clock()) for entry in entries)
+    assert all(gate.finishing.verification.note_use(entry, clock()) for entry in entries)
     a, b = entries
     for what in ("refresh_at", "fresh_until", "stale_until"):
         assert getattr(a, what) is getattr(b, what)

@@ -262,7 +262,7 @@ def test_child_of_a_busy_parent(opened: Any) -> None:
     """A child forked while the parent holds every lock and argon2 slot verifies keys of its own."""
     gate = opened()
     key = make_key(gate)
-    api_keys: Any = gate.admission.verification.authenticators[0]
+    api_keys: Any = gate.finishing.verification.authenticators[0]
     slots = api_keys._argon2_slots  # noqa: SLF001  # see above
     for _ in range(hashing_slots()):
         slots.acquire()

@@ -17,7 +17,7 @@ import pytest
 import keyrush
 from keyrush import Gate, Principal, Refused
 from keyrush.core.key_text import KeyFormat
-from keyrush.gate.admission import Pending
+from keyrush.gate.finishing import Pending
 from keyrush.wire.request import Credential, CredentialHeaders
 from tests.conftest import settings
 from tests.support.calls import Asgi, Sent, Wsgi, asgi_app, begin, decide, wsgi_app

@@ -39,7 +39,7 @@ class Door:
         gate.accounts.create("acct_a")
         self.key = gate.keys.create("acct_a", "agent").text
         self.gate, self.clock = gate, clock
-        self.lines = gate.admission.waiting.lines
+        self.lines = gate.finishing.waiting.lines
         self.got: list[Message] = []
         self.sent: list[Message] = []
         self._reads = reads
@@ -283,7 +283,7 @@ def test_a_websocket_that_is_refused_in_the_end(waiting_gate: Gate, clock: Clock
             scope = {"type": "websocket", "extensions": {"websocket.http.response": {}}}
             group.start_soon(lambda: door.call(coming({"type": "websocket.connect"}), **scope))
             await door.until_waiting()
-            waiting_gate.admission.waiting.release()
+            waiting_gate.finishing.waiting.release()
         assert door.sent[0]["status"] == 429
 
     run(main())
@@ -305,7 +305,7 @@ def test_a_client_that_hangs_up(waiting_gate: Gate, clock: Clock, server: Server
     frees its place, and no app runs for it; who waits beside it is answered.
     """
     door = Door(waiting_gate, clock)
-    lines = waiting_gate.admission.waiting.lines = Watched()
+    lines = waiting_gate.finishing.waiting.lines = Watched()
     door.lines = lines
     run(door.use_up())
     seen: list[str] = []
@@ -400,7 +400,7 @@ settings = Settings(
 
 async def answer(scope, receive, send):
     if scope["type"] == "http":
-        body = b"%d" % len(app.gate.admission.waiting.lines)
+        body = b"%d" % len(app.gate.finishing.waiting.lines)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 

@@ -156,7 +156,7 @@ def test_an_override_that_ends_while_a_request_waits(gate: Gate, clock: Clock) -
     """
     key = key_of(gate)
     gate.accounts.set_limits("acct_a", "9/minute", until=clock.now + 60 * SECOND)
-    found = gate.admission.verification
+    found = gate.finishing.verification
     pending = begin(gate, key)
     verify = found.verify
 

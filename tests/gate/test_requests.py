@@ -564,7 +564,8 @@ def test_credits_are_charged_before_the_work(world: World) -> None:
 )
 def test_rules_hold_for_every_spelling(world: World, rule: str, path: str, status: int) -> None:
     """Traps: however a rule and a path are spelled, the scope is needed."""
-    world.gate.admission.policy = Policy((), [Rule(rule, scopes=("admin",))])
+    policy = Policy((), [Rule(rule, scopes=("admin",))])
+    world.gate.admission.policy = world.gate.finishing.policy = policy
     assert world.get("articles", path).status == status
 
 

@@ -66,7 +66,7 @@ class World:
         self.seen: list[str] = []  # the requests that the app has answered, in their order
         self._submit = submit
         self._door = door
-        self.lines = gate.admission.waiting.lines = Watched()
+        self.lines = gate.finishing.waiting.lines = Watched()
         if door == "wsgi":
             self.middleware: Any = wsgi.KeyrushMiddleware(self._wsgi_app, gate=gate)
         else:
@@ -151,7 +151,7 @@ def test_it_waits_for_its_turn(opened: Opening) -> None:
     seconds, _, fraction = reply["x-ratelimit-waited"].partition(".")
     assert (seconds, len(fraction)) == ("0", 3)
     assert reply["x-ratelimit-remaining"] == "0"
-    world.gate.admission.waiting.release()
+    world.gate.finishing.waiting.release()
     assert later.result(PATIENCE).status == 429
     assert not world.lines
 
@@ -196,7 +196,7 @@ def test_a_newcomer_overtakes_nobody(opened: Opening) -> None:
     world.lines.ring()
     assert first.result(PATIENCE).status == 200
     assert world.seen == ["a", "b"]
-    world.gate.admission.waiting.release()
+    world.gate.finishing.waiting.release()
     assert second.result(PATIENCE).status == 429
 
 
@@ -257,7 +257,7 @@ def test_room(opened: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.get(keys[2]).status == 429
     world.pass_time(LEFT + 1)
     assert waits[0].result(PATIENCE).status == 200
-    world.gate.admission.waiting.release()
+    world.gate.finishing.waiting.release()
     for one in waits:
         one.result(PATIENCE)
     assert not world.lines

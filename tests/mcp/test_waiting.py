@@ -31,7 +31,7 @@ def test_a_call_waits(mcp_gate: Gate, key: str, app: App, clock: Clock) -> None:
     """
     app.answers(result())
     middleware: Any = KeyrushMiddleware(app.asgi, gate=mcp_gate)
-    lines = mcp_gate.admission.waiting.lines
+    lines = mcp_gate.finishing.waiting.lines
     statuses: list[int] = []
 
     async def send(sent: Any) -> None:

@@ -91,6 +91,6 @@ def test_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """KEYRUSH_ARGON2_SLOTS says it for both: threads of the event loop's, and those of servers."""
     gate = Gate.open(settings(argon2_slots=3))
     assert gate.workers._sizes["hash"] == 3  # noqa: SLF001  # what is set
-    api_keys: Any = gate.admission.verification.authenticators[0]
+    api_keys: Any = gate.finishing.verification.authenticators[0]
     assert api_keys._argon2_slots._value == 3  # noqa: SLF001  # see above
     gate.close()

@@ -13,8 +13,8 @@ from wsgiref.validate import validator
 import anyio
 
 from keyrush import Gate, KeyrushMiddleware, Refusal, wsgi
-from keyrush.gate.admission import Pending
 from keyrush.gate.deciding import Admitted
+from keyrush.gate.finishing import Pending
 from keyrush.gate.principal import Principal
 
 Headers = list[tuple[str, str | bytes]]

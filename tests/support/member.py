@@ -16,7 +16,7 @@ from typing import Any
 
 from keyrush import Gate, Settings
 from keyrush.core.refusal import Refusal
-from keyrush.gate.admission import Pending
+from keyrush.gate.finishing import Pending
 from keyrush.sql.engine import Database
 from keyrush.store.sql import SqlStore
 from tests.support.calls import begin
@@ -45,7 +45,7 @@ class Member:
         self._watched: dict[str, Any] = {}
         self.cold = 0
         self.proofs = 0
-        api_keys: Any = gate.admission.verification.authenticators[0]
+        api_keys: Any = gate.finishing.verification.authenticators[0]
         hashing = api_keys._hashing  # noqa: SLF001  # counts what it does
         prove = hashing.verify
 

@@ -10,9 +10,9 @@ from keyrush.asgi.messages import Message, Receive, Scope, Send, awaited
 from keyrush.asgi.response import REDIRECT, Passage
 from keyrush.core.policy import UNRULED
 from keyrush.core.refusal import Refusal
-from keyrush.gate.admission import Address
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
+from keyrush.gate.finishing import Address
 from keyrush.gate.gate import Gate
 from keyrush.gate.principal import Caller, Principal
 from keyrush.runtime.bridge import is_cancellation

@@ -19,10 +19,11 @@ from keyrush.asgi.scope import (
 from keyrush.core.policy import ANY_KEY
 from keyrush.core.refusal import Refusal
 from keyrush.errors import ConfigurationError, KeyrushError, Unavailable
-from keyrush.gate.admission import Begun, Pending
+from keyrush.gate.admission import Begun
 from keyrush.gate.anonymous import PendingUnknown
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
+from keyrush.gate.finishing import Pending
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.opening import UNOPENED, Opening
 from keyrush.gate.principal import Principal
@@ -159,7 +160,7 @@ class KeyrushMiddleware:
     async def _within(self, caller: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that has passed this gate before, on its way to an app within the app."""
         gate = self.gate
-        needs = gate.admission.within(
+        needs = gate.within.needs(
             caller,
             scope.get("method", "GET"),
             scope["path"] or "/",
@@ -170,7 +171,7 @@ class KeyrushMiddleware:
         if isinstance(needs, Refusal):
             caller.refuse(needs)  # which the outer gate answers
         if needs is not ANY_KEY:
-            await gate.admission.take_within_async(caller, needs)
+            await gate.within.take_async(caller, needs)
         await self.app(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,9 +17,10 @@ from keyrush.core.refusal import UNAVAILABLE, Refusal
 from keyrush.core.resources import AMBIGUOUS, Resource
 from keyrush.core.times import SECOND
 from keyrush.errors import Away
-from keyrush.gate.admission import BUSY, MALFORMED_PATH, Address, Pending
+from keyrush.gate.admission import MALFORMED_PATH
 from keyrush.gate.called import Called
 from keyrush.gate.deciding import Admitted
+from keyrush.gate.finishing import BUSY, Address, Pending
 from keyrush.gate.mcp_sessions import session_name
 from keyrush.gate.principal import Caller, Charge, Principal
 from keyrush.gate.waiting import Client

@@ -38,6 +38,7 @@ from keyrush.gate.configured import (
 )
 from keyrush.gate.connections import LOOK_INTERVAL, Connections
 from keyrush.gate.deciding import Deciding
+from keyrush.gate.finishing import Finishing
 from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.observing import Observing
@@ -47,6 +48,7 @@ from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
 from keyrush.gate.weighing import Weighing
+from keyrush.gate.within import Within
 from keyrush.limiter import opening as limiter_opening
 from keyrush.limiter.opening import open_limiter
 from keyrush.limiter.protocol import SmallLimiter
@@ -234,24 +236,29 @@ class Gate:
             fields=fields,
             clock=clock,
         )
-        self.admission = Admission(
+        #: What finishes requests that memory alone can't answer.
+        self.finishing = Finishing(
             self.deciding,
             self.policy,
             call_policy,
-            weighing=weighing,
-            metadata=metadata,
-            credential_headers=self.credential_headers,
             cache=self.cache,
             verification=verification,
             workers=self.workers,
             looks_up_in="look-up" if store.database else "io",
             strangers=Strangers(monotonic),
             addresses=addresses,
-            unknowns=unknowns,
             clock=clock,
-            passes_preflights=settings.preflight == "pass",
             recording=self.recording,
         )
+        self.admission = Admission(
+            self.finishing,
+            metadata=metadata,
+            credential_headers=self.credential_headers,
+            unknowns=unknowns,
+            passes_preflights=settings.preflight == "pass",
+        )
+        #: What is asked of a request that has passed it, on its way to an app in the app.
+        self.within = Within(self.policy, weighing, addresses)
         bindings = store_opening.bindings_of(self.store)
         #: Who has opened which session of an MCP server.
         self.mcp_sessions = McpSessions(bindings, self.circuit, clock)
@@ -573,7 +580,7 @@ class Gate:
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
         self.deciding.counts_at_once = True
-        self.admission.waiting.stop()
+        self.finishing.waiting.stop()
         self._record_at_once()
         if self.is_store_async and running_loop() is not None:
             self.workers.submit("io", self.flush, must=True)
@@ -587,7 +594,7 @@ class Gate:
         closed whatever became of the others; what goes wrong is logged.
         """
         steps = (
-            self.admission.waiting.release,
+            self.finishing.waiting.release,
             self.workers.close,  # before what counts: what it undoes is to be counted
             self.background.close,
             self.charging.close,

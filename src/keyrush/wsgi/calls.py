@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from io import BytesIO
 
 from keyrush.core.refusal import Refusal
-from keyrush.gate.admission import Address
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
+from keyrush.gate.finishing import Address
 from keyrush.gate.principal import Caller
 from keyrush.wire.outcomes import Outcomes
 from keyrush.wsgi.environ import Environ

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from keyrush.core.policy import ANY_KEY
 from keyrush.core.refusal import Refusal
-from keyrush.gate.admission import Pending
 from keyrush.gate.anonymous import PendingUnknown
 from keyrush.gate.deciding import Admitted
 from keyrush.gate.exchange import Exchange
+from keyrush.gate.finishing import Pending
 from keyrush.gate.gate import GATE, Gate
 from keyrush.gate.principal import Principal
 from keyrush.settings.settings import Settings
@@ -162,7 +162,7 @@ class KeyrushMiddleware:
         self, caller: Principal, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         """A request that has passed this gate before, on its way to an app within the app."""
-        needs = self.gate.admission.within(
+        needs = self.gate.within.needs(
             caller,
             environ["REQUEST_METHOD"],
             path_of(environ, "PATH_INFO") or "/",
@@ -173,5 +173,5 @@ class KeyrushMiddleware:
         if isinstance(needs, Refusal):
             caller.refuse(needs)  # which the outer gate answers
         if needs is not ANY_KEY:
-            self.gate.admission.take_within(caller, needs)
+            self.gate.within.take(caller, needs)
         return self.app(environ, start_response)

@@ -63,7 +63,7 @@ async def guessing(
         Stop: It has made too many.
         Unavailable: The store can't answer.
     """
-    strangers = frame.gate.admission.strangers
+    strangers = frame.gate.finishing.strangers
     address = address_of(frame, request)
     if not strangers.enter(address):
         raise Stop("too_many", 429)
@@ -140,7 +140,7 @@ async def _verified(frame: Frame, request: Request) -> Verified | None:
             continue
         scope = request.scope
         place = scope["method"], scope["path"], scope["root_path"], b""
-        found = await frame.gate.admission.identify_async(
+        found = await frame.gate.finishing.identify_async(
             Credential(text), place, lambda: address_of(frame, request)
         )
         if isinstance(found, Refusal):
