@@ -25,7 +25,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -87,13 +87,27 @@ class Result:
 Look = tuple[int, int, int]
 
 
-def measure(place: Place, mode: Mode, processes: int, subjects: Sequence[Subject]) -> list[Result]:
+#: Starts a process, as `subprocess.Popen` does.
+Popen = Callable[..., subprocess.Popen[str]]
+
+
+def measure(
+    place: Place,
+    mode: Mode,
+    processes: int,
+    subjects: Sequence[Subject],
+    popen: Popen = subprocess.Popen,
+) -> list[Result]:
     """Have so many processes ask for the subjects' units, and judge what they admitted."""
-    return _judge(subjects, *ask(place, mode, processes, subjects))
+    return _judge(subjects, *ask(place, mode, processes, subjects, popen))
 
 
 def ask(
-    place: Place, mode: Mode, processes: int, subjects: Sequence[Subject]
+    place: Place,
+    mode: Mode,
+    processes: int,
+    subjects: Sequence[Subject],
+    popen: Popen = subprocess.Popen,
 ) -> tuple[list[list[Asked]], list[Look]]:
     """What came of the requests for each subject, and what the ledger had counted then."""
     command = [sys.executable, "-m", "benchmarks.asking"]
@@ -101,7 +115,7 @@ def ask(
     with ExitStack() as stack:
         running = [
             stack.enter_context(
-                subprocess.Popen(  # noqa: S603  # a module of this package
+                popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

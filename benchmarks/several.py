@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
 from benchmarks import oracle
-from benchmarks.accuracy import FEWER, LATE, MODES, Result, ask
+from benchmarks.accuracy import FEWER, LATE, MODES, Popen, Result, ask
 from benchmarks.arrivals import Subject, plan
 from benchmarks.asking import Asked, demands_of
 from benchmarks.servers import PLACES, Place
@@ -37,10 +38,14 @@ _RATE = 1_000
 
 
 def measure(
-    place: Place, mode: Mode, processes: int, subjects: Sequence[Subject]
+    place: Place,
+    mode: Mode,
+    processes: int,
+    subjects: Sequence[Subject],
+    popen: Popen = subprocess.Popen,
 ) -> dict[str, Result]:
     """Have so many processes ask, and judge what they admitted, by sort."""
-    asked, _ = ask(place, mode, processes, subjects)
+    asked, _ = ask(place, mode, processes, subjects, popen)
     found: dict[str, Result] = {}
     for sort in {subject.sort: None for subject in subjects}:
         its = [one for one in zip(subjects, asked, strict=True) if one[0].sort == sort]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.scripts import run
+from tests.support.scripts import run_anew
 
 WITHOUT = """
     import sys
@@ -35,7 +35,7 @@ def test_the_dashboard_without_its_extra(name: str) -> None:
     said("from keyrush.apps import {name}")
     """
     missing = "keyrush.apps.dashboard needs jinja2: pip install 'keyrush[dashboard]'"
-    assert run(WITHOUT + script, "jinja2").splitlines() == [missing, "there", missing]
+    assert run_anew(WITHOUT + script, "jinja2").splitlines() == [missing, "there", missing]
 
 
 def test_neither_without_a_framework() -> None:
@@ -47,7 +47,7 @@ def test_neither_without_a_framework() -> None:
     said("from keyrush.apps import dashboard")
     """
     api = "keyrush.apps.account_api needs Starlette: pip install 'keyrush[api]'"
-    assert run(WITHOUT + script, "starlette").splitlines() == [
+    assert run_anew(WITHOUT + script, "starlette").splitlines() == [
         *("there", api, api),
         "keyrush.apps.dashboard needs starlette: pip install 'keyrush[dashboard]'",
     ]
@@ -57,7 +57,7 @@ def test_an_app_whatever_was_imported_first() -> None:
     """`from keyrush.apps import dashboard` is the app, and not its package, whoever has imported
     that before.
     """
-    out = run(
+    out = run_anew(
         """
         import keyrush.apps.dashboard.visit
         import keyrush.apps.account_api.app

@@ -9,7 +9,7 @@ import pytest
 
 import keyrush
 from tests.support.floors import MODULES, ROOT, floor_of, imported, own
-from tests.support.scripts import run
+from tests.support.scripts import run_anew
 
 #: Of each floor, from the ground up, the floors that it imports. No more and no less: a permission
 #: that nobody uses is none. A door is a module at the top, and a floor by itself.
@@ -276,7 +276,7 @@ WITHOUT = """
 
 def test_imported_without_any_framework() -> None:
     """keyrush, its WSGI side and its command line need no framework and no database driver."""
-    out = run(
+    out = run_anew(
         WITHOUT
         + """
     import importlib
@@ -290,7 +290,7 @@ def test_imported_without_any_framework() -> None:
 
 def test_serves_without_any_framework(tmp_path: Path) -> None:
     """A bare ASGI and a bare WSGI app are served, keys in SQLite, with nothing more installed."""
-    out = run(
+    out = run_anew(
         WITHOUT
         + """
     from keyrush import Gate, Settings
@@ -311,7 +311,7 @@ def test_serves_without_any_framework(tmp_path: Path) -> None:
 
 def test_importing_keyrush_loads_no_driver() -> None:
     """What a URL does not ask for is not loaded, nor is the command line."""
-    out = run(
+    out = run_anew(
         """
         import sys, keyrush
         unwanted = {"keyrush.store.sql", "keyrush.store.memory", "keyrush.limiter.memory",

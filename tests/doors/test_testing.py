@@ -30,7 +30,7 @@ from keyrush.testing import Clock
 from tests.conftest import settings
 from tests.support.calls import Asgi, Headers, Sent, Wsgi
 from tests.support.pages import PAGES
-from tests.support.scripts import run
+from tests.support.scripts import run_anew
 from tests.support.stores import forget_proofs
 
 __all__ = [
@@ -222,7 +222,7 @@ def test_as_a_plugin(tmp_path: Path) -> None:
 
 def test_without_pytest() -> None:
     """`keyrush.testing` needs no pytest, nor does it load one."""
-    out = run(
+    out = run_anew(
         """
         import sys
         sys.modules["pytest"] = None

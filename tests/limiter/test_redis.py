@@ -29,7 +29,7 @@ from keyrush.limiter.ledgers.redis.server import PATIENCE, parse
 from keyrush.limiter.ledgers.threads import ThreadBatches
 from tests.support.faults import outcome, until
 from tests.support.proxy import Proxy, proxy
-from tests.support.scripts import run
+from tests.support.scripts import run, run_anew
 from tests.support.valkey import Valkey, Watched, running
 
 HOUR = 3_600_000
@@ -1114,7 +1114,7 @@ def test_bad_urls(url: str) -> None:
 
 def test_without_the_module() -> None:
     """Whoever lacks the module `redis` hears how to get it."""
-    out = run(
+    out = run_anew(
         """
         import sys
         from keyrush.errors import ConfigurationError

@@ -23,6 +23,7 @@ from keyrush.core.identity import account_subject, key_subject
 from keyrush.core.times import month_of
 from keyrush.runtime.clock import now_ms
 from tests.conftest import CHEAP
+from tests.support import warm
 from tests.support.faults import PATIENCE
 
 #: Of all processes of a test.
@@ -202,7 +203,7 @@ class Members:
         told = json.dumps({**values, "pepper": PEPPER, **CHEAP, **place.more})
         self._lines: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._processes = [
-            subprocess.Popen(  # noqa: S603  # the tests' own program
+            warm.start(
                 [sys.executable, "-m", "tests.support.member", told, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

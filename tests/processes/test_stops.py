@@ -8,7 +8,6 @@ import asyncio
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 
 from keyrush.runtime.stopping import when_told_to_stop
 from tests.long.chaos import Place, ask
+from tests.support import warm
 from tests.support.faults import PATIENCE, until
 from tests.support.pages import PAGES
 from tests.support.scripts import run
@@ -79,7 +79,7 @@ def stopped(command: str, app: str, folder: Path, stop: signal.Signals) -> Left:
     log = folder / "log"
     with (
         log.open("w") as output,
-        subprocess.Popen(  # noqa: S603  # the command is the test's own
+        warm.start(
             [sys.executable, "-m", *shlex.split(command.format(port=port))],
             env={**os.environ, **place.env, "PYTHONPATH": path},
             cwd=folder,

@@ -13,7 +13,7 @@ from keyrush.core.issuers import ALGORITHMS, NEW_ACCOUNTS, Issuer
 from keyrush.settings.effective import effective, shown
 from keyrush.store.memory import MemoryStore
 from tests.conftest import settings
-from tests.support.scripts import run
+from tests.support.scripts import run_anew
 
 URL = "https://project.supabase.co/auth/v1"
 
@@ -218,7 +218,7 @@ def test_a_store_without_links() -> None:
 
 def test_without_what_verifies_tokens() -> None:
     """What verifies tokens is an extra: nobody needs it without issuers, and it is named with."""
-    out = run(
+    out = run_anew(
         """
         import sys
 
@@ -244,7 +244,7 @@ def test_without_what_verifies_tokens() -> None:
 
 def test_nothing_is_loaded_without_issuers() -> None:
     """What verifies tokens costs 250 ms, and is loaded where there are issuers alone."""
-    out = run(
+    out = run_anew(
         """
         import sys
         from keyrush import Gate, Settings

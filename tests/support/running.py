@@ -17,12 +17,13 @@ import typer
 
 import keyrush.cli
 from tests.conftest import CHEAP
+from tests.support import warm
+from tests.support.warm import COMMAND
+
+__all__ = ["COMMAND"]
 
 #: For a process of its own: argon2id at its cheapest.
 CHEAP_ENVIRONMENT = {f"KEYRUSH_{name.upper()}": str(value) for name, value in CHEAP.items()}
-
-#: The installed command.
-COMMAND = str(Path(sys.executable).with_name("keyrush"))
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,16 @@ def run_process(
     *arguments: str, folder: Path, env: Mapping[str, str] | None = None, patience: float = 120
 ) -> Result:
     """Run the installed command in a process of its own, its output going into pipes."""
-    done = subprocess.run(  # noqa: S603  # the command is the test's own
+    with warm.start(
         [COMMAND, *arguments],
         cwd=folder,
         env={**os.environ, **CHEAP_ENVIRONMENT, **(env or {})},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=patience,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=patience)
+        finally:
+            process.kill()
+    return Result(process.returncode, out, err)

@@ -8,29 +8,29 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from textwrap import dedent
+from typing import Any
+
+from tests.support import warm
 
 #: Seconds after which a script is taken to hang.
 PATIENCE = 120
 
+#: Warnings are errors, but for that about forks with threads.
+_WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
-def start(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """The process, started; warnings are errors in it, but for that about forks with threads."""
-    return subprocess.Popen(  # noqa: S603  # the tests' own code
-        [
-            sys.executable,
-            "-W",
-            "error",
-            "-W",
-            "ignore:This process:DeprecationWarning",
-            "-c",
-            dedent(code),
-            *arguments,
-        ],
+
+def start(
+    code: str, *arguments: str, popen: Callable[..., Any] = subprocess.Popen
+) -> subprocess.Popen[str]:
+    """The process, started: a child of this one, unless `popen` makes it otherwise."""
+    started: subprocess.Popen[str] = popen(
+        [sys.executable, *_WARNINGS, "-c", dedent(code), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    return started
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -41,7 +41,12 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def run(code: str, *arguments: str) -> str:
-    """What the code prints."""
+    """What the code prints. What it imports may have been imported already."""
+    return finish(start(code, *arguments, popen=warm.start))
+
+
+def run_anew(code: str, *arguments: str) -> str:
+    """What the code prints in an interpreter that has imported nothing, where that matters."""
     return finish(start(code, *arguments))
 
 
@@ -49,7 +54,7 @@ def together(code: str, *each: Sequence[str]) -> list[str]:
     """What processes print that run the code with these arguments each: it prints `ready` and
     waits for a line, and goes on when all have.
     """
-    processes = [start(code, *arguments) for arguments in each]
+    processes = [start(code, *arguments, popen=warm.start) for arguments in each]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -16,6 +16,8 @@ from typing import Any
 
 import uvicorn
 
+from tests.support import warm
+
 #: Seconds after which a server ends connections that do not end, and after which one that does
 #: not stop is ended by force; a slow machine needs more than a few.
 _GRACE, _PATIENCE = 10, 60
@@ -145,7 +147,7 @@ def _serve(
     stop: signal.Signals,
 ) -> Iterator[Process]:
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
-    with subprocess.Popen(  # noqa: S603  # the command is the test's own
+    with warm.start(
         command,
         env={**os.environ, "PYTHONPATH": path, **(env or {})},
         cwd=folder,
