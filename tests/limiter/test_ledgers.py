@@ -23,7 +23,7 @@ from keyrush.limiter.ledgers.postgresql import PostgresqlLedger
 from keyrush.limiter.ledgers.protocol import WORKER_TTL, Ledger, Place
 from keyrush.limiter.ledgers.redis.ledger import RedisLedger
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import WINDOWS
+from keyrush.sql.tables import WINDOWS
 from tests.conftest import Clock
 
 MINUTE = 60_000

@@ -378,7 +378,7 @@ def test_a_sentinel_that_is_frozen(watched: Watched, ask: Ask) -> None:
 @ways
 def test_frozen_server(own_valkey: Valkey, ask: Ask) -> None:
     """No answer within the timeout is an error, and nothing is asked again by itself."""
-    with ledger_at(own_valkey, "socket_timeout=0.1") as it:
+    with ledger_at(own_valkey, "socket_timeout=0.5") as it:
         assert ask(it).granted == 1
         own_valkey.freeze()
         assert isinstance(outcome(lambda: ask(it)), LimiterError)

@@ -26,7 +26,7 @@ from keyrush.limiter.slots.shared import TOUCH, AwaitedSharedSlots, SharedSlots
 from keyrush.runtime import clock as clocks
 from keyrush.runtime.circuit import PAUSE
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import SLOT_WORKERS
+from keyrush.sql.tables import SLOT_WORKERS
 from tests.conftest import Clock
 from tests.support.chores import Chores
 from tests.support.faults import until

@@ -75,7 +75,9 @@ class Server:
     """A Valkey behind a proxy, that goes wrong in one of three ways."""
 
     def __init__(self, valkey: Valkey, proxy: proxies.Proxy, fault: str) -> None:
-        self.url = f"redis://127.0.0.1:{proxy.port}"
+        # Where nothing is slow on purpose no call is given up for being slow.
+        patience = "?socket_timeout=5" if fault == "killed" else ""
+        self.url = f"redis://127.0.0.1:{proxy.port}{patience}"
         self._valkey, self._proxy, self._fault = valkey, proxy, fault
         #: Whether it has forgotten what it counted.
         self.forgets = fault == "killed"

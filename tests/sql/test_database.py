@@ -16,7 +16,7 @@ from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import PostgresqlChanges, SqliteChanges, changes_in
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import META
+from keyrush.sql.tables import META
 from keyrush.store.sql import SqlStore
 from tests.support.values import account
 

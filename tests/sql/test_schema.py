@@ -16,7 +16,8 @@ from keyrush.limiter.opening import open_limiter
 from keyrush.runtime.clock import Clock, now_ms
 from keyrush.sql import opening, patience
 from keyrush.sql.engine import Database, make_engine
-from keyrush.sql.schema import ACCOUNTS, KEYS, SCHEMA, WINDOWS, WORKERS, prepare
+from keyrush.sql.schema import SCHEMA, prepare
+from keyrush.sql.tables import ACCOUNTS, KEYS, WINDOWS, WORKERS
 from keyrush.sql.url import parse_url
 from keyrush.store.edits import Edit
 from keyrush.store.opening import open_store

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from keyrush.core.times import SECOND
 from keyrush.runtime.forks import after_fork
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import CHANGES
 from keyrush.sql.states import is_given_up, told
+from keyrush.sql.tables import CHANGES
 
 #: PostgreSQL's channel. What a notification says does not matter; all is read from the table.
 CHANNEL = "keyrush"

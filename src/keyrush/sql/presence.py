@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyrush.sql.engine import make_engine
-from keyrush.sql.schema import META
+from keyrush.sql.tables import META
 from keyrush.sql.url import file_at, parse_url
 
 

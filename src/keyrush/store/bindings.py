@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from keyrush.sql.schema import BINDINGS
+from keyrush.sql.tables import BINDINGS
 from keyrush.store.counts import insert_into
 from keyrush.store.protocol import MAX_BINDINGS
 

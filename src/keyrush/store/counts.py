@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyrush.core.times import DAY
-from keyrush.sql.schema import BATCHES
+from keyrush.sql.tables import BATCHES
 from keyrush.store.protocol import Batch
 
 #: Seconds between two looks for batches that can be forgotten.

@@ -15,7 +15,7 @@ from keyrush.core.identity import Found, FoundLink, account_subject, key_subject
 from keyrush.core.model import Account
 from keyrush.core.notation import parse_limits
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
+from keyrush.sql.tables import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.store.rows import key_of, link_of, override_of
 
 _KEY = [column.name for column in KEYS.c]

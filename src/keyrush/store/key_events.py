@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from keyrush.core.key_search import Outline
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import EVENTS, KEYS
+from keyrush.sql.tables import EVENTS, KEYS
 from keyrush.store.edits import MAX_EVENTS, KeyEvent
 
 

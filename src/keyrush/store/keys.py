@@ -15,7 +15,7 @@ from keyrush.core.model import ApiKey, Link
 from keyrush.core.paging import Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import tell
-from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS
+from keyrush.sql.tables import ACCOUNTS, KEYS, LINKS
 from keyrush.store.decisions import (
     KeyCount,
     Outcome,

@@ -29,7 +29,7 @@ from keyrush.core.ledger import (
 )
 from keyrush.core.times import SECOND
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import IS_ADDED, IS_REVERSAL
+from keyrush.sql.tables import IS_ADDED, IS_REVERSAL
 from keyrush.store.protocol import MAX_WRONG
 
 #: What runs a statement, with "?" for each value.

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keyrush.core.model import Account, Link
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import tell
-from keyrush.sql.schema import ACCOUNTS, LINKS
+from keyrush.sql.tables import ACCOUNTS, LINKS
 from keyrush.store.decisions import MAX_LINKS, NEW_LINKS_IN, LinkOutcome
 from keyrush.store.keys import lock, read_link
 from keyrush.store.rows import link_of, row_of_account

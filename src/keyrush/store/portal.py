@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keyrush.core.portal import PortalLink, PortalSession
-from keyrush.sql.schema import PORTAL_LINKS, PORTAL_SESSIONS, SPENT_FORMS
+from keyrush.sql.tables import PORTAL_LINKS, PORTAL_SESSIONS, SPENT_FORMS
 from keyrush.store.counts import insert_into
 from keyrush.store.protocol import MAX_SESSIONS
 

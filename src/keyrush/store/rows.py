@@ -6,7 +6,7 @@ from typing import Any
 
 from keyrush.core.model import Account, ApiKey, Link, Override
 from keyrush.core.notation import format_limits, parse_limits
-from keyrush.sql.schema import KEYS
+from keyrush.sql.tables import KEYS
 
 
 def account_of(row: Any) -> Account:

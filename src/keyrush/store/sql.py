@@ -36,8 +36,8 @@ from keyrush.core.paging import DEFAULT_LIMIT, Place
 from keyrush.runtime.clock import now_ms
 from keyrush.sql.changes import changes_in, tell
 from keyrush.sql.engine import Database
-from keyrush.sql.schema import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.sql.states import told
+from keyrush.sql.tables import ACCOUNTS, KEYS, LINKS, USAGE
 from keyrush.store import key_events, keys, ledger, links
 from keyrush.store.activity import adding, folding, forgetting, pages, ranks, settling, totals
 from keyrush.store.activity.subjects import Subjects
