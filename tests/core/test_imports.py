@@ -126,6 +126,7 @@ OUTSIDE: dict[str, set[str]] = {
         "sql.pool",
         "sql.presence",
         "sql.schema",
+        "sql.tables",
         "sql.states",
         "sql.url",
         "store.bindings",
