@@ -65,10 +65,14 @@ def create_account(
     json: Json = False,
 ) -> None:
     """Create an account."""
-    with writing(json, make=True) as gate:
+
+    def make(gate: Gate) -> Account:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
-        _show(gate, gate.accounts.create(account_id, plan=plan, limits=limit), json)
+        return gate.accounts.create(account_id, plan=plan, limits=limit)
+
+    with writing(json, make) as gate:
+        _show(gate, make(gate), json)
 
 
 def _show(gate: Gate, account: Account, json: bool) -> None:

@@ -20,7 +20,7 @@ from keyrush.cli.common import (
     show_list,
     writing,
 )
-from keyrush.cli.help import NUMBER, TEXT, Command
+from keyrush.cli.help import NUMBER, TEXT, Command, number
 from keyrush.core.ledger import Reason
 from keyrush.core.notation import counted
 from keyrush.core.paging import DEFAULT_LIMIT
@@ -37,7 +37,9 @@ def credits_of_account(
     *,
     grant: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="Credits to add; an adjustment may take some by -5."),
+        typer.Option(
+            metavar=NUMBER, parser=number, help="Credits to add; an adjustment may take some by -5."
+        ),
     ] = None,
     reason: Annotated[
         str | None, typer.Option(metavar=TEXT, help=f"{', '.join(ADDED)}; else {ADDED[0]}.")

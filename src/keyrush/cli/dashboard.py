@@ -10,7 +10,7 @@ import typer
 
 from keyrush.cli import output
 from keyrush.cli.common import CommandError, Json, opened, writing
-from keyrush.cli.help import NUMBER, TEXT, Command, Group
+from keyrush.cli.help import NUMBER, TEXT, Command, Group, number
 from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
 from keyrush.operations.documents import session_json
@@ -34,7 +34,9 @@ def serve(
         str | None,
         typer.Option(metavar=TEXT, help="Whose; where there is one account alone, that one."),
     ] = None,
-    port: Annotated[int, typer.Option(metavar=NUMBER, help="Where; 0 for a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar=NUMBER, parser=number, help="Where; 0 for a free one.")
+    ] = 0,
     read_only: _ReadOnly = False,
 ) -> None:
     """Serve an account's dashboard on this machine, until Ctrl-C, and print the link to it.

@@ -24,7 +24,7 @@ from keyrush.cli.common import (
     writing,
 )
 from keyrush.cli.finding import account_meant, keys_meant
-from keyrush.cli.help import NUMBER, TEXT, Command, group
+from keyrush.cli.help import NUMBER, TEXT, Command, group, number
 from keyrush.core.checks import is_id
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import INHERIT, ApiKey
@@ -84,11 +84,15 @@ def create_key(
     ] = None,
     max_concurrent: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="Requests at once, instead of the plan's."),
+        typer.Option(
+            metavar=NUMBER, parser=number, help="Requests at once, instead of the plan's."
+        ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="How many alike to create, printed one a line."),
+        typer.Option(
+            metavar=NUMBER, parser=number, help="How many alike to create, printed one a line."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -100,7 +104,8 @@ def create_key(
     if count is not None and count < 1:
         raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
     is_aside = json or count is not None
-    with writing(is_aside, make=True) as gate:
+
+    def make(gate: Gate) -> tuple[Callable[[int], Sequence[NewKey]], Sequence[NewKey]]:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
@@ -114,15 +119,23 @@ def create_key(
             max_concurrent=max_concurrent,
         )
         first = min(count or 1, _AT_ONCE)
+        gate.keys.check_room(account, count or 1, plan)
         try:
-            created = create(first)
+            return create, create(first)
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
             made = gate.accounts.create(account, plan=plan)
-            output.aside(f"New account {made.id} on plan {made.plan}.", json=is_aside)
+            notes.append(f"New account {made.id} on plan {made.plan}.")
             if near:
-                output.aside(f"Did you mean {near}?", json=is_aside)
-            created = create(first)
+                notes.append(f"Did you mean {near}?")
+            return create, create(first)
+
+    notes: list[str] = []
+    with writing(is_aside, make) as gate:
+        notes.clear()  # of a trial
+        create, created = make(gate)
+        for note in notes:
+            output.aside(note, json=is_aside)
         if not scope:
             output.aside("Full access: no --scope given.", json=is_aside)
         if count is None:

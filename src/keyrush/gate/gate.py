@@ -43,7 +43,7 @@ from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.observing import Observing
 from keyrush.gate.principal import Means
-from keyrush.gate.starting import asks_for_slots, say_started
+from keyrush.gate.starting import asks_for_slots, modules_of_no_plan, say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
@@ -68,7 +68,7 @@ from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit
-from keyrush.runtime.logs import log_fault
+from keyrush.runtime.logs import log_fault, plain
 from keyrush.runtime.workers import Workers
 from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
@@ -342,6 +342,8 @@ class Gate:
                 raise ConfigurationError(f"{asking}: {error}") from error
         if settings.preflight == "pass":
             _log.warning(PASSES_PREFLIGHTS)
+        for text in modules_of_no_plan(settings):
+            _log.warning("%s", plain(text))
         close_at_exit(self)
 
     @classmethod
