@@ -23,20 +23,23 @@ from keyrush.store.opening import is_made
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limits = Annotated[
-    str | None, typer.Argument(metavar="LIMITS", help='As in "60/minute;1000/hour", or unlimited.')
+    str | None,
+    typer.Argument(metavar="LIMITS", help='Such as "60/minute;1000/hour", or unlimited.'),
 ]
 PageLimit = Annotated[
     int,
-    typer.Option("--limit", metavar=NUMBER, parser=number, help=f"How many, {MAX_LIMIT} at most."),
+    typer.Option(
+        "--limit", metavar=NUMBER, parser=number, help=f"How many to list, at most {MAX_LIMIT}."
+    ),
 ]
 Cursor = Annotated[
-    str | None, typer.Option(metavar=TEXT, help="Where to go on, as the page before says.")
+    str | None, typer.Option(metavar=TEXT, help="Where to go on; the page before says it.")
 ]
-All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
-_WHEN = "2h ago as 2h, 2026-11-18, or a time with a zone."
-Since = Annotated[str | None, typer.Option(metavar=TEXT, help=f"From then on: {_WHEN}")]
-Until = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Before then: {_WHEN}")]
-Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
+All = Annotated[bool, typer.Option("--all", help="List all, not only one page.")]
+_WHEN = "2h for two hours ago, 2026-11-18, or a time with a zone."
+Since = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Only from this time on: {_WHEN}")]
+Until = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Only before this time: {_WHEN}")]
+Inherit = Annotated[bool, typer.Option("--inherit", help="Remove its own limits.")]
 
 
 class CommandError(KeyrushError):

@@ -60,46 +60,49 @@ app = group("Create, list, rotate and revoke keys.")
 def create_key(
     *,
     account: Annotated[
-        str, typer.Option(metavar=TEXT, help="Whose key; a new account if there is none.")
+        str, typer.Option(metavar=TEXT, help="Whose key it is; the account is made if it is new.")
     ],
     name: Annotated[
         str, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
     ],
     plan: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="Plan of a new account; else the first.")
+        str | None, typer.Option(metavar=TEXT, help="Plan of a new account. [default: the first]")
     ] = None,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=TEXT, help="What it may do; may be repeated. Without any: everything."
+            metavar=TEXT,
+            help="A scope of the key; repeat for more. Without any it may do everything.",
         ),
     ] = None,
     environment: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="As in live or test.")
+        str | None, typer.Option(metavar=TEXT, help="Such as live or test. [default: the first]")
     ] = None,
     expires: Expires = None,
     limit: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
+        typer.Option(metavar=TEXT, help='The key\'s own limits, such as "60/minute;1000/hour".'),
     ] = None,
     max_concurrent: Annotated[
         int | None,
         typer.Option(
-            metavar=NUMBER, parser=number, help="Requests at once, instead of the plan's."
+            metavar=NUMBER,
+            parser=number,
+            help="How many requests may run at once, instead of the plan's number.",
         ),
     ] = None,
     count: Annotated[
         int | None,
         typer.Option(
-            metavar=NUMBER, parser=number, help="How many alike to create, printed one a line."
+            metavar=NUMBER, parser=number, help="How many keys to create, all alike; one line each."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Create a key, or with --count many. It is printed once.
 
-    With --count what is printed are lines for programs: id and key, or with --json an object each;
-    all else is on standard error. They are made some thousand at a time.
+    With --count standard output is for programs: a line with id and key for each, or with --json
+    an object. Everything else goes to standard error. Keys are made a thousand at a time.
     """
     if count is not None and count < 1:
         raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
@@ -194,7 +197,7 @@ def list_keys(
     everything: All = False,
     json: Json = False,
 ) -> None:
-    """List keys, revoked and expired ones too, oldest first, a page at a time."""
+    """List keys, also revoked and expired ones, oldest first, a page at a time."""
     with opened() as gate:
         if account is not None:
             gate.accounts.get(account)
@@ -215,16 +218,16 @@ def show_key(
     key: Annotated[
         str,
         typer.Argument(
-            metavar="KEY", help="A cred_… id, a whole key, or how one begins: kr_live_abc123..."
+            metavar="KEY", help="A cred_… id, a whole key, or its beginning: kr_live_abc123..."
         ),
     ],
     json: Json = False,
 ) -> None:
     """Show what is known of a key; the key itself can't be shown again.
 
-    A whole key is looked up by its fingerprint, and never printed. With - it is read from
-    standard input, so that it is in no history and in no list of processes. Where several keys
-    begin alike, they are listed.
+    A whole key is looked up by its fingerprint and never printed. Give - to have it read from
+    standard input, so that it appears in no shell history and in no list of processes. If several
+    keys begin that way, all are listed.
     """
     with opened() as gate:
         found = keys_meant(gate, key)
@@ -246,14 +249,17 @@ def revoke_key(
     key_id: KeyId,
     with_descendants: Annotated[
         bool,
-        typer.Option("--with-descendants", help="Also what it has made, directly or not."),
+        typer.Option(
+            "--with-descendants",
+            help="Also revoke the keys that it has made, and those that they have made.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Revoke a key for good. Running apps refuse it in a fraction of a second, and within
-    KEYRUSH_CACHE_TTL seconds where no news of it reaches them.
+    """Revoke a key for good. Running apps refuse it within a fraction of a second, or within
+    KEYRUSH_CACHE_TTL seconds if no news of it reaches them.
 
-    With --with-descendants and --json all that were revoked are listed, itself first.
+    With --with-descendants --json all revoked keys are listed, this one first.
     """
     with writing(json) as gate:
         if not with_descendants:
@@ -275,16 +281,14 @@ def rotate_key(
     key_id: KeyId,
     grace: Annotated[
         str,
-        typer.Option(
-            metavar=TEXT, help="How long the old key goes on working: 0, 45s, 30m, 24h, 7d."
-        ),
+        typer.Option(metavar=TEXT, help="How long the old key still works: 0, 45s, 30m, 24h, 7d."),
     ] = f"{DEFAULT_GRACE // 3600}h",
     expires: Expires = None,
     json: Json = False,
 ) -> None:
     """Replace a key: a new one with the same name, scopes, limits and counts.
 
-    Without --expires it keeps the date of the old one.
+    Without --expires it expires when the old one would.
     """
     with writing(json) as gate:
         old = gate.keys.get(key_id)
@@ -313,16 +317,18 @@ def edit_key(
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar=TEXT, help="All that it may do; may be repeated."),
+        typer.Option(metavar=TEXT, help="A scope; repeat for more. They replace the old ones."),
     ] = None,
     expires: Expires = None,
     max_concurrent: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help="Requests at once; none for the plan's."),
+        typer.Option(
+            metavar=TEXT, help="How many requests may run at once; none for the plan's number."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Change a key's name, scopes, expiry or requests at once; the rest stays as it is."""
+    """Change the name, scopes, expiry or --max-concurrent of a key; the rest stays."""
     if name is None and not scope and expires is None and max_concurrent is None:
         raise InvalidArgument("edit", "give --name, --scope, --expires or --max-concurrent")
     at_once = None if max_concurrent is None else _number_or_none(max_concurrent)
@@ -359,7 +365,7 @@ def limit_key(
 
 @app.command("pattern", cls=Command)
 def print_pattern(json: Json = False) -> None:
-    """Print a regular expression with which secret scanners find keys."""
+    """Print a regular expression for secret scanners, which finds keys."""
     settings = Settings()
     pattern = KeyFormat(settings.key_prefix, settings.key_environments).scanner_pattern()
     if json:
