@@ -18,7 +18,6 @@ from keyrush.gate.gate import Gate
 from keyrush.gate.starting import place_of
 from keyrush.limiter.opening import open_limiter
 from keyrush.settings.settings import Settings
-from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import is_made
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -82,12 +81,12 @@ def opened(make: Callable[[Gate], object] | None = None) -> Iterator[Gate]:
 
 def _try_out(settings: Settings, make: Callable[[Gate], object]) -> None:
     """Do in memory what is to be done to a new store; keys are made there without the hashing."""
-    cheap = settings.model_copy(update={"verify": "fingerprint"})
+    places = {"store_url": "memory://", "limiter_url": "memory://"}
+    trial = settings.model_copy(update={**places, "verify": "fingerprint"})
     log = logging.getLogger("keyrush")
     log.disabled = True  # what it would warn of, the gate of the command will
     try:
-        in_memory = open_limiter("memory://").limiter
-        with closing(Gate.open(cheap, store=MemoryStore(), limiter=in_memory)) as gate:
+        with closing(Gate.open(trial)) as gate:
             make(gate)
     finally:
         log.disabled = False
