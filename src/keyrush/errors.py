@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class KeyrushError(Exception):
-    """The base of everything that keyrush raises."""
+    """The base class of all errors that keyrush raises."""
 
 
 class ConfigurationError(KeyrushError, ValueError):
@@ -55,7 +55,7 @@ class NotTold(Unavailable):
 
 
 class DataError(KeyrushError, ValueError):
-    """The store has answered, and can't hold or compare what it was given: no outage, so another
+    """The store has answered, but can't hold or compare what it was given. This is not an outage: a
     call with other values succeeds.
     """
 
@@ -78,6 +78,6 @@ class CallerEnded(KeyrushError):
 
 
 class BeyondCaller(KeyrushError):
-    """The key that asks for an operation is about to retire, so that it manages no other; or the
-    key would be one that may do more than whoever asks.
+    """The key that asks has been replaced and may no longer manage keys; or the new key could do
+    more than the one that asks.
     """

@@ -8,9 +8,9 @@
 
     document(app)
 
-It reads what `KeyrushMiddleware` found out, so the middleware must be in front of the app. The
-routes that use it, and no others, show both ways to send a key in `app.openapi()`, and after
-`document(app)` the 401, 403 and 429 responses, too.
+It reads what `KeyrushMiddleware` has found out, so the middleware must be in front of the app. Only
+routes that use it show the two ways to send a key in `app.openapi()`, and after `document(app)`
+also the 401, 403 and 429 responses.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def principal(
     """The caller, who has all scopes named in `Security(principal, scopes=[...])`.
 
     Raises:
-        Refused: 403 where a scope is missing (S17); 401 on a public path, where nobody is known.
+        Refused: 403 if a scope is missing (S17); 401 on a public path, where nobody is known.
         RuntimeError: There is no `KeyrushMiddleware` in front of the app.
     """
     if GATE not in connection.scope:
@@ -131,8 +131,8 @@ _RESPONSES = {
 def add_responses(schema: dict[str, Any]) -> dict[str, Any]:
     """Add the 401, 403 and 429 responses to every operation that needs a key, and return `schema`.
 
-    Call it where you make the document yourself with `get_openapi`; `document` has `app.openapi()`
-    do so. Responses that a route documents itself stay as they are, such as those of another
+    Call it if you make the document yourself with `get_openapi`; `document` makes `app.openapi()`
+    do it. Responses that a route documents itself stay as they are, for example if you use another
     `KEYRUSH_ERRORS`. Calling it twice changes nothing.
     """
     names = {_BEARER.scheme_name, _HEADER.scheme_name}
@@ -159,11 +159,11 @@ class _Documented:
 
 
 def document(app: FastAPI) -> None:
-    """Have `app.openapi()`, and what the app serves of it, show the 401, 403 and 429 responses of
-    each operation that needs a key: of routes that are there now or come later, by `add_responses`.
+    """Make `app.openapi()`, and what the app serves of it, show the 401, 403 and 429 responses of
+    each operation that needs a key, of present and later routes, by `add_responses`.
 
-    An `openapi` that you have given the app goes on making the document. Calling it twice changes
-    nothing; a mounted app has a document of its own.
+    If you have given the app its own `openapi`, that still makes the document. Calling it twice
+    changes nothing; a mounted app has its own document.
     """
     # FastAPI takes responses from routes, routers and apps, but not from dependencies, and tells
     # a dependency nothing of the route it is in.

@@ -2,7 +2,7 @@
 
     pytest_plugins = ["keyrush.testing"]  # in conftest.py
 
-brings the fixtures of `keyrush.fixtures`; all that is here works without pytest, too.
+brings the fixtures of `keyrush.fixtures`; everything here also works without pytest.
 
 PYTEST_DONT_REWRITE: there is no assertion here, and a conftest.py may import this and name it.
 """
@@ -55,15 +55,15 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Turn it by so many seconds."""
+        """Move it forward by so many seconds."""
         self.now += round(seconds * 1000)
 
 
 def open_gate(clock: Callable[[], int] | None = None, **values: Any) -> Gate:
     """A gate that keeps everything in memory; `values` are settings, by their names.
 
-    The others are as in production: `config="keyrush.toml"` gives plans and rules, and
-    `KEYRUSH_*` count. Close it when the test is over.
+    Other settings come from where they do in production: `config="keyrush.toml"` names your plans
+    and rules, and `KEYRUSH_*` variables apply. Close the gate when the test is over.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -80,7 +80,7 @@ def create_key(
     credits: int = 0,
     **values: Any,
 ) -> NewKey:
-    """A key of an account, which is made where there is none, put on `plan`, and given `credits`.
+    """A new key. Its account is made if needed, put on `plan`, and given `credits`.
 
     `values` are those of `Keys.create`, such as `scopes` and `environment`.
 
@@ -103,7 +103,7 @@ def headers(gate: Gate, key: NewKey) -> dict[str, str]:
 
 
 def caller(gate: Gate, key: NewKey) -> Principal:
-    """The key's caller, for code that takes one. No request is counted and no limit asked.
+    """The caller with this key, for code that takes one. Counts no request and asks no limit.
 
     Raises:
         Refused: The key is not good (any more).
@@ -117,9 +117,9 @@ def caller(gate: Gate, key: NewKey) -> Principal:
 
 @contextmanager
 def calling(gate: Gate, key: NewKey) -> Iterator[NewKey]:
-    """While it lasts, a request to this gate that brings no key is taken for this key's.
+    """Within this context, a request to this gate without a key counts as made with this key.
 
-    Rules, limits, quotas and credits hold as ever, and keys that are sent are looked at.
+    Rules, limits, quotas and credits apply as always, and a key that is sent is checked.
     """
     admission = gate.admission
     begin, presented = admission.begin, _presented(gate, key)

@@ -105,7 +105,7 @@ def test_help_is_whole(run: Runner, columns: str) -> None:
         (("keys", "create", "--name", "a"), "Error: Missing option '--account'"),
         (
             ("accounts", "credits", "acct_x", "--grant", "lots"),
-            "Error: Invalid value for '--grant'",
+            "Error: Invalid value for '--grant': 'lots' is no whole number (see keyrush accounts",
         ),
     ],
 )
@@ -188,11 +188,21 @@ def test_create_many_json(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_create_too_many(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made before there was no more room is printed, and said: exit code 1."""
+    """More keys than there is room for are refused, and leave nothing behind. Where others take
+    the room meanwhile, what was made before is printed, and said: exit code 1.
+    """
     monkeypatch.setattr("keyrush.cli.keys._AT_ONCE", 2)
     (tmp_path / "keyrush.toml").write_text("[plans.three]\nmax_keys = 3\n")
     run.env(KEYRUSH_CONFIG="keyrush.toml")
     create = ("keys", "create", "--account", "acct_x", "--name", "n", "--count")
+    refused = run(*create, "4")
+    no_room = "Error: there is no room for 4 more: its plan allows 3 active keys\n"
+    assert (refused.code, refused.out, refused.err) == (1, "", no_room)
+    assert [path.name for path in tmp_path.iterdir()] == ["keyrush.toml"]
+    run("accounts", "create", "acct_y")
+    assert run(*create, "4").err == no_room
+    assert [one["id"] for one in run("accounts", "list", "--json").json] == ["acct_y"]
+    monkeypatch.setattr("keyrush.operations.keys.Keys.check_room", lambda *_: None)
     result = run(*create, "4")
     assert (result.code, len(result.out.splitlines())) == (1, 2)
     assert "Made 2 keys." in result.err
@@ -470,13 +480,27 @@ def test_existing_account_keeps_its_plan(run: Runner) -> None:
         (("--account", "acct/x"), "account: 'acct/x' must be 1 to 64 letters"),
     ],
 )
-def test_wrong_arguments_of_create(run: Runner, arguments: tuple[str, ...], error: str) -> None:
-    """What is wrong is named, with what is allowed; exit code 2 and no key."""
+def test_wrong_arguments_of_create(
+    run: Runner, tmp_path: Path, arguments: tuple[str, ...], error: str
+) -> None:
+    """What is wrong is named, with what is allowed; exit code 2, and nothing is left: no key, no
+    account, and where there was no store yet, none.
+    """
     result = run("keys", "create", "--account", "acct_x", "--name", "n", *arguments)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"Error: {error}")
     assert result.err.count("\n") == 1
-    assert run("keys", "list", "--json").json == []
+    assert list(tmp_path.iterdir()) == []
+    run("accounts", "create", "acct_y")
+    assert run("keys", "create", "--account", "acct_x", "--name", "n", *arguments) == result
+    assert [one["id"] for one in run("accounts", "list", "--json").json] == ["acct_y"]
+
+
+def test_new_store_is_warned_of_once(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    """What a gate warns of is said once where a command makes a new store, too."""
+    run.env(KEYRUSH_PREFLIGHT="pass")
+    create(run)
+    assert len(caplog.records) == 1
 
 
 def test_unknown_scope(run: Runner) -> None:
@@ -944,7 +968,7 @@ def test_unknown_ids(run: Runner, arguments: tuple[str, ...]) -> None:
     run("accounts", "create", "acct_x")
     result = run(*arguments)
     assert (result.code, result.out) == (1, "")
-    assert re.fullmatch(r"Error: no (such credential|account 'acct_y')\n", result.err)
+    assert re.fullmatch(r"Error: no (such credential[:;].*|account 'acct_y')\n", result.err)
 
 
 @pytest.mark.parametrize(
@@ -1081,9 +1105,13 @@ def test_wrong_accounts(run: Runner, arguments: tuple[str, ...], code: int, erro
     assert len(run("accounts", "list", "--json").json) == 1
 
 
-def test_accounts_for_people(run: Runner) -> None:
-    """Accounts are a table, or a sentence where there are none."""
+def test_accounts_for_people(run: Runner, tmp_path: Path) -> None:
+    """Accounts are a table, or a sentence where there are none; one that is refused makes no
+    store.
+    """
     assert run("accounts", "create", "acct_x", "--limit", "many").code == 2
+    assert list(tmp_path.iterdir()) == []
+    Gate.open(Settings()).close()
     assert run("accounts", "list").out == "No accounts.\n"
     assert "starter" in run("accounts", "create", "acct_x").out
     assert "acct_x" in run("accounts", "list").out

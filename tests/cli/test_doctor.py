@@ -202,6 +202,21 @@ def test_what_is_left_open(run: Runner, tmp_path: Path, unruled: str) -> None:
     assert "KEYRUSH_ROOT_PATH names it" not in run("doctor").out
 
 
+def test_rules_that_surprise(run: Runner, tmp_path: Path) -> None:
+    """A module that no plan has is a warning: exit code 1; a tool of two prices is noted."""
+    (tmp_path / "keyrush.toml").write_text(
+        '[plans.p]\nmodules = ["meta"]\n'
+        '[[rules]]\npath = "/a"\nmodules = ["meta", "mteta"]\ntool = "a"\ncredits = 1\n'
+        '[[rules]]\npath = "/b"\nmodules = ["meta"]\ntool = "a"\ncredits = 2\n'
+    )
+    run.env(KEYRUSH_CONFIG="keyrush.toml")
+    result = run("doctor")
+    assert result.code == 1
+    assert "rules.0.modules: no plan has mteta, so every caller is refused at /a" in result.out
+    assert "rules.1.modules" not in result.out
+    assert "the tool a costs 1 or 2 credits, depending on the rule" in result.out
+
+
 def test_preflights_that_pass(run: Runner) -> None:
     """S76: that preflights reach the app is a warning: exit code 1."""
     run.env(KEYRUSH_PREFLIGHT="pass")
@@ -322,6 +337,9 @@ class Unmakeable:
 
 class Unanswering:
     """A store that can be made, and no more."""
+
+    def add_account(self, account: object) -> bool:
+        raise ZeroDivisionError(account)
 
     def peppers(self, now: int) -> dict[str, int]:
         raise ZeroDivisionError(now)

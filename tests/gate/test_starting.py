@@ -180,3 +180,11 @@ def test_middleware_with_settings_for_a_gate() -> None:
     given: Any = Settings(store_url="memory://")
     with pytest.raises(ConfigurationError, match=r"gate: must be a Gate, .* not Settings"):
         Gate.chosen(None, given)
+
+
+def test_module_of_no_plan(caplog: pytest.LogCaptureFixture) -> None:
+    """A rule that asks for a module that no plan has is warned of, since it refuses everybody."""
+    Gate.open(settings(rules=[{"path": "/a", "modules": ["insights"]}])).close()
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    said = "rules.0.modules: no plan has insights, so every caller is refused at /a"
+    assert warned == [f"{said}; modules of plans are none"]

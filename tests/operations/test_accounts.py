@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -432,6 +433,12 @@ def test_expiry_is_from_now_on(gate: Gate, clock: Clock) -> None:
     """R5: a key can't expire now or before; a moment later it can."""
     with is_refused("expires_at", "in the past"):
         gate.keys.create("acct_a", "n", expires_at=clock.now)
+    with is_refused("expires_at", "give milliseconds, not seconds"):
+        gate.keys.create("acct_a", "n", expires_at=clock.now // 1000 + 60)
+    given = {"'30d'": "30d", "a datetime": datetime(2099, 1, 31, tzinfo=UTC), "a bool": True}
+    for shown, wrong in given.items():
+        with is_refused("expires_at", f"{shown} is no Unix time in milliseconds; of a datetime"):
+            gate.keys.create("acct_a", "n", expires_at=wrong)  # type: ignore[arg-type]
     assert gate.keys.create("acct_a", "n", expires_at=clock.now + 1).key.is_active(clock.now)
     latest = gate.keys.create("acct_a", "n", expires_at=LATEST).key
     assert credential_json(latest, clock.now)["expires_at"] == "9999-12-31T23:59:59.999Z"

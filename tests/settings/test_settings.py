@@ -480,7 +480,11 @@ def test_wrong_value(monkeypatch: pytest.MonkeyPatch, field: str, value: str, al
         ("[[rules]]\npath = '/x'\ncredits = -1", "rules.0.credits", "greater than or equal to 0"),
         (f"[[rules]]\npath = '/x'\ncredits = {10**9 + 1}", "rules.0.credits", "less than or equal"),
         ("[[rules]]\npath = '/x'\ncredits = true", "rules.0.credits", "integer"),
-        ("[[rules]]\npath = '/x'\nmethods = ['GET /']", "rules.0.methods", "letters alone"),
+        ("[[rules]]\npath = '/x'\nmethods = ['GET /']", "rules.0.methods", "a method of HTTP"),
+        ("[[rules]]\npath = '/x'\nmethods = ['FETCH']", "rules.0.methods.0", "a method of HTTP"),
+        ("public_paths = ['FETCH /x']", "KEYRUSH_PUBLIC_PATHS", "'FETCH' is no method of HTTP"),
+        ("public_paths = ['GET POST /x']", "KEYRUSH_PUBLIC_PATHS", "'GET POST' is no method"),
+        ("optional_paths = ['FETCH /x']", "KEYRUSH_OPTIONAL_PATHS", "'FETCH' is no method"),
         ("[[rules]]\npath = '/x'\nscopes = ['a b']", "rules.0.scopes", "visible ASCII"),
         ("[[rules]]\npath = '/x'\nscope = ['a']", "rules.0.scope", "is no setting"),
         ("no_such_thing = 1", "no_such_thing", "is no setting"),
@@ -504,6 +508,57 @@ def test_wrong_table(toml: Toml, table: str, named: str, allowed: str) -> None:
     assert named in message
     assert allowed in message
     assert "hunter2" not in message
+
+
+_RESOURCE = {
+    "path": "/mcp",
+    "resource": "https://h/mcp",
+    "authorization_servers": ["https://login"],
+}
+_AT_MCP = {"path": "/mcp", "mcp": "tools/call"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "same"),
+    [
+        ([{"path": "/x"}, {"path": "/x"}], "path and methods"),
+        ([{"path": "/x/{a}"}, {"path": "/x/{b}/", "methods": ["GET"]}], "path and methods"),
+        ([{"path": "/x", "methods": [one]} for one in ("get", "HEAD")], "path and methods"),
+        (
+            [
+                {"path": "/x", "methods": list(some)}
+                for some in (["PUT"], ["POST"], ["PUT", "POST"])
+            ],
+            "path and methods",
+        ),
+        ([_AT_MCP | {"tool": "a"}, _AT_MCP | {"tool": "a"}], "path, mcp and tool"),
+        ([_AT_MCP, _AT_MCP | {"tool": "a"}], "path, mcp and tool"),
+    ],
+)
+def test_rule_without_effect(rules: list[dict[str, Any]], same: str) -> None:
+    """A rule that never counts, because those before it have its path and all its methods, or its
+    tool, stops the start-up.
+    """
+    last = len(rules) - 1
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(rules=rules, resources=[_RESOURCE])
+    assert f"rules.{last}: has no effect: rules.{last - 1} has the same {same}" in str(caught.value)
+
+
+def test_rules_that_overlap() -> None:
+    """Rules that differ in their path, a method or their tool are all good, the narrower first."""
+    rules = [
+        {"path": "/x", "methods": ["GET"]},
+        {"path": "/x", "methods": ["GET", "POST"]},
+        {"path": "/x"},
+        {"path": "/{rest:path}", "methods": ["M-SEARCH"]},
+        _AT_MCP | {"tool": "a"},
+        _AT_MCP | {"tool": "b"},
+        _AT_MCP,
+        {"path": "/tools/a", "tool": "a"},
+        {"path": "/v2/tools/a", "tool": "a"},
+    ]
+    assert len(Settings(rules=rules, resources=[_RESOURCE]).catalog().rules) == len(rules)
 
 
 PLACES = """\

@@ -37,14 +37,14 @@ from keyrush.wire.resource_metadata import Document
 class KeyrushMiddleware:
     """Puts a gate in front of an ASGI app.
 
-    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you made and share. The app
+    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you have opened. The app
     finds the `Principal` in `scope["keyrush"]`, `scope["user"]` and `scope["auth"]`.
 
     Raises:
         ConfigurationError: A setting is wrong. When a framework makes the middleware only as
             it starts up, inside the event loop, the lifespan start-up fails with it instead;
             where the server sends no lifespan events, it is logged, and requests are 503.
-        TypeError: The app is one of WSGI.
+        TypeError: The app is a WSGI app.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from keyrush.errors import (
     Unavailable,
 )
 
-_EXIT_CODES = """Exit codes: 0 done; 1 not found, or refused as things stand; 2 wrong arguments
+_EXIT_CODES = """Exit codes: 0 done; 1 not found, or not possible now; 2 wrong arguments
 or settings; 3 the store is unavailable."""
 
 app = typer.Typer(
@@ -113,7 +113,7 @@ def _init(json: Json = False) -> None:
 
 @app.command("doctor", cls=Command)
 def _doctor(json: Json = False) -> None:
-    """Check settings, store and pepper, and say what they cost. Exit 0: nothing is wrong."""
+    """Check settings, store and pepper, and measure their cost. Exit code 0: nothing is wrong."""
     from keyrush.cli import doctor as examination  # noqa: PLC0415  # only this command needs it
 
     raise typer.Exit(examination.run(as_json=json))
@@ -123,11 +123,11 @@ def _doctor(json: Json = False) -> None:
 def _demo(
     serve: Annotated[bool, typer.Option("--serve", help="Keep serving until Ctrl-C.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show requests, headers and bodies, too.")
+        bool, typer.Option("--verbose", help="Also show requests, headers and bodies.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Send requests to an example, a news API, and check every answer."""
+    """Start an example, a news API, send requests to it and check every answer."""
     if serve and json:
         raise InvalidArgument("demo", "give either --serve or --json")
     try:

@@ -41,34 +41,36 @@ from keyrush.store.opening import keeps_links
 AccountId = Annotated[str, typer.Argument(metavar="ID", help="An account's id.")]
 
 Issuer = Annotated[
-    str, typer.Option(metavar=TEXT, help="Who issues the tokens: their iss, as configured.")
+    str, typer.Option(metavar=TEXT, help="Who issues the tokens: an iss of [[issuers]].")
 ]
-Subject = Annotated[
-    str, typer.Option(metavar=TEXT, help="Whom the issuer knows: the sub of their tokens.")
-]
+Subject = Annotated[str, typer.Option(metavar=TEXT, help="The person: the sub of their tokens.")]
 
-app = group("Create accounts, set plans, grant credits, link who signs in.")
+app = group("Create accounts, set plans and limits, grant credits, read activity.")
 
 
 @app.command("create", cls=Command)
 def create_account(
     account_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Else one is made up.")
+        str | None, typer.Argument(metavar="ID", help="Its id. [default: a new one]")
     ] = None,
     plan: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="Else the first of the table.")
+        str | None, typer.Option(metavar=TEXT, help="Its plan. [default: the first]")
     ] = None,
     limit: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help='Instead of the plan\'s, as in "60/minute;1000/hour".'),
+        typer.Option(metavar=TEXT, help='Its own limits, such as "60/minute;1000/hour".'),
     ] = None,
     json: Json = False,
 ) -> None:
     """Create an account."""
-    with writing(json, make=True) as gate:
+
+    def make(gate: Gate) -> Account:
         if account_id is not None and gate.store.account(checked_account_id(account_id)):
             raise CommandError(f"account {account_id} exists already")
-        _show(gate, gate.accounts.create(account_id, plan=plan, limits=limit), json)
+        return gate.accounts.create(account_id, plan=plan, limits=limit)
+
+    with writing(json, make) as gate:
+        _show(gate, make(gate), json)
 
 
 def _show(gate: Gate, account: Account, json: bool) -> None:
@@ -160,7 +162,7 @@ def _keys_of(account: Account) -> list[str]:
 @app.command("plan", cls=Command)
 def set_plan(
     account_id: AccountId,
-    plan: Annotated[str, typer.Argument(help="A plan of the table.")],
+    plan: Annotated[str, typer.Argument(help="The name of a plan.")],
     json: Json = False,
 ) -> None:
     """Put an account on a plan; its counts stay."""
@@ -176,7 +178,7 @@ def limit_account(
         str | None,
         typer.Option(
             metavar=TEXT,
-            help="They end then: 30d, a date (its beginning, UTC), a time with a zone.",
+            help="When they end: 30d, a date (its beginning, UTC), a time with a zone.",
         ),
     ] = None,
     inherit: Inherit = False,
@@ -184,8 +186,8 @@ def limit_account(
 ) -> None:
     """Give an account limits of its own, or with --inherit its plan's again.
 
-    With --until they hold until then; afterwards what it has for good holds again: limits that
-    were given without --until, else its plan's. What is given without ends them sooner.
+    With --until they apply until then. Afterwards the permanent ones apply again: the limits that
+    were given without --until, or else the plan's. Limits without --until end them sooner.
     """
     wanted = limits_or_inherit(limits, inherit)
     with writing(json) as gate:
@@ -209,7 +211,7 @@ def _end(until: str, now: int) -> int:
 def link_account(
     account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
 ) -> None:
-    """Let the tokens of an issuer's subject act for an account."""
+    """Let a person's tokens act for an account."""
     with writing(json) as gate:
         _show_link(gate.accounts.link(account_id, issuer=issuer, subject=subject), json)
 
@@ -218,7 +220,7 @@ def link_account(
 def unlink_account(
     account_id: AccountId, *, issuer: Issuer, subject: Subject, json: Json = False
 ) -> None:
-    """Undo a link; the subject's tokens are refused until it is linked again."""
+    """Undo a link; the person's tokens are refused until they are linked again."""
     with writing(json) as gate:
         _show_link(gate.accounts.unlink(account_id, issuer=issuer, subject=subject), json)
 

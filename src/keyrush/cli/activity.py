@@ -33,16 +33,19 @@ def activity_of_account(
     account_id: AccountId,
     *,
     source: Annotated[
-        str | None, typer.Option(metavar=TEXT, help=f"{', '.join(get_args(Source))}.")
+        str | None,
+        typer.Option(metavar=TEXT, help=f"Only from this source: {', '.join(get_args(Source))}."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="The id of a key, or of a link.")
+        str | None, typer.Option(metavar=TEXT, help="Only of this key or link, by its id.")
     ] = None,
     outcome: Annotated[
-        str | None, typer.Option(metavar=TEXT, help=f"{', '.join(get_args(Outcome))}.")
+        str | None,
+        typer.Option(metavar=TEXT, help=f"Only with this outcome: {', '.join(get_args(Outcome))}."),
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="The path of a rule, or a tool.")
+        str | None,
+        typer.Option(metavar=TEXT, help="Only of this rule: its path, or the name of a tool."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -50,13 +53,13 @@ def activity_of_account(
     cursor: Cursor = None,
     everything: All = False,
     following: Annotated[
-        bool, typer.Option("--follow", help="Go on with new rows as they come, until Ctrl-C.")
+        bool, typer.Option("--follow", help="Wait for new rows and print them, until Ctrl-C.")
     ] = False,
     json: Json = False,
 ) -> None:
     """List the requests of an account, newest first; with --follow oldest first.
 
-    With --follow --json each row is a line.
+    With --follow --json each row is printed as one line.
     """
     if following and (cursor is not None or everything or until is not None):
         raise InvalidArgument("follow", "goes on from now: give no --cursor, --all or --until")

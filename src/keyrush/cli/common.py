@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, TypeVar
 
 import typer
 
 from keyrush.cli import output
-from keyrush.cli.help import NUMBER, TEXT
+from keyrush.cli.help import NUMBER, TEXT, number
 from keyrush.core.paging import DEFAULT_LIMIT, MAX_LIMIT, Page
 from keyrush.errors import ConfigurationError, InvalidArgument, KeyrushError
 from keyrush.gate.gate import Gate
 from keyrush.gate.starting import place_of
 from keyrush.limiter.opening import open_limiter
 from keyrush.settings.settings import Settings
+from keyrush.store.memory import MemoryStore
 from keyrush.store.opening import is_made
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limits = Annotated[
-    str | None, typer.Argument(metavar="LIMITS", help='As in "60/minute;1000/hour", or unlimited.')
+    str | None,
+    typer.Argument(metavar="LIMITS", help='Such as "60/minute;1000/hour", or unlimited.'),
 ]
 PageLimit = Annotated[
-    int, typer.Option("--limit", metavar=NUMBER, help=f"How many, {MAX_LIMIT} at most.")
+    int,
+    typer.Option(
+        "--limit", metavar=NUMBER, parser=number, help=f"How many to list, at most {MAX_LIMIT}."
+    ),
 ]
 Cursor = Annotated[
-    str | None, typer.Option(metavar=TEXT, help="Where to go on, as the page before says.")
+    str | None, typer.Option(metavar=TEXT, help="Where to go on; the page before says it.")
 ]
-All = Annotated[bool, typer.Option("--all", help="All there are, in one list.")]
-_WHEN = "2h ago as 2h, 2026-11-18, or a time with a zone."
-Since = Annotated[str | None, typer.Option(metavar=TEXT, help=f"From then on: {_WHEN}")]
-Until = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Before then: {_WHEN}")]
-Inherit = Annotated[bool, typer.Option("--inherit", help="No limits of its own any more.")]
+All = Annotated[bool, typer.Option("--all", help="List all, not only one page.")]
+_WHEN = "2h for two hours ago, 2026-11-18, or a time with a zone."
+Since = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Only from this time on: {_WHEN}")]
+Until = Annotated[str | None, typer.Option(metavar=TEXT, help=f"Only before this time: {_WHEN}")]
+Inherit = Annotated[bool, typer.Option("--inherit", help="Remove its own limits.")]
 
 
 class CommandError(KeyrushError):
@@ -41,8 +47,11 @@ class CommandError(KeyrushError):
 
 
 @contextmanager
-def opened(*, make: bool = False) -> Iterator[Gate]:
-    """The gate that `KEYRUSH_*` names, closed afterwards; with `make` its store may be a new one.
+def opened(make: Callable[[Gate], object] | None = None) -> Iterator[Gate]:
+    """The gate that `KEYRUSH_*` names, closed afterwards.
+
+    With `make` its store may be a new one. `make` is what the command will do to it, and is done
+    in memory first: what is refused there is raised, and leaves neither a store nor a pepper.
 
     Raises:
         ConfigurationError: A setting is wrong, or the store is nowhere but in memory.
@@ -54,11 +63,13 @@ def opened(*, make: bool = False) -> Iterator[Gate]:
             "KEYRUSH_STORE_URL: memory:// is the memory of one process: nothing made "
             "here would reach your app; use a database such as sqlite:///keyrush.db"
         )
-    if not make and not is_made(settings.store_url):
-        raise CommandError(
-            f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
-            "'keyrush keys create' makes this one"
-        )
+    if not is_made(settings.store_url):
+        if make is None:
+            raise CommandError(
+                f"there is no store yet at {place_of(settings)}; KEYRUSH_STORE_URL names another, "
+                "'keyrush keys create' makes this one"
+            )
+        _try_out(settings, make)
     # Commands count nothing, and whoever gives them may be another user than the app: its windows
     # are left alone where there is no server that passes on what is changed.
     is_alone = settings.limiter_url.partition(":")[0] in {"store", "file"}
@@ -69,10 +80,23 @@ def opened(*, make: bool = False) -> Iterator[Gate]:
         gate.close()
 
 
+def _try_out(settings: Settings, make: Callable[[Gate], object]) -> None:
+    """Do in memory what is to be done to a new store; keys are made there without the hashing."""
+    cheap = settings.model_copy(update={"verify": "fingerprint"})
+    log = logging.getLogger("keyrush")
+    log.disabled = True  # what it would warn of, the gate of the command will
+    try:
+        in_memory = open_limiter("memory://").limiter
+        with closing(Gate.open(cheap, store=MemoryStore(), limiter=in_memory)) as gate:
+            make(gate)
+    finally:
+        log.disabled = False
+
+
 @contextmanager
-def writing(json: bool, *, make: bool = False) -> Iterator[Gate]:
+def writing(json: bool, make: Callable[[Gate], object] | None = None) -> Iterator[Gate]:
     """As `opened`, for what writes: once that is done and shown, it is said where."""
-    with opened(make=make) as gate:
+    with opened(make) as gate:
         yield gate
         output.aside(f"Written to {place_of(gate.settings)}", json=json)
 

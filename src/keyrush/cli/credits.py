@@ -20,7 +20,7 @@ from keyrush.cli.common import (
     show_list,
     writing,
 )
-from keyrush.cli.help import NUMBER, TEXT, Command
+from keyrush.cli.help import NUMBER, TEXT, Command, number
 from keyrush.core.ledger import Reason
 from keyrush.core.notation import counted
 from keyrush.core.paging import DEFAULT_LIMIT
@@ -37,25 +37,35 @@ def credits_of_account(
     *,
     grant: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="Credits to add; an adjustment may take some by -5."),
+        typer.Option(
+            metavar=NUMBER,
+            parser=number,
+            help="Credits to add; an adjustment may be negative, such as -5.",
+        ),
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(metavar=TEXT, help=f"{', '.join(ADDED)}; else {ADDED[0]}.")
+        str | None,
+        typer.Option(metavar=TEXT, help=f"One of {', '.join(ADDED)}. [default: {ADDED[0]}]"),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help="Of an invoice, say: what has it is added once."),
+        typer.Option(
+            metavar=TEXT,
+            help="The number of an invoice, say; credits with the same one are added once.",
+        ),
     ] = None,
     expires: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help="When what is left ends: 30d, 2027-01-31, a time."),
+        typer.Option(
+            metavar=TEXT, help="When unused ones expire: 30d, 2027-01-31, a time with a zone."
+        ),
     ] = None,
     note: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="For whoever reads the account's ledger.")
+        str | None, typer.Option(metavar=TEXT, help="A note in the account's ledger.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show an account's credits, after adding some with --grant."""
+    """Show an account's credits; --grant adds some first."""
     if grant is None:
         given = {"reason": reason, "reference": reference, "expires": expires, "note": note}
         for name, value in given.items():
@@ -106,11 +116,17 @@ def ledger_of_account(
     *,
     reason: Annotated[
         list[str] | None,
-        typer.Option(metavar=TEXT, help=f"Of one of {', '.join(REASONS)} alone; repeat for more."),
+        typer.Option(
+            metavar=TEXT,
+            help=f"Only entries with this reason; repeat for more: {', '.join(REASONS)}.",
+        ),
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(metavar=TEXT, help=f"By one of {', '.join(SOURCES)} alone; repeat for more."),
+        typer.Option(
+            metavar=TEXT,
+            help=f"Only entries from this source; repeat for more: {', '.join(SOURCES)}.",
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -155,9 +171,9 @@ def ledger_of_account(
 
 @app.command("check", cls=Command)
 def check_ledgers(json: Json = False) -> None:
-    """Check that every account's balance is the sum of its ledger, and say where not.
+    """Check that every account's balance is the sum of its ledger, and say where it is not.
 
-    Exit 1 where one is not.
+    Exit code 1 if there is such an account.
     """
     with opened() as gate:
         found = gate.credits.check()

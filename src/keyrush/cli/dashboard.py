@@ -10,7 +10,7 @@ import typer
 
 from keyrush.cli import output
 from keyrush.cli.common import CommandError, Json, opened, writing
-from keyrush.cli.help import NUMBER, TEXT, Command, Group
+from keyrush.cli.help import NUMBER, TEXT, Command, Group, number
 from keyrush.errors import InvalidArgument
 from keyrush.gate.gate import Gate
 from keyrush.operations.documents import session_json
@@ -32,14 +32,18 @@ def serve(
     *,
     account: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help="Whose; where there is one account alone, that one."),
+        typer.Option(
+            metavar=TEXT, help="Whose dashboard; not needed if there is only one account."
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(metavar=NUMBER, help="Where; 0 for a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar=NUMBER, parser=number, help="The port; 0 for a free one.")
+    ] = 0,
     read_only: _ReadOnly = False,
 ) -> None:
     """Serve an account's dashboard on this machine, until Ctrl-C, and print the link to it.
 
-    It is served to whoever has the link, and has signed in by it: nobody else.
+    Only who has signed in with the link can use it.
     """
     if context.invoked_subcommand is not None:
         if account is not None or port or read_only:
@@ -81,8 +85,8 @@ def make_link(
 ) -> None:
     """Print a link that signs in to an account's dashboard, once, within 10 minutes.
 
-    The session that comes of it lasts for 24 hours at most. Whoever has the link has the account:
-    hand it on as a password.
+    The session lasts for 24 hours at most. Whoever has the link has the account, so treat it like a
+    password.
     """
     with writing(json) as gate:
         url = gate.portal_link(account_id, write=not read_only)
@@ -103,11 +107,11 @@ def list_sessions(
     context: typer.Context,
     *,
     account: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="Those of that account alone.")
+        str | None, typer.Option(metavar=TEXT, help="Only the sessions of this account.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the sessions that have not ended, oldest first; 1,000 at most."""
+    """List open sessions, oldest first, at most 1,000."""
     if context.invoked_subcommand is not None:
         return
     with opened() as gate:
@@ -122,7 +126,7 @@ def list_sessions(
 def revoke_session(
     session: Annotated[str, typer.Argument(metavar="SESSION")], *, json: Json = False
 ) -> None:
-    """End a session: whoever has it is signed out with the next request."""
+    """End a session: its owner is signed out at the next request."""
     with writing(json) as gate:
         gate.portal.end(session)
         if json:

@@ -17,6 +17,20 @@ _WHOLE = 1_000
 TEXT, NUMBER = "TEXT", "NUMBER"
 
 
+def number(text: str) -> int:
+    """The whole number that an option is given.
+
+    Raises:
+        BadParameter: It is none; says what was given.
+    """
+    if isinstance(text, int):  # a default
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r:.80} is no whole number") from None
+
+
 def _in_words(text: str) -> str:
     """Without typer's braces round arguments and names of Python's types."""
     text = re.sub(r"\{(\w+)\}", r"\1", text)

@@ -24,7 +24,7 @@ from keyrush.cli.common import (
     writing,
 )
 from keyrush.cli.finding import account_meant, keys_meant
-from keyrush.cli.help import NUMBER, TEXT, Command, group
+from keyrush.cli.help import NUMBER, TEXT, Command, group, number
 from keyrush.core.checks import is_id
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.model import INHERIT, ApiKey
@@ -60,47 +60,55 @@ app = group("Create, list, rotate and revoke keys.")
 def create_key(
     *,
     account: Annotated[
-        str, typer.Option(metavar=TEXT, help="Whose key; a new account if there is none.")
+        str, typer.Option(metavar=TEXT, help="Whose key it is; the account is made if it is new.")
     ],
     name: Annotated[
         str, typer.Option(metavar=TEXT, help="What the key is for, 1 to 120 characters.")
     ],
     plan: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="Plan of a new account; else the first.")
+        str | None, typer.Option(metavar=TEXT, help="Plan of a new account. [default: the first]")
     ] = None,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=TEXT, help="What it may do; may be repeated. Without any: everything."
+            metavar=TEXT,
+            help="A scope of the key; repeat for more. Without any it may do everything.",
         ),
     ] = None,
     environment: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="As in live or test.")
+        str | None, typer.Option(metavar=TEXT, help="Such as live or test. [default: the first]")
     ] = None,
     expires: Expires = None,
     limit: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help='Limits of its own, as in "60/minute;1000/hour".'),
+        typer.Option(metavar=TEXT, help='The key\'s own limits, such as "60/minute;1000/hour".'),
     ] = None,
     max_concurrent: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="Requests at once, instead of the plan's."),
+        typer.Option(
+            metavar=NUMBER,
+            parser=number,
+            help="How many requests may run at once, instead of the plan's number.",
+        ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(metavar=NUMBER, help="How many alike to create, printed one a line."),
+        typer.Option(
+            metavar=NUMBER, parser=number, help="How many keys to create, all alike; one line each."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Create a key, or with --count many. It is printed once.
 
-    With --count what is printed are lines for programs: id and key, or with --json an object each;
-    all else is on standard error. They are made some thousand at a time.
+    With --count standard output is for programs: a line with id and key for each, or with --json
+    an object. Everything else goes to standard error. Keys are made a thousand at a time.
     """
     if count is not None and count < 1:
         raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
     is_aside = json or count is not None
-    with writing(is_aside, make=True) as gate:
+
+    def make(gate: Gate) -> tuple[Callable[[int], Sequence[NewKey]], Sequence[NewKey]]:
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
@@ -114,15 +122,23 @@ def create_key(
             max_concurrent=max_concurrent,
         )
         first = min(count or 1, _AT_ONCE)
+        gate.keys.check_room(account, count or 1, plan)
         try:
-            created = create(first)
+            return create, create(first)
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
             made = gate.accounts.create(account, plan=plan)
-            output.aside(f"New account {made.id} on plan {made.plan}.", json=is_aside)
+            notes.append(f"New account {made.id} on plan {made.plan}.")
             if near:
-                output.aside(f"Did you mean {near}?", json=is_aside)
-            created = create(first)
+                notes.append(f"Did you mean {near}?")
+            return create, create(first)
+
+    notes: list[str] = []
+    with writing(is_aside, make) as gate:
+        notes.clear()  # of a trial
+        create, created = make(gate)
+        for note in notes:
+            output.aside(note, json=is_aside)
         if not scope:
             output.aside("Full access: no --scope given.", json=is_aside)
         if count is None:
@@ -181,7 +197,7 @@ def list_keys(
     everything: All = False,
     json: Json = False,
 ) -> None:
-    """List keys, revoked and expired ones too, oldest first, a page at a time."""
+    """List keys, also revoked and expired ones, oldest first, a page at a time."""
     with opened() as gate:
         if account is not None:
             gate.accounts.get(account)
@@ -202,16 +218,16 @@ def show_key(
     key: Annotated[
         str,
         typer.Argument(
-            metavar="KEY", help="A cred_… id, a whole key, or how one begins: kr_live_abc123..."
+            metavar="KEY", help="A cred_… id, a whole key, or its beginning: kr_live_abc123..."
         ),
     ],
     json: Json = False,
 ) -> None:
     """Show what is known of a key; the key itself can't be shown again.
 
-    A whole key is looked up by its fingerprint, and never printed. With - it is read from
-    standard input, so that it is in no history and in no list of processes. Where several keys
-    begin alike, they are listed.
+    A whole key is looked up by its fingerprint and never printed. Give - to have it read from
+    standard input, so that it appears in no shell history and in no list of processes. If several
+    keys begin that way, all are listed.
     """
     with opened() as gate:
         found = keys_meant(gate, key)
@@ -233,14 +249,17 @@ def revoke_key(
     key_id: KeyId,
     with_descendants: Annotated[
         bool,
-        typer.Option("--with-descendants", help="Also what it has made, directly or not."),
+        typer.Option(
+            "--with-descendants",
+            help="Also revoke the keys that it has made, and those that they have made.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Revoke a key for good. Running apps refuse it in a fraction of a second, and within
-    KEYRUSH_CACHE_TTL seconds where no news of it reaches them.
+    """Revoke a key for good. Running apps refuse it within a fraction of a second, or within
+    KEYRUSH_CACHE_TTL seconds if no news of it reaches them.
 
-    With --with-descendants and --json all that were revoked are listed, itself first.
+    With --with-descendants --json all revoked keys are listed, this one first.
     """
     with writing(json) as gate:
         if not with_descendants:
@@ -262,16 +281,14 @@ def rotate_key(
     key_id: KeyId,
     grace: Annotated[
         str,
-        typer.Option(
-            metavar=TEXT, help="How long the old key goes on working: 0, 45s, 30m, 24h, 7d."
-        ),
+        typer.Option(metavar=TEXT, help="How long the old key still works: 0, 45s, 30m, 24h, 7d."),
     ] = f"{DEFAULT_GRACE // 3600}h",
     expires: Expires = None,
     json: Json = False,
 ) -> None:
     """Replace a key: a new one with the same name, scopes, limits and counts.
 
-    Without --expires it keeps the date of the old one.
+    Without --expires it expires when the old one would.
     """
     with writing(json) as gate:
         old = gate.keys.get(key_id)
@@ -300,16 +317,18 @@ def edit_key(
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar=TEXT, help="All that it may do; may be repeated."),
+        typer.Option(metavar=TEXT, help="A scope; repeat for more. They replace the old ones."),
     ] = None,
     expires: Expires = None,
     max_concurrent: Annotated[
         str | None,
-        typer.Option(metavar=TEXT, help="Requests at once; none for the plan's."),
+        typer.Option(
+            metavar=TEXT, help="How many requests may run at once; none for the plan's number."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Change a key's name, scopes, expiry or requests at once; the rest stays as it is."""
+    """Change the name, scopes, expiry or --max-concurrent of a key; the rest stays."""
     if name is None and not scope and expires is None and max_concurrent is None:
         raise InvalidArgument("edit", "give --name, --scope, --expires or --max-concurrent")
     at_once = None if max_concurrent is None else _number_or_none(max_concurrent)
@@ -346,7 +365,7 @@ def limit_key(
 
 @app.command("pattern", cls=Command)
 def print_pattern(json: Json = False) -> None:
-    """Print a regular expression with which secret scanners find keys."""
+    """Print a regular expression for secret scanners, which finds keys."""
     settings = Settings()
     pattern = KeyFormat(settings.key_prefix, settings.key_environments).scanner_pattern()
     if json:

@@ -20,13 +20,14 @@ def revoke_sessions(
     *,
     subject: Subject,
     issuer: Annotated[
-        str | None, typer.Option(metavar=TEXT, help="That issuer's alone; else of any.")
+        str | None, typer.Option(metavar=TEXT, help="Only tokens of this issuer. [default: of any]")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Refuse every token that was issued to a subject before now.
+    """Refuse every token that was issued to a person before now.
 
-    Running apps do so as fast as they refuse a revoked key. Keys that its sessions have made go on.
+    Running apps do so as fast as they refuse a revoked key. Keys that the person's sessions have
+    made still work.
     """
     with writing(json) as gate:
         revoked = gate.sessions.revoke(subject, issuer=issuer)

@@ -29,6 +29,9 @@ MIN_PEPPER = 32
 #: A command that makes a pepper.
 MAKE_PEPPER = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
+#: Characters of a wrong value that are shown: too few for a key.
+_SHOWN = 16
+
 _ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _LIMIT_NAME = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}").fullmatch
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,80}")
@@ -168,12 +171,26 @@ def checked_expiry(expires_at: int | None, now: int, field: str = "expires_at") 
     """
     if expires_at is None:
         return None
-    if type(expires_at) is not int or expires_at > LATEST:
-        raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
+    _check_instant(field, expires_at)
     if expires_at <= now:
         shown = f"{iso(expires_at)} " if expires_at >= 0 else ""
-        raise InvalidArgument(field, f"{shown}is in the past")
+        is_in_seconds = now < expires_at * 1000 <= LATEST
+        hint = "; give milliseconds, not seconds" if is_in_seconds else ""
+        raise InvalidArgument(field, f"{shown}is in the past{hint}")
     return expires_at
+
+
+def _check_instant(field: str, instant: object) -> None:
+    if type(instant) is not int:
+        is_short = isinstance(instant, str) and len(instant) <= _SHOWN
+        shown = repr(instant) if is_short else f"a {type(instant).__name__}"
+        raise InvalidArgument(
+            field,
+            f"{shown} is no Unix time in milliseconds; of a datetime with a time zone it is "
+            "int(moment.timestamp() * 1000)",
+        )
+    if instant > LATEST:
+        raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
 
 
 def check_instants(**given: int | None) -> None:
@@ -183,8 +200,11 @@ def check_instants(**given: int | None) -> None:
         InvalidArgument: One is no Unix time in milliseconds before the year 10000.
     """
     for field, instant in given.items():
-        if instant is not None and not (type(instant) is int and 0 <= instant <= LATEST):
-            raise InvalidArgument(field, "is no Unix time in milliseconds before the year 10000")
+        if instant is None:
+            continue
+        _check_instant(field, instant)
+        if instant < 0:
+            raise InvalidArgument(field, "is before the year 1970")
 
 
 def checked_grace(grace: int) -> int:

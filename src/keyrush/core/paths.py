@@ -145,6 +145,17 @@ def _expression(path: str) -> str:
     return expression + re.escape(path[end:])
 
 
+_METHODS = """
+ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK M-SEARCH
+MERGE MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE NOTIFY OPTIONS ORDERPATCH PATCH
+POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND
+UNCHECKOUT UNLINK UNLOCK UNSUBSCRIBE UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+"""
+
+#: Methods of HTTP: those that IANA has registered, and what servers' parsers know besides.
+METHODS = frozenset(_METHODS.split())
+
+
 def with_head(methods: Iterable[str]) -> frozenset[str]:
     """GET rules hold for HEAD too: it is answered by the same handler."""
     upper = frozenset(method.upper() for method in methods)
@@ -174,16 +185,19 @@ class PathList:
         patterns: dict[str, _Methods] = {}
         for entry in entries:
             method, _, path = entry.rpartition(" ")
+            method = method.strip().upper()
             try:
+                if method and method not in METHODS:
+                    raise ValueError(f"{method!r} is no method of HTTP")  # noqa: TRY301
                 expression = _open_pattern(path)
             except ValueError as error:
                 raise ConfigurationError(f"{kind} path {entry!r}: {error}") from None
             listed, name = (self._exact, path) if expression is None else (patterns, expression)
             known = listed.get(name, frozenset())
-            if not method.strip() or known is None:
+            if not method or known is None:
                 listed[name] = None
             else:
-                listed[name] = known | with_head({method.strip()})
+                listed[name] = known | with_head({method})
         named = frozenset[str]().union(*(methods or () for methods in patterns.values()))
         self._by_method = {method: _alternation(patterns, method) for method in named}
         self._any_method = _alternation(patterns, None)

@@ -43,7 +43,7 @@ from keyrush.gate.health import Health
 from keyrush.gate.mcp_sessions import McpSessions
 from keyrush.gate.observing import Observing
 from keyrush.gate.principal import Means
-from keyrush.gate.starting import asks_for_slots, say_started
+from keyrush.gate.starting import asks_for_slots, modules_of_no_plan, say_started
 from keyrush.gate.strangers import Strangers
 from keyrush.gate.unanswered import Unanswered
 from keyrush.gate.watch import Watch
@@ -68,7 +68,7 @@ from keyrush.runtime.circuit import Circuit
 from keyrush.runtime.clock import REAL, Clock
 from keyrush.runtime.cpus import hashing_slots
 from keyrush.runtime.exits import close_at_exit
-from keyrush.runtime.logs import log_fault
+from keyrush.runtime.logs import log_fault, plain
 from keyrush.runtime.workers import Workers
 from keyrush.settings.settings import Settings
 from keyrush.store import opening as store_opening
@@ -111,8 +111,8 @@ class Gate:
     """Everything behind the middleware of one app. Safe to use from any thread or event loop.
 
     `accounts`, `keys`, `key_records`, `sessions`, `credits`, `usage` and `activity` are the
-    operations. What is changed through them holds at once in this gate, in other processes as soon
-    as they hear of it, at the latest within `CACHE_TTL`. `clock` gives Unix milliseconds.
+    operations. What they change applies at once in this gate, and in other processes as soon as
+    these hear of it, at the latest after `CACHE_TTL`. `clock` gives Unix milliseconds.
     """
 
     def __init__(  # noqa: PLR0915  # what there is, put together in its order
@@ -342,6 +342,8 @@ class Gate:
                 raise ConfigurationError(f"{asking}: {error}") from error
         if settings.preflight == "pass":
             _log.warning(PASSES_PREFLIGHTS)
+        for text in modules_of_no_plan(settings):
+            _log.warning("%s", plain(text))
         close_at_exit(self)
 
     @classmethod
@@ -356,9 +358,9 @@ class Gate:
     ) -> Gate:
         """A gate from settings, by default those of the environment.
 
-        `store` and `limiter`, where given, stand in for those that the settings name; `clock`,
-        which gives Unix milliseconds, for the clocks of this machine and of servers.
-        `authenticators` know credentials of other kinds than API keys.
+        `store` and `limiter`, if given, replace those that the settings name; `clock`, which gives
+        Unix milliseconds, replaces the clocks of this machine and of servers. `authenticators`
+        verify other kinds of credentials than API keys.
 
         Raises:
             ConfigurationError: A setting is wrong, or what it names can't be opened.
@@ -440,7 +442,7 @@ class Gate:
 
     def portal_link(self, account_id: str, *, write: bool = True) -> str:
         """A URL that signs whoever opens it in to the account's dashboard, once, within 10
-        minutes, and for 24 hours. Without `write` they may look, and change nothing.
+        minutes; the session lasts for 24 hours. Without `write` it may only read.
 
         Raises:
             NotFound: There is no such account.
@@ -459,7 +461,7 @@ class Gate:
         forwarded_for: Sequence[bytes],
         asked: Asked | None = None,
     ) -> Response:
-        """The response that says `refusal`; whoever listens hears of it."""
+        """The response for `refusal`; listeners are told of it."""
         sender = Sender(peer, forwarded_for, self.settings.networks)
         self.events.emit(RequestRefused(refusal, sender))
         return self.refusals.response(refusal, asked)
@@ -531,7 +533,7 @@ class Gate:
                 self.circuit.call(self.store.usage, "", month_of(self.clock()))
 
     def health(self) -> Health:
-        """How things stand, from what is known; does no I/O."""
+        """The state of store, limits and threads, as far as it is known; does no I/O."""
         if self.background.is_missing:
             self.background.start()
         limiter, slots = self.limiter.state(), self.concurrency.state()
@@ -554,7 +556,7 @@ class Gate:
     # --- end ---
 
     def flush(self) -> None:
-        """Write what is counted and not yet stored, give back what is not used; blocks."""
+        """Write all counts that are not stored yet, and give back unused units; blocks."""
         _take_each(
             self.charging.settle,
             self.counts.flush,
@@ -574,8 +576,8 @@ class Gate:
             self.recording.flush()
 
     def prepare_to_stop(self) -> None:
-        """Write what is not yet stored, and from now on each count before its answer: the
-        process may end without another word.
+        """Write what is not stored yet, and from now on each count before its answer, because the
+        process may end at any time.
 
         In this very call, but for a store of coroutines on an event loop, which has to go on.
         """
@@ -588,10 +590,10 @@ class Gate:
             self.flush()
 
     def close(self) -> None:
-        """Write what is not yet stored and let go of threads and connections.
+        """Write what is not stored yet, and close threads and connections.
 
-        Runs by itself when the process ends. The gate may be used again afterwards. Each part is
-        closed whatever became of the others; what goes wrong is logged.
+        Runs by itself when the process ends. The gate may be used again afterwards. If one part
+        can't be closed, that is logged, and the others are closed all the same.
         """
         steps = (
             self.finishing.waiting.release,

@@ -144,8 +144,8 @@ class Caller:
 class Principal(Caller):
     """The caller of one request: a verified credential, its account and what they may do.
 
-    In an ASGI app it is also `request.user` and `request.auth`. What its methods raise makes
-    the gate answer with the documented refusal, if the response has not started.
+    In an ASGI app it is also `request.user` and `request.auth`. If one of its methods raises
+    `Refused`, the gate answers with the documented refusal, unless the response has started.
     """
 
     __slots__ = ("_means", "_verified", "came", "shown", "taken_at", "takes")
@@ -187,7 +187,7 @@ class Principal(Caller):
 
     @property
     def verified(self) -> Verified:
-        """Everything known of the key, as cached."""
+        """Everything that is known of the key, as cached."""
         return self._verified
 
     @property
@@ -197,38 +197,38 @@ class Principal(Caller):
 
     @property
     def key_id(self) -> str | None:
-        """The `cred_…` id of the key; None of a caller without one."""
+        """The `cred_…` id of the key; None for a caller without a key."""
         known = self._verified
         return known.key_id if known.source == KEY else None
 
     @property
     def subject(self) -> str | None:
-        """Whom the issuer of the token knows; None of a key."""
+        """The `sub` of the token; None for a key."""
         session = self._verified.session
         return None if session is None else session.subject
 
     @property
     def session_id(self) -> str | None:
-        """The issuer's id of the session, where the token says one."""
+        """The issuer's id of the session, if the token names one."""
         session = self._verified.session
         return None if session is None else session.session_id
 
     @property
     def client_id(self) -> str | None:
-        """The OAuth client that the token was issued to, where it says one."""
+        """The OAuth client that the token was issued to, if it names one."""
         session = self._verified.session
         return None if session is None else session.client_id
 
     @property
     def source(self) -> str:
-        """What has proved who calls: `"key"`, `"session"`, `"oauth"`, or the kind that an
-        authenticator of your own says.
+        """How the caller was identified: `"key"`, `"session"`, `"oauth"`, or the kind that your own
+        authenticator names.
         """
         return self._verified.source
 
     @property
     def name(self) -> str:
-        """The name that the key was given; of a token, its subject."""
+        """The name of the key; for a token, its subject."""
         return self._verified.name
 
     @property
@@ -238,15 +238,15 @@ class Principal(Caller):
 
     @property
     def rule(self) -> str | None:
-        """What names the request: the template of the rule's path, or the tool that is called; None
-        where there is no rule.
+        """The rule of the request: the template of its path, or the tool that is called; None if no
+        rule applies.
         """
         return (self.came and self.came[5]) or None
 
     @property
     def request_id(self) -> str | None:
-        """The id that a client or a proxy has given it in `X-Request-ID`: 1 to 64 visible
-        characters of ASCII; None where it has none, or what may be a key.
+        """The `X-Request-ID` that a client or a proxy has sent: 1 to 64 visible ASCII characters;
+        None if there is none, or if it may be a key.
         """
         return shown_id(self.came[7][1]) if self.came else None
 
@@ -285,7 +285,7 @@ class Principal(Caller):
 
     def require_module(self, *modules: str) -> None:
         """Go on only if the plan includes all `modules`. Don't catch what it raises: to ask
-        without refusing there is `has_module`.
+        without refusing, use `has_module`.
 
         Raises:
             Refused: 403, without a challenge, or 402 by GATED_STATUS (contract R16, S18, O12).
@@ -296,9 +296,9 @@ class Principal(Caller):
     def charge(self, credits: int) -> int | None:
         """Charge the account before the work (contract O11); the new balance.
 
-        Blocks for a store call: in a coroutine, await `charge_async`. Given back if the
-        request is refused later, or answered with an error (400 or above). Sandbox keys are
-        not charged, and get None.
+        Blocks for a store call: in a coroutine, await `charge_async`. The credits are given back
+        if the request is refused later, or answered with an error (400 or above). Sandbox keys
+        are not charged, and get None.
 
         Raises:
             Refused: 402 when the balance is short (O12), 503 when the store is away.
@@ -311,12 +311,12 @@ class Principal(Caller):
         return await self._means.charging.charge_async(self, checked_credits(credits))
 
     def limit(self, limits: str, *, name: str, per: PerCaller = "key", cost: int = 1) -> None:
-        """Go on only within `limits`, as in `"5/minute"`, of what is called `name`, wherever in the
-        app: for what no path can say. Whoever uses a name with other amounts shares its counts.
+        """Go on only within `limits`, such as `"5/minute"`, for what you call `name`: a limit that
+        depends on more than the path. Calls of one name with other amounts share its counts.
 
-        Blocks where windows are on a server: in a coroutine, await `limit_async`. `cost` units are
-        taken, for each key or each account; given back if the request is refused later. The
-        response's fields show the most constrained window (O14).
+        Blocks if windows are on a server: in a coroutine, await `limit_async`. `cost` units are
+        taken, for each key or each account, and given back if the request is refused later. The
+        response's headers show the most constrained window (O14).
 
         Raises:
             Refused: 429 when it is over them, 503 when the limiter is away.
@@ -331,10 +331,10 @@ class Principal(Caller):
         await self._means.weighing.limit_async(self, limits, name, per, cost)
 
     def cost(self, units: int) -> None:
-        """Have this request cost `units` of each window of its plan and its rule, in place of one,
-        or of the rule's `cost`; before the answer begins. What it took beyond that is given back.
+        """Make this request cost `units` in each window of its plan and its rule, instead of one or
+        the rule's `cost`. Call it before the answer begins; what it took beyond is given back.
 
-        Blocks where windows are on a server: in a coroutine, await `cost_async`.
+        Blocks if windows are on a server: in a coroutine, await `cost_async`.
 
         Raises:
             Refused: 429 when there are not so many left, 503 when the limiter is away.
@@ -347,9 +347,9 @@ class Principal(Caller):
         await self._means.weighing.cost_async(self, units)
 
     def cost_after(self, units: int) -> None:
-        """Have this request cost `units`, as with `cost`, once that is known, as of tokens or rows:
-        at any time, after its answer too. They are counted whole even where they go beyond the
-        limits; then whoever comes next waits as the arithmetic says. Does no I/O.
+        """Make this request cost `units`, as with `cost`, once they are known, such as tokens or
+        rows: at any time, even after its answer. All of them are counted, even beyond the limits;
+        then the caller's next requests have to wait longer. Does no I/O.
 
         Raises:
             InvalidArgument: `units` is no whole number from 0 to 1,000,000,000.
@@ -404,8 +404,8 @@ class Anonymous(Caller):
         return "<Anonymous>"
 
     def cost_after(self, units: int) -> None:
-        """`Principal.cost_after`, of the windows that the client's address has: of `[anonymous]`
-        and of rules. Where there are none it does nothing.
+        """`Principal.cost_after` for the windows of the client's address: those of `[anonymous]`
+        and of rules. If there are none, it does nothing.
 
         Raises:
             InvalidArgument: `units` is no whole number from 0 to 1,000,000,000.

@@ -58,6 +58,17 @@ def _parts(
     ]
 
 
+def modules_of_no_plan(settings: Settings) -> list[str]:
+    """For each rule that asks for modules that nobody can have: a sentence that says so."""
+    known = settings.catalog().modules
+    return [
+        f"rules.{number}.modules: no plan has {_listed(missing)}, so every caller is refused at "
+        f"{rule.path}; modules of plans are {_listed(sorted(known))}"
+        for number, rule in enumerate(settings.rules)
+        if (missing := [module for module in rule.modules if module not in known])
+    ]
+
+
 def asks_for_slots(settings: Settings) -> str | None:
     """The first setting that says how many requests may be under way at once, if one does."""
     for name, plan in settings.plans.items():

@@ -36,6 +36,7 @@ from keyrush.operations.ids import known_id, new_id
 from keyrush.store.decisions import (
     OWNER,
     RETIRING,
+    KeyCount,
     Outcome,
     is_trusted,
     judge_caller,
@@ -191,6 +192,23 @@ class Keys:
             raise NotFound(f"no account {account_id!r}")
         _settle(outcome, most, count)
         return made
+
+    def check_room(self, account_id: str, count: int, plan: str | None = None) -> None:
+        """Go on only if the account has room for so many more keys; where there is no account yet,
+        if a new one on `plan`, by default the first, has.
+
+        Raises:
+            TooManyKeys: It has not.
+        """
+        refuse_keys(self._format, account=account_id, count=count, plan=plan)
+        account = self._store.account(account_id) if is_id(account_id) else None
+        if account is not None:
+            active = self._store.active_keys(account.id, self._clock())
+        else:
+            account = Account(account_id, plan or self._catalog.default_plan, self._clock())
+            active = KeyCount(0, 0)
+        most = self._max_keys(account)
+        _settle(judge_room(active, most, count), most, count)
 
     def get(self, key_id: str, account_id: str | None = None) -> ApiKey:
         """The key; with `account_id`, only if it is of that account.

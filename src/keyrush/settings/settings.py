@@ -46,6 +46,7 @@ from keyrush.settings.tables import (
     RuleTable,
     ScopeName,
     built_in_plans,
+    check_each_counts,
     rules_of,
 )
 from keyrush.wire.refusals import Body
@@ -61,6 +62,14 @@ _UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "tra
 def _split(value: Any) -> Any:
     """A list from `"a,b"`."""
     return list(names_of([value])) if isinstance(value, str) else value
+
+
+def _checked_paths(kind: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        PathList(kind, value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -309,19 +318,18 @@ class Settings(DashboardSettings):
     @field_validator("public_paths")
     @classmethod
     def _check_public_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        PathList("public", value)
-        return value
+        return _checked_paths("public", value)
 
     @field_validator("optional_paths")
     @classmethod
     def _check_optional_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        PathList("optional", value)
-        return value
+        return _checked_paths("optional", value)
 
     @field_validator("rules")
     @classmethod
     def _check_rules(cls, value: tuple[RuleTable, ...]) -> tuple[RuleTable, ...]:
         Policy((), rules_of(value))
+        check_each_counts(value)
         return value
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from keyrush.core.calls import FREE, NOTIFICATIONS, TOOLS_CALL
 from keyrush.core.checks import SCOPE
 from keyrush.core.model import MAX_CONCURRENT, MAX_KEYS, Limit, MonthlyCredits, Per, Plan, Quota
 from keyrush.core.notation import parse_limits
-from keyrush.core.paths import PathList, pattern
+from keyrush.core.paths import METHODS, PathList, pattern, with_head, without_slash
 from keyrush.core.policy import MAX_COST, MAX_CREDITS, Rule
 from keyrush.core.rule_limits import Counted, RuleLimits
 from keyrush.core.times import SECOND
@@ -136,6 +136,12 @@ def _milliseconds(value: Any) -> Any:
     return value
 
 
+def _method(value: str) -> str:
+    if value.upper() not in METHODS:
+        raise ValueError("must be a method of HTTP, as in GET")
+    return value
+
+
 _MCP_METHOD = "[A-Za-z][A-Za-z0-9/_.-]{0,63}"
 
 #: What rules of messages that are free in MCP can't say.
@@ -146,7 +152,7 @@ class RuleTable(Table):
     """`[[rules]]`: what requests to a path need. See `core.policy.Rule`."""
 
     path: str
-    methods: tuple[Annotated[str, matching("[A-Za-z]+", "letters alone, as in GET")], ...] = ()
+    methods: tuple[Annotated[str, AfterValidator(_method)], ...] = ()
     scopes: tuple[ScopeName, ...] = ()
     modules: tuple[str, ...] = ()
     modules_from: str | None = None
@@ -267,6 +273,35 @@ def rules_of(tables: Sequence[RuleTable]) -> tuple[Rule, ...]:
         if name is not None and name not in groups:
             raise ValueError(f"rules.{number}.limit_group: no rule says the limits of {name}")
     return tuple(table.rule(groups) for table in tables)
+
+
+def check_each_counts(tables: Sequence[RuleTable]) -> None:
+    """Go on only if no rule is without effect: the first that matches counts, so one is where
+    others before it have its path and all of its methods, or its tool of MCP.
+
+    Raises:
+        ValueError: There is one; says which, and which comes before.
+    """
+    counting: dict[tuple[str, str], int] = {}  # the rule of a path and a method, "" for all
+    for number, table in enumerate(tables):
+        if table.mcp is not None:
+            path = without_slash(table.path)
+            own = [f"{table.mcp} {table.tool or ''}"]
+            every = f"{table.mcp} "  # which an earlier rule may have for all tools
+        else:
+            path = pattern(table.path)
+            own = sorted(with_head(table.methods)) or [""]
+            every = ""
+        found = [counting.get((path, every), counting.get((path, one))) for one in own]
+        before = [one for one in found if one is not None]
+        if len(before) == len(own):
+            same = " and methods" if table.mcp is None else ", mcp and tool"
+            raise ValueError(
+                f"rules.{number}: has no effect: rules.{max(before)} has the same path{same}, "
+                "and the first rule that matches counts; leave one out, or put the narrower first"
+            )
+        for one in own:
+            counting.setdefault((path, one), number)
 
 
 def built_in_plans() -> dict[str, PlanTable]:

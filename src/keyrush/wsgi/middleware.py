@@ -49,7 +49,7 @@ _ASGI_ADVICE = "use KeyrushMiddleware from keyrush for ASGI apps, a WSGI server 
 class KeyrushMiddleware:
     """Puts a gate in front of a WSGI app.
 
-    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you made and share. The app
+    Configured by `KEYRUSH_*`, by `settings`, or by a `gate` that you have opened. The app
     finds the `Principal` in `environ["keyrush.principal"]`.
 
     Raises:

@@ -14,6 +14,7 @@ from keyrush.cli.doctor.store import look_at_files, look_at_ledgers, look_at_sto
 from keyrush.core.policy import named_by_method_alone
 from keyrush.errors import ConfigurationError
 from keyrush.gate.gate import PASSES_PREFLIGHTS
+from keyrush.gate.starting import modules_of_no_plan
 from keyrush.settings.effective import effective, shown, source
 from keyrush.settings.mistakes import similar, unknown_variables
 from keyrush.settings.settings import PREFIX, Settings
@@ -91,6 +92,11 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
         report.add("warning", "preflights", PASSES_PREFLIGHTS)
     if not settings.rules:
         return
+    for text in modules_of_no_plan(settings):
+        report.add("warning", "rules", text)
+    for tool, prices in _prices(settings).items():
+        text = f"the tool {tool} costs {min(prices):,} or {max(prices):,} credits, depending on the"
+        report.add("note", "rules", f"{text} rule; the capabilities show {max(prices):,}")
     if settings.unruled == "any_key":
         for path, methods in named_by_method_alone(settings.catalog().rules).items():
             named = ", ".join(sorted(methods))
@@ -100,3 +106,12 @@ def _look_at_doors(report: Report, settings: Settings) -> None:
         text = "where the app itself strips a prefix, as with FastAPI(root_path=…) or Django's "
         text += "FORCE_SCRIPT_NAME, rules hold for it only once KEYRUSH_ROOT_PATH names it"
         report.add("note", "rules", text)
+
+
+def _prices(settings: Settings) -> dict[str, set[int]]:
+    """Those of each tool that rules name with several."""
+    found: dict[str, set[int]] = {}
+    for rule in settings.rules:
+        if rule.tool is not None:
+            found.setdefault(rule.tool, set()).add(rule.credits)
+    return {tool: prices for tool, prices in found.items() if len(prices) > 1}
