@@ -549,6 +549,7 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     sql_store.entries("acct_1", EntryWhere(("charge",), ("mcp", "api")), 5)
     sql_store.entries("acct_1", EntryWhere(("reversal", "grant"), ("mcp",)), 5)
     sql_store.entries("acct_1", EntryWhere((), ("mcp",), NOW), 5)
+    sql_store.entries("acct_1", EntryWhere(until=NOW), 5)
     with sql_store.database.driver() as driver:
         driver.set_trace_callback(None)
         plans = [driver.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in asked]
@@ -564,6 +565,8 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     by_number = "SEARCH middle USING INDEX sqlite_autoindex_keyrush_ledger_1"
     assert f"{by_number} (account_id=? AND number=?)" in used[7]
     assert f"{by_source} AND number>?)" in used[8]
+    assert "(account_id=? AND number>? AND number<?)" in used[10]
+    assert "(account_id=? AND number=?)" in used[11]
     assert not [text for text in used if "SCAN keyrush" in text]
     assert not [text for text in used[:3] if "TEMP B-TREE" in text]
     sql_store.close()

@@ -335,6 +335,8 @@ def _last_before(run: Run, account_id: str, since: int) -> int:
     a clock has been wrong, and numbers tell nothing of times.
     """
     last, _ = _between(run, account_id, since - _DISORDER)
+    if last <= 1:  # nothing is before that
+        return last
     near, far = (max(1, last - _NEAR), last - 1), [last - one for one in _STEPS if one < last]
     return 0 if _has_any(run, account_id, near, far, "at >= ?", since) else last
 
