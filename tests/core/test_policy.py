@@ -247,6 +247,21 @@ def test_a_path_that_only_looks_like_one_within_is_unnamed(path: str) -> None:
     assert policy.authorise(verified("*"), needs, b"") == Refusal("unruled")
 
 
+@pytest.mark.parametrize("unruled", ["any_key", "refuse"])
+def test_what_several_forms_need_is_made_once(unruled: Any) -> None:
+    """A path that two rules name, with its prefix and without, needs the same object each time:
+    what requests take is known by it, and would be made, and kept, for each of them.
+    """
+    rules = [Rule("/api/{rest:path}", scopes=("a",)), Rule("/{rest:path}", scopes=("b",))]
+    policy = Policy((), rules, unruled=unruled, root_path="/api")
+    first = policy.needs("GET", "/api/x")
+    assert set(first.scopes) == {"a", "b"}
+    assert policy.needs("GET", "/api/y") is first
+    alone = policy.needs("GET", "/")
+    assert alone is not first
+    assert policy.needs("GET", "/") is alone
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [

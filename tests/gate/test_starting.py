@@ -164,6 +164,8 @@ def test_commands_do_not_say_it(tmp_path: Path) -> None:
         ({"settings": "memory://"}, "settings: must be Settings, .* not str"),
         ({"settings": {}}, "settings: must be Settings, .* not dict"),
         ({"store": "memory://"}, "store: str is no store"),
+        ({"store": MemoryStore}, "store: must be a store, not the class MemoryStore"),
+        ({"limiter": MemoryLimiter}, "limiter: must be a limiter, not the class MemoryLimiter"),
         ({"limiter": object()}, "limiter: object is no limiter; it lacks take, give_back, close"),
     ],
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from keyrush.core.concurrency import Want
@@ -266,6 +266,7 @@ class Model:
 @settings(
     max_examples=8,
     deadline=None,
+    phases=[Phase.generate],  # a shorter schedule would cost minutes of processes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())

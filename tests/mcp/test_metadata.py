@@ -198,7 +198,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"authorization_servers": []}, "at least 1"),
     ({"authorization_servers": ["http://login.openrush.io"]}, "an https URL"),
     ({"scopes_supported": ["offline_access"]}, "offline_access"),
-    ({"scopes_supported": ['a"b']}, "match"),
+    ({"scopes_supported": ['a"b']}, "visible ASCII"),
     ({"accept_audience": "authenticated"}, "client_ids"),
     ({"client_ids": ["a"]}, "accept_audience"),
     ({"accept_audience": "", "client_ids": ["a"]}, "at least 1"),

@@ -234,6 +234,13 @@ def test_files_of_any_editor(toml: Toml, mark: bytes, end: bytes) -> None:
     assert Settings().catalog().plans["p"].per == "account"
 
 
+@pytest.mark.parametrize("config", [5, ["x"], "a\0b", b"x"])
+def test_config_that_is_no_path(config: Any) -> None:
+    """What can't be the path of a file is refused by the name of the setting."""
+    with pytest.raises(ConfigurationError, match=r"\AKEYRUSH_CONFIG: "):
+        Settings(config=config)
+
+
 def test_file_that_names_a_file(toml: Toml) -> None:
     """`config` has no effect in a file, so it is refused there."""
     path = toml('config = "other.toml"')

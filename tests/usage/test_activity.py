@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -658,10 +659,21 @@ def test_what_waits_is_short(gate: Gate, key: str, opening: Opening) -> None:
     noted = [("user-agent", long), ("x-request-id", long)]
     opening(gate).send(Sent(f"/plain/{long}", [("x-api-key", key), *noted]))
     assert gate.recording is not None
-    ((came, *_),) = gate.recording._waiting  # noqa: SLF001  # that is what waits
-    assert len(repr(came[1:])) < 1_500
+    (happened,) = gate.recording._waiting  # noqa: SLF001  # that is what waits
+    assert len(repr(happened)) < 1_500
     (row,) = recorded(gate)
     assert (len(row.path), row.request_id) == (200, None)
+
+
+def test_what_waits_is_nothing_to_the_garbage_collector(
+    gate: Gate, key: str, opening: Opening
+) -> None:
+    """However many requests wait for the flush, the garbage collector goes through none of them."""
+    opening(gate).send(Sent(ARTICLE, [("x-api-key", key), ("user-agent", "curl/8")]))
+    assert gate.recording is not None
+    gc.collect()
+    (happened,) = gate.recording._waiting  # noqa: SLF001  # that is what waits
+    assert not gc.is_tracked(happened)
 
 
 # --- floods and outages -------------------------------------------------------------------------

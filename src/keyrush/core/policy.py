@@ -34,6 +34,9 @@ MAX_COST = 1_000_000
 #: them than this would not be counted at all.
 MAX_UNITS = 1_000_000_000
 
+#: Rules that are met together, by several forms of one path, of which it is kept what they need.
+_KEPT = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -228,6 +231,7 @@ class Policy:
         #: Whether there are resources.
         self.has_resources = bool(resources)
         self._resources = _Table((), None, resources)
+        self._joined: dict[tuple[int, ...], Needs] = {}
 
     def needs(self, method: str, path: str, root: str = "") -> Needs:
         """What the rules for the path need, or `ANY_KEY`; `path` is in plain form.
@@ -248,8 +252,22 @@ class Policy:
         if not found:
             return self._unless_optional(method, path, root)
         is_named = any(taken[form] for form in found) or self.is_optional(method, path, None, root)
-        needs = reduce(or_, found.values())
-        return needs if needs.is_named == is_named else replace(needs, is_named=is_named)
+        return self._together([*found.values()], is_named=is_named)
+
+    def _together(self, found: Sequence[Needs], *, is_named: bool) -> Needs:
+        """What several rules need of one request; the same object each time, because what a request
+        takes is known by it.
+        """
+        place = (is_named, *map(id, found))  # those of rules live as long as this
+        needs = self._joined.get(place)
+        if needs is None:
+            needs = reduce(or_, found)
+            if needs.is_named != is_named:
+                needs = replace(needs, is_named=is_named)
+            if len(self._joined) >= _KEPT:
+                self._joined.clear()
+            self._joined[place] = needs
+        return needs
 
     def resource_at(self, path: str, root: str = "") -> Resource | None:
         """The resource that the path belongs to, if it does; `AMBIGUOUS` where apps may differ."""

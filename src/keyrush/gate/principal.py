@@ -408,7 +408,7 @@ class Anonymous(Caller):
         and of rules. If there are none, it does nothing.
 
         Raises:
-            InvalidArgument: `units` is no whole number from 0 to 1,000,000.
+            InvalidArgument: `units` is no whole number from 0 to 1,000,000,000.
         """
         checked_cost(units)
         if self._weighing is not None:

@@ -45,8 +45,6 @@ class Together:
         """
         held = self._concurrency.at_once(wants)
         if held is None:
-            if not isinstance(demands, Demands):
-                demands = Demands((demands,) if demands.windows else ())
             return self._refused_at_once(demands, now)
         try:
             took = self._windows.at_once(demands if held.full is None else demands.looks(), now)
@@ -61,7 +59,8 @@ class Together:
         """The same where the plan's windows are all that there are, and enforced."""
         held = NOTHING if wants is NO_WANTS else self._concurrency.at_once(wants)
         if held is None:
-            return None
+            demands = Demands((Demand(windows, cost),) if windows else ())
+            return self._refused_at_once(demands, now)
         slots, full, _ = held
         try:
             tally = self._limiter.take_at_once(windows, cost if full is None else 0, now)

@@ -94,8 +94,10 @@ def given(limiter: SmallLimiter, *, outage: Outage = "local", clock: Clock = REA
     bridged where it has coroutines, and guarded.
 
     Raises:
-        ConfigurationError: It lacks a method that every limiter has.
+        ConfigurationError: It lacks a method that every limiter has, or is a class.
     """
+    if isinstance(limiter, type):
+        raise ConfigurationError(f"limiter: must be a limiter, not the class {limiter.__name__}")
     needed = ("take", "give_back", "close")
     if lacking := [name for name in needed if not callable(getattr(limiter, name, None))]:
         kind = type(limiter).__name__

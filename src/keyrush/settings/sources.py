@@ -62,16 +62,18 @@ class TomlFile(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        path = chosen(self._given)
+        try:
+            path = chosen(self._given)
+        except TypeError:
+            raise ConfigurationError(f"{_CONFIG}: must be the path of a file") from None
         if path is None:
             return {}
         try:
             values = tomllib.loads(read(path))
         except OSError as error:
-            said = f"{PREFIX}CONFIG: can't read {path}: {error.strerror}"
-            raise ConfigurationError(said) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{PREFIX}CONFIG: {path}: {error}") from None
+            raise ConfigurationError(f"{_CONFIG}: can't read {path}: {error.strerror}") from None
+        except ValueError as error:  # no TOML, no UTF-8, or no path
+            raise ConfigurationError(f"{_CONFIG}: {path!s:.200}: {error}") from None
         if "config" in values:
             raise ConfigurationError(f"config: {path} can't name another file")
         return _flat(values) | {"config": path}

@@ -280,10 +280,14 @@ _KINDS = (
 #: may have waited for its turn. Milliseconds.
 _DISORDER = 600 * SECOND
 
-#: How far from where a time seems to come it is seen whether the rest agrees: a clock that was
-#: wrong for a while has left entries among which the halves may have ended. Each step is a quarter
-#: longer, so that what goes unseen is a quarter of what the clock has got wrong at most.
-_STEPS = tuple(dict.fromkeys(int(1.25**exponent) for exponent in range(94)))  # 10^9 is the last
+#: Entries next to where a time seems to come that are all looked at, whether they agree: a clock
+#: that was wrong for a while has left entries among which the halves may have ended.
+_NEAR = 1000
+
+#: How far from there it is seen whether the rest agrees. Each step is a quarter longer, so that
+#: what goes unseen is a quarter at most of what a clock has got wrong, and nothing where that is
+#: less than `_NEAR`.
+_STEPS = tuple(int(_NEAR * 1.25**exponent) for exponent in range(63))  # 10^9 is the last
 
 #: What must be true of entries, with the values of its "?".
 _Condition = tuple[str, Sequence[Any]]
@@ -331,8 +335,10 @@ def _last_before(run: Run, account_id: str, since: int) -> int:
     a clock has been wrong, and numbers tell nothing of times.
     """
     last, _ = _between(run, account_id, since - _DISORDER)
-    earlier = [last - step for step in _STEPS if step < last]
-    return 0 if _has_any(run, account_id, earlier, "at >= ?", since) else last
+    if last <= 1:  # nothing is before that
+        return last
+    near, far = (max(1, last - _NEAR), last - 1), [last - one for one in _STEPS if one < last]
+    return 0 if _has_any(run, account_id, near, far, "at >= ?", since) else last
 
 
 def _first_after(run: Run, account_id: str, until: int) -> int | None:
@@ -340,16 +346,24 @@ def _first_after(run: Run, account_id: str, until: int) -> int | None:
     telling.
     """
     _, first = _between(run, account_id, until + _DISORDER)
-    later = [first + step for step in _STEPS]
-    return None if _has_any(run, account_id, later, "at < ?", until) else first
+    near, far = (first + 1, first + _NEAR), [first + one for one in _STEPS]
+    return None if _has_any(run, account_id, near, far, "at < ?", until) else first
 
 
-def _has_any(run: Run, account_id: str, numbers: Sequence[int], condition: str, at: int) -> bool:
-    if not numbers:
-        return False
-    found = f"SELECT 1 FROM keyrush_ledger WHERE account_id = ? AND {condition}"  # noqa: S608  # of this module
-    statement = f"{found} AND number IN ({_marks(numbers)}) LIMIT 1"
-    return run(statement, (account_id, at, *numbers)).fetchone() is not None
+def _has_any(  # noqa: PLR0917  # of this module
+    run: Run,
+    account_id: str,
+    near: tuple[int, int],
+    far: Sequence[int],
+    condition: str,
+    at: int,
+) -> bool:
+    """Whether that is true of any entry between these two numbers, or with one of those."""
+    any_of = f"SELECT 1 FROM keyrush_ledger WHERE account_id = ? AND {condition} AND number"  # noqa: S608  # of this module
+    found = run(f"{any_of} BETWEEN ? AND ? LIMIT 1", (account_id, at, *near)).fetchone()
+    if found is None and far:
+        found = run(f"{any_of} IN ({_marks(far)}) LIMIT 1", (account_id, at, *far)).fetchone()
+    return found is not None
 
 
 def _between(run: Run, account_id: str, at: int) -> tuple[int, int]:

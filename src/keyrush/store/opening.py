@@ -60,8 +60,10 @@ def given(store: Store) -> Opened:
 
     Raises:
         StoreError: It can't say now whether there are news.
-        ConfigurationError: It is no store at all, as a URL is none.
+        ConfigurationError: It is no store at all, as a URL is none, or a class.
     """
+    if isinstance(store, type):
+        raise ConfigurationError(f"store: must be a store, not the class {store.__name__}")
     if not callable(getattr(store, "add_account", None)):
         kind = type(store).__name__
         raise ConfigurationError(

@@ -63,9 +63,33 @@ Peer = str | tuple[str | None, int] | None
 #: request waits. No key is in it.
 Came = tuple[Verified, int, float, str, str, str, Peer, Noted, bool]
 
-#: What came of it: status, why it was refused, credits, whether the answer broke off, when it ended
-#: (`perf_counter`), and whether there is to be a row of it.
-_Happened = tuple[Came, int, str | None, int, bool, float, bool]
+#: A request that has ended, until it is a row: when (Unix milliseconds); the account, the key or
+#: link, the issuer's subject, the source; method, path, rule, host, agent, request id, forwarded
+#: for, and whether it is to a resource of MCP; status, why it was refused, credits, whether the
+#: answer broke off, how long it took (seconds), and whether there is to be a row of it. All of it
+#: texts and numbers, which the garbage collector does not go through: thousands that hold what it
+#: has to would have it go through all that the app has, time and again.
+_Happened = tuple[
+    int,
+    str,
+    str,
+    str | None,
+    str,
+    str,
+    str,
+    str,
+    str | None,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+    bool,
+    int,
+    str | None,
+    int,
+    bool,
+    float,
+    bool,
+]
 
 #: `Activity._make`, without a call of Python's own.
 _activity = partial(tuple.__new__, Activity)
@@ -157,29 +181,54 @@ class Recording:
         """A request has ended: with which status (0 where there was no answer), what it was
         charged in the end, and by what it would have been refused. Never waits.
         """
+        verified, at, began, method, path, rule, peer, noted, is_mcp = came
         reason: str | None = None
         is_kept = True
-        if len(came[4]) > PATH_LOOKED_AT or len(came[3]) > _METHOD:
-            came = (*came[:3], came[3][:_METHOD], came[4][:PATH_LOOKED_AT], *came[5:])
         if refusal is not None:
             reason, status = refusal.reason, refusal.status
-            is_kept = self._is_kept(came)
+            is_kept = self._is_kept(verified)
         elif would_limit:
-            reason, is_kept = WOULD_LIMIT, self._records_all or self._is_kept(came)
+            reason, is_kept = WOULD_LIMIT, self._records_all or self._is_kept(verified)
         elif not self._records_all:
             return
+        if len(path) > PATH_LOOKED_AT or len(method) > _METHOD:
+            method, path = method[:_METHOD], path[:PATH_LOOKED_AT]
         if not is_kept:  # then nobody will ask for what was noted of it
-            came = (*came[:4], "", came[5], None, NOTHING, came[8])
+            path, peer, noted = "", None, NOTHING
         if len(self._waiting) >= MOST_WAITING:
             with self._lock:
                 self.dropped += 1
             return
-        self._waiting.append((came, status, reason, credits, is_broken, perf_counter(), is_kept))
+        session = verified.session
+        agent, request_id, forwarded_for = noted
+        self._waiting.append(
+            (
+                at,
+                verified.account_id,
+                verified.key_id,
+                None if session is None else session.subject,
+                verified.source,
+                method,
+                path,
+                rule,
+                peer[0] if isinstance(peer, tuple) else peer,
+                agent,
+                request_id,
+                forwarded_for,
+                is_mcp,
+                status,
+                reason,
+                credits,
+                is_broken,
+                perf_counter() - began,
+                is_kept,
+            )
+        )
         if self.hurry is not None:
             self.hurry()
 
-    def _is_kept(self, came: Came) -> bool:
-        minute, name = int(self._monotonic() / _MINUTE), came[0].key_id
+    def _is_kept(self, verified: Verified) -> bool:
+        minute, name = int(self._monotonic() / _MINUTE), verified.key_id
         with self._lock:
             if minute != self._minute:
                 self._minute = minute
@@ -248,20 +297,37 @@ class Recording:
         """
         rows, begin, made = [], f"req_{self._ids}", self._made
         paths, agents, clients = self._paths, self._agents, self._clients
-        for came, status, reason, credits, is_broken, ended, is_kept in happened:
-            verified, at, began, method, path, rule, peer, noted, is_mcp = came
-            agent, request_id, forwarded_for = noted
-            session = verified.session
+        for (
+            at,
+            account_id,
+            key_id,
+            subject,
+            source,
+            method,
+            path,
+            rule,
+            host,
+            agent,
+            request_id,
+            forwarded_for,
+            is_mcp,
+            status,
+            reason,
+            credits,
+            is_broken,
+            seconds,
+            is_kept,
+        ) in happened:
             made += 1
             is_ok = reason is None and not is_broken and 0 < status < _ERROR
-            client = peer[0] if isinstance(peer, tuple) else peer, forwarded_for
+            client = host, forwarded_for
             row = (
                 f"{begin}{made:010x}",
                 at,
-                verified.account_id,
-                verified.key_id,
-                None if session is None else session.subject,
-                "mcp" if is_mcp else "dashboard" if verified.source == SESSION else "api",
+                account_id,
+                key_id,
+                subject,
+                "mcp" if is_mcp else "dashboard" if source == SESSION else "api",
                 method if method.isalnum() else self._path(method),
                 (paths.get(path) or self._path(path)) if path else rule,
                 rule,
@@ -269,7 +335,7 @@ class Recording:
                 "ok" if is_ok else _outcome(status, reason, is_broken),
                 reason,
                 credits,
-                int((ended - began) * 1_000_000),
+                int(seconds * 1_000_000),
                 None if request_id is None else shown_id(request_id),
                 (clients.get(client) or self._address(*client)) if is_kept else None,
                 None if agent is None else agents.get(agent) or self._agent(agent),
