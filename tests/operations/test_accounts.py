@@ -97,7 +97,8 @@ PLACES = [
     (group, operation, argument)
     for group, operations in GROUPS.items()
     for operation, function in inspect.getmembers(operations, inspect.isfunction)
-    if not operation.startswith("_") and operation != "find"  # which is given keys, to find them
+    # `find` is given keys, to find them; `of` an account that has been looked up.
+    if not operation.startswith("_") and operation not in {"find", "of"}
     for argument in list(inspect.signature(function).parameters)[1:]
 ]
 
