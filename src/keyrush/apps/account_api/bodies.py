@@ -11,14 +11,16 @@ from typing import Annotated, Any, TypeVar
 import pydantic_core
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from keyrush.core.checks import MAX_GRACE, MAX_NAME
+from keyrush.core.checks import MAX_GRACE, MAX_NAME, SCOPE
 from keyrush.core.key_text import KeyFormat
 from keyrush.errors import InvalidArgument
 from keyrush.operations.keys import DEFAULT_GRACE
-from keyrush.settings.tables import ScopeName
 
 #: Bytes; a larger request body is refused with 413, unread.
 MAX_BODY = 65_536
+
+#: As the OpenAPI document has it, too.
+ScopeName = Annotated[str, Field(pattern=f"^{SCOPE}$")]
 
 #: Dates at the end of the calendar overflow in some time zone.
 Expiry = Annotated[AwareDatetime, Field(lt=datetime(9999, 1, 1, tzinfo=UTC))]
