@@ -62,7 +62,8 @@ def in_database(url: str) -> Iterator[Where]:
 
 def on_valkey(url: str) -> Iterator[Where]:
     opened: list[RedisLedger] = []
-    places, _, prefix = url.partition("://")[2].partition("?prefix=")
+    places, _, options = url.partition("://")[2].partition("?")
+    prefix = options.partition("prefix=")[2]
 
     def make(clock: Clock | None) -> Ledger:
         opened.append(RedisLedger(url, clock))
