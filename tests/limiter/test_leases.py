@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 import pytest
 
 from keyrush.core.sliding import SHARE, Demand, Part, Taken, Tally, Window
+from keyrush.limiter.memory import MemoryLimiter
 from keyrush.limiter.shared.lease import HORIZON
 from keyrush.limiter.shared.leased import AwaitedLeasedLimiter, LeasedLimiter
 from keyrush.runtime.background import Background, Job
@@ -488,6 +490,49 @@ def test_a_stop_gives_everything_back(
     for worker in workers:
         end(worker)
     assert [counted(ledger, *wanted) for wanted in subjects] == [[one, one] for one in passed]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_one_process_alone_is_as_exact_as_memory(seed: int, clock: Clock) -> None:
+    """R6: whatever one process takes, at whatever cost and of how many subjects, gives back and
+    adds afterwards: it is let in and refused as if it held nothing ahead.
+    """
+    random = Random(seed)  # noqa: S311  # no secrets
+    leased, memory = LeasedLimiter(client_of(MemoryLedger(clock), clock)), MemoryLimiter(clock)
+    amount = random.choice([3, 10, 50])
+    subjects = [
+        (window(amount, subject=name), window(8 * amount, HOUR, name))
+        for name in ("key:a", "key:b")
+    ]
+    taken: list[tuple[list[Demand], int]] = []
+    for _ in range(120):
+        clock.advance(random.choice([0, 0, 5, 200, 3 * SECOND, 20 * SECOND]))
+        now = clock()
+        match random.choice(["take"] * 8 + ["back", "add", "tick"]):
+            case "take":
+                demands = [
+                    Demand(windows, random.choice([0, 1, 1, 2, 5, 9]))
+                    for windows in random.sample(subjects, random.choice([1, 1, 2]))
+                ]
+                found, expected = (
+                    each.take(*demands[0], now)
+                    if len(demands) == 1
+                    else each.take_together(demands, now)
+                    for each in (leased, memory)
+                )
+                assert found.admitted == expected.admitted
+                if found.admitted:
+                    taken.append((demands, now))
+            case "back" if taken:
+                demands, at = taken.pop(random.randrange(len(taken)))
+                for windows, cost in demands:
+                    leased.give_back(windows, cost, at)
+                    memory.give_back(windows, cost, at)
+            case "add":
+                leased.add(subjects[0], 3, now)
+                memory.add(subjects[0], 3, now)
+            case "tick":
+                leased.tick()
 
 
 def test_given_back_while_leased(

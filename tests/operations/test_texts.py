@@ -110,6 +110,8 @@ OPERATIONS: dict[str, Callable[[Gate, str, str], object]] = {
         "acct_a", "n", 2, limits=text
     ),
     "keys create_many by": lambda gate, text, _: gate.keys.create_many("acct_a", "n", 2, by=text),
+    "keys check_room account": lambda gate, text, _: gate.keys.check_room(text, 1),
+    "keys check_room plan": lambda gate, text, _: gate.keys.check_room("acct_new", 1, text),
     "keys find text": lambda gate, text, _: gate.keys.find(text),
     "keys get": lambda gate, text, _: gate.keys.get(text),
     "keys get account": lambda gate, text, key: gate.keys.get(key, text),

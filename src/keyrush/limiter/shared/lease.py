@@ -45,6 +45,7 @@ class Lease:
         "left",
         "low",
         "out_until",
+        "overdrawn",
         "periods",
         "ready_at",
         "refusal",
@@ -77,7 +78,8 @@ class Lease:
         self.window: Window | None = None
         self.room = 0
         self.ends_at = self.ready_at = 0  # on the wall clock
-        self.stale = False  # something was given back since, which only the ledger knows
+        self.stale = False  # something was given back or added since, which only the ledger knows
+        self.overdrawn = False  # what is given back is the ledger's then
         # A refusal.
         self.refusal: Tally = UNLIMITED
         self.refused = 0  # the cost that was refused
@@ -165,6 +167,7 @@ class Lease:
         `asked_at` only that was asked for, beside somebody who holds `asking`.
         """
         self.stale = False
+        self.overdrawn = answer.is_overdrawn(self.windows)
         self._date(answer)
         self._prepare_tally(answer)
         if answer.taken.granted < cost:

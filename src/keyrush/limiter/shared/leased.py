@@ -51,6 +51,9 @@ class LeasedLimiter(Leases):
             tally = self.take_at_once(windows, cost, now)  # of what another has brought meanwhile
             if tally is not None:
                 return tally
+            tally = self._ask(lease, windows, cost, is_first=is_first)
+            if tally.admitted or not self._gives_way((lease, windows)):
+                return tally
             return self._ask(lease, windows, cost, is_first=is_first)
         except Away:
             return self._books.answer_in_outage([Demand(windows, cost)], self._clock.wall())
@@ -88,7 +91,10 @@ class LeasedLimiter(Leases):
                 except BaseException:
                     self._let_be(hand)
                     raise
-                return self._end(hand, answers)
+                tally = self._end(hand, answers)
+                if tally.admitted or not self._gives_way(*hand.asked()):
+                    return tally
+            return self.take_together(demands, now)
         except Away:
             return self._books.answer_in_outage(demands, self._clock.wall())
 
@@ -193,7 +199,8 @@ class AwaitedLeasedLimiter(LeasedLimiter):
                 self._prepare(lease, windows)
             if self._books.slots(windows):
                 return None
-            return await self._ask_async(lease, windows, cost, is_first=is_first)
+            tally = await self._ask_async(lease, windows, cost, is_first=is_first)
+            return tally if tally.admitted or not self._gives_way((lease, windows)) else None
         except Away:
             return self._books.answer_in_outage([Demand(windows, cost)], self._clock.wall())
         finally:
@@ -228,6 +235,9 @@ class AwaitedLeasedLimiter(LeasedLimiter):
                 except BaseException:
                     self._let_be(hand)
                     raise
-                return self._end(hand, answers)
+                tally = self._end(hand, answers)
+                if tally.admitted or not self._gives_way(*hand.asked()):
+                    return tally
+                return None
         except Away:
             return self._books.answer_in_outage(demands, self._clock.wall())

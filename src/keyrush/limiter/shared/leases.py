@@ -58,6 +58,11 @@ class Hand(NamedTuple):
     lacking: list[Lacking]  #: of the parts
     asked_at: int
 
+    def asked(self) -> list[tuple[Lease, Sequence[Window]]]:
+        """The leases that lack units, and the windows that these are asked for of."""
+        asked = zip(self.lacking, self.parts, strict=True)
+        return [(lacking.lease, part.windows) for lacking, part in asked]
+
 
 class Leases(ABC):
     """Leases by the key of their first window, under one lock. Does no I/O.
@@ -276,6 +281,19 @@ class Leases(ABC):
         if units := lease.lose():
             self._books.owe(tuple(lease.windows), -units, lease.taken_at)
 
+    def _gives_way(self, *asked: tuple[Lease, Sequence[Window]]) -> bool:
+        """Whether a take that the ledger refused is to be asked for again, because it has counted
+        what is held here: units that are too few for it, which are given back, or too old.
+        """
+        is_to_be_told = False
+        with self._lock:
+            for lease, windows in asked:
+                if lease.left:
+                    self._let_go(lease)
+                if self._books.slots(windows):
+                    lease.out_until, is_to_be_told = 0, True
+        return is_to_be_told
+
     # --- adding and giving back ---
 
     def add(self, windows: Sequence[Window], cost: int, now: int) -> None:
@@ -325,7 +343,8 @@ class Leases(ABC):
             at = self._clock.ledger_time(taken_at)
             periods = [at // window.length for window in windows]
             instant = self._clock.instant()
-            if self._books.counts(taken_at) and self._may_hold(lease, windows, periods, instant):
+            may_know = self._books.counts(taken_at) and not (lease.stale or lease.overdrawn)
+            if may_know and self._may_hold(lease, windows, periods, instant):
                 lease.left += cost
                 self._held.add(lease)
                 return True

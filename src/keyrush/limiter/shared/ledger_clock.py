@@ -37,6 +37,13 @@ class Answer:
         """The earliest instant at which it can have been given."""
         return self.taken.now + self.shift
 
+    def is_overdrawn(self, windows: Sequence[Window]) -> bool:
+        """Whether more counts against one of the windows than it allows, as what was added may."""
+        return any(
+            sliding.used(counter, window.length, self.taken.now) > window.amount
+            for window, counter in zip(windows, self.taken.counters, strict=True)
+        )
+
     def tally(self, windows: Sequence[Window], cost: int) -> Tally:
         """The tally of a take of `cost`, on the wall clock."""
         tally = sliding.tally(windows, self.taken, cost)
