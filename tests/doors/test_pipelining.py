@@ -20,7 +20,6 @@ def test_a_paid_stream_that_is_broken_off(requests: int) -> None:
     """O11: who leaves in the middle of a stream has paid for it, also with another request behind
     it, of which uvicorn then thinks that it is the one under way: on uvloop sending fails.
     """
-    pytest.importorskip("uvloop")
     gate = testing.open_gate(rules=[{"path": "/paid", "credits": 5}])
     key = testing.create_key(gate, credits=100)
     parts, is_over, has_left = 0, threading.Event(), threading.Event()

@@ -35,6 +35,9 @@ from typing import Any, NoReturn
 #: Nor gunicorn, which remembers the folder that it was imported in.
 _MODULES = ("keyrush.cli", "keyrush.wsgi", "keyrush.store.sql", "uvicorn.main")
 
+#: This Python.
+_PYTHON = sys.executable
+
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("keyrush"))
 
@@ -48,9 +51,10 @@ def start(
     cwd: str | Path | None = None,
     **options: Any,
 ) -> subprocess.Popen[Any]:
-    """`subprocess.Popen` of a command that begins with this Python, or is `COMMAND`."""
+    """`subprocess.Popen` of a command; forked where it begins with this Python, or is `COMMAND`."""
     env = os.environ if env is None else env
-    popen = _Forked if _is_like_here(env) else subprocess.Popen
+    is_ours = command[0] in {_PYTHON, COMMAND}
+    popen = _Forked if is_ours and _is_like_here(env) else subprocess.Popen
     return popen(command, env=env, cwd=cwd, **options)
 
 
@@ -114,7 +118,7 @@ class _Factory:
         self._lock = Lock()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  # ours
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [_PYTHON, "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
