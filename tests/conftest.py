@@ -14,6 +14,7 @@ import pytest
 from keyrush import Gate, Settings
 from keyrush.runtime.logs import faults
 from tests.support import calls
+from tests.support.forks import end_with_parent
 from tests.support.places import keep_files_in_memory
 from tests.support.postgres import bare_postgres_url, postgres_server, postgres_url
 from tests.support.valkey import (
@@ -41,6 +42,8 @@ __all__ = [
 #: argon2id at its cheapest, so that tests wait for nothing.
 CHEAP = {"argon2_memory_cost": 8, "argon2_time_cost": 1}
 
+
+os.register_at_fork(after_in_child=end_with_parent)
 
 # Timings decide nothing, on a slow machine either.
 hypothesis.settings.register_profile("keyrush", deadline=None)

@@ -17,7 +17,6 @@ from keyrush.limiter.ledgers.mapped.kernel_lock import KernelLock, Lockf
 from keyrush.limiter.ledgers.mapped.table import Table
 from keyrush.limiter.ledgers.mapped.tables import close_table, open_table
 from keyrush.limiter.mapped import MappedLimiter
-from tests.support.forks import end_with_parent
 from tests.support.scripts import finish, start
 
 MINUTE = 60_000
@@ -96,7 +95,6 @@ def in_children(processes: int, work: Callable[[], int]) -> int:
     for _ in range(processes):
         read, write = os.pipe()
         if not (pid := os.fork()):
-            end_with_parent()
             os.close(begin_write)
             os.read(begin_read, 1)
             os.write(write, struct.pack("q", work()))

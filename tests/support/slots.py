@@ -14,7 +14,6 @@ from keyrush.errors import Away
 from keyrush.limiter.slots.ledger import SlotAnswer, SlotCall, Standing
 from keyrush.limiter.slots.protocol import LEASE, RENEWAL, Slot, Slots
 from keyrush.runtime.clock import Clock
-from tests.support.forks import end_with_parent
 from tests.support.ledgers import Fault
 
 #: Milliseconds between two renewals.
@@ -42,7 +41,6 @@ class Process:
         self._pipe, theirs = multiprocessing.Pipe()
         self.pid = os.fork()
         if not self.pid:
-            end_with_parent()
             _serve(theirs, make, now)
         theirs.close()
 
