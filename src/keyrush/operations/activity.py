@@ -28,7 +28,6 @@ from keyrush.core.activity import (
 )
 from keyrush.core.checks import check_instants, is_id, refuse_keys
 from keyrush.core.key_text import KeyFormat
-from keyrush.core.model import Account
 from keyrush.core.paging import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -40,7 +39,7 @@ from keyrush.core.paging import (
 )
 from keyrush.core.times import DAY
 from keyrush.errors import InvalidArgument
-from keyrush.operations.owners import Known, Owners
+from keyrush.operations.owners import Owned, Owners
 from keyrush.store.protocol import ActivityStore
 
 #: Rows are counted no further: it stands for "1,000+".
@@ -67,7 +66,7 @@ _UNITS = (DAY, COARSE, MIDDLE, FINE)
 _ALL: dict[int, int] = {unit: DAY * 10**8 + unit % DAY for unit in _UNITS}
 
 
-class ActivityLog:
+class ActivityLog(Owned):
     """The operations on activity, over a store. Each is of one account, and no other's."""
 
     def __init__(
@@ -82,13 +81,6 @@ class ActivityLog:
         self._accounts = accounts
         self._format = key_format
         self._clock = clock
-
-    def of(self, account: Account) -> ActivityLog:
-        """The same of one account that has just been looked up, and is not again for each of what
-        is asked; another is not found.
-        """
-        known = Known(account)
-        return ActivityLog(self._store, known, key_format=self._format, clock=self._clock)
 
     def page(
         self,

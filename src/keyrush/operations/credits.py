@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from copy import copy
 from typing import get_args
 
 from keyrush.core.catalog import Catalog
@@ -18,11 +17,10 @@ from keyrush.core.checks import (
 )
 from keyrush.core.key_text import KeyFormat
 from keyrush.core.ledger import Entry, EntryWhere, Lot, Posting, Reason, Refill, Source, refill_of
-from keyrush.core.model import Account
 from keyrush.core.paging import DEFAULT_LIMIT, Page, checked_limit
 from keyrush.errors import InvalidArgument, NotFound
 from keyrush.operations.audit import Checked, audit
-from keyrush.operations.owners import Known, Owners
+from keyrush.operations.owners import Owned, Owners
 from keyrush.store.protocol import Store
 
 #: Why an operator adds credits; all other entries make themselves.
@@ -35,7 +33,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 SOURCES: tuple[Source, ...] = get_args(Source)
 
 
-class Credits:
+class Credits(Owned):
     """The operations on credits, over a store. `changed` is told whose balance has changed."""
 
     def __init__(
@@ -54,14 +52,6 @@ class Credits:
         self._format = key_format
         self._changed = changed
         self._clock = clock
-
-    def of(self, account: Account) -> Credits:
-        """The same of one account that has just been looked up, and is not again for each of what
-        is asked; another is not found.
-        """
-        same = copy(self)
-        same._accounts = Known(account)  # noqa: SLF001  # of this class
-        return same
 
     def grant(self, account_id: str, credits: int) -> int:
         """Add credits (contract O19); the new balance.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from copy import copy
+from typing import Protocol, Self
 
 from keyrush.core.model import Account
 from keyrush.errors import NotFound
@@ -20,7 +21,21 @@ class Owners(Protocol):
         ...
 
 
-class Known:
+class Owned:
+    """Operations on what accounts own."""
+
+    _accounts: Owners
+
+    def of(self, account: Account) -> Self:
+        """The same of one account that has just been looked up, and is not again for each of what
+        is asked; another is not found.
+        """
+        same = copy(self)
+        same._accounts = _Known(account)  # noqa: SLF001  # of this class
+        return same
+
+
+class _Known:
     """One account, which nobody looks up."""
 
     def __init__(self, account: Account) -> None:

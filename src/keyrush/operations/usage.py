@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
 
 from keyrush.core.catalog import Catalog
 from keyrush.core.checks import checked_plan, is_id
 from keyrush.core.identity import account_subject, key_subject
-from keyrush.core.model import Account
 from keyrush.core.times import month_bounds, month_of
 from keyrush.operations.ids import LINK
 from keyrush.operations.keys import Keys
-from keyrush.operations.owners import Known, Owners
+from keyrush.operations.owners import Owned, Owners
 from keyrush.store.protocol import Store
 
 
@@ -30,7 +28,7 @@ class MonthlyUsage:
     overage_price: Decimal | None
 
 
-class Usage:
+class Usage(Owned):
     """The operations on usage, over a store."""
 
     def __init__(
@@ -47,14 +45,6 @@ class Usage:
         self._keys = keys
         self._plans = catalog.plans
         self._clock = clock
-
-    def of(self, account: Account) -> Usage:
-        """The same of one account that has just been looked up, and is not again for each of what
-        is asked; another is not found.
-        """
-        same = copy(self)
-        same._accounts = Known(account)  # noqa: SLF001  # of this class
-        return same
 
     def this_month(self, account_id: str, key_id: str | None = None) -> MonthlyUsage:
         """This month's use as stored: of the key, or of the link that stands where one does, where
