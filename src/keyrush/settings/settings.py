@@ -28,7 +28,7 @@ from keyrush.core.catalog import Catalog
 from keyrush.core.checks import MAKE_PEPPER, MIN_PEPPER
 from keyrush.core.issuers import Issuer
 from keyrush.core.notation import names_of
-from keyrush.core.paths import PathList, is_plain
+from keyrush.core.paths import is_plain
 from keyrush.core.policy import Policy, Unruled
 from keyrush.core.rule_limits import RuleLimits
 from keyrush.errors import ConfigurationError
@@ -47,6 +47,7 @@ from keyrush.settings.tables import (
     ScopeName,
     built_in_plans,
     check_each_counts,
+    checked_paths,
     rules_of,
 )
 from keyrush.wire.refusals import Body
@@ -62,14 +63,6 @@ _UNFIT = {"connection", "content-length", "content-type", "cookie", "host", "tra
 def _split(value: Any) -> Any:
     """A list from `"a,b"`."""
     return list(names_of([value])) if isinstance(value, str) else value
-
-
-def _checked_paths(kind: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        PathList(kind, value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from None
-    return value
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -318,12 +311,12 @@ class Settings(DashboardSettings):
     @field_validator("public_paths")
     @classmethod
     def _check_public_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _checked_paths("public", value)
+        return checked_paths("public", value)
 
     @field_validator("optional_paths")
     @classmethod
     def _check_optional_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _checked_paths("optional", value)
+        return checked_paths("optional", value)
 
     @field_validator("rules")
     @classmethod

@@ -72,6 +72,19 @@ Name = Annotated[
 ScopeName = Annotated[str, matching(SCOPE, '1 to 120 visible ASCII characters, without " and \\')]
 
 
+def checked_paths(kind: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths of a list, if each of them is one.
+
+    Raises:
+        ValueError: One is not; says which.
+    """
+    try:
+        PathList(kind, paths)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return paths
+
+
 class Table(BaseModel):
     """A table of which every name is known."""
 
@@ -241,11 +254,7 @@ class AnonymousTable(Table):
     @field_validator("exempt_paths")
     @classmethod
     def _check_exempt_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            PathList("exempt", value)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from None
-        return value
+        return checked_paths("exempt", value)
 
     def value(self) -> RuleLimits:
         """The value that the rest of keyrush works with."""
