@@ -137,14 +137,9 @@ class Pending:
 
     def finish(self, address: Address) -> Admitted | Refusal:
         """The answer; may block. `address` says the client's, where that matters."""
-        entry: object = self._entry
-        if entry is None:
-            if not self._enter(address):
-                return _TOO_MANY
-            entry = self._verify(None)
+        entry = self._found(address)
         if isinstance(entry, Refusal):
             return entry
-        assert isinstance(entry, Entry)  # noqa: S101  # without workers it waits for all
         return self._decide(entry.verified, address)
 
     async def finish_async(
@@ -193,12 +188,7 @@ class Pending:
 
     def identify(self, address: Address) -> Verified | Refusal:
         """Who calls, whatever for; may block."""
-        entry: object = self._entry
-        if entry is None:
-            if not self._enter(address):
-                return _TOO_MANY
-            entry = self._verify(None)
-        return self._meant(entry)
+        return self._meant(self._found(address))
 
     async def identify_async(self, address: Address) -> Verified | Refusal:
         """`identify`, awaited."""
@@ -350,6 +340,16 @@ class Pending:
     def _leave(self, *, is_unknown: bool) -> None:
         if not self._is_known:
             self._finishing.strangers.leave(self._address, is_unknown=is_unknown)
+
+    def _found(self, address: Address) -> Entry | Refusal:
+        """The key's entry, verified where it is not known; may block."""
+        if self._entry is not None:
+            return self._entry
+        if not self._enter(address):
+            return _TOO_MANY
+        entry = self._verify(None)
+        assert not isinstance(entry, Future)  # noqa: S101  # without workers it waits for all
+        return entry
 
     def _verify(self, workers: Workers | None) -> Entry | Refusal | Future[Entry | Refusal]:
         """The key's entry; with `workers`, what has to be waited for."""

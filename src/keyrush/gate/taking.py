@@ -21,7 +21,7 @@ from keyrush.limiter.protocol import AwaitedLimiter, Limiter
 #: `Taken._make`, without a call of Python's own.
 _taken = partial(tuple.__new__, Taken)
 
-#: Callers and rules for which it is kept made what their requests take: about 8 MB.
+#: Callers and rules for which it is kept made what their requests take: about 16 MB, with windows.
 _KEPT = 16_384
 
 #: A caller, needs of a request, and what that takes.
@@ -177,23 +177,25 @@ class Taking:
         Raises:
             Away: The limiter is away, and the outage policy lets nothing pass.
         """
-        wants, demands = self._of(verified, needs, address)
-        if is_look:
-            wants, demands = NO_WANTS, demands.looks()
+        wants, demands = self._asked(verified, needs, address, is_look=is_look)
         return self._together.take(wants, demands, now)
 
     async def take_async(
         self, verified: Verified, needs: Needs, address: str, now: int, *, is_look: bool
     ) -> Took | None:
         """`take`, awaited; None where only what blocks can tell."""
-        wants, demands = self._of(verified, needs, address)
-        if is_look:
-            wants, demands = NO_WANTS, demands.looks()
+        wants, demands = self._asked(verified, needs, address, is_look=is_look)
         return await self._together.take_async(wants, demands, now)
 
     def looks(self, verified: Verified, needs: Needs, address: str) -> Demands:
         """The windows of a request, of which nothing is taken."""
         return self._of(verified, needs, address)[1].looks()
+
+    def _asked(
+        self, verified: Verified, needs: Needs, address: str, *, is_look: bool
+    ) -> tuple[Wants, Demands]:
+        wants, demands = self._of(verified, needs, address)
+        return (NO_WANTS, demands.looks()) if is_look else (wants, demands)
 
     def _of(self, verified: Verified, needs: Needs, address: str) -> tuple[Wants, Demands]:
         """What a request takes. It is made once for each caller and rule: a caller that has changed
