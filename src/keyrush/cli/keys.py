@@ -108,7 +108,10 @@ def create_key(
         raise InvalidArgument("count", f"{count} is no number of keys; give 1 or more")
     is_aside = json or count is not None
 
-    def make(gate: Gate) -> tuple[Callable[[int], Sequence[NewKey]], Sequence[NewKey]]:
+    def make(
+        gate: Gate,
+    ) -> tuple[Callable[[int], Sequence[NewKey]], Sequence[NewKey], list[str]]:
+        """What makes more of them, the first of them, and what there is to say."""
         expires_at = None if expires is None else parse_expiry(expires, gate.clock())
         _check_plan(gate, account, plan)
         create = partial(
@@ -124,19 +127,17 @@ def create_key(
         first = min(count or 1, _AT_ONCE)
         gate.keys.check_room(account, count or 1, plan)
         try:
-            return create, create(first)
+            return create, create(first), []
         except NotFound:  # with all that the key needs in order
             near = account_meant(gate, account)
             made = gate.accounts.create(account, plan=plan)
-            notes.append(f"New account {made.id} on plan {made.plan}.")
+            notes = [f"New account {made.id} on plan {made.plan}."]
             if near:
                 notes.append(f"Did you mean {near}?")
-            return create, create(first)
+            return create, create(first), notes
 
-    notes: list[str] = []
     with writing(is_aside, make) as gate:
-        notes.clear()  # of a trial
-        create, created = make(gate)
+        create, created, notes = make(gate)
         for note in notes:
             output.aside(note, json=is_aside)
         if not scope:
